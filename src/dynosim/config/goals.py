@@ -1,0 +1,53 @@
+"""What the user wants: objectives, SLOs, budgets, prices, and how hard to search."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from dynosim.config.base import Config
+
+SLO = dict[str, dict[str, float]]
+"""metric -> statistic -> bound, in the metric's unit (latencies in ms); see ``dynosim.metrics.SLO_DIRECTION``."""
+
+
+class ObjectiveConfig(Config):
+    """One objective: a metric and statistic by name, or a Python function."""
+
+    metric: str | None = None
+    stat: str | None = None
+    """Statistic of a distribution metric (``avg``, ``p50``, ``p99`` ...); none for a scalar metric."""
+    goal: Literal["minimize", "maximize"] | None = None
+    """Where not given, the metric's own better direction."""
+    python: str | None = None
+    """``package.module:function`` or ``path/to/file.py:function`` of an ``@objective``."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> ObjectiveConfig:
+        if (self.metric is None) == (self.python is None):
+            raise ValueError("give either 'metric' or 'python'")
+        return self
+
+
+class BudgetConfig(Config):
+    """Hard limits that are known before simulating; breaking them costs no trial."""
+
+    max_gpus: PositiveInt | None = None
+    max_usd_per_hour: PositiveFloat | None = None
+
+
+class OptimizerConfig(Config):
+    """How the space is searched."""
+
+    sampler: str = "auto"
+    trials: PositiveInt = 100
+    workers: PositiveInt | Literal["auto"] = "auto"
+    seed: int = 0
+
+
+class PriceConfig(Config):
+    """USD per GPU-hour by GPU name; GPUs not named use the bundled table, which is a survey's assumption."""
+
+    usd_per_gpu_hour: dict[str, PositiveFloat] = Field(default_factory=dict)
+    table: Literal["hyperscaler", "neocloud", "three_year_rental"] = "neocloud"

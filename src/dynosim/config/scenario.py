@@ -1,0 +1,37 @@
+"""A scenario: one deployment under one workload, with the goals it is judged by. The one schema of all YAML files."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dynosim.config.base import Config
+from dynosim.config.deployment import DeploymentConfig
+from dynosim.config.goals import SLO, BudgetConfig, ObjectiveConfig, OptimizerConfig, PriceConfig
+from dynosim.config.workload import WorkloadConfig
+
+DEFAULT_OBJECTIVES = (
+    ObjectiveConfig(metric="usd_per_million_output_tokens"),
+    ObjectiveConfig(metric="time_to_first_token", stat="p99"),
+    ObjectiveConfig(metric="inter_token_latency", stat="p99"),
+)
+
+
+class Scenario(Config):
+    """Everything that ``dynosim predict`` needs. In a space file any field may be a domain instead of a value."""
+
+    schema_version: Literal["1"] = "1"
+    name: str
+    description: str = ""
+    seed: int = 0
+    """Root seed of the workload and of random policies; equal seeds mean equal traffic in every trial."""
+    workload: WorkloadConfig
+    deployment: DeploymentConfig
+    slo: SLO = Field(default_factory=dict)
+    objectives: tuple[ObjectiveConfig, ...] = DEFAULT_OBJECTIVES
+    budget: BudgetConfig = BudgetConfig()
+    prices: PriceConfig = PriceConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    baseline: dict[str, Any] = Field(default_factory=dict)
+    """Spaces only: the values of today's deployment, nested like the file; it becomes trial 0."""

@@ -1,0 +1,35 @@
+"""Every error that dynosim raises on purpose.
+
+DynosimError
+├── ConfigError        the user's input is wrong: file, line, path, value and what is allowed (exit code 2)
+├── InfeasibleError    a valid configuration that cannot run: the reason is a result, not a crash
+├── TimingError        a timing source has no data for what was asked
+└── StudyError         a study cannot start, resume or be found
+"""
+
+from __future__ import annotations
+
+
+class DynosimError(Exception):
+    """Base of all errors raised on purpose; catch it to catch them all."""
+
+
+class ConfigError(DynosimError):
+    """Wrong input, reported as one line: ``file:line: path: value: what is allowed``."""
+
+    def __init__(self, message: str, *, file: str | None = None, line: int | None = None, path: str = "") -> None:
+        self.message, self.file, self.line, self.path = message, file, line, path
+        where = ":".join(str(part) for part in (file, line) if part is not None)
+        super().__init__(": ".join(part for part in (where, path, message) if part))
+
+
+class InfeasibleError(DynosimError):
+    """A valid configuration that cannot be deployed, for example weights larger than GPU memory."""
+
+
+class TimingError(DynosimError):
+    """A timing source has no data for the model, GPU, engine, parallelism and precision asked for."""
+
+
+class StudyError(DynosimError):
+    """A study cannot start, resume or be found."""

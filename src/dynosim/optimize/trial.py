@@ -1,0 +1,50 @@
+"""One evaluated configuration. It ends complete, infeasible with a reason, or failed with a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from dynosim.config import Scenario
+
+
+class Status(StrEnum):
+    """How a trial ended. Neither an infeasible nor a failed trial is ever a data point of an objective."""
+
+    COMPLETE = "complete"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What evaluating one scenario gave."""
+
+    status: Status
+    values: tuple[float, ...] | None = None
+    """Objective values as the user wrote them (not sign-flipped); None unless complete."""
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """SLO name -> violation relative to the bound; at or below 0 is met (Optuna's and BoTorch's convention)."""
+    metrics: Mapping[str, Any] | None = None
+    """``Metrics.to_dict()``; None unless complete."""
+    reason: str = ""
+    """Why it is infeasible, or the traceback of a failure."""
+    wall_s: float = 0.0
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the trial completed and met every SLO."""
+        return self.status is Status.COMPLETE and all(v <= 0.0 for v in self.constraints.values())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A numbered outcome at a point of the search space."""
+
+    number: int
+    point: Mapping[str, Any]
+    """Searched path -> value; inactive (conditional) parameters are absent."""
+    scenario: Scenario
+    outcome: Outcome

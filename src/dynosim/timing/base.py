@@ -1,0 +1,61 @@
+"""What every timing source delivers: the time of one forward pass, as tables the compiled engine reads.
+
+A pass computes ``p`` prefill tokens in ``k`` chunks (chunk i has n_i new tokens behind c_i cached ones, s_i = n_i + c_i)
+and decodes ``B`` requests whose contexts, the new token included, sum to ``S`` tokens. Its time is
+
+    token_wise + prefill_attention + decode_attention
+
+    token_wise        = tokens_s[p + B]   (fused sources)  or  tokens_s[p]  (additive ones: decode_s carries the rest)
+                        decode-only passes: graph_tokens_s[B], the curve at the padded CUDA-graph batch size
+    prefill_attention = sum_i share(k, s_i) (1 - (c_i / s_i)^2)
+                        each chunk's share of a batch-k attention kernel at its own length: exact for equal chunks, sums
+                        the quadratic part for unequal ones, and charges the launch floor once
+    decode_attention  = linear interpolation of decode_s[B] over decode_context[B] at S; piecewise linear in S, which
+                        is what makes jumps over many decode passes exact
+
+Beyond the last node every table continues on its last slope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PassTables:
+    """Pass times in seconds of one replica, sized for its scheduler limits."""
+
+    tokens_s: Array
+    """Shape (max_num_batched_tokens + 1,): token-wise time of a pass by its tokens; [0] is 0."""
+    graph_tokens_s: Array
+    """Shape (max_num_seqs + 1,): token-wise time of a decode-only pass by its batch; [0] is 0."""
+    decode_context: Array
+    """Shape (max_num_seqs + 1, j): nodes of total context, increasing along the last axis; row 0 is unused."""
+    decode_s: Array
+    """Shape (max_num_seqs + 1, j): decode attention time at the nodes."""
+    prefill_seq: Array
+    """Shape (m,): nodes of sequence length (cached plus new), increasing."""
+    prefill_share_s: Array
+    """Shape (k_max + 1, m): one chunk's share of an attention kernel over k chunks of that length; row 0 is unused.
+    More than k_max chunks read row k_max."""
+    fused: bool = True
+    """Whether prefill and decode tokens go through the token-wise operations together."""
+    measured_tokens: int = 0
+    measured_context: int = 0
+    """Largest pass tokens and request context inside the source's own grid; beyond is extrapolated. 0 is unlimited."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Where the numbers come from: source, versions, precision modes."""
+
+
+class ForwardTimes(Protocol):
+    """A timing source for one model on one replica's GPUs."""
+
+    def tables(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
+        """Return the pass times; raises TimingError where the source has no data."""
+        ...

@@ -1,0 +1,177 @@
+"""How many KV blocks a replica has: GPU memory x memory fraction - weights - activations - runtime.
+
+Weights are exact from the model card, sliced as tensor and expert parallelism slice them. The reserves for
+activations, CUDA, libraries and NCCL buffers are the empirical constants that aiconfigurator-core 0.12.0 plans with
+(its ``backends/*.py`` and ``systems/*.yaml``), so capacities agree with NVIDIA's planner. Left out: pipeline and
+attention data parallelism, LoRA adapters, and vLLM's profiling run, which measures what is estimated here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynosim.config import DeploymentConfig, PoolConfig
+from dynosim.errors import InfeasibleError
+from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.models import ModelCard, get_model
+
+KV_DTYPE_BYTES = {"bf16": 2, "fp8": 1}
+
+ACTIVATION_COEFFICIENTS = {
+    "vllm": {1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
+    "sglang": {1: 16.1, 2: 9.775, 4: 7.475, 8: 7.475},
+    "trtllm": {1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
+}
+"""Activation bytes = 2 x pass tokens x attention width x coefficient, twice that for MoE; by tensor-parallel size."""
+MIN_ACTIVATION_BYTES = {"vllm": 70 * 2**20, "sglang": 103.5 * 2**20, "trtllm": 70 * 2**20}
+RUNTIME_BYTES = {"vllm": 3.5 * 2**30, "sglang": 4.2 * 2**30, "trtllm": 3.5 * 2**30}
+"""CUDA context, libraries, graphs and fragmentation."""
+NCCL_BYTES = {1: 0, 2: 342 * 2**20, 4: 392 * 2**20, 8: 392 * 2**20}
+
+
+@dataclass(frozen=True)
+class KVCapacity:
+    """The KV cache of one replica and what stands beside it in each GPU's memory."""
+
+    blocks: int
+    block_size: int
+    """Tokens per block."""
+    bytes_per_token: int
+    """On all GPUs of the replica together; heads or latents that several GPUs hold count once per copy."""
+    gpu_memory_bytes: int
+    weights_bytes_per_gpu: int
+    activation_bytes_per_gpu: int
+    runtime_bytes_per_gpu: int
+    """CUDA context, libraries and communication buffers."""
+    kv_bytes_per_gpu: int
+    """Memory left for KV blocks."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the blocks hold."""
+        return self.blocks * self.block_size
+
+
+def kv_dtype(deployment: DeploymentConfig) -> str:
+    """Return ``bf16`` or ``fp8``: ``auto`` follows the checkpoint."""
+    if deployment.kv_cache_dtype != "auto":
+        return deployment.kv_cache_dtype
+    return "fp8" if deployment.quantization == "fp8" else "bf16"
+
+
+def kv_bytes_per_token(model: ModelCard, tensor_parallel_size: int, dtype: str) -> int:
+    """Return the KV bytes of one token on one GPU.
+
+    2 (K and V) x layers x KV heads per GPU x head_dim x dtype bytes; with more GPUs than KV heads each keeps a copy of
+    one head. MLA keeps the latent and the rope key, whole on every GPU (arXiv 2405.04434, section 2.1.2).
+    """
+    layers = model.layers - model.sliding_window_layers
+    if model.mla is not None:
+        return layers * (model.mla.kv_lora_rank + model.mla.rope_head_dim) * KV_DTYPE_BYTES[dtype]
+    heads = -(-model.kv_heads // tensor_parallel_size)
+    return layers * 2 * heads * model.head_dim * KV_DTYPE_BYTES[dtype]
+
+
+def weights_bytes_per_gpu(model: ModelCard, tensor_parallel_size: int, quantization: str) -> int:
+    """Return the bytes of weights on one GPU; sliced experts and whole experts (expert parallel) take the same."""
+    return round(sum(weight.bytes_per_gpu(tensor_parallel_size, quantization) for weight in model.weights()))
+
+
+def activation_bytes_per_gpu(model: ModelCard, engine: str, pool: PoolConfig) -> int:
+    """Return the peak activations of a pass of ``max_num_batched_tokens`` tokens on one GPU.
+
+    The block-scaled dispatch workspace of DeepSeek's experts is tokens x hidden x experts x top_k / EP / 128 x 4 bytes.
+    """
+    group = min(pool.tensor_parallel_size, 8)
+    coefficient = next(value for size, value in ACTIVATION_COEFFICIENTS[engine].items() if size >= group)
+    width = model.hidden if model.mla else model.heads * model.head_dim
+    tokens = pool.max_num_batched_tokens
+    activations = 2 * tokens * width * coefficient * (2 if model.moe else 1)
+    if model.mla and model.moe:
+        expert_parallel = pool.tensor_parallel_size if pool.enable_expert_parallel else 1
+        activations += tokens * model.hidden * model.moe.experts * model.moe.top_k / expert_parallel / 32
+    return round(max(activations, MIN_ACTIVATION_BYTES[engine]))
+
+
+def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
+    """Return the KV blocks of one replica of *pool*; ``num_gpu_blocks_override`` wins over the computed number.
+
+    ``gpu_memory_utilization`` means what each engine's own argument means: vLLM's ``gpu_memory_utilization`` and
+    SGLang's ``mem_fraction_static`` are shares of the whole GPU, out of which everything else is paid;
+    TensorRT-LLM's ``free_gpu_memory_fraction`` is the share of what everything else leaves.
+
+    Raises InfeasibleError with the sum when not even one block fits, ConfigError for unknown models and GPUs.
+    """
+    model, gpu = get_model(deployment.model), get_gpu(deployment.pool_gpu(pool))
+    engine, tp = deployment.engine.name, pool.tensor_parallel_size
+    weights = weights_bytes_per_gpu(model, tp, deployment.quantization)
+    activations = activation_bytes_per_gpu(model, engine, pool)
+    runtime = round(RUNTIME_BYTES[engine] + next(size for group, size in NCCL_BYTES.items() if group >= min(tp, 8)))
+    used = weights + activations + runtime
+    fraction = pool.gpu_memory_utilization
+    budget = (gpu.memory_bytes - used) * fraction if engine == "trtllm" else gpu.memory_bytes * fraction - used
+    per_token = kv_bytes_per_token(model, tp, kv_dtype(deployment))
+    blocks = pool.num_gpu_blocks_override or int(budget // (per_token * pool.block_size))
+    if blocks < 1:
+        raise InfeasibleError(
+            f"{model.name} does not fit on {tp} x {gpu.name}: {fraction:g} x {_gib(gpu.memory_bytes)} less"
+            f" {_gib(weights)} weights, {_gib(activations)} activations and {_gib(runtime)} runtime leaves"
+            f" {_gib(budget)} per GPU for KV blocks"
+        )
+    return KVCapacity(blocks, pool.block_size, per_token * tp, gpu.memory_bytes, weights, activations, runtime, int(budget))
+
+
+def check(deployment: DeploymentConfig) -> None:
+    """Raise InfeasibleError when the engine could not start this deployment; a pool at a time, the reason in one line."""
+    model = get_model(deployment.model)
+    if deployment.quantization == "fp8" and not model.fp8_checkpoint:
+        raise InfeasibleError(f"{model.name} has no FP8 checkpoint: use quantization 'none' for its own precision")
+    for pool in deployment.pools().values():
+        _check_precision(deployment, pool)
+        _check_parallelism(model, deployment, pool)
+        kv_capacity(deployment, pool)
+
+
+def _check_precision(deployment: DeploymentConfig, pool: PoolConfig) -> None:
+    gpu = get_gpu(deployment.pool_gpu(pool))
+    if "fp8" in gpu.flops:
+        return
+    if "fp8" in (deployment.quantization, kv_dtype(deployment)):
+        raise InfeasibleError(f"{gpu.name} has no FP8 tensor cores: use quantization 'none' and a bf16 KV cache")
+
+
+def _check_parallelism(model: ModelCard, deployment: DeploymentConfig, pool: PoolConfig) -> None:
+    tp, gpu = pool.tensor_parallel_size, get_gpu(deployment.pool_gpu(pool))
+    if tp > gpu.scale_up_gpus:
+        raise InfeasibleError(f"tensor_parallel_size {tp} exceeds the {gpu.scale_up_gpus} GPUs that {gpu.name} links")
+    divided = {"attention heads": model.heads}
+    if model.mla is None:
+        divided["KV heads"] = model.kv_heads if tp <= model.kv_heads else tp // model.kv_heads * model.kv_heads
+    if model.moe is None or model.moe.dense_layers:
+        divided["feed-forward width"] = model.intermediate
+    if model.moe is not None:
+        divided |= {"experts": model.moe.experts} if pool.enable_expert_parallel else {
+            "expert width": model.moe.intermediate
+        }  # fmt: skip
+    elif pool.enable_expert_parallel:
+        raise InfeasibleError(f"{model.name} is dense: enable_expert_parallel has no experts to shard")
+    for what, size in divided.items():
+        if size % tp:
+            raise InfeasibleError(f"tensor_parallel_size {tp} does not divide the {size} {what} of {model.name}")
+    _check_fp8_blocks(model, deployment, pool)
+
+
+def _check_fp8_blocks(model: ModelCard, deployment: DeploymentConfig, pool: PoolConfig) -> None:
+    """Block-scaled FP8 experts cannot be sliced across a scale block (vLLM and SGLang refuse to load them)."""
+    if deployment.quantization != "fp8" or not model.fp8_block or model.moe is None or pool.enable_expert_parallel:
+        return
+    width = model.moe.intermediate // pool.tensor_parallel_size
+    if width % model.fp8_block:
+        raise InfeasibleError(
+            f"tensor_parallel_size {pool.tensor_parallel_size} slices the FP8 experts of {model.name} to {width}"
+            f" columns, not a multiple of their {model.fp8_block}-wide scale blocks: set enable_expert_parallel"
+        )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"

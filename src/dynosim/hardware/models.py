@@ -1,0 +1,229 @@
+"""Model cards: the dimensions of decoder-only transformers, and every weight matrix that follows from them.
+
+One inventory of weights serves memory (bytes per GPU), roofline (FLOPs per token) and the tests (published parameter
+counts). Vision towers, multi-token-prediction heads and FP8 block scales (0.02 % of the weights) are left out.
+
+Sources: each model's ``config.json`` on the Hugging Face Hub; tensor-parallel layout as in vLLM's model definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Literal
+
+from dynosim.errors import ConfigError
+
+Role = Literal["embedding", "head", "attention", "mlp", "expert", "router", "norm"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """All copies of one kind of weight matrix over the layers of the model."""
+
+    role: Role
+    parameters: int
+    max_shards: int | None = None
+    """Most tensor-parallel slices it can be cut into; further GPUs hold copies. None is no limit, 1 is replicated."""
+    fp8: bool = True
+    """Whether an FP8 checkpoint stores it in FP8."""
+    native_bytes: float = 2.0
+    """Bytes per parameter of the unquantised checkpoint."""
+
+    def bytes_per_gpu(self, tensor_parallel_size: int, quantization: str) -> float:
+        """Bytes that one of *tensor_parallel_size* GPUs holds."""
+        shards = min(tensor_parallel_size, self.max_shards or tensor_parallel_size)
+        return self.parameters / shards * self.bytes_per_parameter(quantization)
+
+    def bytes_per_parameter(self, quantization: str) -> float:
+        """1 for FP8 matrices, else the checkpoint's own precision."""
+        return 1.0 if quantization == "fp8" and self.fp8 else self.native_bytes
+
+
+@dataclass(frozen=True)
+class MLA:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): one compressed KV vector per token."""
+
+    q_lora_rank: int
+    kv_lora_rank: int
+    nope_head_dim: int
+    rope_head_dim: int
+    v_head_dim: int
+
+
+@dataclass(frozen=True)
+class MoE:
+    """Sparse feed-forward layers: *top_k* of *experts* per token, plus shared experts that always run."""
+
+    experts: int
+    top_k: int
+    intermediate: int
+    shared_experts: int = 0
+    dense_layers: int = 0
+    """Leading layers with an ordinary feed-forward block."""
+    router_bias: bool = False
+    native_bytes: float = 2.0
+    """Bytes per expert parameter of the published checkpoint: 4.25 bits for MXFP4."""
+    expert_biases: bool = False
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Dimensions of one model; names follow ``config.json``."""
+
+    name: str
+    aliases: tuple[str, ...]
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    max_model_len: int
+    qk_norm: bool = False
+    attention_bias: bool = False
+    """Biases on Q, K, V and O, and one attention sink per head (gpt-oss)."""
+    sliding_window_layers: int = 0
+    """Layers that keep only a short window, whose KV cache does not grow with the context."""
+    mla: MLA | None = None
+    moe: MoE | None = None
+    fp8_block: int | None = None
+    """Block size of the FP8 checkpoint's weight scales; none for per-tensor scales."""
+    fp8_checkpoint: bool = True
+    """Whether an FP8 checkpoint exists."""
+
+    @property
+    def parameters(self) -> int:
+        """Total parameter count."""
+        return sum(weight.parameters for weight in self.weights())
+
+    @property
+    def active_parameters(self) -> float:
+        """Parameters that multiply each token: without the embedding look-up, and only the experts it is sent to."""
+        share = {"embedding": 0.0, "expert": self.moe.top_k / self.moe.experts if self.moe else 1.0}
+        return sum(weight.parameters * share.get(weight.role, 1.0) for weight in self.weights())
+
+    def weights(self) -> tuple[Weight, ...]:
+        """Every weight of the model, norms and biases included."""
+        table = self.vocabulary * self.hidden
+        norms = self.layers * self._norm_parameters() + self.hidden
+        return (
+            Weight("embedding", table, fp8=False),
+            Weight("head", table, fp8=False),
+            Weight("norm", norms, max_shards=1, fp8=False),
+            *(self._gqa_weights() if self.mla is None else self._mla_weights(self.mla)),
+            *self._feed_forward_weights(),
+        )
+
+    def _norm_parameters(self) -> int:
+        per_layer = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return per_layer + (self.mla.q_lora_rank + self.mla.kv_lora_rank if self.mla else 0)
+
+    def _gqa_weights(self) -> tuple[Weight, ...]:
+        q_width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        query_and_output = 2 * self.hidden * q_width
+        key_and_value = 2 * self.hidden * kv_width
+        biases = self.layers * (q_width + 2 * kv_width + self.hidden + self.heads) if self.attention_bias else 0
+        return (
+            Weight("attention", self.layers * query_and_output, fp8=self.fp8_checkpoint),
+            Weight("attention", self.layers * key_and_value, self.kv_heads, fp8=self.fp8_checkpoint),
+            *((Weight("norm", biases, max_shards=1, fp8=False),) if biases else ()),
+        )
+
+    def _mla_weights(self, mla: MLA) -> tuple[Weight, ...]:
+        down = self.hidden * (mla.q_lora_rank + mla.kv_lora_rank + mla.rope_head_dim)
+        query_up = mla.q_lora_rank * self.heads * (mla.nope_head_dim + mla.rope_head_dim)
+        kv_up = mla.kv_lora_rank * self.heads * (mla.nope_head_dim + mla.v_head_dim)
+        output = self.heads * mla.v_head_dim * self.hidden
+        return (
+            Weight("attention", self.layers * down, max_shards=1),
+            Weight("attention", self.layers * (query_up + kv_up + output), self.heads),
+        )
+
+    def _feed_forward_weights(self) -> tuple[Weight, ...]:
+        dense_layers = self.layers if self.moe is None else self.moe.dense_layers
+        dense = Weight("mlp", dense_layers * 3 * self.hidden * self.intermediate)
+        if self.moe is None:
+            return (dense,)
+        moe, layers = self.moe, self.layers - dense_layers
+        expert = 3 * self.hidden * moe.intermediate
+        expert_bias = 2 * moe.intermediate + self.hidden if moe.expert_biases else 0
+        router = self.hidden * moe.experts + (moe.experts if moe.router_bias else 0)
+        return (
+            dense,
+            Weight("mlp", layers * moe.shared_experts * expert),
+            Weight("expert", layers * moe.experts * expert, native_bytes=moe.native_bytes),
+            Weight("norm", layers * moe.experts * expert_bias, fp8=False),
+            Weight("router", layers * router, max_shards=1, fp8=False),
+        )
+
+
+def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, intermediate: int, *more: str) -> ModelCard:
+    hub = (f"meta-llama/Llama-3.1-{hub_size}", f"meta-llama/Meta-Llama-3.1-{hub_size}")
+    aliases = (*hub, *(f"{hub_name}-Instruct" for hub_name in hub), *more)
+    return ModelCard(name, aliases, layers, hidden, heads, 8, 128, intermediate, 128256, 131072)
+
+
+def _qwen3(name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None) -> ModelCard:
+    hub = "Qwen/Qwen3-" + name.removeprefix("qwen3-").upper()
+    return ModelCard(
+        name, (hub, f"{hub}-FP8"), layers, hidden, heads, 4 if moe else 8, 128, intermediate, 151936, 40960,
+        qk_norm=True, moe=moe, fp8_block=128,
+    )  # fmt: skip
+
+
+_DEEPSEEK_V3 = ModelCard(
+    "deepseek-v3",
+    ("deepseek-r1", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1",
+     "deepseek-ai/DeepSeek-R1-0528"),
+    layers=61, hidden=7168, heads=128, kv_heads=128, head_dim=56, intermediate=18432, vocabulary=129280,
+    max_model_len=163840, fp8_block=128, mla=MLA(1536, 512, 128, 64, 128),
+    moe=MoE(experts=256, top_k=8, intermediate=2048, shared_experts=1, dense_layers=3, router_bias=True),
+)  # fmt: skip
+_MIXTRAL = ModelCard(
+    "mixtral-8x7b",
+    ("mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
+    layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocabulary=32000,
+    max_model_len=32768, moe=MoE(experts=8, top_k=2, intermediate=14336),
+)  # fmt: skip
+_GPT_OSS = ModelCard(
+    "gpt-oss-120b",
+    ("openai/gpt-oss-120b",),
+    layers=36, hidden=2880, heads=64, kv_heads=8, head_dim=64, intermediate=2880, vocabulary=201088,
+    max_model_len=131072, attention_bias=True, sliding_window_layers=18, fp8_checkpoint=False,
+    moe=MoE(experts=128, top_k=4, intermediate=2880, router_bias=True, expert_biases=True, native_bytes=4.25 / 8),
+)  # fmt: skip
+
+MODELS: Mapping[str, ModelCard] = MappingProxyType(
+    {
+        card.name: card
+        for card in (
+            _llama("llama-3.1-8b", "8B", 32, 4096, 32, 14336),
+            _llama("llama-3.1-70b", "70B", 80, 8192, 64, 28672, "meta-llama/Llama-3.3-70B-Instruct",
+                   "nvidia/Llama-3.1-70B-Instruct-FP8", "nvidia/Llama-3.3-70B-Instruct-FP8"),
+            _llama("llama-3.1-405b", "405B", 126, 16384, 128, 53248),
+            _qwen3("qwen3-8b", 36, 4096, 32, 12288),
+            _qwen3("qwen3-32b", 64, 5120, 64, 25600),
+            _qwen3("qwen3-30b-a3b", 48, 2048, 32, 6144, MoE(experts=128, top_k=8, intermediate=768)),
+            _qwen3("qwen3-235b-a22b", 94, 4096, 64, 12288, MoE(experts=128, top_k=8, intermediate=1536)),
+            _DEEPSEEK_V3,
+            _MIXTRAL,
+            _GPT_OSS,
+        )
+    }
+)  # fmt: skip
+
+_BY_NAME: Mapping[str, ModelCard] = MappingProxyType(
+    {name.lower(): card for card in MODELS.values() for name in (card.name, *card.aliases)}
+)
+
+
+def get_model(name: str) -> ModelCard:
+    """Return the card of a model by name or Hugging Face id; ConfigError naming the nearest one where there is none."""
+    if name.lower() in _BY_NAME:
+        return _BY_NAME[name.lower()]
+    nearest = _BY_NAME[get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.0)[0]].name
+    raise ConfigError(f"{name!r}: no such model; did you mean {nearest!r}? known: {', '.join(MODELS)}", path="model")

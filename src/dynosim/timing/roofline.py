@@ -1,0 +1,88 @@
+"""Pass times of any model on any GPU from its cards: roofline bounds over efficiencies, plus launch latencies.
+
+The bounds of ``hardware.roofline`` are evaluated on a derated GPU: peak FLOPs, memory and link bandwidth times the
+efficiencies of the configuration. Kernel sums of real engines (the timing packs) reach 0.46-0.75 of the compute peak in
+long prefill and 0.70-0.82 of the memory bandwidth in decode. Left out: expert load imbalance, and what engines do
+differently; use a timing pack where there is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.config import RooflineTiming
+from dynosim.hardware.gpus import GPU
+from dynosim.hardware.models import ModelCard
+from dynosim.hardware.roofline import (
+    all_reduce_bound_s,
+    decode_attention_bound_s,
+    prefill_attention_bound_s,
+    token_wise_bound_s,
+)
+from dynosim.timing.base import PassTables
+from dynosim.timing.cuda_graphs import padded_batches
+
+KERNEL_LATENCY_S = 3e-6
+"""Floor of one memory-bound kernel (aiconfigurator-core 0.12.0, ``mem_empirical_constant_latency``)."""
+SMALL_KERNELS_PER_LAYER = 6
+"""Two norms, rotary embedding, KV write, activation and attention epilogue."""
+ALL_REDUCE_LATENCY_S = 8e-6
+"""Floor of a small custom all-reduce over NVLink."""
+MAX_SEQUENCE_TOKENS = 2**20
+SEQUENCE_STEP = 1.02
+"""Ratio of neighbouring sequence nodes: chords of a quadratic err by (ratio - 1)^2 / 4 = 1e-4."""
+
+
+@dataclass(frozen=True)
+class RooflineTimes:
+    """The roofline source of one replica."""
+
+    model: ModelCard
+    gpu: GPU
+    tensor_parallel_size: int
+    quantization: str
+    kv_dtype: str
+    timing: RooflineTiming
+
+    def tables(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
+        """Return fused tables."""
+        gpu, sequences = self._derated_gpu(), _sequence_nodes()
+        contexts = np.tile([0.0, float(MAX_SEQUENCE_TOKENS)], (max_num_seqs + 1, 1))
+        share = prefill_attention_bound_s(self.model, gpu, self.tensor_parallel_size, sequences)
+        return PassTables(
+            tokens_s=self._tokens_s(gpu, np.arange(max_num_batched_tokens + 1)),
+            graph_tokens_s=self._tokens_s(gpu, padded_batches(max_num_seqs)),
+            decode_context=contexts,
+            decode_s=decode_attention_bound_s(
+                self.model, gpu, self.tensor_parallel_size, self.kv_dtype, contexts
+            ),
+            prefill_seq=sequences,
+            prefill_share_s=np.tile(share, (2, 1)),
+            provenance={"source": "roofline", **self.timing.model_dump(exclude={"type"})},
+        )
+
+    def _derated_gpu(self) -> GPU:
+        timing = self.timing
+        return replace(
+            self.gpu,
+            flops={precision: peak * timing.compute_efficiency for precision, peak in self.gpu.flops.items()},
+            memory_bandwidth_bytes_s=self.gpu.memory_bandwidth_bytes_s * timing.memory_efficiency,
+            nvlink_bytes_s=self.gpu.nvlink_bytes_s * timing.network_efficiency,
+        )
+
+    def _tokens_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        tp, layers = self.tensor_parallel_size, self.model.layers
+        latency = layers * SMALL_KERNELS_PER_LAYER * KERNEL_LATENCY_S
+        if tp > 1:
+            latency += 2 * layers * ALL_REDUCE_LATENCY_S
+        compute = token_wise_bound_s(self.model, gpu, tp, self.quantization, tokens)
+        return np.where(tokens > 0, compute + all_reduce_bound_s(self.model, gpu, tp, tokens) + latency, 0.0)
+
+
+def _sequence_nodes() -> NDArray[np.float64]:
+    """0, then a geometric grid: attention is quadratic in the sequence."""
+    steps = int(np.ceil(np.log(MAX_SEQUENCE_TOKENS / 16) / np.log(SEQUENCE_STEP)))
+    return np.concatenate([[0.0], np.geomspace(16, MAX_SEQUENCE_TOKENS, steps + 1)])

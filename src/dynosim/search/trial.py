@@ -38,6 +38,16 @@ class Outcome:
         """Whether the trial completed and met every SLO."""
         return self.status is Status.COMPLETE and all(v <= 0.0 for v in self.constraints.values())
 
+    def flat_metrics(self) -> dict[str, float]:
+        """Return the known metrics under MLflow's keys: the bare name is the average, ``name.p99`` a statistic."""
+        flat: dict[str, float | None] = {}
+        for name, value in (self.metrics or {}).items():
+            if isinstance(value, Mapping):
+                flat |= {name if stat == "avg" else f"{name}.{stat}": number for stat, number in value.items()}
+            else:
+                flat[name] = value
+        return {key: float(number) for key, number in flat.items() if number is not None}
+
 
 @dataclass(frozen=True)
 class Trial:

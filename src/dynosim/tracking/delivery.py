@@ -1,0 +1,158 @@
+"""Messages of an outbox become MLflow runs. Delivering a message a second time changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from dynosim.config import Scenario
+from dynosim.config.load import dump_scenario
+from dynosim.errors import StudyError
+from dynosim.tracking.outbox import FINISH, STUDY, Outbox
+from dynosim.tracking.store import artifact_location, connect, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+PARENT = "parent"
+"""Value of the tag ``dynosim.trial`` of the run that stands for the whole study."""
+
+REPORT_FILES = ("report.html", "trials.csv", "frontier.csv", "frontier.json", "environment.json")
+
+
+def sync(run_dir: Path | str, tracking: str = "auto") -> int:
+    """Deliver what a run's outbox still holds and return how many trials that were.
+
+    Raises StudyError when the run was not tracked, when tracking is off, when MLflow cannot be reached, or when
+    another process is delivering at the moment.
+    """
+    outbox = Outbox(Path(run_dir))
+    uri = tracking_uri(tracking, outbox.run_dir.parent)
+    if STUDY not in outbox:
+        raise StudyError(f"{run_dir}: nothing to sync: the run was not tracked")
+    if uri is None:
+        raise StudyError("tracking is switched off")
+    before = outbox.pending()
+    if not before:
+        return 0
+    try:
+        with exclusive(outbox):
+            deliver(outbox, uri, before)
+    except delivery_errors() as error:
+        raise StudyError(f"MLflow at {uri} did not take the run: {error}") from error
+    return sum(name != FINISH for name in before)
+
+
+def delivery_errors() -> tuple[type[Exception], ...]:
+    """Return what MLflow raises when it is down, refuses or cannot store."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, OSError)
+
+
+def exclusive(outbox: Outbox) -> FileLock:
+    """Return the lock under which one process delivers; entering it fails at once where another holds it."""
+    return FileLock(outbox.folder / ".lock", timeout=0)
+
+
+def deliver(outbox: Outbox, uri: str, names: Iterable[str]) -> None:
+    """Send the messages *names* to *uri* and remove each from the outbox once it is stored there."""
+    delivery = Delivery(outbox, uri)
+    for name in names:
+        if name in outbox:
+            delivery.send(name)
+            outbox.remove(name)
+
+
+class Delivery:
+    """One study's runs in MLflow: the parent, and one child per trial."""
+
+    def __init__(self, outbox: Outbox, uri: str) -> None:
+        study = outbox.read(STUDY)
+        self._outbox = outbox
+        self._client = connect(uri)
+        self._experiment_id = self._experiment(study["experiment"], artifact_location(uri))
+        self._study_id = study["tags"]["dynosim.study_id"]
+        self._runs = {run.data.tags["dynosim.trial"]: run for run in self._search()}
+        self._parent_id = self._run(PARENT, study).info.run_id
+        self._client.update_run(self._parent_id, status="RUNNING")
+
+    def send(self, name: str) -> None:
+        """Deliver the message *name* of the outbox, which is a trial or the end of the study."""
+        message = self._outbox.read(name)
+        if name == FINISH:
+            self._send_finish(message)
+        else:
+            self._send_trial(message)
+
+    def _send_trial(self, message: dict[str, Any]) -> None:
+        run = self._run(str(message["number"]), message, parent_id=self._parent_id)
+        if run.info.status != "RUNNING":  # delivered before; the outbox had no time to forget it
+            return
+        run_id = run.info.run_id
+        self._log_batch(run_id, message["metrics"], message["params"], message["end_ms"])
+        scenario = Scenario.model_validate(message["scenario"])
+        self._client.log_text(run_id, dump_scenario(scenario), "scenario.yaml")
+        self._client.log_text(run_id, json.dumps(message["outcome"], indent=1), "outcome.json")
+        self._client.set_terminated(run_id, message["run_status"], message["end_ms"])
+
+    def _send_finish(self, message: dict[str, Any]) -> None:
+        pareto = {str(number) for number in message["pareto"]}
+        for run in self._search():
+            on_front = str(run.data.tags["dynosim.trial"] in pareto).lower()
+            if run.data.tags.get("dynosim.pareto", on_front) != on_front:
+                self._client.set_tag(run.info.run_id, "dynosim.pareto", on_front)
+        self._log_batch(self._parent_id, message["metrics"], {}, message["end_ms"])
+        self._client.set_tag(self._parent_id, "mlflow.note.content", message["note"])
+        for file in REPORT_FILES:
+            path = self._outbox.run_dir / file
+            if path.exists():
+                self._client.log_artifact(self._parent_id, str(path))
+        self._client.set_terminated(self._parent_id, "FINISHED", message["end_ms"])
+
+    def _log_batch(self, run_id: str, metrics: dict[str, float], params: dict[str, str], time_ms: int) -> None:
+        from mlflow.entities import Metric, Param
+
+        self._client.log_batch(
+            run_id,
+            [Metric(name, value, time_ms, step=0) for name, value in metrics.items()],
+            [Param(name, value) for name, value in params.items()],
+        )
+
+    def _run(self, trial: str, message: dict[str, Any], parent_id: str | None = None) -> Run:
+        """Return the run of *trial*, made now unless an earlier delivery got as far as making it."""
+        if trial not in self._runs:
+            tags = {**message["tags"], "dynosim.trial": trial, "mlflow.source.name": "dynosim"}
+            if parent_id is not None:
+                tags["mlflow.parentRunId"] = parent_id
+            self._runs[trial] = self._client.create_run(
+                self._experiment_id, message["start_ms"], tags, message["run_name"]
+            )
+        return self._runs[trial]
+
+    def _search(self) -> Iterator[Run]:
+        token = None
+        while token != "":
+            page = self._client.search_runs(
+                [self._experiment_id], f"tags.`dynosim.study_id` = '{self._study_id}'", page_token=token
+            )
+            yield from page
+            token = page.token or ""
+
+    def _experiment(self, name: str, location: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name, location))
+            except MlflowException:  # a rival study of the same space may have made it just now
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)

@@ -17,15 +17,19 @@ from dynosim.config.deployment import (
 from dynosim.config.goals import SLO, BudgetConfig, ObjectiveConfig, OptimizerConfig, PriceConfig
 from dynosim.config.scenario import Scenario
 from dynosim.config.workload import (
+    Arrivals,
     ConcurrencyLoad,
     ConstantLoad,
     FixedLength,
     Length,
+    Load,
     LognormalLength,
     PoissonLoad,
     PrefixTree,
     ProfileSource,
     QuantileLength,
+    Rewrites,
+    Source,
     SyntheticSource,
     TraceLoad,
     TraceSource,
@@ -35,6 +39,7 @@ from dynosim.config.workload import (
 
 __all__ = [
     "SLO",
+    "Arrivals",
     "BudgetConfig",
     "ConcurrencyLoad",
     "Config",
@@ -46,6 +51,7 @@ __all__ = [
     "FixedTiming",
     "Length",
     "LinkConfig",
+    "Load",
     "LognormalLength",
     "ObjectiveConfig",
     "OptimizerConfig",
@@ -57,9 +63,11 @@ __all__ = [
     "PriceConfig",
     "ProfileSource",
     "QuantileLength",
+    "Rewrites",
     "RooflineTiming",
     "RouterConfig",
     "Scenario",
+    "Source",
     "SyntheticSource",
     "Timing",
     "TraceLoad",

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from dynosim.config.base import Config
+
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _checked_quantiles(quantiles: dict[float, Any]) -> dict[float, Any]:
+    """Return the quantiles in order of probability; raises ValueError where they are not a distribution."""
+    points = sorted(quantiles.items())
+    if points[0][0] != 0.0 or points[-1][0] != 1.0:
+        raise ValueError("quantiles must start at probability 0.0 and end at 1.0")
+    if any(b[1] < a[1] for a, b in pairwise(points)):
+        raise ValueError("quantiles must not decrease")
+    return dict(points)
 
 
 class FixedLength(Config):
@@ -46,31 +68,81 @@ class QuantileLength(Config):
     type: Literal["quantiles"] = "quantiles"
     quantiles: dict[float, PositiveInt] = Field(min_length=2)
 
-    @model_validator(mode="after")
-    def _monotone(self) -> QuantileLength:
-        points = sorted(self.quantiles.items())
-        if points[0][0] != 0.0 or points[-1][0] != 1.0:
-            raise ValueError("quantiles must start at probability 0.0 and end at 1.0")
-        if any(b[1] < a[1] for a, b in zip(points, points[1:], strict=False)):
-            raise ValueError("quantiles must not decrease")
-        return self
+    @field_validator("quantiles")
+    @classmethod
+    def _quantiles(cls, value: dict[float, int]) -> dict[float, int]:
+        return _checked_quantiles(value)
 
 
-Length = Annotated[FixedLength | UniformLength | LognormalLength | QuantileLength, Field(discriminator="type")]
+Length = Annotated[
+    FixedLength | UniformLength | LognormalLength | QuantileLength, Field(discriminator="type")
+]
+
+
+Ratios = Annotated[dict[float, PositiveFloat], Field(min_length=2)]
+"""Empirical quantiles of a ratio: probability -> value, from 0.0 to 1.0, interpolated linearly."""
+
+
+class Rewrites(Config):
+    """Further turns that keep only the first part of their parent's prompt (retrieved text replaced, history cut)."""
+
+    probability: Probability
+    """Of a further turn whose parent has at least ``min_blocks`` whole blocks."""
+    min_blocks: PositiveInt = 1
+    kept_fraction: Ratios
+    """Share of the parent's whole blocks that stays."""
+    length_ratio: Ratios
+    """Prompt tokens of the turn over those of its parent."""
+
+    @field_validator("kept_fraction", "length_ratio")
+    @classmethod
+    def _quantiles(cls, value: dict[float, float]) -> dict[float, float]:
+        return _checked_quantiles(value)
 
 
 class PrefixTree(Config):
-    """Which prompts share their first blocks.
+    """Which prompts share their first blocks: conversations below one system prompt.
 
-    Every prompt starts with ``shared_blocks`` common blocks (a system prompt). With probability
-    ``reuse_probability`` a request then continues an earlier one: it shares that request's whole-block prompt prefix
-    (a further turn of a conversation), picked with exponentially fading recency of ``recency_requests``.
+    Every prompt starts with ``shared_blocks`` common blocks. A request is the first turn of a new conversation or, where an
+    earlier request has a next turn due, that turn. Its prompt is its parent's prompt, the parent's answer and
+    ``new_tokens``, so it shares all whole blocks of the parent's prompt. A conversation that would pass
+    ``max_input_tokens`` ends. Turns follow each other by request order, not by time: another load keeps the sharing.
     """
 
     block_tokens: PositiveInt = 512
     shared_blocks: NonNegativeInt = 1
-    reuse_probability: float = Field(default=0.0, ge=0.0, le=1.0)
-    recency_requests: PositiveFloat = 1000.0
+    continue_probability: tuple[Probability, ...] = Field(default=(0.0,), min_length=1)
+    """Probability that turn 1, 2, ... is followed by another; the last value holds for all later turns."""
+    new_tokens: Length = LognormalLength(median=100, sigma=1.0)
+    """Prompt tokens that a further turn adds to its history."""
+    gap_requests: Length = LognormalLength(median=400, sigma=1.0)
+    """Requests (of everyone) from one turn to the next of the same conversation."""
+    max_input_tokens: PositiveInt = 131072
+    resubmit_probability: Probability = 0.0
+    """Probability that a further turn is its parent's prompt again."""
+    rewrites: Rewrites | None = None
+
+
+class Arrivals(Config):
+    """Arrival times that belong to a synthetic source: a renewal process under a piecewise constant rate.
+
+    Gaps are gamma with mean 1 and shape ``burstiness`` (1 is Poisson) or follow ``gap_quantiles``, and are stretched by the
+    rate of the window they fall in. Times are then rounded down to multiples of ``quantum_s``, as in traces that record
+    arrivals in batches.
+    """
+
+    rates_rps: tuple[PositiveFloat, ...] = Field(min_length=1)
+    """Mean rate in successive windows; the last value holds from then on."""
+    window_s: PositiveFloat = 300.0
+    burstiness: PositiveFloat = 1.0
+    gap_quantiles: dict[float, NonNegativeFloat] | None = Field(default=None, min_length=2)
+    """Empirical quantiles of the gaps (any unit: they are scaled to mean 1), interpolated linearly."""
+    quantum_s: NonNegativeFloat = 0.0
+
+    @field_validator("gap_quantiles")
+    @classmethod
+    def _quantiles(cls, value: dict[float, float] | None) -> dict[float, float] | None:
+        return None if value is None else _checked_quantiles(value)
 
 
 class TraceSource(Config):
@@ -82,13 +154,16 @@ class TraceSource(Config):
 
 
 class SyntheticSource(Config):
-    """Independent requests with given length distributions and, optionally, shared prefixes."""
+    """Requests with given length distributions and, optionally, shared prefixes and arrival times of their own."""
 
     type: Literal["synthetic"] = "synthetic"
     requests: PositiveInt = 1000
     input_tokens: Length
+    """Prompt tokens; with ``prefix`` those of the first turn of a conversation."""
     output_tokens: Length
     prefix: PrefixTree | None = None
+    arrivals: Arrivals | None = None
+    """Used by load ``trace_timestamps``."""
 
 
 class ProfileSource(Config):
@@ -144,3 +219,13 @@ class WorkloadConfig(Config):
     """Use only the first so many requests of the source."""
     warmup_requests: NonNegativeInt = 0
     """The first so many arrivals are simulated but left out of all metrics."""
+
+    @model_validator(mode="after")
+    def _timed(self) -> WorkloadConfig:
+        untimed = isinstance(self.source, SyntheticSource) and self.source.arrivals is None
+        if untimed and isinstance(self.load, TraceLoad):
+            raise ValueError(
+                "load trace_timestamps: the synthetic source has no arrivals; "
+                "allowed are poisson, constant_rate and concurrency, or source.arrivals"
+            )
+        return self

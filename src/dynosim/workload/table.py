@@ -12,6 +12,14 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 
+def take_ragged(offsets: IntArray, values: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Return (offsets, values) of the given rows of a ragged array, in the order of *rows*."""
+    lengths = np.diff(offsets)[rows]
+    taken = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    source = np.repeat(offsets[:-1][rows] - taken[:-1], lengths) + np.arange(taken[-1])
+    return taken, values[source]
+
+
 @dataclass(frozen=True, eq=False)
 class Workload:
     """Requests in order of arrival.
@@ -57,7 +65,13 @@ class Workload:
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of everything the simulator sees."""
         digest = hashlib.sha256()
-        for array in (self.arrival_s, self.input_tokens, self.output_tokens, self.hash_offsets, self.hash_ids):
+        for array in (
+            self.arrival_s,
+            self.input_tokens,
+            self.output_tokens,
+            self.hash_offsets,
+            self.hash_ids,
+        ):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(f"{self.hash_block_tokens} {self.concurrency} {self.warmup_requests}".encode())
         return digest.hexdigest()[:16]

@@ -1,0 +1,198 @@
+"""Fit the bundled workload profiles to public traces and write src/dynosim/workload/profiles/*.json.
+
+    python benchmarks/fit_profiles.py TRACES
+
+TRACES is a folder with mooncake_conversation_trace.jsonl.gz, AzureLLMInferenceTrace_code_2023.csv.gz and
+arxiv_summarization_lengths.csv.gz. The output is the same for the same files, so anyone with them can check the profiles.
+Only statistics are written: quantiles, probabilities and rates, never rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.config import (
+    Arrivals,
+    PrefixTree,
+    QuantileLength,
+    Rewrites,
+    SyntheticSource,
+)
+from dynosim.workload.profiles import Profile
+from dynosim.workload.readers import read_trace
+from dynosim.workload.table import Workload
+
+OUT = Path(__file__).parents[1] / "src/dynosim/workload/profiles"
+GRID = (0, 0.005, 0.01, 0.02, *(round(0.05 * k, 2) for k in range(1, 20)), 0.97, 0.98, 0.99, 0.995, 0.999, 1)
+"""Probabilities of the length quantiles: dense in the upper tail, which decides the tail latencies."""
+COARSE = (0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)
+
+
+class Links(NamedTuple):
+    """The conversations of a trace: each request's earlier request with the longest common prefix."""
+
+    child: NDArray[np.int64]
+    parent: NDArray[np.int64]
+    shared: NDArray[np.int64]
+    """Common blocks of child and parent, more than the one that all requests share."""
+
+
+def links(workload: Workload) -> Links:
+    """Return child, parent and shared blocks of every request that shares more than the system prompt."""
+    last: dict[int, int] = {}
+    found = []
+    ids = np.split(workload.hash_ids, workload.hash_offsets[1:-1])
+    for i, blocks in enumerate(block.tolist() for block in ids):
+        shared = next((k for k, block in enumerate(blocks) if block not in last), len(blocks))
+        if shared > 1:
+            found.append((i, last[blocks[shared - 1]], shared))
+        last.update(dict.fromkeys(blocks, i))
+    return Links(*np.array(found).T)
+
+
+def quantiles(values: Any, grid: tuple[float, ...] = GRID) -> QuantileLength:
+    """Return the quantiles of token counts, at least one token each."""
+    tokens = np.maximum(np.rint(np.quantile(values, grid)), 1).astype(int)
+    return QuantileLength(quantiles=dict(zip(grid, tokens.tolist(), strict=True)))
+
+
+def ratios(values: Any) -> dict[float, float]:
+    return {p: round(float(v), 3) for p, v in zip(COARSE, np.quantile(values, COARSE), strict=True)}
+
+
+def conversations(workload: Workload, found: Links) -> PrefixTree:
+    """Fit the conversation model of ``PrefixTree`` to the links of a trace."""
+    child, parent, shared = found
+    tokens, block = workload.input_tokens, workload.hash_block_tokens
+    whole = tokens[parent] // block
+    next_turn, again = shared == whole, shared > whole
+    rewritten = shared < whole
+    long = whole >= 16
+    return PrefixTree(
+        block_tokens=block,
+        shared_blocks=1,
+        continue_probability=continuation(workload, found),
+        new_tokens=quantiles((tokens[child] - tokens[parent] - workload.output_tokens[parent])[next_turn]),
+        gap_requests=quantiles(child - parent, COARSE),
+        max_input_tokens=int(tokens.max()),
+        resubmit_probability=round(float(again.mean()), 4),
+        rewrites=Rewrites(
+            probability=round(float(rewritten[long].mean()), 4),
+            min_blocks=16,
+            kept_fraction=ratios((shared / whole)[rewritten & long]),
+            length_ratio=ratios((tokens[child] / tokens[parent])[rewritten & long]),
+        ),
+    )
+
+
+def continuation(workload: Workload, found: Links, turns: int = 7) -> tuple[float, ...]:
+    """Return the share of turn 1, 2, ... requests with another turn, among those long enough to show it.
+
+    The last requests of the trace are left out: their next turns lie after its end.
+    """
+    n = len(workload)
+    turn, continued = np.zeros(n, int), np.zeros(n, bool)
+    continued[found.parent] = True
+    for child, parent in zip(found.child, found.parent, strict=True):
+        turn[child] = turn[parent] + 1
+    counted = (np.arange(n) < n - 2500) & (workload.input_tokens >= 2 * workload.hash_block_tokens)
+    last = turns - 1
+    groups = [counted & ((turn == t) if t < last else (turn >= t)) for t in range(turns)]
+    return tuple(round(float(continued[group].mean()), 3) for group in groups)
+
+
+def rates(workload: Workload, window_s: float) -> tuple[float, ...]:
+    """Return the mean rate in successive windows; a last window of less than half joins the one before."""
+    span = workload.arrival_s[-1]
+    edges = np.arange(0, span + window_s / 2, window_s)
+    edges[-1] = span
+    counts = np.histogram(workload.arrival_s, edges)[0]
+    return tuple(np.round(counts / np.diff(edges), 3).tolist())
+
+
+def chat(folder: Path) -> Profile:
+    trace = read_trace(folder / "mooncake_conversation_trace.jsonl.gz")
+    found = links(trace)
+    first = np.ones(len(trace), bool)
+    first[found.child] = False
+    return Profile(
+        name="chat",
+        description="Production chat with long prompts: conversations under one system prompt, one hour, 3.4 requests/s.",
+        fitted_to="Mooncake FAST'25 conversation trace, kvcache-ai/Mooncake FAST25-release/traces/conversation_trace.jsonl, commit 3b5a5941",
+        licence="Apache-2.0",
+        notes="Output lengths are drawn independently of the prompt (correlation of the logs in the trace: 0.05).",
+        source=SyntheticSource(
+            requests=len(trace),
+            input_tokens=quantiles(trace.input_tokens[first]),
+            output_tokens=quantiles(trace.output_tokens),
+            prefix=conversations(trace, found),
+            arrivals=Arrivals(rates_rps=rates(trace, 300.0), window_s=300.0, quantum_s=3.0),
+        ),
+    )
+
+
+def code(folder: Path) -> Profile:
+    trace = read_trace(folder / "AzureLLMInferenceTrace_code_2023.csv.gz")
+    gaps = np.diff(trace.arrival_s)
+    grid = (*GRID[:-2], 0.997, 0.998, 0.999, 0.9995, 1)
+    return Profile(
+        name="code",
+        description="Production code completion: medium prompts, very short answers, strong bursts, about one hour.",
+        fitted_to="Azure LLM inference trace 2023, Azure/AzurePublicDataset data/AzureLLMInferenceTrace_code.csv, commit b469a113",
+        licence="CC-BY-4.0",
+        notes="The trace says nothing about content, so no prefix is shared.",
+        source=SyntheticSource(
+            requests=len(trace),
+            input_tokens=quantiles(trace.input_tokens),
+            output_tokens=quantiles(trace.output_tokens),
+            arrivals=Arrivals(
+                rates_rps=(round(len(gaps) / trace.arrival_s[-1], 3),),
+                gap_quantiles={
+                    p: round(float(v), 5) for p, v in zip(grid, np.quantile(gaps, grid), strict=True)
+                },
+            ),
+        ),
+    )
+
+
+def rag(folder: Path) -> Profile:
+    with gzip.open(folder / "arxiv_summarization_lengths.csv.gz", "rt", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return Profile(
+        name="rag",
+        description="Long input, short output: summarisation of retrieved documents, steady Poisson arrivals.",
+        fitted_to="arXiv summarisation lengths, microsoft/vidur data/processed_traces, commit 7d475133",
+        licence="MIT",
+        notes="The source has lengths only: Poisson arrivals at 2 requests/s, 5,000 requests and no shared prefix are assumed.",
+        source=SyntheticSource(
+            requests=5000,
+            input_tokens=quantiles([int(row["num_prefill_tokens"]) for row in rows]),
+            output_tokens=quantiles([int(row["num_decode_tokens"]) for row in rows]),
+            arrivals=Arrivals(rates_rps=(2.0,)),
+        ),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("traces", type=Path, help="folder with the trace files")
+    folder = parser.parse_args().traces
+    for fit in (chat, code, rag):
+        profile = fit(folder)
+        path = OUT / f"{profile.name}.json"
+        path.write_text(json.dumps(profile.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        print(path.name, path.stat().st_size, "bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,10 @@ REQUEST_DTYPE = np.dtype(
         ("arrival_s", "f8"),
         ("scheduled_s", "f8"),  # first time on a replica
         ("prefill_done_s", "f8"),
-        ("kv_landed_s", "f8"),  # disaggregated: the KV cache has reached the decode replica; else prefill_done_s
+        (
+            "kv_landed_s",
+            "f8",
+        ),  # disaggregated: the KV cache has reached the decode replica; else prefill_done_s
         ("first_token_s", "f8"),  # visible to the client
         ("last_token_s", "f8"),
         ("queue_s", "f8"),  # the six parts sum to last_token_s - arrival_s

@@ -1,0 +1,186 @@
+"""The cluster: SimPy owns the clock and everything that interacts; engines run between its events.
+
+Arrivals, clients, routing, hand-offs and links are SimPy processes. The compiled engines are advanced to the next
+SimPy event, or to the first engine event that a process waits for, whichever is earlier. A router that looks at nobody
+under an open loop needs no clock at all: each engine then gets its arrivals in bulk and runs through in one call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import numpy as np
+import simpy
+
+from dynosim import rng
+from dynosim.config import DeploymentConfig
+from dynosim.policies.base import RequestView
+from dynosim.policies.registry import make_router
+from dynosim.simulation import engine as core
+from dynosim.simulation.network import Network
+from dynosim.simulation.pool import Pool
+from dynosim.workload.table import Workload
+
+FIRST_TOKEN = {"vllm": "decode", "sglang": "transfer", "trtllm": "prefill"}
+"""When a disaggregated engine shows the first token. vLLM's decode replica computes the last prompt token again and
+samples the first token itself (its P/D connectors drop the prefill replica's token); SGLang's sends the prefill
+replica's token on arrival of the KV cache; TensorRT-LLM's orchestrator returns the context phase's token."""
+
+Process = Generator[simpy.Event, Any, None]
+
+
+class Cluster:
+    """One deployment serving one workload once."""
+
+    def __init__(self, deployment: DeploymentConfig, workload: Workload, seed: int) -> None:
+        self.deployment, self.workload = deployment, workload
+        self.env = simpy.Environment()
+        closed = workload.concurrency is not None
+        self.pools = {
+            role: Pool(role, config, deployment, workload, watch=closed or role == "prefill")
+            for role, config in deployment.pools().items()
+        }
+        self._engines = tuple(pool.engine for pool in self.pools.values())
+        self._routers = {
+            role: make_router(
+                deployment.router.policy, deployment.router.options, rng.stream(seed, f"routing/{role}")
+            )
+            for role in self.pools
+        }
+        self._awaited: dict[tuple[str, int, int], simpy.Event] = {}
+        self.admissible = np.logical_and.reduce([pool.fits(workload) for pool in self.pools.values()])
+        self.arrival_s = workload.arrival_s.copy()
+        self.landed_s = np.full(len(workload), math.nan)
+        if deployment.disaggregated is not None:
+            self._network = self._make_network()
+
+    def run(self) -> None:
+        """Serve the whole workload."""
+        if self.workload.concurrency is not None:
+            self._start_clients(self.workload.concurrency)
+        elif "mixed" in self.pools and not self._routers["mixed"].looks:
+            return self._run_in_bulk()
+        else:
+            self.env.process(self._arrivals())
+        while self._step():
+            pass
+        return None
+
+    # ------------------------------------------------------------------------------------------------------ the clock
+
+    def _step(self) -> bool:
+        """Let the engines run up to the next SimPy event, or to the first event somebody waits for."""
+        until = self.env.peek()
+        if until > self.env.now and core.next_event(self._engines, until):
+            self._report_events()
+        elif until < math.inf:
+            self.env.step()
+        else:
+            return False
+        return True
+
+    def _report_events(self) -> None:
+        events = [
+            (*(event := pool.engine.events[i]).item(), role)
+            for role, pool in self.pools.items()
+            for i in range(pool.engine.limits[0]["n_events"])
+        ]
+        for time, kind, job, role in sorted(events, key=lambda event: event[0]):
+            if time > self.env.now:
+                self.env.run(until=time)
+            waiting = self._awaited.pop((role, kind, job), None)
+            if waiting is not None:
+                waiting.succeed(time)
+
+    def _await(self, role: str, kind: int, job: int) -> simpy.Event:
+        """Return the event, with its time as value, that the engine of *role* reports *kind* for *job*."""
+        event = self._awaited[role, kind, job] = self.env.event()
+        return event
+
+    # ------------------------------------------------------------------------------------------------------- requests
+
+    def _run_in_bulk(self) -> None:
+        pool = self.pools["mixed"]
+        replica_of = np.full(len(self.workload), core.NONE, np.int64)
+        for i in np.flatnonzero(self.admissible):
+            replica_of[i] = self._pick("mixed", int(i), 0.0)
+        core.submit_all(pool.engine, replica_of, self.arrival_s)
+        core.advance_all(pool.engine, math.inf)
+
+    def _arrivals(self) -> Process:
+        """Open loop: every request comes at its time, whatever the cluster does."""
+        for i in np.flatnonzero(self.admissible).tolist():
+            time = float(self.arrival_s[i])
+            if time > self.env.now:
+                yield self.env.timeout(time - self.env.now)
+            if "mixed" in self.pools:
+                self._send("mixed", i, time)
+            else:
+                self.env.process(self._hand_off(i, time))
+
+    def _start_clients(self, concurrency: int) -> None:
+        queue = iter(np.flatnonzero(self.admissible).tolist())
+        for _ in range(concurrency):
+            self.env.process(self._client(queue))
+
+    def _client(self, queue: Iterator[int]) -> Process:
+        """Closed loop: one request after the other, each sent when the last has ended."""
+        time = 0.0
+        for i in queue:
+            self.arrival_s[i] = time
+            if "mixed" in self.pools:
+                self._send("mixed", i, time)
+                time = yield self._await("mixed", core.FINISHED, i)
+            else:
+                time = yield from self._hand_off(i, time)
+
+    def _hand_off(self, i: int, time: float) -> Generator[simpy.Event, Any, float]:
+        """One request through prefill, KV transfer and decode; returns when it ends (closed loop) or decodes."""
+        prefill, decode = self.pools["prefill"], self.pools["decode"]
+        source = self._send("prefill", i, time)
+        time = yield self._await("prefill", core.PREFILL_DONE, i)
+        if self.workload.output_tokens[i] == 1:
+            core.release(prefill.engine, i, time)
+            return time
+        target = self._send("decode", i, time)
+        yield self._await("decode", core.RESERVED, i)
+        missing = int(decode.engine.jobs[i]["input"] - decode.engine.jobs[i]["cached"])
+        size = missing * prefill.capacity.bytes_per_token
+        yield from self._network.transfer(("prefill", source), ("decode", target), size)
+        time = self.landed_s[i] = self.env.now
+        core.release(prefill.engine, i, time)
+        again = FIRST_TOKEN[self.deployment.engine.name] == "decode"
+        core.land(decode.engine, i, time, 0 if again else 1, self.workload.input_tokens[i] - again)
+        if self.workload.concurrency is not None:
+            time = yield self._await("decode", core.FINISHED, i)
+        return time
+
+    # -------------------------------------------------------------------------------------------------------- routing
+
+    def _pick(self, role: str, i: int, time: float) -> int:
+        pool = self.pools[role]
+        # Decode replicas get their KV cache over the link: only their load counts.
+        view = pool.view(i, time, overlap=role != "decode")
+        return self._routers[role].route(RequestView(i, int(self.workload.input_tokens[i])), view)
+
+    def _send(self, role: str, i: int, time: float) -> int:
+        """Route request *i* and queue it; returns the replica."""
+        pool, replica = self.pools[role], self._pick(role, i, time)
+        if not 0 <= replica < pool.config.replicas:
+            raise ValueError(
+                f"router {self.deployment.router.policy} chose replica {replica} of {pool.config.replicas}"
+            )
+        core.submit(pool.engine, replica, i, time)
+        return replica
+
+    def _make_network(self) -> Network:
+        assert self.deployment.disaggregated is not None
+        link = self.deployment.disaggregated.kv_transfer
+        ports = {
+            role: link.bandwidth_gb_s * 1e9 * pool.config.tensor_parallel_size
+            for role, pool in self.pools.items()
+        }
+        return Network(self.env, ports, link.latency_us * 1e-6)

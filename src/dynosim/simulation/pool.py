@@ -1,0 +1,189 @@
+"""One pool of equal replicas: builds the compiled engine's arrays and speaks to it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.config import DeploymentConfig, PoolConfig
+from dynosim.hardware.memory import KVCapacity, kv_capacity
+from dynosim.policies.base import PoolView
+from dynosim.simulation import engine as core
+from dynosim.simulation import gaps
+from dynosim.simulation.kv_cache import SLOT
+from dynosim.simulation.records import PoolRecord, TokenGaps
+from dynosim.timing import forward_times
+from dynosim.timing.base import PassTables
+from dynosim.workload.table import IntArray, Workload
+
+
+class Pool:
+    """Replicas of one role. Job *i* is request *i* of the workload.
+
+    A *prefill* pool ends every request at its first token and keeps the blocks until ``release``. With *watch* the
+    engine reports every request that ends.
+    """
+
+    def __init__(
+        self, role: str, config: PoolConfig, deployment: DeploymentConfig, workload: Workload, *, watch: bool
+    ) -> None:
+        self.role, self.config, self.gpu = role, config, deployment.pool_gpu(config)
+        self.capacity = kv_capacity(deployment, config)
+        self.tables = forward_times(deployment, config).tables(
+            max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
+        )
+        node_tokens, offsets, ids = _nodes(workload, config)
+        self.engine = core.Engine(
+            limits=_limits(role, config, self.capacity, self.tables, workload, node_tokens, watch),
+            replicas=_replicas(config.replicas, self.capacity.blocks),
+            jobs=_jobs(role, workload, offsets),
+            running=np.zeros((config.replicas, config.max_num_seqs), np.int32),
+            slots=_slots(config.replicas, self.capacity.blocks),
+            buckets=np.zeros((config.replicas, _buckets(self.capacity, node_tokens)), np.int32),
+            hash_ids=ids,
+            held=np.zeros(len(ids) + 1, np.int32),
+            events=np.zeros(2 * len(workload) + config.replicas * config.max_num_seqs, core.EVENT),
+            gap_count=np.zeros(gaps.BINS),
+            gap_sum=np.zeros(gaps.BINS),
+            gap_range=np.array([math.inf, -math.inf]),
+            tokens_s=self.tables.tokens_s,
+            graph_tokens_s=self.tables.graph_tokens_s,
+            decode_context=self.tables.decode_context,
+            decode_s=self.tables.decode_s,
+            prefill_seq=self.tables.prefill_seq,
+            prefill_share_s=self.tables.prefill_share_s,
+        )
+
+    def fits(self, workload: Workload) -> NDArray[np.bool_]:
+        """Return which requests can ever run here: whole context in the blocks, prompt in an unchunked pass."""
+        limits = self.engine.limits[0]
+        tokens = workload.input_tokens + self.engine.jobs["output"]
+        # One block more for the last prompt block, which a full prefix hit computes again beside the cached one.
+        fits = -(-tokens // limits["block_size"]) + 1 <= limits["num_blocks"]
+        if not limits["chunked"]:
+            fits &= tokens <= limits["max_num_batched_tokens"]
+        return np.asarray(fits)
+
+    def view(self, job: int, time: float, overlap: bool) -> PoolView:
+        """Return what a router sees at *time*; without *overlap* no replica has the prompt's prefix."""
+        replicas = self.engine.replicas
+
+        def cached_tokens() -> IntArray:
+            out = np.zeros(len(replicas), np.int64)
+            if overlap:
+                core.cached_tokens(self.engine, job, time, out)
+            return out
+
+        return PoolView(
+            self.config.block_size,
+            replicas["outstanding"],
+            replicas["prefill_load"],
+            replicas["kv_load"],
+            cached_tokens,
+        )
+
+    def record(self, duration_s: float) -> PoolRecord:
+        """Return what the pool did in *duration_s* seconds."""
+        replicas, limits = self.engine.replicas, self.engine.limits[0]
+        busy = float(replicas["busy_s"].sum())
+        return PoolRecord(
+            role=self.role,
+            gpu=self.gpu,
+            replicas=len(replicas),
+            gpus_per_replica=self.config.tensor_parallel_size,
+            kv_blocks=self.capacity.blocks,
+            block_size=self.capacity.block_size,
+            gpu_seconds=duration_s * len(replicas) * self.config.tensor_parallel_size,
+            busy_s=busy,
+            passes=int(replicas["passes"].sum()),
+            prefill_tokens=int(replicas["prefill_done_tokens"].sum()),
+            decode_tokens=int(replicas["decode_done_tokens"].sum()),
+            mean_batch=float(replicas["batch_time"].sum()) / max(busy, 1e-12),
+            mean_kv_utilization=float(replicas["block_time"].sum())
+            / max(duration_s * len(replicas) * int(limits["num_blocks"]), 1e-12),
+            extrapolated_pass_share=float(replicas["extrapolated_s"].sum()) / max(busy, 1e-12),
+        )
+
+    def gaps(self) -> TokenGaps:
+        """Return the token gaps of all replicas."""
+        low, high = self.engine.gap_range
+        return TokenGaps(self.engine.gap_count, self.engine.gap_sum, float(low), float(high))
+
+
+def _nodes(workload: Workload, config: PoolConfig) -> tuple[int, IntArray, IntArray]:
+    """Return (tokens per node, offsets, ids): the trace's block ids on a grid that whole KV blocks fit into.
+
+    Equal ids mean equal prompts up to there, so keeping every m-th id (and a prompt's last) coarsens the grid.
+    """
+    if not workload.hash_block_tokens or not config.enable_prefix_caching:
+        return 1, np.zeros(len(workload) + 1, np.int64), np.zeros(0, np.int64)
+    node_tokens = math.lcm(workload.hash_block_tokens, config.block_size)
+    every = node_tokens // workload.hash_block_tokens
+    if every == 1:
+        return node_tokens, workload.hash_offsets, workload.hash_ids
+    counts = np.diff(workload.hash_offsets)
+    kept = -(-counts // every)
+    offsets = np.concatenate([[0], np.cumsum(kept)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], kept)
+    last = np.minimum((within + 1) * every, np.repeat(counts, kept)) - 1
+    return node_tokens, offsets, workload.hash_ids[np.repeat(workload.hash_offsets[:-1], kept) + last]
+
+
+def _limits(
+    role: str,
+    config: PoolConfig,
+    capacity: KVCapacity,
+    tables: PassTables,
+    workload: Workload,
+    node_tokens: int,
+    watch: bool,
+) -> NDArray[Any]:
+    limits = np.zeros(1, core.LIMITS)
+    row = limits[0]
+    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+        row[name] = getattr(config, name)
+    row["chunked"] = config.enable_chunked_prefill
+    row["caching"] = config.enable_prefix_caching and workload.hash_block_tokens > 0
+    row["reserve_full"] = config.scheduler_reserve_full_isl
+    row["hold"], row["watch"], row["fused"] = role == "prefill", watch, tables.fused
+    row["num_blocks"], row["hash_tokens"] = capacity.blocks, node_tokens
+    row["warmup"] = workload.warmup_requests
+    row["measured_tokens"] = tables.measured_tokens or math.inf
+    row["measured_context"] = tables.measured_context or math.inf
+    return limits
+
+
+def _replicas(count: int, blocks: int) -> NDArray[Any]:
+    replicas = np.zeros(count, core.REPLICA)
+    replicas["end"] = math.inf
+    replicas["wait_head"] = replicas["wait_tail"] = core.NONE
+    replicas["lru_head"] = replicas["lru_tail"] = replicas["slots_used"] = 1
+    replicas["free_blocks"] = blocks
+    return replicas
+
+
+def _slots(replicas: int, blocks: int) -> NDArray[Any]:
+    """Return the slots of every replica: number 1 is all blocks, empty. Untouched pages of zeros cost no memory."""
+    slots = np.zeros((replicas, blocks + 2), SLOT)
+    slots["key"][:, 1], slots["count"][:, 1] = -1, blocks
+    return slots
+
+
+def _buckets(capacity: KVCapacity, node_tokens: int) -> int:
+    """Return a power of two near the number of whole nodes that fit."""
+    return 1 << max(4, (capacity.tokens // node_tokens).bit_length())
+
+
+def _jobs(role: str, workload: Workload, offsets: IntArray) -> NDArray[Any]:
+    jobs = np.zeros(len(workload), core.JOB)
+    for name in ("scheduled", "first", "last", "preempted_at"):
+        jobs[name] = math.nan
+    jobs["input"] = workload.input_tokens
+    jobs["output"] = 1 if role == "prefill" else workload.output_tokens
+    jobs["hash_start"], jobs["hash_count"] = offsets[:-1], np.diff(offsets)
+    jobs["kv"] = core.REMOTE if role == "decode" else core.LOCAL
+    jobs["replica"] = core.NONE
+    return jobs

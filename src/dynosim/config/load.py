@@ -1,0 +1,297 @@
+"""YAML files in, validated scenarios out; every mistake is one line: ``file:line: path: value: what is allowed``.
+
+The syntax is the core schema of YAML 1.2, strictly: ``no`` is text, ``1e9`` is a number, a text is never taken for a
+number. Refused are duplicate keys, NaN and infinities, tags, and anchors with their aliases (a file of a hundred lines
+can unfold to gigabytes with them, and the service reads files of strangers).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dynosim.config import schema
+from dynosim.config.scenario import Scenario
+from dynosim.config.schema import Path
+from dynosim.errors import ConfigError
+
+Origin = tuple[str | None, int | None]
+"""File and line, or override and None."""
+Place = Callable[[int], Origin]
+
+DOMAIN_KEYS = ("choices", "range")
+
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes by the YAML 1.2 core schema; values are made in ``_construct``."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # the stubs leave it out
+            raise yaml.MarkedYAMLError(None, None, "aliases are not supported: repeat the value", mark)
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or 1.2 would read as something else; writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_CORE_SCHEMA = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+}
+for _name, (_pattern, _first) in _CORE_SCHEMA.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), list(_first))
+
+
+def _finite(text: str) -> float:
+    value = float(text.replace(".inf", "inf").replace(".nan", "nan").lower())
+    if not math.isfinite(value):
+        raise ValueError("not a finite number")
+    return value
+
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    _TAG + "str": str,
+    _TAG + "bool": lambda text: text.lower() == "true",
+    _TAG + "int": int,
+    _TAG + "float": _finite,
+    _TAG + "null": lambda text: None,
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """The plain values of a file with overrides applied, and where each of them was written."""
+
+    data: dict[str, Any]
+    """Keys are text everywhere."""
+    origins: dict[Path, Origin]
+
+    def error(self, path: Path, message: str, *, at: Path | None = None) -> ConfigError:
+        """Return the error about *path*, placed where *at* (by default *path*) or its nearest ancestor was written."""
+        place = path if at is None else at
+        while place and place not in self.origins:
+            place = place[:-1]
+        return _error(message, self.origins[place], path)
+
+
+def _error(message: str, origin: Origin, path: Path = ()) -> ConfigError:
+    return ConfigError(message, file=origin[0], line=origin[1], path=".".join(path))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that the schema refuses."""
+
+    path: Path
+    message: str
+    kind: str
+    """pydantic's error type, such as ``extra_forbidden``."""
+
+
+def read_document(path: str | FilePath, overrides: Sequence[str] = ()) -> Document:
+    """Read the YAML file at *path* and apply *overrides* to it, left to right.
+
+    Raises ConfigError for a file that cannot be read or is not a YAML mapping, and for an override that does not fit.
+    """
+    try:
+        text = FilePath(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text file"
+        raise ConfigError(f"cannot be read: {reason}", file=str(path)) from None
+    return parse_document(text, str(path), overrides)
+
+
+def parse_document(text: str, file: str | None = None, overrides: Sequence[str] = ()) -> Document:
+    """Like ``read_document`` for *text*; errors name *file*."""
+    origins: dict[Path, Origin] = {(): (file, 1)}
+    data = _parse(text, lambda line: (file, line), (), origins)
+    if not isinstance(data, dict):
+        raise ConfigError("must be a mapping of keys to values", file=file, line=1)
+    document = Document(data, origins)
+    for override in overrides:
+        _apply(document, override)
+    return document
+
+
+def _parse(text: str, place: Place, path: Path, origins: dict[Path, Origin]) -> Any:
+    """Return the plain value that *text* says, noting in *origins* where each part of it stands."""
+    try:
+        node = _Loader(text).get_single_node()
+        return None if node is None else _construct(node, place, path, origins)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _error(f"YAML: {error.problem}", place(line)) from None
+    except yaml.YAMLError as error:
+        raise _error(f"YAML: {' '.join(str(error).split())}", place(1)) from None
+    except RecursionError:
+        raise _error("YAML: nested too deeply", place(1)) from None
+
+
+def _construct(node: yaml.Node, place: Place, path: Path, origins: dict[Path, Origin]) -> Any:
+    origin = origins.setdefault(path, place(node.start_mark.line + 1))
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, origin = str(key_node.value), place(key_node.start_mark.line + 1)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise _error("a key must be plain text", origin, path)
+            if key in mapping:
+                raise _error("duplicate key", origin, (*path, key))
+            origins[(*path, key)] = origin
+            mapping[key] = _construct(value_node, place, (*path, key), origins)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, place, (*path, str(i)), origins) for i, item in enumerate(node.value)]
+    try:
+        return _SCALARS[node.tag](node.value)
+    except KeyError:
+        raise _error(f"tag {node.tag} is not supported", origin, path) from None
+    except ValueError:
+        raise _error(f"{node.value}: not a finite number", origin, path) from None
+
+
+def _apply(document: Document, override: str) -> None:
+    """Set ``PATH=YAML_VALUE`` in *document*, making the mappings on the way that are not there yet."""
+    name = f"override {override[:80]!r}"
+    dotted, equals, text = override.partition("=")
+    path = tuple(dotted.strip().split("."))
+    if not equals or not all(path):
+        raise ConfigError("must be PATH=VALUE, with a dotted path from the root of the file", file=name)
+    target: Any = document.data
+    for depth, key in enumerate(path[:-1], start=1):
+        if isinstance(target, dict) and key not in target:
+            target[key] = {}
+            document.origins[path[:depth]] = (name, None)
+        target = schema.step(target, key)
+        if not isinstance(target, dict | list):
+            raise ConfigError(f"{target}: has no keys", file=name, path=".".join(path[:depth]))
+    for old in [old for old in document.origins if old[: len(path)] == path]:
+        del document.origins[old]
+    value = _parse(text, lambda line: (name, None), path, document.origins)
+    if isinstance(target, dict):
+        target[path[-1]] = value
+    elif path[-1].isdigit() and int(path[-1]) < len(target):
+        target[int(path[-1])] = value
+    else:
+        raise ConfigError(f"allowed: 0 to {len(target) - 1}", file=name, path=dotted)
+
+
+def is_domain(value: Any) -> bool:
+    """Return whether *value* is a search domain: a mapping with ``choices`` or ``range``."""
+    return isinstance(value, dict) and any(key in value for key in DOMAIN_KEYS)
+
+
+def find_domains(data: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (path, mapping) of every search domain in *data*, in the order of the file, not looking into domains."""
+    if is_domain(data):
+        yield path, data
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield from find_domains(value, (*path, key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from find_domains(value, (*path, str(index)))
+
+
+def validate(data: dict[str, Any]) -> Scenario | list[Problem]:
+    """Return the scenario that *data* says, or everything that is wrong with it, misspelt keys first."""
+    try:
+        # As JSON, strict mode takes lists for tuples but neither text for numbers nor numbers for text.
+        return Scenario.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as errors:
+        problems = [_problem(error, data) for error in errors.errors(include_url=False)]
+    return sorted(problems, key=lambda problem: problem.kind != "extra_forbidden")
+
+
+def _problem(error: Mapping[str, Any], data: Any) -> Problem:
+    kind, path = error["type"], schema.locate(error["loc"], data)
+    if kind.startswith("union_tag"):
+        path = (*path, "type")
+    value: Any = data
+    for key in path:
+        value = schema.step(value, key)
+    return Problem(path, _message(kind, path, value, error, data), kind)
+
+
+def _message(kind: str, path: Path, value: Any, error: Mapping[str, Any], data: Any) -> str:
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "extra_forbidden":
+        keys = list(schema.node_at(path[:-1], data).get("properties", {}))
+        return f"unknown key: {schema.nearest(path[-1], keys)}allowed: {', '.join(keys)}"
+    if kind.startswith("union_tag"):
+        tags = list(schema.node_at(path[:-1], {})["discriminator"]["mapping"])
+        what = f"{show(value)}: {schema.nearest(str(value), tags)}" if kind == "union_tag_invalid" else "missing: "
+        return f"{what}allowed: one of {', '.join(tags)}"
+    if error["loc"][-1] == "[key]":
+        return f"key {path[-1]}: {error['msg']}"
+    node = schema.node_at(path, {})
+    if kind == "missing":
+        return f"missing: allowed: {schema.allowed(node)}"
+    if isinstance(value, dict | list) and node.get("type") not in ("object", "array"):
+        hint = ", or a search domain {choices: [...]} or {range: {min: ..., max: ...}}"
+        return f"{show(value)}: allowed: {schema.allowed(node)}{hint}"
+    near = schema.nearest(str(value), map(str, node.get("enum", ())))
+    return f"{show(value)}: {near}allowed: {schema.allowed(node)}"
+
+
+def show(value: Any) -> str:
+    """Return *value* as YAML on one line, cut at 60 characters."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False
+    )
+    line = text.removesuffix("\n...\n").strip()
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
+def load_scenario(path: str | FilePath, overrides: Sequence[str] = ()) -> Scenario:
+    """Read one concrete configuration from a YAML file.
+
+    *overrides* are ``PATH=YAML_VALUE``, applied left to right before validation. Raises ConfigError, also for a file in
+    which a field is a search domain: that is a space, not a scenario.
+    """
+    return to_scenario(read_document(path, overrides))
+
+
+def to_scenario(document: Document) -> Scenario:
+    """Validate *document* as one concrete configuration; raises ConfigError."""
+    for path, domain in find_domains(document.data):
+        raise document.error(path, f"{show(domain)}: a search domain, where a scenario needs one value")
+    result = validate(document.data)
+    if isinstance(result, list):
+        raise document.error(result[0].path, result[0].message)
+    return result
+
+
+def dump_scenario(scenario: Scenario) -> str:
+    """Return the complete YAML of *scenario*, defaults included; loading it gives an equal scenario."""
+    data = scenario.model_dump(exclude=None if scenario.baseline else {"baseline"}, exclude_none=True)
+    return dump(data)
+
+
+def dump(data: Any) -> str:
+    """Return plain *data* as block-style YAML that parses to equal data."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)

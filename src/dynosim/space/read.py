@@ -1,0 +1,184 @@
+"""From a file with domains to parameters: which fields are searched, over what, and when each of them exists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dynosim.config import schema
+from dynosim.config.load import DOMAIN_KEYS, Document, find_domains, show
+from dynosim.config.schema import Path
+from dynosim.space.domains import Choices, Domain, Parameter, Range
+
+SEARCHABLE = ("workload", "deployment")
+"""Goals, budgets and prices say what is wanted: a search over them would move the target."""
+SECTIONS = ("aggregated", "disaggregated")
+"""Values of ``deployment.mode``, and the section that each of them selects."""
+MODE = ("deployment", "mode")
+
+When = dict[str, tuple[Any, ...]]
+
+
+def read_parameters(document: Document) -> tuple[Parameter, ...]:
+    """Return the searched fields, each after the ones that its conditions name, otherwise in the order of the file.
+
+    A condition on a field that is not searched is settled here: the parameter is unconditional, or it is left out.
+    Raises ConfigError.
+    """
+    waiting = {}
+    for path, mapping in find_domains(document.data):
+        if path[:1] not in [(key,) for key in SEARCHABLE]:
+            raise document.error(path, f"cannot be searched; allowed: fields under {' and '.join(SEARCHABLE)}")
+        waiting[".".join(path)] = (_domain(document, path, mapping), _conditions(document, path, mapping))
+    placed: dict[str, Parameter | None] = {}
+    while waiting:
+        ready = next((path for path, (_, when) in waiting.items() if not when.keys() & waiting.keys()), None)
+        if ready is None:
+            cycle = ", ".join(waiting)
+            raise document.error(tuple(next(iter(waiting)).split(".")), f"conditions go round in a circle: {cycle}")
+        domain, when = waiting.pop(ready)
+        placed[ready] = _settle(document, Parameter(ready, domain, when), placed)
+    return tuple(parameter for parameter in placed.values() if parameter)
+
+
+def _settle(document: Document, parameter: Parameter, placed: Mapping[str, Parameter | None]) -> Parameter | None:
+    """Return *parameter* with the conditions on searched fields only; None when a condition can never hold."""
+    when = {}
+    for path, allowed in parameter.when.items():
+        if path not in placed:
+            if _value_at(document.data, tuple(path.split("."))) not in allowed:
+                return None
+        elif placed[path] is None:
+            return None
+        else:
+            when[path] = allowed
+    return Parameter(parameter.path, parameter.domain, when)
+
+
+def _value_at(data: Any, path: Path) -> Any:
+    if path == MODE and "mode" not in data["deployment"]:
+        return "aggregated"
+    for key in path:
+        data = schema.step(data, key)
+    return data
+
+
+def _conditions(document: Document, path: Path, mapping: Mapping[str, Any]) -> When:
+    """Return absolute path -> allowed values: those of ``when`` and the one that the section implies."""
+    when: When = {}
+    if path[0] == "deployment" and path[1:2] and path[1] in SECTIONS:
+        when[".".join(MODE)] = (path[1],)
+    written = mapping.get("when", {})
+    if not isinstance(written, dict):
+        raise document.error(path, f"{show(written)}: allowed: a mapping of fields to values", at=(*path, "when"))
+    for key, value in written.items():
+        at = (*path, "when", key)
+        target = _enclosing(document, path, key)
+        if target is None:
+            raise document.error(path, f"when: {key}: no such field beside or above this one in this file", at=at)
+        allowed = tuple(value) if isinstance(value, list) else (value,)
+        _check_allowed(document, path, target, allowed, at)
+        when[".".join(target)] = allowed
+    return when
+
+
+def _enclosing(document: Document, path: Path, key: str) -> Path | None:
+    """Return the path that *key* means at *path*: a sibling, else the same key one level up, and so on to the root."""
+    for depth in range(len(path) - 1, -1, -1):
+        target = (*path[:depth], *key.split("."))
+        if target != path and target in document.origins:
+            return target
+    return None
+
+
+def _check_allowed(document: Document, path: Path, target: Path, allowed: tuple[Any, ...], at: Path) -> None:
+    """Refuse a value of ``when`` that the searched field *target* never takes."""
+    mapping = _value_at(document.data, target)
+    if not isinstance(mapping, dict):
+        return
+    if not any(key in mapping for key in DOMAIN_KEYS):
+        raise document.error(path, f"when: {'.'.join(target)} is a section, not a value", at=at)
+    domain = _domain(document, target, mapping)
+    for value in allowed:
+        if not domain.contains(value):
+            raise document.error(path, f"when: {show(value)}: {'.'.join(target)} is {domain}", at=at)
+
+
+def _domain(document: Document, path: Path, mapping: Mapping[str, Any]) -> Domain:
+    kinds = [key for key in DOMAIN_KEYS if key in mapping]
+    if len(kinds) > 1:
+        raise document.error(path, f"{show(mapping)}: allowed: either choices or range")
+    for key in mapping:
+        if key not in (*kinds, "when"):
+            near = schema.nearest(key, (*kinds, "when"))
+            raise document.error(path, f"unknown key {key!r}: {near}allowed: {kinds[0]}, when", at=(*path, key))
+    if any(isinstance(_value_at(document.data, path[:depth]), list) for depth in range(1, len(path))):
+        raise document.error(path, f"{show(mapping)}: a domain cannot stand inside a list")
+    return (_choices if kinds == ["choices"] else _range)(document, path, mapping[kinds[0]])
+
+
+def _choices(document: Document, path: Path, values: Any) -> Choices:
+    if not isinstance(values, list) or not values:
+        message = f"choices: {show(values)}: allowed: a list of at least one value"
+        raise document.error(path, message, at=(*path, "choices"))
+    if schema.node_at(path, document.data).get("type") == "number":
+        values = [float(value) if type(value) is int else value for value in values]
+    for index, value in enumerate(values):
+        at = (*path, "choices", str(index))
+        if any(find_domains(value)):
+            raise document.error(path, f"{show(value)}: a choice is one concrete value, not a domain", at=at)
+        if Choices(tuple(values[:index])).contains(value):
+            raise document.error(path, f"{show(value)}: listed twice", at=at)
+    return Choices(tuple(values))
+
+
+def _range(document: Document, path: Path, bounds: Any) -> Range:
+    at = (*path, "range")
+    if not isinstance(bounds, dict):
+        raise document.error(path, f"range: {show(bounds)}: allowed: {{min, max, step or scale: log}}", at=at)
+    keys = ("min", "max", "step", "scale")
+    for key in bounds:
+        if key not in keys:
+            message = f"range: unknown key {key!r}: {schema.nearest(key, keys)}allowed: {', '.join(keys)}"
+            raise document.error(path, message, at=(*at, key))
+    integer = _is_integer(document, path, bounds)
+    for key in ("min", "max", "step"):
+        value = bounds.get(key, 1 if key == "step" else None)
+        if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
+            kind = "an integer" if integer else "a number"
+            raise document.error(path, f"range: {key}: {show(value)}: allowed: {kind}", at=(*at, key))
+    problem = _range_problem(bounds)
+    if problem:
+        raise document.error(path, f"range: {problem}", at=at)
+    low, high = (bounds[key] if integer else float(bounds[key]) for key in ("min", "max"))
+    scale = bounds.get("scale", "linear")
+    step = bounds.get("step", 1 if integer and scale == "linear" else None)
+    return Range(low, high, step if integer or step is None else float(step), scale, integer)
+
+
+def _is_integer(document: Document, path: Path, bounds: Mapping[str, Any]) -> bool:
+    """Return whether the field takes integers only; one without a type (an option) takes what the bounds are."""
+    node = schema.node_at(path, document.data)
+    if not node:
+        return not any(isinstance(bounds.get(key), float) for key in ("min", "max", "step"))
+    if node.get("type") not in ("integer", "number"):
+        raise document.error(path, f"a range needs a number; allowed: {schema.allowed(node)}", at=(*path, "range"))
+    return bool(node["type"] == "integer")
+
+
+def _range_problem(bounds: Mapping[str, Any]) -> str:
+    low, high, step, scale = (bounds.get(key) for key in ("min", "max", "step", "scale"))
+    if low > high:  # type: ignore[operator]  # the caller has checked that both are numbers
+        return f"min {low} is above max {high}"
+    if scale not in (None, "linear", "log"):
+        return f"scale: {show(scale)}: allowed: linear, log"
+    if scale == "log" and step is not None:
+        return "a log scale has no step: leave it out, or list choices"
+    if scale == "log" and low <= 0:  # type: ignore[operator]
+        return f"min {low}: a log scale needs min > 0"
+    if step is not None and step <= 0:
+        return f"step {step}: allowed: a number > 0"
+    if step is not None and not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):  # type: ignore[operator]
+        return f"max {high} is not min {low} plus a multiple of step {step}"
+    return ""

@@ -26,7 +26,7 @@ def test_committed_schema_is_current():
 def test_bundled_spaces_and_their_scenarios_are_valid(validator, name):
     space = SearchSpace.load(name)
     validator.validate(parse_document(space.to_yaml()).data)
-    validator.validate(parse_document(dump_scenario(space.template)).data)
+    validator.validate(parse_document(dump_scenario(space.reference)).data)
 
 
 @pytest.mark.parametrize(

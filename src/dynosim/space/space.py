@@ -105,7 +105,7 @@ class SearchSpace:
         return {key: _without_domains(value) for key, value in self.fields.items() if key != "baseline"}
 
     @cached_property
-    def template(self) -> Scenario:
+    def reference(self) -> Scenario:
         """The scenario at the baseline, or else at the first point; its goals are those of every point.
 
         Raises InfeasibleError when the values of that point contradict each other.

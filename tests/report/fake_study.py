@@ -11,9 +11,10 @@ import numpy as np
 
 from dynosim.config import DeploymentConfig, PoolConfig, Scenario, SyntheticSource, WorkloadConfig
 from dynosim.config.deployment import DisaggregatedConfig
-from dynosim.config.workload import FixedLength
+from dynosim.config.workload import FixedLength, PoissonLoad
 from dynosim.search import pareto
 from dynosim.search.trial import Outcome, Status, Trial
+from dynosim.space import Choices, Parameter
 
 STATS = ("avg", "min", "max", "std", "p1", "p5", "p10", "p25", "p50", "p75", "p90", "p95", "p99", "p999")
 SHAPE = (1.0, 0.2, 6.0, 0.7, 0.25, 0.3, 0.4, 0.6, 0.85, 1.2, 1.8, 2.4, 4.0, 5.5)
@@ -37,18 +38,6 @@ OBJECTIVES = (
 )
 
 
-@dataclass(frozen=True)
-class FakeChoices:
-    values: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class FakeParameter:
-    path: str
-    domain: FakeChoices
-    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-
-
 DOMAINS: dict[str, tuple[Any, ...]] = {
     "deployment.mode": ("aggregated", "disaggregated"),
     "deployment.aggregated.replicas": (1, 2, 3, 4, 6, 8),
@@ -65,9 +54,9 @@ class FakeSpace:
     name = "llama70b"
     source_file = "search_spaces/llama70b.yaml"
     parameters = tuple(
-        FakeParameter(
+        Parameter(
             path,
-            FakeChoices(values),
+            Choices(values),
             {"deployment.mode": (path.split(".")[1],)} if "aggregated" in path else {},
         )
         for path, values in DOMAINS.items()
@@ -154,7 +143,8 @@ def make_scenario(point: Mapping[str, Any]) -> Scenario:
         workload=WorkloadConfig(
             source=SyntheticSource(
                 requests=1000, input_tokens=FixedLength(tokens=2000), output_tokens=FixedLength(tokens=200)
-            )
+            ),
+            load=PoissonLoad(rate_rps=15.0),
         ),
         deployment=DeploymentConfig(
             model="llama-3.1-70b",

@@ -1,0 +1,313 @@
+"""What the trials of a study say: trade-offs along the frontier, the health of the search, and the page's data.
+
+Statements are computed from stored trials only; nothing is simulated again. Left out: confidence intervals (all trials
+share one stream of random numbers) and surrogate-based parameter importance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dynosim.hardware.gpus import get_gpu
+from dynosim.metrics import METRICS
+from dynosim.search import pareto
+from dynosim.search.trial import Status
+from dynosim.space import Parameter, Range
+
+if TYPE_CHECKING:
+    from dynosim.search.study import Study
+    from dynosim.search.trial import Trial
+
+LATENCY_PARTS = ("queue_time", "prefill_time", "kv_transfer_time", "decode_time", "preempted_time", "stall_time")
+"""They sum to ``request_latency``, request by request."""
+
+AXES = (
+    "gpus",
+    "time_to_first_token.p50",
+    "time_to_first_token.p99",
+    "inter_token_latency.p50",
+    "inter_token_latency.p99",
+    "request_latency.p50",
+    "request_latency.p99",
+    "output_token_throughput_per_user.p1",
+    "output_token_throughput_per_user.p50",
+    "output_token_throughput_per_gpu",
+    "output_token_throughput",
+    "usd_per_million_output_tokens",
+    "good_request_fraction",
+    "goodput",
+    "prefix_cache_hit_rate",
+)
+"""Metrics that every report offers beside the objectives."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding about the search itself."""
+
+    level: Literal["pass", "warn"]
+    text: str
+
+
+def short(path: str) -> str:
+    """Return a parameter's path as people say it: ``decode.TP``, ``max_num_seqs`` under its role."""
+    keys = [key for key in path.split(".") if key not in ("deployment", "disaggregated")]
+    return ".".join(keys).replace("tensor_parallel_size", "TP")
+
+
+def number(value: float) -> str:
+    """Return *value* with three significant digits and no exponent where people would write none."""
+    if value and not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.2e}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{min(max(digits, 0), 5)}f}"
+
+
+def percent(value: float, reference: float) -> str:
+    """Return how far *value* is from *reference*, such as ``-23 %``."""
+    if reference == 0.0:
+        return "n/a"
+    return f"{100.0 * (value - reference) / abs(reference):+.0f} %".replace("-", "−")
+
+
+def values(trial: Trial) -> tuple[float, ...]:
+    """Return the objective values of a complete trial."""
+    assert trial.outcome.values is not None
+    return trial.outcome.values
+
+
+def saturated(trial: Trial) -> bool:
+    """Return whether the backlog of a complete trial grew over the run: its latencies say how long it ran, no more."""
+    return bool((trial.outcome.metrics or {}).get("saturated"))
+
+
+def gpu_counts(trial: Trial) -> dict[str, int]:
+    """Return GPU name -> GPUs of all pools."""
+    deployment = trial.scenario.deployment
+    counts: Counter[str] = Counter()
+    for pool in deployment.pools().values():
+        counts[deployment.pool_gpu(pool)] += pool.replicas * pool.tensor_parallel_size
+    return dict(counts)
+
+
+def difference(trial: Trial, reference: Trial) -> dict[str, tuple[Any, Any]]:
+    """Return path -> (value in *reference*, value in *trial*) of the searched knobs that differ; None is absent."""
+    paths = [*reference.point, *(path for path in trial.point if path not in reference.point)]
+    pairs = {path: (reference.point.get(path), trial.point.get(path)) for path in paths}
+    return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def tradeoff(study: Study) -> str:
+    """Return one sentence on what the second objective costs in the first, along their two-dimensional frontier."""
+    front = study.frontier()
+    if len(front) < 2 or len(study.objectives) < 2:
+        return ""
+    losses = _losses(study, front)[:, :2]
+    keep = np.flatnonzero(pareto.nondominated(losses))
+    order = keep[np.argsort(losses[keep, 0])]
+    if len(order) < 2:
+        trial = front[int(order[0])]
+        return f"No trade-off between {study.objectives[0].display} and {study.objectives[1].display}: " + (
+            f"trial {trial.number} ({trial.scenario.deployment.label()}) is best in both."
+        )
+    knee = int(pareto.knee(losses[order]))
+    stops = [front[int(order[i])] for i in sorted({0, knee, len(order) - 1})]
+    steps = [_step(study, a, b) for a, b in zip(stops, stops[1:], strict=False)]
+    sentence = f"From trial {stops[0].number} to {stops[1].number}, {steps[0]}"
+    return sentence + (f"; beyond trial {stops[1].number}, another {steps[1]}." if len(steps) > 1 else ".")
+
+
+def _step(study: Study, a: Trial, b: Trial) -> str:
+    (first, second), old, new = study.objectives[:2], values(a), values(b)
+    return f"{percent(new[0], old[0])} {first.display} buys {percent(new[1], old[1])} {second.display}"
+
+
+def health(study: Study) -> list[Check]:
+    """Return what the search says about itself: was it worth it, and can its answer be trusted."""
+    return [check for check in _checks(study) if check is not None]
+
+
+def _checks(study: Study) -> Iterator[Check | None]:
+    yield _baseline_improved(study)
+    yield from _edges(study)
+    yield from _constraints(study)
+    yield _share(study, "saturated", sum(map(saturated, study.trials)), "fewer GPUs than the traffic needs", 0.5)
+    failed = sum(trial.outcome.status is Status.FAILED for trial in study.trials)
+    yield _share(study, "failed", failed, "see `reason` in trials.csv", 0.0)
+    yield _still_rising(study)
+
+
+def _baseline_improved(study: Study) -> Check | None:
+    front, baseline = study.frontier(), study.baseline
+    if not front:
+        return Check("warn", "no trial meets every SLO: relax one, add GPUs to the budget, or widen the space")
+    if baseline is None:
+        return None
+    if not baseline.outcome.feasible:
+        return Check("pass", f"the baseline is not feasible; {len(front)} trials on the frontier are")
+    better = np.all(_losses(study, front) <= _losses(study, [baseline]), axis=1)
+    better &= [trial.number != baseline.number for trial in front]
+    if better.any():
+        return Check("pass", f"{int(better.sum())} frontier points are better than the baseline in every objective")
+    return Check("warn", "no point is better than the baseline in every objective: each one trades something for it")
+
+
+def _edges(study: Study) -> Iterator[Check]:
+    picks = study.picks()
+    for parameter in study.space.parameters:
+        limits = _limits(parameter)
+        for side, limit in zip(("lower", "upper"), limits, strict=False):
+            at = [name for name, trial in picks.items() if trial.point.get(parameter.path) == limit]
+            if at and limits[0] != limits[1]:
+                yield Check("warn", f"{short(parameter.path)} = {limit:g} is its {side} bound ({', '.join(at)})")
+
+
+def _limits(parameter: Parameter) -> tuple[float, ...]:
+    """Return the smallest and the largest value of a numeric domain, else nothing."""
+    if isinstance(parameter.domain, Range):
+        return (parameter.domain.min, parameter.domain.max)
+    options = parameter.domain.values
+    if any(isinstance(option, bool) or not isinstance(option, int | float) for option in options):
+        return ()
+    return (min(options), max(options))
+
+
+def _constraints(study: Study) -> Iterator[Check]:
+    complete = [trial.outcome for trial in study.trials if trial.outcome.status is Status.COMPLETE]
+    for name in complete[0].constraints if complete else ():
+        share = sum(outcome.constraints[name] > 0.0 for outcome in complete) / len(complete)
+        if share > 0.9:
+            yield Check("warn", f"SLO {name} rejects {share:.0%} of the simulated trials")
+        elif share == 0.0:
+            yield Check("pass", f"SLO {name} never binds: it could be tightened at no cost")
+
+
+def _share(study: Study, what: str, count: int, advice: str, limit: float) -> Check | None:
+    if count <= limit * len(study.trials):
+        return None
+    return Check("warn", f"{count} of {len(study.trials)} trials {what}: {advice}")
+
+
+def _still_rising(study: Study) -> Check | None:
+    curve = hypervolume_curve(study)
+    if len(curve) < 10 or curve[-1] == 0.0:
+        return None
+    gain = 1.0 - curve[-1 - len(curve) // 5] / curve[-1]
+    if gain > 0.02:
+        return Check("warn", f"the last fifth of the trials still gained {gain:.0%} hypervolume: run more trials")
+    return Check("pass", f"settled: the last fifth of the trials gained {gain:.1%} hypervolume")
+
+
+def hypervolume_curve(study: Study) -> list[float]:
+    """Return the hypervolume after each trial, all within the box up to the worst feasible value of each objective."""
+    feasible = [trial for trial in study.trials if trial.outcome.feasible]
+    if not feasible:
+        return [0.0] * len(study.trials)
+    everything = _losses(study, feasible)
+    reference = everything.max(axis=0) + 0.01 * np.ptp(everything, axis=0)
+    front, curve = everything[:0], []
+    for trial in study.trials:
+        if trial.outcome.feasible:
+            front = np.vstack([front, _losses(study, [trial])])
+            front = front[pareto.nondominated(front)]
+            curve.append(pareto.hypervolume(front, reference))
+        else:
+            curve.append(curve[-1] if curve else 0.0)
+    return curve
+
+
+def _losses(study: Study, trials: list[Trial]) -> pareto.Array:
+    directions = [objective.direction for objective in study.objectives]
+    return pareto.losses([values(trial) for trial in trials], directions).reshape(-1, len(directions))
+
+
+def data(study: Study) -> dict[str, Any]:
+    """Return everything the page shows, as plain JSON values.
+
+    ``axes`` name what can be plotted; each trial has its value on every axis under ``metrics`` (absent: unknown), the means of
+    ``LATENCY_PARTS`` in ms under ``parts``, its SLO violations, and its knobs by short path.
+    """
+    front = study.frontier()
+    axes = _axes(study)
+    return {
+        "study": study.id,
+        "space": study.space.name,
+        "objectives": [_objective(objective) for objective in study.objectives],
+        "axes": axes,
+        "parts": [{"key": part, "label": METRICS[part].display} for part in LATENCY_PARTS],
+        "slo": _slo(study),
+        "knobs": [short(parameter.path) for parameter in study.space.parameters],
+        "prices": _prices(study),
+        "trials": [_trial(trial, study, axes) for trial in study.trials],
+        "frontier": [trial.number for trial in front],
+        "picks": {name: trial.number for name, trial in study.picks().items()},
+        "baseline": None if study.baseline is None else study.baseline.number,
+        "hypervolume": hypervolume_curve(study),
+        "tradeoff": tradeoff(study),
+        "health": [asdict(check) for check in health(study)],
+    }
+
+
+def _objective(objective: Any) -> dict[str, str]:
+    return {
+        "key": objective.name,
+        "label": objective.display,
+        "unit": objective.unit,
+        "better": "higher" if objective.direction == "maximize" else "lower",
+    }
+
+
+def _axes(study: Study) -> list[dict[str, Any]]:
+    axes = {objective.name: _objective(objective) for objective in study.objectives}
+    for key in AXES:
+        if key not in axes:
+            axes[key] = {"key": key, **_describe(key)}
+    return list(axes.values())
+
+
+def _describe(key: str) -> dict[str, Any]:
+    name, _, stat = key.partition(".")
+    info = METRICS[name]
+    return {"label": f"{info.display} {stat}".strip(), "unit": info.unit, "better": info.better or "lower"}
+
+
+def _slo(study: Study) -> list[dict[str, Any]]:
+    return [
+        {"key": f"{metric}.{stat}", "bound": bound, **_describe(f"{metric}.{stat}")}
+        for metric, bounds in study.slo.items()
+        for stat, bound in bounds.items()
+    ]
+
+
+def _prices(study: Study) -> dict[str, float]:
+    """Return GPU -> USD per GPU-hour, of every GPU that a trial used."""
+    used = {gpu: trial.scenario.prices for trial in study.trials for gpu in gpu_counts(trial)}
+    return {
+        gpu: prices.usd_per_gpu_hour.get(gpu) or get_gpu(gpu).usd_per_hour[prices.table]
+        for gpu, prices in sorted(used.items())
+    }
+
+
+def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, Any]:
+    outcome = trial.outcome
+    flat: Mapping[str, float] = outcome.flat_metrics()
+    flat = {**flat, **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False))}
+    return {
+        "number": trial.number,
+        "label": trial.scenario.deployment.label(),
+        "gpus": gpu_counts(trial),
+        "status": outcome.status.value,
+        "feasible": outcome.feasible,
+        "saturated": saturated(trial),
+        "knobs": {short(path): value for path, value in trial.point.items()},
+        "metrics": {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat},
+        "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
+        "violations": dict(outcome.constraints),
+        "reason": outcome.reason,
+    }

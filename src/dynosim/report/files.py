@@ -1,0 +1,166 @@
+"""The files of a run: tables, the frontier, runnable recommendations, the page, and where it all came from.
+
+Every file is whole or absent. Tables hold the main statistics; ``frontier.json`` is lossless.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynosim import __version__
+from dynosim.config.load import dump_scenario
+from dynosim.files import write_whole
+from dynosim.report.analysis import gpu_counts, saturated
+from dynosim.report.html import html
+from dynosim.workload import load_workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dynosim.search.study import Study
+    from dynosim.search.trial import Trial
+
+TABLE_STATS = ("p1", "p50", "p99")
+"""Statistics of a distribution that the tables show beside its average."""
+
+
+def write(study: Study, run_dir: Path) -> dict[str, Path]:
+    """Write all files of *study* into *run_dir* and return name -> path; earlier ones are replaced."""
+    origin = environment(study)
+    front = study.frontier()
+    trials, frontier = table(study, study.trials), table(study, front)
+    contents: dict[str, str | bytes] = {
+        "environment.json": json.dumps(origin, indent=1),
+        "trials.csv": trials.to_csv(index=False),
+        "trials.parquet": trials.to_parquet(index=False),
+        "frontier.csv": frontier.to_csv(index=False),
+        "frontier.json": json.dumps([lossless(trial) for trial in front], indent=1),
+        "report.html": html(study, _footer(origin)),
+        **recommendations(study),
+    }
+    _remove_stale(run_dir / "recommendations", contents)
+    return {name: write_whole(run_dir / name, content) for name, content in contents.items()}
+
+
+def table(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
+    """Return one row per trial: outcome, searched knobs by path, objectives, SLO violations, main metrics."""
+    import pandas as pd
+
+    rows = [_row(study, trial) for trial in trials]
+    paths = [parameter.path for parameter in study.space.parameters]
+    heads = ["number", "status", "feasible", "saturated", "label", "gpus", *paths]
+    heads += [objective.name for objective in study.objectives]
+    found = dict.fromkeys(key for row in rows for key in row)
+    columns = [*heads, *(key for key in found if key not in heads)]
+    return pd.DataFrame(rows, columns=columns).convert_dtypes()
+
+
+def _row(study: Study, trial: Trial) -> dict[str, Any]:
+    outcome = trial.outcome
+    flat = outcome.flat_metrics()
+    return {
+        **{key: value for key, value in flat.items() if key.rpartition(".")[2] in TABLE_STATS or "." not in key},
+        "number": trial.number,
+        "status": outcome.status.value,
+        "feasible": outcome.feasible,
+        "saturated": saturated(trial),
+        "label": trial.scenario.deployment.label(),
+        "gpus": sum(gpu_counts(trial).values()),
+        **{path: _cell(value) for path, value in trial.point.items()},
+        **{f"slo_violation.{name}": violation for name, violation in outcome.constraints.items()},
+        **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False)),
+        "reason": outcome.reason,
+        "wall_s": outcome.wall_s,
+    }
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, str | int | float) else json.dumps(value)
+
+
+def lossless(trial: Trial) -> dict[str, Any]:
+    """Return everything known about *trial* as JSON values."""
+    return {
+        "number": trial.number,
+        "label": trial.scenario.deployment.label(),
+        "point": dict(trial.point),
+        "scenario": trial.scenario.model_dump(mode="json"),
+        "outcome": asdict(trial.outcome),
+    }
+
+
+def recommendations(study: Study) -> dict[str, str]:
+    """Return file -> YAML that ``dynosim predict`` runs: the frontier by first objective, and the baseline."""
+    files = {
+        f"recommendations/{place:04d}.yaml": dump_scenario(trial.scenario)
+        for place, trial in enumerate(study.frontier(), start=1)
+    }
+    if study.baseline is not None:
+        files["recommendations/baseline.yaml"] = dump_scenario(study.baseline.scenario)
+    return files
+
+
+def _remove_stale(folder: Path, keep: Mapping[str, Any]) -> None:
+    """Remove recommendations of an earlier, longer frontier of the same run."""
+    for path in folder.glob("*.yaml"):
+        if f"{folder.name}/{path.name}" not in keep:
+            path.unlink()
+
+
+def environment(study: Study) -> dict[str, Any]:
+    """Return what is needed to get the same numbers again: versions, source state, content hashes, seeds."""
+    first = study.trials[0].scenario if study.trials else None
+    return {
+        "study": study.id,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dynosim": __version__,
+        **_source_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "dependencies": {name: version(name) for name in _dependencies()},
+        "space": study.space.name,
+        "space_hash": study.space.content_hash(),
+        "seed": first.seed if first else None,
+        "optimizer_seed": first.optimizer.seed if first else None,
+        "price_hash": first.prices.content_hash() if first else None,
+        "workload_hash": load_workload(first.workload, first.seed).content_hash() if first else None,
+        "config_hashes": {str(trial.number): trial.scenario.content_hash() for trial in study.trials},
+    }
+
+
+def _dependencies() -> list[str]:
+    """Return the installed run-time requirements by name."""
+    needed = [line for line in requires("dynosim") or () if "extra ==" not in line]
+    return sorted(line.split(";")[0].split(">")[0].split("=")[0].split("<")[0].split("[")[0].strip() for line in needed)
+
+
+def _source_state() -> dict[str, Any]:
+    """Return the commit of a source checkout and whether files in it differ; nothing for an installed package."""
+    source = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(source), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        tracked = git("ls-files", "--", Path(__file__).name)
+        return {"git_sha": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain"))} if tracked else {}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def _footer(origin: Mapping[str, Any]) -> dict[str, str]:
+    """Return the part of the origin that a reader of the page needs."""
+    keys = ("study", "written", "dynosim", "git_sha", "python", "platform", "seed", "space_hash", "workload_hash", "price_hash")
+    shown = {key.replace("_", " "): str(origin[key]) for key in keys if origin.get(key) is not None}
+    if origin.get("git_dirty"):
+        shown["git sha"] += " (with local changes)"
+    return shown

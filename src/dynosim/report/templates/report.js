@@ -1,0 +1,239 @@
+"use strict";
+// One page, two sources of data: embedded, or fetched again and again while a study runs. The what-if bar only filters and
+// re-prices what was simulated.
+const INK = "#17212b", MUTED = "#62707d", GREY = "#b6c0ca", ACCENT = "#1d5fbf", WARM = "#c2470a";
+const PARTS = ["#8d99a6", "#1d5fbf", "#7fb2e5", "#2f9e6e", "#c2470a", "#e0a030"];
+const el = id => document.getElementById(id);
+const esc = text => String(text).replace(/[&<>"]/g, c => `&#${c.charCodeAt(0)};`);
+const state = { x: null, y: null, color: null, selected: null, price: {}, bound: {}, maxGpus: Infinity, kept: null, sort: 0 };
+let D;
+
+function num(v) {
+  if (v === undefined || v === null) return "–";
+  const a = Math.abs(v);
+  if (a && (a < 1e-3 || a >= 1e7)) return v.toExponential(2);
+  const digits = a ? Math.min(Math.max(2 - Math.floor(Math.log10(a)), 0), 5) : 0;
+  return v.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+const withUnit = (v, axis) => `${num(v)} ${axis.unit}`.trim();
+const title = axis => axis.unit ? `${axis.label} (${axis.unit})` : axis.label;
+const axisOf = key => D.axes.find(a => a.key === key);
+const trialOf = number => D.trials.find(t => t.number === number);
+const gpusOf = t => Object.values(t.gpus).reduce((a, b) => a + b, 0);
+const gpuText = t => Object.keys(t.gpus).join(" + ");
+function delta(axis, v, reference) {
+  if (v === undefined || !reference) return "";
+  const change = (v - reference) / Math.abs(reference);
+  const text = `${change < 0 ? "−" : "+"}${Math.abs(100 * change).toFixed(0)} %`;
+  const better = (change < 0) === (axis.better === "lower");
+  return `<span class="${Math.abs(change) < 0.005 ? "muted" : better ? "good" : "bad"}">${text}</span>`;
+}
+// ---- what-if: new prices and bounds over stored trials
+function value(t, key) {
+  const v = t.metrics[key];
+  if (v === undefined || !axisOf(key).unit.startsWith("USD")) return v;
+  const cost = prices => Object.entries(t.gpus).reduce((sum, [gpu, n]) => sum + n * prices[gpu], 0);
+  return v * cost(state.price) / cost(D.prices);
+}
+function meets(t) {
+  return t.status === "complete" && gpusOf(t) <= state.maxGpus && D.slo.every(s => {
+    const sign = s.better === "higher" ? -1 : 1;
+    const v = s.bound * (1 + sign * (t.violations[s.key] ?? Infinity));
+    return sign * (v - state.bound[s.key]) <= 1e-12 * Math.abs(v);
+  });
+}
+function frontier() {
+  const losses = t => D.objectives.map(o => (o.better === "higher" ? -1 : 1) * value(t, o.key));
+  const points = D.trials.filter(meets).map(t => [t, losses(t)]);
+  const beats = (a, b) => a.every((v, i) => v <= b[i]) && a.some((v, i) => v < b[i]);
+  const front = points.filter(([, p]) => !points.some(([, q]) => beats(q, p))).map(([t]) => t);
+  return front.sort((a, b) => value(a, D.objectives[0].key) - value(b, D.objectives[0].key));
+}
+const touched = () => state.maxGpus !== Infinity || D.slo.some(s => state.bound[s.key] !== s.bound) ||
+  Object.keys(D.prices).some(gpu => state.price[gpu] !== D.prices[gpu]);
+// ---- plots
+const FONT = { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: INK };
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+const LAYOUT = { font: FONT, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: { align: "left", bgcolor: "#fff", font: FONT } };
+function plotAxis(key, trials) {
+  const axis = axisOf(key), seen = trials.map(t => value(t, key)).filter(v => v !== undefined);
+  const log = Math.min(...seen) > 0 && Math.max(...seen) / Math.min(...seen) > 20;
+  const arrow = axis.better === "higher" ? "higher is better" : "lower is better";
+  return { title: { text: `${title(axis)}<br><span style="font-size:11px;color:${MUTED}">${arrow}${log ? ", log scale" : ""}</span>`, standoff: 8 },
+    type: log ? "log" : "linear", dtick: log && Math.max(...seen) / Math.min(...seen) < 8 ? "D2" : undefined,
+    gridcolor: "#e9edf1", linecolor: "#c9d1d9", ticks: "outside", tickcolor: "#c9d1d9", zeroline: false, automargin: true, exponentformat: "none", separatethousands: true };
+}
+function differences(t) {
+  const base = D.baseline === null ? null : trialOf(D.baseline);
+  if (!base) return D.knobs.filter(k => k in t.knobs).map(k => [k, undefined, t.knobs[k]]);
+  return D.knobs.map(k => [k, base.knobs[k], t.knobs[k]]).filter(([, a, b]) => JSON.stringify(a) !== JSON.stringify(b));
+}
+const knob = v => v === undefined ? "–" : typeof v === "object" ? JSON.stringify(v) : String(v);
+function hover(t) {
+  const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b>`);
+  const extra = ["output_token_throughput_per_user.p50", "good_request_fraction"].filter(k => k in t.metrics && !D.objectives.some(o => o.key === k))
+    .map(k => `${esc(axisOf(k).label)}: ${withUnit(t.metrics[k], axisOf(k))}`);
+  const changes = t.number === D.baseline ? ["baseline"] : differences(t).filter(([, , b]) => b !== undefined).slice(0, 9)
+    .map(([k, a, b]) => `${esc(k)}: ${a === undefined ? "" : esc(knob(a)) + " → "}${esc(knob(b))}`);
+  const flags = [t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses the SLO"].filter(Boolean);
+  return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpusOf(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
+}
+function scatter(front) {
+  const drawn = D.trials.filter(t => t.status === "complete" && value(t, state.x) !== undefined && value(t, state.y) !== undefined);
+  const faded = t => state.kept && !state.kept.has(t.number);
+  const trace = (name, trials, marker, more) => ({ type: "scatter", mode: "markers", name, x: trials.map(t => value(t, state.x)), y: trials.map(t => value(t, state.y)),
+    customdata: trials.map(t => t.number), hovertext: trials.map(hover), hoverinfo: "text",
+    marker: { opacity: trials.map(t => faded(t) ? 0.12 : 1), ...marker }, ...more });
+  const onFront = new Set(front.map(t => t.number));
+  const rest = drawn.filter(t => !onFront.has(t.number)), color = axisOf(state.color), shades = front.map(t => value(t, state.color));
+  const logColor = Math.min(...shades) > 0 && Math.max(...shades) / Math.min(...shades) > 20;
+  const scale = shades.map(v => logColor ? Math.log10(v) : v), low = Math.min(...scale), high = Math.max(...scale);
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map(f => low + f * (high - low));
+  const picked = Object.entries(D.picks).map(([name, n]) => [name, trialOf(n)]).filter(([, t]) => onFront.has(t.number));
+  const names = new Map();
+  picked.forEach(([name, t]) => names.set(t.number, [...(names.get(t.number) || []), name]));
+  const stars = [...names.keys()].map(trialOf), base = drawn.filter(t => t.number === D.baseline);
+  const traces = [
+    trace("misses the SLO", rest.filter(t => !meets(t) && !t.saturated), { symbol: "x-thin", size: 7, line: { width: 1.4, color: "#c9a9a0" } }),
+    trace("saturated", rest.filter(t => t.saturated), { symbol: "circle-open", size: 7, color: "#c9a9a0" }),
+    trace("feasible, dominated", rest.filter(t => meets(t) && !t.saturated), { size: 7, color: GREY }),
+    trace("frontier", front, { size: 11, color: scale, colorscale: "Viridis", line: { width: 1, color: "#fff" },
+      colorbar: { title: { text: title(color), side: "right" }, thickness: 12, len: 0.9, outlinewidth: 0, tickvals: high > low ? ticks : [low], ticktext: (high > low ? ticks : [low]).map(v => num(logColor ? 10 ** v : v)) } }),
+    trace("baseline", base, { symbol: "diamond", size: 14, color: WARM, line: { width: 1.5, color: "#fff" } }),
+    trace("picks", stars, { symbol: "star", size: 17, color: "#f2b100", line: { width: 1.2, color: INK } },
+      { mode: "markers+text", text: stars.map(t => names.get(t.number).join(", ")), textposition: "top right", textfont: { ...FONT, size: 13 }, cliponaxis: false }),
+  ];
+  if (D.objectives.length === 2 && state.x === D.objectives[0].key && state.y === D.objectives[1].key)
+    traces.splice(3, 0, { type: "scatter", mode: "lines", x: front.map(t => value(t, state.x)), y: front.map(t => value(t, state.y)), line: { shape: "hv", width: 1.5, color: ACCENT }, hoverinfo: "skip", showlegend: false });
+  Plotly.react("scatter", traces.filter(t => t.x.length), { ...LAYOUT, xaxis: plotAxis(state.x, drawn), yaxis: plotAxis(state.y, drawn), hovermode: "closest",
+    margin: { l: 64, r: 16, t: 40, b: 56 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, uirevision: state.x + state.y }, CONFIG);
+}
+function parallel(front) {
+  const onFront = new Set(front.map(t => t.number));
+  const rows = D.trials.filter(meets).sort((a, b) => onFront.has(a.number) - onFront.has(b.number));
+  const order = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+  const categorical = name => {
+    const seen = [...new Set(rows.map(t => knob(t.knobs[name])))].map(v => isNaN(Number(v)) ? v : Number(v)).sort(order).map(String);
+    const stride = Math.ceil(seen.length / 10), shown = seen.map((v, i) => [i, v]).filter(([i]) => i % stride === 0);
+    return { label: name, values: rows.map(t => seen.indexOf(knob(t.knobs[name]))), range: [-0.2, Math.max(seen.length - 0.8, 0.2)], tickvals: shown.map(s => s[0]), ticktext: shown.map(s => s[1]), size: seen.length };
+  };
+  const numeric = o => {
+    const raw = rows.map(t => value(t, o.key)), low = Math.min(...raw), high = Math.max(...raw), log = low > 0 && high / low > 20;
+    const scale = v => log ? Math.log10(v) : v, ticks = [0, 0.25, 0.5, 0.75, 1].map(f => scale(low) + f * (scale(high) - scale(low)));
+    return { label: title(o), values: raw.map(scale), tickvals: ticks, ticktext: ticks.map(v => num(log ? 10 ** v : v)) };
+  };
+  const dimensions = [...D.knobs.map(categorical).filter(d => d.size > 1), ...D.objectives.map(numeric)];
+  Plotly.react("parallel", rows.length ? [{ type: "parcoords", dimensions, labelangle: -14, labelside: "top", labelfont: { ...FONT, size: 12 }, tickfont: { ...FONT, size: 11 }, rangefont: { size: 1, color: "rgba(0,0,0,0)" },
+    line: { color: rows.map(t => +onFront.has(t.number)), cmin: 0, cmax: 1, colorscale: [[0, "#ccd5de"], [1, ACCENT]] } }] : [],
+    { ...LAYOUT, margin: { l: 60, r: 70, t: 84, b: 24 } }, { ...CONFIG, displayModeBar: false });
+  el("parallel").removeAllListeners("plotly_restyle");
+  el("parallel").on("plotly_restyle", () => {
+    const within = (v, ranges) => !ranges || [ranges].flat(2).some((_, i, f) => i % 2 === 0 && v >= f[i] && v <= f[i + 1]);
+    const kept = rows.filter((_, i) => el("parallel").data[0].dimensions.every(d => within(d.values[i], d.constraintrange)));
+    state.kept = kept.length === rows.length ? null : new Set(kept.map(t => t.number));
+    scatter(frontier());
+  });
+}
+function hypervolume() {
+  const last = D.hypervolume.at(-1) || 1;
+  Plotly.react("hypervolume", [{ type: "scatter", mode: "lines", x: D.trials.map(t => t.number), y: D.hypervolume.map(v => 100 * v / last), line: { shape: "hv", width: 2, color: ACCENT }, fill: "tozeroy", fillcolor: "rgba(29,95,191,.08)", hovertemplate: "trial %{x}: %{y:.1f} %<extra></extra>" }],
+    { ...LAYOUT, margin: { l: 56, r: 16, t: 8, b: 44 }, xaxis: { title: { text: "trial" }, gridcolor: "#e9edf1", zeroline: false }, yaxis: { title: { text: "% of final hypervolume" }, rangemode: "tozero", gridcolor: "#e9edf1" } }, { ...CONFIG, displayModeBar: false });
+}
+function budget(t) {
+  const bars = [t, D.baseline === null ? null : trialOf(D.baseline)].filter((b, i, all) => b && b.parts && all.indexOf(b) === i).reverse();
+  const name = b => b.number === D.baseline ? "baseline" : `trial ${b.number}`;
+  Plotly.react("budget", D.parts.map((part, i) => ({ type: "bar", orientation: "h", name: part.label, y: bars.map(name), x: bars.map(b => b.parts[i]), marker: { color: PARTS[i] }, hovertemplate: `${part.label}: %{x:,.1f} ms<extra>%{y}</extra>` })).filter(b => b.x.some(v => v > 0)),
+    { ...LAYOUT, barmode: "stack", bargap: 0.35, margin: { l: 64, r: 8, t: 4, b: 40 }, xaxis: { title: { text: "mean request latency by phase (ms)" }, gridcolor: "#e9edf1", zeroline: false }, yaxis: { automargin: true }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal", font: { ...FONT, size: 11.5 } } }, { ...CONFIG, displayModeBar: false });
+}
+// ---- text
+function table(node, heads, rows, textColumns) {
+  const cls = i => i < textColumns ? ' class="text"' : "";
+  node.innerHTML = `<thead><tr>${heads.map((h, i) => `<th${cls(i)}>${h}</th>`).join("")}</tr></thead><tbody>` +
+    rows.map(r => `<tr${r.attributes || ""}>${r.cells.map((c, i) => `<td${cls(i)}>${c}</td>`).join("")}</tr>`).join("") + "</tbody>";
+}
+function frontierTable(front) {
+  const shown = [...D.objectives, ...["output_token_throughput_per_user.p50", "good_request_fraction"].map(axisOf).filter(a => a && !D.objectives.some(o => o.key === a.key))];
+  const badge = t => Object.entries(D.picks).filter(([, n]) => n === t.number).map(([name]) => `<span class="badge">${name}</span>`).join("");
+  table(el("frontier"), ["trial", "deployment", "GPU", "GPUs", ...shown.map(a => esc(title(a)))], front.map(t => ({
+    attributes: ` data-trial="${t.number}"${t.number === state.selected ? ' class="on"' : ""}`,
+    cells: [t.number, esc(t.label) + badge(t), esc(gpuText(t)), gpusOf(t), ...shown.map(a => num(value(t, a.key)))] })), 3);
+  el("frontier").querySelectorAll("[data-trial]").forEach(row => row.onclick = () => select(+row.dataset.trial));
+}
+function select(number) {
+  state.selected = number;
+  const t = trialOf(number), base = D.baseline === null ? null : trialOf(D.baseline), at = D.frontier.indexOf(number);
+  el("selected-title").innerHTML = `Trial ${number} · ${esc(t.label)} <span class="muted">${gpusOf(t)} × ${esc(gpuText(t))}</span>`;
+  budget(t);
+  const file = at >= 0 ? `${String(at + 1).padStart(4, "0")}.yaml` : number === D.baseline ? "baseline.yaml" : null;
+  el("detail").innerHTML = `<table id="numbers"></table><table id="changes"></table>` + (file ? `<code>dynosim predict runs/${esc(D.study)}/recommendations/${file}</code>` : "");
+  const keys = [...new Set([...D.objectives.map(o => o.key), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.metrics);
+  table(el("numbers"), ["metric", "value", "vs baseline"], keys.map(k => ({ cells: [esc(axisOf(k).label), withUnit(value(t, k), axisOf(k)), base && base !== t ? delta(axisOf(k), value(t, k), value(base, k)) : ""] })), 1);
+  table(el("changes"), ["knob", "baseline", "this trial"], differences(t).map(([k, a, b]) => ({ cells: [esc(k), esc(knob(a)), esc(knob(b))] })), 1);
+  el("frontier").querySelectorAll("tr").forEach(row => row.classList.toggle("on", +row.dataset.trial === number));
+}
+function cards() {
+  const base = D.baseline === null ? null : trialOf(D.baseline);
+  el("picks").innerHTML = Object.entries(D.picks).map(([name, n]) => { const t = trialOf(n);
+    return `<button class="card" data-trial="${n}"><h3><b>${name}</b><span>${esc(t.label)} <span class="muted">${gpusOf(t)} GPUs · trial ${n}</span></span></h3><table>` +
+      D.objectives.map(o => `<tr><td>${esc(o.label)}</td><td>${withUnit(value(t, o.key), o)}</td><td>${base ? delta(o, value(t, o.key), value(base, o.key)) : ""}</td></tr>`).join("") + "</table></button>"; }).join("");
+  el("picks").querySelectorAll("[data-trial]").forEach(card => card.onclick = () => select(+card.dataset.trial));
+}
+function head() {
+  const count = test => D.trials.filter(test).length, base = D.baseline === null ? null : trialOf(D.baseline);
+  el("title").textContent = D.space;
+  el("subtitle").textContent = `${D.study}${D.state === "running" ? " · running" : ""} · SLO: ${D.slo.map(s => `${s.label} ${s.better === "higher" ? "≥" : "≤"} ${withUnit(s.bound, s)}`).join(", ") || "none"}${base ? ` · baseline ${base.label}; percentages compare with it` : ""}`;
+  const tiles = { trials: D.trials.length, feasible: count(t => t.feasible), frontier: D.frontier.length, infeasible: count(t => t.status === "infeasible"), failed: count(t => t.status === "failed") };
+  el("tiles").innerHTML = Object.entries(tiles).map(([k, v]) => `<div><dt>${k}</dt><dd>${v}</dd></div>`).join("");
+  el("tradeoff").textContent = D.tradeoff;
+  el("health").innerHTML = D.health.map(c => `<li class="${c.level}">${esc(c.text)}</li>`).join("");
+  el("provenance").innerHTML = Object.entries(D.provenance || {}).map(([k, v]) => `<div><dt>${esc(k)}</dt><dd>${esc(v)}</dd></div>`).join("");
+}
+// ---- controls
+function slider(label, low, high, get, set, text) {
+  const node = document.createElement("label"), input = document.createElement("input"), out = document.createElement("output");
+  const position = v => 1000 * Math.log(v / low) / Math.log(high / low), initial = get();
+  Object.assign(input, { type: "range", min: 0, max: 1000, step: 1, value: position(initial) });
+  const show = () => out.textContent = text(get());
+  input.oninput = () => { set(Math.abs(input.value - position(initial)) < 8 ? initial : low * (high / low) ** (input.value / 1000)); show(); draw(); };
+  node.append(label, input, out); show(); el("whatif").append(node);
+}
+function controls() {
+  const option = a => `<option value="${esc(a.key)}">${esc(title(a))}</option>`, second = D.objectives[1] || D.axes[1];
+  Object.assign(state, { x: D.objectives[0].key, y: second.key, color: (D.objectives[2] || axisOf("gpus") || second).key });
+  for (const name of ["x", "y", "color"]) { el(name).innerHTML = D.axes.map(option).join(""); el(name).value = state[name]; el(name).onchange = () => { state[name] = el(name).value; draw(); }; }
+  reset();
+}
+function reset() {
+  Object.assign(state, { price: { ...D.prices }, bound: Object.fromEntries(D.slo.map(s => [s.key, s.bound])), maxGpus: Infinity });
+  el("whatif").innerHTML = "";
+  for (const [gpu, usd] of Object.entries(D.prices)) slider(`${gpu} price`, usd / 4, usd * 4, () => state.price[gpu], v => state.price[gpu] = v, v => `$${v.toFixed(2)}/h`);
+  for (const s of D.slo) slider(`${s.label} ${s.better === "higher" ? "≥" : "≤"}`, s.bound / 8, s.bound * 8, () => state.bound[s.key], v => state.bound[s.key] = v, v => withUnit(v, s));
+  const most = Math.max(2, ...D.trials.map(gpusOf));
+  slider("at most", 1, most, () => Math.min(state.maxGpus, most), v => state.maxGpus = v >= most ? Infinity : Math.max(1, Math.round(v)), v => `${v} GPUs`);
+  const button = Object.assign(document.createElement("button"), { className: "plain", textContent: "Reset", onclick: () => { reset(); draw(); } });
+  el("whatif").append(button);
+}
+function draw() {
+  const front = frontier();
+  scatter(front); parallel(front); frontierTable(front); cards();
+  if (state.selected !== null) select(state.selected);
+  const hidden = D.trials.filter(t => t.status !== "complete").length;
+  el("whatif-note").textContent = (touched() ? `What if: ${D.trials.filter(meets).length} of the stored trials remain feasible, ${front.length} on the frontier. ` : "What if: move a slider to re-price and re-filter the stored trials; nothing is simulated again. ") +
+    (hidden ? `${hidden} trials have no point here: infeasible before simulation, or failed.` : "");
+}
+function show(fresh) {
+  const first = !D;
+  D = fresh;
+  if (!D.trials.length) { el("title").textContent = D.space; el("subtitle").textContent = "waiting for the first trial"; D = undefined; return; }
+  if (first) controls();
+  if (state.selected === null) state.selected = D.picks.balanced ?? D.baseline ?? D.trials[0].number;
+  for (const gpu in D.prices) state.price[gpu] ??= D.prices[gpu];
+  head(); draw(); hypervolume();
+  if (first) el("scatter").on("plotly_click", event => select(event.points[0].customdata));
+}
+async function follow() {
+  const fresh = await (await fetch(LIVE)).json();
+  show(fresh);
+  if (fresh.state === "running") setTimeout(follow, 2000);
+}
+if (LIVE) follow(); else show(JSON.parse(el("data").textContent));

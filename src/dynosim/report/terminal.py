@@ -1,0 +1,107 @@
+"""What a study says in the terminal, as rich renderables; the caller prints them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dynosim.report.analysis import gpu_counts, health, number, percent, tradeoff, values
+
+if TYPE_CHECKING:
+    from dynosim.objectives import Objective
+    from dynosim.search.study import Study
+    from dynosim.search.trial import Trial
+
+
+def summary(study: Study, run_dir: Path, tracking_uri: str | None = None) -> Group:
+    """Return the whole summary: frontier, picks, trade-off, health, where to look next."""
+    parts: list[RenderableType] = []
+    if study.frontier():
+        parts += [frontier_table(study), "", picks_table(study), "", Text(tradeoff(study)), ""]
+    return Group(*parts, health_lines(study), "", next_steps(study, run_dir, tracking_uri))
+
+
+def frontier_table(study: Study) -> Table:
+    """Return the Pareto set, one row per trial, ordered by the first objective."""
+    table = Table(title=f"Pareto frontier of {study.space.name} (simulated)", title_justify="left")
+    for head in ("trial", "deployment", "GPU"):
+        table.add_column(head, justify="right" if head == "trial" else "left")
+    for head in ("GPUs", *map(_head, study.objectives), "tok/s/user\np50", "SLO\nattained"):
+        table.add_column(head, justify="right")
+    for trial in study.frontier():
+        flat, gpus = trial.outcome.flat_metrics(), gpu_counts(trial)
+        table.add_row(
+            str(trial.number),
+            trial.scenario.deployment.label(),
+            "+".join(gpus),
+            str(sum(gpus.values())),
+            *map(number, values(trial)),
+            _known(flat.get("output_token_throughput_per_user.p50")),
+            _known(flat.get("good_request_fraction")),
+        )
+    return table
+
+
+def picks_table(study: Study) -> Table:
+    """Return the named picks, each objective with its difference to the baseline."""
+    baseline = study.baseline if study.baseline and study.baseline.outcome.values else None
+    table = Table(title="Picks" + (", compared with the baseline" if baseline else ""), title_justify="left")
+    for head in ("pick", "trial", "deployment"):
+        table.add_column(head, justify="right" if head == "trial" else "left")
+    for objective in study.objectives:
+        table.add_column(_head(objective), justify="right")
+    rows = study.picks() | ({"baseline": baseline} if baseline else {})
+    for name, trial in rows.items():
+        cells = [_compared(study, trial, baseline, i) for i in range(len(study.objectives))]
+        table.add_row(
+            name, str(trial.number), trial.scenario.deployment.label(), *cells,
+            style="dim" if trial is baseline else "", 
+        )
+    return table
+
+
+def health_lines(study: Study) -> Text:
+    """Return one PASS or WARN line per finding about the search."""
+    text = Text()
+    for check in health(study):
+        text.append(check.level.upper().ljust(6), style="green" if check.level == "pass" else "yellow")
+        text.append(check.text + "\n")
+    text.rstrip()
+    return text
+
+
+def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
+    """Return where to look and what to run next."""
+    lines = [f"report    {run_dir / 'report.html'}"]
+    if tracking_uri is not None:
+        local = tracking_uri.startswith("sqlite:")
+        serve = f"mlflow server --backend-store-uri {tracking_uri}, then http://127.0.0.1:5000"
+        lines.append(f"MLflow    {serve if local else tracking_uri}")
+    balanced = study.picks().get("balanced")
+    if balanced is not None:
+        place = [trial.number for trial in study.frontier()].index(balanced.number) + 1
+        lines.append(f"next      dynosim predict {run_dir / 'recommendations' / f'{place:04d}.yaml'}")
+    return Text("\n".join(lines), no_wrap=True, overflow="ignore")
+
+
+def _compared(study: Study, trial: Trial, baseline: Trial | None, column: int) -> Text:
+    value = values(trial)[column]
+    text = Text(number(value))
+    if baseline is None or trial is baseline:
+        return text
+    reference = values(baseline)[column]
+    lower_is_better = study.objectives[column].direction == "minimize"
+    style = "dim" if value == reference else "green" if (value < reference) == lower_is_better else "red"
+    return text.append(f"  {percent(value, reference):>6}", style=style)
+
+
+def _head(objective: Objective) -> str:
+    return f"{objective.display}\n{objective.unit}"
+
+
+def _known(value: float | None) -> str:
+    return "–" if value is None else number(value)

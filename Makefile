@@ -1,0 +1,60 @@
+# The index of verbs. `make` alone prints them; `make optimize SPACE=llama70b` is the main job.
+.DEFAULT_GOAL := help
+.PHONY: help setup optimize predict report serve mlflow test check constraints clean
+
+PYTHON ?= python3
+SPACE ?= llama70b
+RUN ?= last
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+help: ## print these verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## make .venv and install dynosim with pinned dependencies
+
+optimize: setup ## search SPACE=llama70b; optional TRIALS= SEED= TRACE= ARGS=
+	@$(BIN)/dynosim optimize $(SPACE) $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+predict: setup ## simulate CONFIG=file.yaml; optional TRACE= ARGS=
+	@$(BIN)/dynosim predict $(CONFIG) $(if $(TRACE),--trace $(TRACE)) $(ARGS)
+
+report: setup ## show RUN=last again, with the path of its report.html
+	@$(BIN)/dynosim show $(RUN)
+
+serve: setup ## HTTP API and live frontier page on 127.0.0.1:8080
+	@$(BIN)/dynosim serve $(ARGS)
+
+mlflow: setup ## MLflow UI on 127.0.0.1:5000 over what was tracked
+	@mkdir -p runs
+	@$(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000
+
+test: $(VENV)/.installed-dev ## install what the tests need and run them all
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev ## lint, format and type checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+constraints: $(VENV)/.installed-dev ## rewrite constraints.txt from .venv
+	@sed -n 1p constraints.txt > constraints.new
+	@$(BIN)/python -m pip freeze --exclude-editable | sed '/^#/d; s/+cpu$$//' >> constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## remove .venv and tool caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch first and alone: pip then keeps the build it found (CPU or CUDA) instead of looking for another.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (once, about 3 minutes)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) "$$(grep '^torch==' constraints.txt)"
+	@$(INSTALL) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@

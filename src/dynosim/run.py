@@ -1,0 +1,345 @@
+"""The functions that the command line, the Python API and the service call: ``optimize``, ``predict``, ``load_study``.
+
+A run is a directory ``<runs_dir>/<run id>`` with everything that a study left behind. ``run.json`` in it says what was
+asked; the trials are in the Optuna storage, written as each one ends, so a run survives ``kill -9`` and the same
+call goes on where it stopped. A lock file keeps two processes out of one run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from filelock import FileLock, Timeout
+
+from dynosim import __version__
+from dynosim.errors import StudyError
+from dynosim.files import write_whole
+
+if TYPE_CHECKING:
+    from dynosim.config import Scenario
+    from dynosim.metrics import Metrics
+    from dynosim.search.study import Listener, Study
+    from dynosim.simulation.records import SimulationResult
+    from dynosim.space import SearchSpace
+
+STATE_FILE, CONFIG_FILE, LOCK_FILE = "run.json", "config.resolved.yaml", "run.lock"
+
+TAKEOVER_TIMEOUT_S = 60.0
+"""How long a run named by its id waits for a process that is finishing its last trial."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One simulated scenario."""
+
+    scenario: Scenario
+    metrics: Metrics
+    result: SimulationResult
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What was asked of a run, and how far it got."""
+
+    id: str
+    space: str
+    identity: str
+    """Hash of everything that decides the trials: space, traffic, sampler, seed, storage and dynosim's version."""
+    trials: int
+    storage: str
+    state: Literal["running", "interrupted", "finished"] = "running"
+    created: str = ""
+
+    @classmethod
+    def read(cls, run_dir: Path) -> RunState:
+        """Return the state stored in *run_dir*; StudyError where there is none."""
+        try:
+            return cls(**json.loads((run_dir / STATE_FILE).read_text()))
+        except FileNotFoundError:
+            raise StudyError(f"{run_dir} is not a run: it has no {STATE_FILE}") from None
+
+    def write(self, run_dir: Path) -> None:
+        """Store it in *run_dir*."""
+        write_whole(run_dir / STATE_FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is; what a progress line and the service's status show."""
+
+    done: int
+    total: int
+    feasible: int
+    infeasible: int
+    failed: int
+    hypervolume: float
+    eta_s: float | None
+    """At the pace so far; None before the first trial of this process."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return a JSON object."""
+        return asdict(self)
+
+
+class ProgressMeter:
+    """Measures progress from the moment a study starts in this process."""
+
+    def study_started(self, study: Study) -> None:
+        """Remember the time and the trials that were there already."""
+        self._start_s, self._before = time.monotonic(), len(study.trials)
+
+    def progress(self, study: Study) -> Progress:
+        """Return how far *study* is now."""
+        done, total = len(study.trials), study.space.reference.optimizer.trials
+        statuses = [trial.outcome.status for trial in study.trials]
+        pace_s = (time.monotonic() - self._start_s) / (done - self._before) if done > self._before else None
+        return Progress(
+            done=done,
+            total=total,
+            feasible=sum(trial.outcome.feasible for trial in study.trials),
+            infeasible=statuses.count("infeasible"),
+            failed=statuses.count("failed"),
+            hypervolume=study.hypervolume(),
+            eta_s=None if pace_s is None else pace_s * max(total - done, 0),
+        )
+
+
+def runs(runs_dir: str | Path = "runs") -> list[RunState]:
+    """Return all runs under *runs_dir*, oldest first."""
+    states = [RunState.read(path.parent) for path in Path(runs_dir).glob(f"*/{STATE_FILE}")]
+    return sorted(states, key=lambda state: (state.created, state.id))
+
+
+def find_run(run: str, runs_dir: str | Path = "runs") -> Path:
+    """Return the directory of *run*: an id, a directory, or ``last``; StudyError where there is none."""
+    if run == "last":
+        known = runs(runs_dir)
+        if not known:
+            raise StudyError(f"no run under {runs_dir} yet")
+        return Path(runs_dir) / known[-1].id
+    for candidate in (Path(runs_dir) / run, Path(run)):
+        if (candidate / STATE_FILE).is_file():
+            return candidate
+    raise StudyError(f"no run {run!r} under {runs_dir}")
+
+
+def optimize(
+    space: str | Path,
+    *,
+    trials: int | None = None,
+    seed: int | None = None,
+    trace: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    storage: str | None = None,
+    runs_dir: str | Path = "runs",
+    tracking: str = "auto",
+    workers: int | None = None,
+    objectives: Sequence[str | Callable[[Metrics], float]] = (),
+    listeners: Sequence[Listener] = (),
+    run_id: str | None = None,
+) -> Study:
+    """Search *space* for its Pareto frontier and leave a run directory behind; return the study.
+
+    *space* is a bundled name or a YAML file. *trials* counts those of a resumed run too: an unfinished run of the
+    same space, traffic, seed, storage and version goes on, a finished one goes on when more trials are asked for, and
+    anything else starts a new run. *run_id* names the run to start or go on with instead. *objectives* replace the
+    space's: ``metric``, ``metric.stat``, ``file.py:function``, or a function made by ``@objective``.
+
+    Raises ConfigError for wrong input, StudyError when the run is taken or the storage refuses, and KeyboardInterrupt
+    after the report of what was done so far is written.
+    """
+    plan = {"trials": trials, "seed": seed, "workers": workers}
+    planned = [f"optimizer.{key}={value}" for key, value in plan.items() if value is not None]
+    resolved = load_space(space, overrides=[*overrides, *planned], trace=trace, objectives=objectives)
+    wanted = RunState(
+        id=run_id or new_run_id(resolved.name),
+        space=resolved.name,
+        identity=_identity(resolved, storage),
+        trials=resolved.reference.optimizer.trials,
+        storage=_without_password(storage or ""),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+    with _claimed(Path(runs_dir), wanted, fixed=run_id is not None) as run_dir:
+        return _run(resolved, run_dir, storage, tracking, listeners)
+
+
+def load_space(
+    space: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    trace: str | Path | None = None,
+    objectives: Sequence[str | Callable[[Metrics], float]] = (),
+) -> SearchSpace:
+    """Return *space* with the arguments of ``optimize`` applied; raises ConfigError."""
+    from dynosim.space import SearchSpace
+
+    given = [*overrides, *_trace_override(trace)]
+    if objectives:
+        given.append(f"objectives={json.dumps([_objective_field(objective) for objective in objectives])}")
+    return SearchSpace.load(space, given)
+
+
+def _trace_override(trace: str | Path | None) -> list[str]:
+    return [] if trace is None else [f"workload.source={json.dumps({'type': 'trace', 'path': str(trace)})}"]
+
+
+def _objective_field(objective: str | Callable[[Metrics], float]) -> dict[str, str]:
+    """Return *objective* as a field of the space file, which worker processes can read too."""
+    if not isinstance(objective, str):
+        return {"python": f"{inspect.getsourcefile(objective)}:{objective.__name__}"}
+    if ":" in objective:
+        return {"python": objective}
+    metric, _, stat = objective.partition(".")
+    return {"metric": metric, **({"stat": stat} if stat else {})}
+
+
+def predict(
+    config: str | Path, *, overrides: Sequence[str] = (), trace: str | Path | None = None
+) -> Prediction:
+    """Simulate the one configuration of a YAML file, or the baseline of a space.
+
+    Raises ConfigError, InfeasibleError when the deployment cannot run, and TimingError when its pass times are unknown.
+    """
+    from dynosim.metrics import summarize
+    from dynosim.simulation import simulate
+    from dynosim.workload import load_workload
+
+    scenario = load_space(config, overrides=overrides, trace=trace).reference
+    workload = load_workload(scenario.workload, scenario.seed)
+    result = simulate(scenario.deployment, workload, seed=scenario.seed)
+    return Prediction(scenario, summarize(result, scenario.slo, scenario.prices), result)
+
+
+def _identity(space: SearchSpace, storage: str | None) -> str:
+    from dynosim.workload import load_workload
+
+    scenario, plan = space.reference, space.reference.optimizer
+    traffic = load_workload(scenario.workload, scenario.seed).content_hash()
+    parts = [space.content_hash(), traffic, plan.sampler, plan.seed, storage or "", __version__]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def new_run_id(space: str) -> str:
+    """Return a fresh id that sorts by time, such as ``20261121-1804-llama70b-7f3a``."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M}-{space}-{secrets.token_hex(2)}"
+
+
+def _without_password(url: str) -> str:
+    """Return *url* as it may be stored; the driver finds the password in PGPASSWORD or ~/.pgpass when it is opened again."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@")))
+
+
+@contextmanager
+def _claimed(runs_dir: Path, wanted: RunState, *, fixed: bool) -> Iterator[Path]:
+    """Lock the run to go on with, or a new one, and store what is wanted of it; yield its directory."""
+    candidates = [] if fixed else [state for state in reversed(runs(runs_dir)) if _continues(state, wanted)]
+    for state in [*candidates, wanted]:
+        run_dir = runs_dir / state.id
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(run_dir / LOCK_FILE).acquire(timeout=TAKEOVER_TIMEOUT_S if fixed else 0)
+        except Timeout:
+            continue
+        with lock:
+            replace(wanted, id=state.id, created=state.created).write(run_dir)
+            yield run_dir
+            return
+    raise StudyError(f"run {wanted.id} is being run by another process")
+
+
+def _continues(state: RunState, wanted: RunState) -> bool:
+    return state.identity == wanted.identity and (state.state != "finished" or state.trials < wanted.trials)
+
+
+class _Reporter:
+    """Keeps the study at hand and writes the report when it ends."""
+
+    study: Study | None = None
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+
+    def study_started(self, study: Study) -> None:
+        self.study = study
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        pass
+
+    def study_finished(self, study: Study) -> None:
+        from dynosim import report
+
+        report.write(study, self._run_dir)
+
+
+def _run(
+    space: SearchSpace,
+    run_dir: Path,
+    storage: str | None,
+    tracking: str,
+    listeners: Sequence[Listener],
+) -> Study:
+    """Run what is left of the run in *run_dir* and write its report, also when interrupted."""
+    from dynosim.search.study import run_study
+
+    state, plan = RunState.read(run_dir), space.reference.optimizer
+    write_whole(run_dir / CONFIG_FILE, space.to_yaml())
+    reporter = _Reporter(run_dir)
+    # The report comes first: the tracker uploads its files.
+    audience = [reporter, *_trackers(tracking, run_dir), *listeners]
+    try:
+        study = run_study(
+            space,
+            storage=_storage(storage, run_dir),
+            study_id=state.id,
+            trials=plan.trials,
+            seed=plan.seed,
+            workers=plan.workers,
+            listeners=audience,
+        )
+    except KeyboardInterrupt:
+        if reporter.study is not None:
+            for listener in audience:
+                listener.study_finished(reporter.study)
+        replace(state, state="interrupted").write(run_dir)
+        raise
+    replace(state, state="finished").write(run_dir)
+    return study
+
+
+def _storage(url: str | None, run_dir: Path) -> str:
+    return url or f"sqlite:///{(run_dir / 'study.db').resolve()}"
+
+
+def _trackers(tracking: str, run_dir: Path) -> list[Listener]:
+    from dynosim.tracking import MLflowTracker, tracking_uri
+
+    uri = tracking_uri(tracking, run_dir.parent)
+    return [] if uri is None else [MLflowTracker(uri, run_dir)]
+
+
+def load_study(run: str, runs_dir: str | Path = "runs", *, storage: str | None = None) -> Study:
+    """Return the study of *run*, its trials so far included; StudyError where there is none."""
+    from dynosim.search.study import load_study as load
+    from dynosim.space import SearchSpace
+
+    run_dir = find_run(run, runs_dir)
+    state = RunState.read(run_dir)
+    return load(
+        SearchSpace.load(run_dir / CONFIG_FILE),
+        storage=_storage(storage or state.storage, run_dir),
+        study_id=state.id,
+    )

@@ -1,0 +1,192 @@
+"""The routes under ``/v1``: each checks what came in, calls the function that the command line calls, and answers JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, ConfigDict, Field
+
+from dynosim.files import write_whole
+from dynosim.run import load_study, new_run_id, predict
+from dynosim.search.study import Study
+from dynosim.service.guard import MAX_TRIALS, read_space, space_text
+from dynosim.service.store import FINAL_STATES, Store, StoredStudy
+from dynosim.service.views import frontier_view, prediction_view, study_view, trial_detail, trial_view
+from dynosim.service.worker import Runner
+
+POLL_S = 0.25
+"""How often an event stream looks for news, which come from another process."""
+
+router = APIRouter(prefix="/v1")
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes share."""
+
+    store: Store
+    runner: Runner
+    runs_dir: Path
+    storage: str | None
+    traces: Path | None
+
+
+def service(request: Request) -> Service:
+    """Return what ``create_app`` made."""
+    return request.app.state.service  # type: ignore[no-any-return]
+
+
+Shared = Annotated[Service, Depends(service)]
+
+
+def known_study(study_id: str, shared: Shared) -> StoredStudy:
+    """Return the study of the path; StudyError, answered as 404, where there is none."""
+    return shared.store.get(study_id)
+
+
+Known = Annotated[StoredStudy, Depends(known_study)]
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    overrides: list[str] = Field(default=[], max_length=100)
+    """``PATH=YAML_VALUE``, applied left to right."""
+
+
+class Submission(_Input):
+    """A study to run."""
+
+    space: str | dict[str, Any]
+    """Name of a bundled space, the text of a YAML file, or the same as JSON."""
+    trials: int | None = Field(default=None, ge=1, le=MAX_TRIALS)
+    seed: int | None = None
+
+
+class Question(_Input):
+    """A configuration to simulate."""
+
+    config: str | dict[str, Any]
+    """Name of a bundled space (its baseline), the text of a YAML file, or the same as JSON."""
+
+
+@router.post("/studies", status_code=202)
+def submit(
+    submission: Submission,
+    shared: Shared,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> dict[str, Any]:
+    """Queue a study. A repeated Idempotency-Key answers with the study that it named before."""
+    space = read_space(submission.space, submission.overrides, shared.traces)
+    request = submission.model_dump(exclude_none=True)
+    study = shared.store.add(new_run_id(space.name), request, idempotency_key)
+    if study.request != request:
+        raise HTTPException(409, "this Idempotency-Key was used for another submission")
+    if study.state == "queued":
+        shared.runner.submit(study.id)
+    response.headers["Location"] = f"/v1/studies/{study.id}"
+    return study_view(study)
+
+
+@router.get("/studies")
+def list_studies(
+    shared: Shared, state: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> list[dict[str, Any]]:
+    """Return the newest studies first."""
+    return [study_view(study) for study in shared.store.studies(state=state, limit=limit)]
+
+
+@router.get("/studies/{study_id}")
+def status(study: Known) -> dict[str, Any]:
+    """Return the state, the counts and what was asked."""
+    return study_view(study)
+
+
+@router.post("/studies/{study_id}/cancel", status_code=202)
+def cancel(study: Known, shared: Shared) -> dict[str, Any]:
+    """Stop after the running trial and keep the results; a study that has ended stays as it is."""
+    shared.runner.cancel(study.id)
+    return study_view(shared.store.get(study.id))
+
+
+@router.post("/studies/{study_id}/resume", status_code=202)
+def resume(study: Known, shared: Shared) -> dict[str, Any]:
+    """Go on with a cancelled or failed study; one that is running or complete stays as it is."""
+    if study.state in ("cancelled", "failed"):
+        shared.runner.submit(study.id)
+    return study_view(shared.store.get(study.id))
+
+
+@router.get("/studies/{study_id}/events", response_class=EventSourceResponse)
+async def events(
+    study: Known, shared: Shared, last_event_id: Annotated[int, Header()] = 0
+) -> AsyncIterator[ServerSentEvent]:
+    """Stream ``study.started``, ``trial.completed``, ``front.changed`` and ``study.finished`` from the first one on.
+
+    Ids grow by time; after Last-Event-ID only what followed it is sent. The stream ends when the study has ended.
+    """
+    seen, ended = last_event_id, False
+    while not ended:
+        # The state is read first: a final one is stored together with the last event.
+        ended = shared.store.get(study.id).state in FINAL_STATES
+        for event in shared.store.events(study.id, after=seen):
+            yield ServerSentEvent(data=event.data, event=event.type, id=str(event.id))
+            seen = event.id
+        if not ended:
+            await asyncio.sleep(POLL_S)
+
+
+def stored_trials(study: Known, shared: Shared) -> Study:
+    """Return the trials of the study in the path; StudyError, answered as 404, before the first one."""
+    return load_study(study.id, shared.runs_dir, storage=shared.storage)
+
+
+Trials = Annotated[Study, Depends(stored_trials)]
+
+
+@router.get("/studies/{study_id}/trials")
+def trials(study: Trials) -> list[dict[str, Any]]:
+    """Return all trials without their metrics."""
+    return [trial_view(trial) for trial in study.trials]
+
+
+@router.get("/studies/{study_id}/trials/{number}")
+def trial(number: int, study: Trials) -> dict[str, Any]:
+    """Return one trial with its metrics, scenario and reason."""
+    for candidate in study.trials:
+        if candidate.number == number:
+            return trial_detail(candidate)
+    raise HTTPException(404, f"study {study.id} has no trial {number}")
+
+
+@router.get("/studies/{study_id}/frontier")
+def frontier(study: Trials) -> dict[str, Any]:
+    """Return the frontier, the three picks and the baseline."""
+    return frontier_view(study)
+
+
+@router.get("/studies/{study_id}/report", response_class=FileResponse)
+def report(study: Known, shared: Shared) -> FileResponse:
+    """Return ``report.html``, which is there when the study has ended."""
+    file = shared.runs_dir / study.id / "report.html"
+    if not file.is_file():
+        raise HTTPException(404, f"study {study.id} has no report yet")
+    return FileResponse(file, media_type="text/html")
+
+
+@router.post("/predict")
+def predict_one(question: Question, shared: Shared) -> dict[str, Any]:
+    """Simulate one configuration."""
+    read_space(question.config, question.overrides, shared.traces)
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_whole(Path(folder) / "config.yaml", space_text(question.config))
+        return prediction_view(predict(file, overrides=question.overrides))

@@ -1,0 +1,89 @@
+"""What the API says about studies, trials and predictions, as JSON objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynosim.metrics import slo_violations
+from dynosim.objectives import Objective
+from dynosim.run import Prediction
+from dynosim.search.study import Study
+from dynosim.search.trial import Trial
+from dynosim.service.store import StoredStudy
+
+
+def study_view(study: StoredStudy) -> dict[str, Any]:
+    """Return a study's status."""
+    return {
+        "id": study.id,
+        "state": study.state,
+        "error": study.error,
+        "created_s": study.created_s,
+        "request": study.request,
+        "progress": study.progress,
+    }
+
+
+def objective_view(objective: Objective) -> dict[str, str]:
+    """Return what is needed to label an objective."""
+    return {
+        "name": objective.name,
+        "display": objective.display,
+        "unit": objective.unit,
+        "direction": objective.direction,
+    }
+
+
+def trial_view(trial: Trial) -> dict[str, Any]:
+    """Return a trial without its metrics; ``reason`` of a failure is its last line."""
+    deployment, outcome = trial.scenario.deployment, trial.outcome
+    return {
+        "number": trial.number,
+        "status": outcome.status.value,
+        "feasible": outcome.feasible,
+        "label": deployment.label(),
+        "gpus": deployment.num_gpus(),
+        "values": outcome.values,
+        "constraints": dict(outcome.constraints),
+        "point": dict(trial.point),
+        "reason": outcome.reason.strip().rpartition("\n")[2],
+    }
+
+
+def trial_detail(trial: Trial) -> dict[str, Any]:
+    """Return a trial with its metrics, its complete scenario and its full reason."""
+    return {
+        **trial_view(trial),
+        "reason": trial.outcome.reason,
+        "metrics": trial.outcome.metrics,
+        "scenario": trial.scenario.model_dump(mode="json"),
+        "wall_s": trial.outcome.wall_s,
+    }
+
+
+def frontier_view(study: Study) -> dict[str, Any]:
+    """Return the frontier, the named picks and the baseline."""
+    return {
+        "objectives": [objective_view(objective) for objective in study.objectives],
+        "slo": study.slo,
+        "hypervolume": study.hypervolume(),
+        "trials": [trial_view(trial) for trial in study.frontier()],
+        "picks": {name: trial.number for name, trial in study.picks().items()},
+        "baseline": None if study.baseline is None else trial_view(study.baseline),
+    }
+
+
+def prediction_view(prediction: Prediction) -> dict[str, Any]:
+    """Return the metrics of one simulated scenario by their canonical names, with what was simulated."""
+    scenario, metrics = prediction.scenario, prediction.metrics
+    violations = slo_violations(metrics, scenario.slo)
+    return {
+        "name": scenario.name,
+        "label": scenario.deployment.label(),
+        "gpus": scenario.deployment.num_gpus(),
+        "config_hash": scenario.content_hash(),
+        "metrics": metrics.to_dict(),
+        "slo_violations": violations,
+        "feasible": all(violation <= 0.0 for violation in violations.values()),
+        "timing": prediction.result.timing,
+    }

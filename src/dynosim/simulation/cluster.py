@@ -7,7 +7,6 @@ under an open loop needs no clock at all: each engine then gets its arrivals in 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -45,9 +44,7 @@ class Cluster:
         }
         self._engines = tuple(pool.engine for pool in self.pools.values())
         self._routers = {
-            role: make_router(
-                deployment.router.policy, deployment.router.options, rng.stream(seed, f"routing/{role}")
-            )
+            role: make_router(deployment.router.policy, deployment.router.options, rng.stream(seed, f"routing/{role}"))
             for role in self.pools
         }
         self._awaited: dict[tuple[str, int, int], simpy.Event] = {}
@@ -84,7 +81,7 @@ class Cluster:
 
     def _report_events(self) -> None:
         events = [
-            (*(event := pool.engine.events[i]).item(), role)
+            (*pool.engine.events[i].item(), role)
             for role, pool in self.pools.items()
             for i in range(pool.engine.limits[0]["n_events"])
         ]
@@ -180,7 +177,6 @@ class Cluster:
         assert self.deployment.disaggregated is not None
         link = self.deployment.disaggregated.kv_transfer
         ports = {
-            role: link.bandwidth_gb_s * 1e9 * pool.config.tensor_parallel_size
-            for role, pool in self.pools.items()
+            role: link.bandwidth_gb_s * 1e9 * pool.config.tensor_parallel_size for role, pool in self.pools.items()
         }
         return Network(self.env, ports, link.latency_us * 1e-6)

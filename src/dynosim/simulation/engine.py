@@ -541,10 +541,7 @@ def _account(e, r):
     rep.decode_done_tokens += rep.n_decode * rep.passes_planned
     rep.batch_time += seconds * rep.n_decode
     rep.block_time += seconds * (lim.num_blocks - rep.free_blocks)
-    if (
-        rep.prefill_tokens + rep.n_decode > lim.measured_tokens
-        or rep.context > lim.measured_context * rep.n_decode
-    ):
+    if rep.prefill_tokens + rep.n_decode > lim.measured_tokens or rep.context > lim.measured_context * rep.n_decode:
         rep.extrapolated_s += seconds
 
 
@@ -603,37 +600,47 @@ def advance_all(e, until):
 
 
 @njit(cache=True)
-def _soonest(e, until):
-    """Plan what may start before *until*; returns (end of the earliest planned pass up to *until*, its replica)."""
-    soonest, best = until, NONE
+def _earliest(e):
+    """Return (earliest end of a planned pass, its replica, earliest start of one to plan, its replica)."""
+    end, committer, start, planner = math.inf, NONE, math.inf, NONE
     for r in range(len(e.replicas)):
         rep = e.replicas[r]
-        if not rep.planned and _start(e, r) < until:
-            _plan(e, r)
-        if (
-            rep.planned
-            and rep.end < math.inf
-            and (rep.end < soonest or (rep.end == soonest and best == NONE))
-        ):
-            soonest, best = rep.end, r
-    return soonest, best
+        if rep.planned:
+            if rep.end < end:
+                end, committer = rep.end, r
+        elif _start(e, r) < start:
+            start, planner = _start(e, r), r
+    return end, committer, start, planner
 
 
 @njit(cache=True)
 def next_event(pools, until):
-    """Run all replicas of all pools in time order until one reports an event, or to *until*; returns the count."""
+    """Run all pools in time order until an event is reported, or to *until*; returns the number of events.
+
+    At equal times every pass ends before any starts, so that whatever the ends cause (a client's next request) can
+    still join; a pass that would start at *until* is left to the next call for the same reason.
+    """
     for e in pools:
         e.limits[0].n_events = 0
     while True:
-        soonest, best, owner, events = until, NONE, 0, 0
+        end, committer, ending, start, planner, starting = math.inf, NONE, 0, math.inf, NONE, 0
         for p in range(len(pools)):
-            end, r = _soonest(pools[p], soonest)
-            events += pools[p].limits[0].n_events
-            if r != NONE and (best == NONE or end < soonest):
-                soonest, best, owner = end, r, p
-        if events > 0 or best == NONE:
+            pool_end, c, pool_start, s = _earliest(pools[p])
+            if pool_end < end:
+                end, committer, ending = pool_end, c, p
+            if pool_start < start:
+                start, planner, starting = pool_start, s, p
+        if start < end and start < until:
+            _plan(pools[starting], planner)
+        elif end < math.inf and end <= until:
+            _commit(pools[ending], committer)
+        else:
+            return 0
+        events = 0
+        for e in pools:
+            events += e.limits[0].n_events
+        if events > 0:
             return events
-        _commit(pools[owner], best)
 
 
 @njit(cache=True)

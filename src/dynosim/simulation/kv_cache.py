@@ -21,9 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-SLOT = np.dtype(
-    [("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")]
-)
+SLOT = np.dtype([("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")])
 
 
 @njit(cache=True)
@@ -175,9 +173,7 @@ def hold(e, r, j, nodes):
             _dequeue(e, r, s)
         slot.refs += 1
         e.held[job.hash_start + i] = s
-    complete = nodes > 0 and e.slots[r, e.held[job.hash_start + nodes - 1]].count >= _node_blocks(
-        e, job, nodes - 1
-    )
+    complete = nodes > 0 and e.slots[r, e.held[job.hash_start + nodes - 1]].count >= _node_blocks(e, job, nodes - 1)
     job.nodes = nodes if complete else max(nodes - 1, 0)
 
 

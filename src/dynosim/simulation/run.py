@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,7 @@ def simulate(deployment: DeploymentConfig, workload: Workload, seed: int = 0) ->
     cluster = Cluster(deployment, workload, seed)
     cluster.run()
     requests = _requests(cluster)
-    duration_s = float(
-        np.nanmax(requests["last_token_s"], initial=0.0) - requests["arrival_s"].min(initial=0.0)
-    )
+    duration_s = float(np.nanmax(requests["last_token_s"], initial=0.0) - requests["arrival_s"].min(initial=0.0))
     pools = cluster.pools.values()
     return SimulationResult(
         requests=requests,
@@ -74,9 +71,7 @@ def _join_hand_off(
     moved = cluster.workload.output_tokens > 1
     landed = out["kv_landed_s"] = np.where(moved, cluster.landed_s, prefill["first"])
     shown = {"decode": decode["first"], "transfer": landed, "prefill": prefill["first"]}
-    out["first_token_s"] = np.where(
-        moved, shown[FIRST_TOKEN[cluster.deployment.engine.name]], prefill["first"]
-    )
+    out["first_token_s"] = np.where(moved, shown[FIRST_TOKEN[cluster.deployment.engine.name]], prefill["first"])
     out["last_token_s"] = np.where(moved, decode["last"], prefill["last"])
     out["preemptions"] += decode["preemptions"]
     out["preempted_s"], out["stall_s"] = (

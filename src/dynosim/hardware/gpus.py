@@ -115,6 +115,4 @@ def get_gpu(name: str) -> GPU:
     if name in GPUS:
         return GPUS[name]
     nearest = get_close_matches(name, GPUS, n=1, cutoff=0.0)[0]
-    raise ConfigError(
-        f"{name!r}: no such GPU; did you mean {nearest!r}? known: {', '.join(GPUS)}", path="gpu"
-    )
+    raise ConfigError(f"{name!r}: no such GPU; did you mean {nearest!r}? known: {', '.join(GPUS)}", path="gpu")

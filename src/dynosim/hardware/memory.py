@@ -106,14 +106,10 @@ def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
     engine, tp = deployment.engine.name, pool.tensor_parallel_size
     weights = weights_bytes_per_gpu(model, tp, deployment.quantization)
     activations = activation_bytes_per_gpu(model, engine, pool)
-    runtime = round(
-        RUNTIME_BYTES[engine] + next(size for group, size in NCCL_BYTES.items() if group >= min(tp, 8))
-    )
+    runtime = round(RUNTIME_BYTES[engine] + next(size for group, size in NCCL_BYTES.items() if group >= min(tp, 8)))
     used = weights + activations + runtime
     fraction = pool.gpu_memory_utilization
-    budget = (
-        (gpu.memory_bytes - used) * fraction if engine == "trtllm" else gpu.memory_bytes * fraction - used
-    )
+    budget = (gpu.memory_bytes - used) * fraction if engine == "trtllm" else gpu.memory_bytes * fraction - used
     per_token = kv_bytes_per_token(model, tp, kv_dtype(deployment))
     blocks = pool.num_gpu_blocks_override or int(budget // (per_token * pool.block_size))
     if blocks < 1:
@@ -128,12 +124,10 @@ def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
 
 
 def check(deployment: DeploymentConfig) -> None:
-    """Raise InfeasibleError when the engine could not start this deployment; a pool at a time, the reason in one line."""
+    """Raise InfeasibleError when the engine could not start this deployment, with the reason in one line."""
     model = get_model(deployment.model)
     if deployment.quantization == "fp8" and not model.fp8_checkpoint:
-        raise InfeasibleError(
-            f"{model.name} has no FP8 checkpoint: use quantization 'none' for its own precision"
-        )
+        raise InfeasibleError(f"{model.name} has no FP8 checkpoint: use quantization 'none' for its own precision")
     for pool in deployment.pools().values():
         _check_precision(deployment, pool)
         _check_parallelism(model, deployment, pool)
@@ -145,22 +139,16 @@ def _check_precision(deployment: DeploymentConfig, pool: PoolConfig) -> None:
     if "fp8" in gpu.flops:
         return
     if "fp8" in (deployment.quantization, kv_dtype(deployment)):
-        raise InfeasibleError(
-            f"{gpu.name} has no FP8 tensor cores: use quantization 'none' and a bf16 KV cache"
-        )
+        raise InfeasibleError(f"{gpu.name} has no FP8 tensor cores: use quantization 'none' and a bf16 KV cache")
 
 
 def _check_parallelism(model: ModelCard, deployment: DeploymentConfig, pool: PoolConfig) -> None:
     tp, gpu = pool.tensor_parallel_size, get_gpu(deployment.pool_gpu(pool))
     if tp > gpu.scale_up_gpus:
-        raise InfeasibleError(
-            f"tensor_parallel_size {tp} exceeds the {gpu.scale_up_gpus} GPUs that {gpu.name} links"
-        )
+        raise InfeasibleError(f"tensor_parallel_size {tp} exceeds the {gpu.scale_up_gpus} GPUs that {gpu.name} links")
     divided = {"attention heads": model.heads}
     if model.mla is None:
-        divided["KV heads"] = (
-            model.kv_heads if tp <= model.kv_heads else tp // model.kv_heads * model.kv_heads
-        )
+        divided["KV heads"] = model.kv_heads if tp <= model.kv_heads else tp // model.kv_heads * model.kv_heads
     if model.moe is None or model.moe.dense_layers:
         divided["feed-forward width"] = model.intermediate
     if model.moe is not None:
@@ -171,20 +159,13 @@ def _check_parallelism(model: ModelCard, deployment: DeploymentConfig, pool: Poo
         raise InfeasibleError(f"{model.name} is dense: enable_expert_parallel has no experts to shard")
     for what, size in divided.items():
         if size % tp:
-            raise InfeasibleError(
-                f"tensor_parallel_size {tp} does not divide the {size} {what} of {model.name}"
-            )
+            raise InfeasibleError(f"tensor_parallel_size {tp} does not divide the {size} {what} of {model.name}")
     _check_fp8_blocks(model, deployment, pool)
 
 
 def _check_fp8_blocks(model: ModelCard, deployment: DeploymentConfig, pool: PoolConfig) -> None:
     """Block-scaled FP8 experts cannot be sliced across a scale block (vLLM and SGLang refuse to load them)."""
-    if (
-        deployment.quantization != "fp8"
-        or not model.fp8_block
-        or model.moe is None
-        or pool.enable_expert_parallel
-    ):
+    if deployment.quantization != "fp8" or not model.fp8_block or model.moe is None or pool.enable_expert_parallel:
         return
     width = model.moe.intermediate // pool.tensor_parallel_size
     if width % model.fp8_block:

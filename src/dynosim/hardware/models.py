@@ -126,9 +126,7 @@ class ModelCard:
         q_width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
         query_and_output = 2 * self.hidden * q_width
         key_and_value = 2 * self.hidden * kv_width
-        biases = (
-            self.layers * (q_width + 2 * kv_width + self.hidden + self.heads) if self.attention_bias else 0
-        )
+        biases = self.layers * (q_width + 2 * kv_width + self.hidden + self.heads) if self.attention_bias else 0
         return (
             Weight("attention", self.layers * query_and_output, fp8=self.fp8_checkpoint),
             Weight("attention", self.layers * key_and_value, self.kv_heads, fp8=self.fp8_checkpoint),
@@ -163,17 +161,13 @@ class ModelCard:
         )
 
 
-def _llama(
-    name: str, hub_size: str, layers: int, hidden: int, heads: int, intermediate: int, *more: str
-) -> ModelCard:
+def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, intermediate: int, *more: str) -> ModelCard:
     hub = (f"meta-llama/Llama-3.1-{hub_size}", f"meta-llama/Meta-Llama-3.1-{hub_size}")
     aliases = (*hub, *(f"{hub_name}-Instruct" for hub_name in hub), *more)
     return ModelCard(name, aliases, layers, hidden, heads, 8, 128, intermediate, 128256, 131072)
 
 
-def _qwen3(
-    name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None
-) -> ModelCard:
+def _qwen3(name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None) -> ModelCard:
     hub = "Qwen/Qwen3-" + name.removeprefix("qwen3-").upper()
     return ModelCard(
         name, (hub, f"{hub}-FP8"), layers, hidden, heads, 4 if moe else 8, 128, intermediate, 151936, 40960,
@@ -232,6 +226,4 @@ def get_model(name: str) -> ModelCard:
     if name.lower() in _BY_NAME:
         return _BY_NAME[name.lower()]
     nearest = _BY_NAME[get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.0)[0]].name
-    raise ConfigError(
-        f"{name!r}: no such model; did you mean {nearest!r}? known: {', '.join(MODELS)}", path="model"
-    )
+    raise ConfigError(f"{name!r}: no such model; did you mean {nearest!r}? known: {', '.join(MODELS)}", path="model")

@@ -45,9 +45,7 @@ def _attention_width(model: ModelCard) -> int:
     return model.heads * (model.mla.nope_head_dim + model.mla.rope_head_dim + model.mla.v_head_dim)
 
 
-def weight_bytes_read(
-    model: ModelCard, tensor_parallel_size: int, quantization: str, tokens: ArrayLike
-) -> Array:
+def weight_bytes_read(model: ModelCard, tensor_parallel_size: int, quantization: str, tokens: ArrayLike) -> Array:
     """Return the weight bytes that one GPU reads in a pass of *tokens* tokens.
 
     An MoE pass reads the experts that its tokens reach, E (1 - (1 - k / E)^n) of E under uniform routing.

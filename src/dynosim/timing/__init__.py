@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dynosim.config import DeploymentConfig, FixedTiming, PolynomialTiming, PoolConfig, RooflineTiming
+from dynosim.errors import TimingError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_capacity, kv_dtype
 from dynosim.hardware.models import get_model
 from dynosim.timing.base import ForwardTimes, PassTables
 from dynosim.timing.fixed import FixedTimes
+from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, find_pack
 from dynosim.timing.polynomial import PolynomialTimes
 from dynosim.timing.roofline import RooflineTimes
 
-__all__ = ["ForwardTimes", "PassTables", "forward_times"]
+__all__ = ["ForwardTimes", "PassTables", "build", "forward_times"]
 
 
 def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTimes:
@@ -26,4 +30,37 @@ def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTime
             get_model(deployment.model), get_gpu(deployment.pool_gpu(pool)), pool.tensor_parallel_size,
             deployment.quantization, kv_dtype(deployment), timing,
         )  # fmt: skip
-    raise NotImplementedError
+    key = PackKey(
+        get_model(deployment.model).name, deployment.pool_gpu(pool), deployment.engine.name, deployment.quantization,
+        deployment.kv_cache_dtype, pool.enable_expert_parallel, deployment.engine.version,
+    )  # fmt: skip
+    return find_pack(key, pool.tensor_parallel_size)
+
+
+def build(
+    model: str,
+    gpu: str,
+    engine: str,
+    quantization: str = "none",
+    *,
+    kv_cache_dtype: str = "auto",
+    expert_parallel: bool = False,
+    version: str = "current",
+    tensor_parallel_sizes: tuple[int, ...] = DEFAULT_SIZES,
+    out_dir: Path = Path(USER_FOLDER),
+) -> Path:
+    """Make the timing pack of a configuration from measured kernel tables and return its path.
+
+    Raises TimingError without the extra ``[aic]``, and where the tables lack the configuration; ConfigError for unknown
+    models and GPUs.
+    """
+    key = PackKey(
+        get_model(model).name, get_gpu(gpu).name, engine, quantization, kv_cache_dtype, expert_parallel, version
+    )
+    try:
+        from dynosim.timing.aic import build_pack
+    except ImportError as error:
+        raise TimingError("building timing packs needs the extra: pip install 'dynosim[aic]'") from error
+    path = out_dir / key.filename
+    build_pack(key, tensor_parallel_sizes).save(path)
+    return path

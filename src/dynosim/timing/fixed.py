@@ -19,7 +19,7 @@ class FixedTimes:
     def tables(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
         """Return additive tables; attention costs nothing."""
         return PassTables(
-            tokens_s=np.arange(max_num_batched_tokens + 1) * self.prefill_s_per_token,
+            tokens_s=np.arange(max_num_batched_tokens + 1, dtype=np.float64) * self.prefill_s_per_token,
             graph_tokens_s=np.zeros(max_num_seqs + 1),
             decode_context=np.tile([0.0, 1.0], (max_num_seqs + 1, 1)),
             decode_s=np.full((max_num_seqs + 1, 2), self.decode_s),

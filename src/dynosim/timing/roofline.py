@@ -56,9 +56,7 @@ class RooflineTimes:
             tokens_s=self._tokens_s(gpu, np.arange(max_num_batched_tokens + 1)),
             graph_tokens_s=self._tokens_s(gpu, padded_batches(max_num_seqs)),
             decode_context=contexts,
-            decode_s=decode_attention_bound_s(
-                self.model, gpu, self.tensor_parallel_size, self.kv_dtype, contexts
-            ),
+            decode_s=decode_attention_bound_s(self.model, gpu, self.tensor_parallel_size, self.kv_dtype, contexts),
             prefill_seq=sequences,
             prefill_share_s=np.tile(share, (2, 1)),
             provenance={"source": "roofline", **self.timing.model_dump(exclude={"type"})},

@@ -1,0 +1,328 @@
+"""Builds timing packs from the measured kernel tables of NVIDIA's aiconfigurator-core 0.12.0 (extra ``[aic]``).
+
+The library prices a pass as a sum of kernels. This module samples that sum and applies the guard rails that its data
+need (shared/research/aiconfigurator.md, sections 5.3, 7 and 9):
+
+- GEMMs are read at tile-aligned token counts only. The tables also hold m = k 2^n + 1, just above a tile edge, whose
+  times make an interpolated curve jump by up to 90 %. What noise is left is smoothed to a monotone curve.
+- vLLM's block-FP8 GEMMs on Blackwell were timed with launch overhead and are priced with SGLang's tables; the weight
+  GEMMs of every pack must then reach 25 % of the HBM roofline at m = 8.
+- The part of prefill attention that does not grow with the sequence is charged once per pass.
+- MLA blocks contain their projections. They are split into a token-wise part and attention proper, which the library's
+  own mixed passes do not do (they drop decode attention).
+- Quantisation modes are given, never inferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import aiconfigurator_core
+import numpy as np
+import pyarrow.compute
+import pyarrow.parquet
+from aiconfigurator_core.sdk import EngineHandle
+from aiconfigurator_core.sdk.perf_database import resolve_query_version
+from aiconfigurator_core.sdk.utils import HuggingFaceDownloadError
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from dynosim.errors import TimingError
+from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.models import ModelCard, get_model
+from dynosim.timing.pack import Pack, PackKey, interpolate
+
+HUB_IDS = {
+    "llama-3.1-8b": "meta-llama/Meta-Llama-3.1-8B",
+    "llama-3.1-70b": "meta-llama/Meta-Llama-3.1-70B",
+    "llama-3.1-405b": "meta-llama/Meta-Llama-3.1-405B",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "qwen3-32b": "Qwen/Qwen3-32B",
+    "qwen3-30b-a3b": "Qwen/Qwen3-30B-A3B",
+    "qwen3-235b-a22b": "Qwen/Qwen3-235B-A22B",
+    "deepseek-v3": "deepseek-ai/DeepSeek-V3",
+    "gpt-oss-120b": "openai/gpt-oss-120b",
+}
+"""Models whose ``config.json`` ships in the wheel; any other would be looked up on the network."""
+
+GEMM_NODES = np.array(
+    [1, 2, 4, 8, 16, *range(32, 128, 16), *range(128, 257, 32), *range(512, 4353, 256), 8192, 16384, 32768]
+)
+"""The tile-aligned token counts of the measured GEMM grid."""
+TOKEN_NODES = np.union1d(GEMM_NODES, [320, 384, 6144, 12288])
+"""Expert and all-reduce tables have these as well."""
+BATCH_NODES = 2 ** np.arange(12)
+GRAPH_NODES = TOKEN_NODES[: np.searchsorted(TOKEN_NODES, 2048) + 1]
+CONTEXT_NODES = np.union1d([2, 64], np.concatenate([2 ** np.arange(7, 18), 3 * 2 ** np.arange(6, 16)]))
+CHUNK_NODES = 2 ** np.arange(7)
+SEQUENCE_NODES = np.union1d(
+    [16, 32, 64, 128, 192, 256, 384, 512, 640, 768, 896], np.outer(2 ** np.arange(7, 14), np.arange(8, 17))
+)
+"""Eight per octave from 1024 to 131,072: chords of a quadratic err by at most 0.4 %."""
+MLA_SLICE = 256
+"""Sequence length at which the attention part of an MLA block is negligible against its projections."""
+
+ATTENTION = ("attention", "mla_block")
+MIN_ROOFLINE_SHARE = 0.25
+LIBRARY_ERRORS = (ValueError, KeyError, RuntimeError, AssertionError, HuggingFaceDownloadError)
+"""What the library raises for a configuration it cannot price (its error classes derive from these)."""
+
+Array = NDArray[np.float64]
+Operations = dict[str, float]
+
+
+def build_pack(key: PackKey, tensor_parallel_sizes: tuple[int, ...]) -> Pack:
+    """Measure *key* at each size that has data; TimingError when none has."""
+    rows, reasons = {}, {}
+    for size in tensor_parallel_sizes:
+        try:
+            rows[size] = _Sampler(key, size).sample()
+        except LIBRARY_ERRORS as error:
+            reasons[str(size)] = (str(error).splitlines() or [type(error).__name__])[0]
+    if not rows:
+        raise TimingError(f"aiconfigurator-core has no data for {key.filename.removesuffix('.npz')}: {reasons}")
+    tables = {
+        name: np.stack([row[name] for row in rows.values()]).astype(np.float32)
+        for name in ("tokens_s", "graph_s", "prefill_s", "decode_s")
+    }
+    nodes = {
+        "tokens": TOKEN_NODES,
+        "graph_batch": GRAPH_NODES,
+        "chunks": CHUNK_NODES,
+        "sequence": SEQUENCE_NODES,
+        "batch": BATCH_NODES,
+        "context": CONTEXT_NODES,
+    }
+    return Pack(
+        tensor_parallel_sizes=np.array(list(rows)),
+        provenance=_provenance(key) | {"without_data": reasons},
+        **{name: values.astype(np.float32) for name, values in nodes.items()},
+        **tables,
+    )
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """The compiled engine of one configuration: milliseconds of each kernel of a pass."""
+
+    handle: EngineHandle
+
+    @classmethod
+    def compile(cls, key: PackKey, tensor_parallel_size: int, engine: str) -> _Kernels:
+        experts = (1, tensor_parallel_size) if key.expert_parallel else (tensor_parallel_size, 1)
+        moe_tp, moe_ep = experts if get_model(key.model).moe else (1, 1)
+        return cls(
+            EngineHandle.compile(
+                HUB_IDS[key.model],
+                key.gpu,
+                engine,
+                backend_version=key.version,
+                tp_size=tensor_parallel_size,
+                moe_tp_size=moe_tp,
+                moe_ep_size=moe_ep,
+                **quant_modes(key, engine),
+            )
+        )
+
+    def prefill(self, chunks: int, new: int, cached: int = 0) -> Operations:
+        """Kernels of a pass of *chunks* chunks with *new* tokens behind *cached* each."""
+        ops, _ = self.handle.run_static_per_op(
+            batch_size=chunks, isl=new + cached, osl=1, prefix=cached, mode="static_ctx"
+        )
+        return {name.removeprefix("context_"): latency for name, latency, *_ in ops}
+
+    def decode(self, batch: int, context: int) -> Operations:
+        """Kernels of a decode pass of *batch* requests whose contexts, the new token included, are *context* long."""
+        _, ops = self.handle.run_static_per_op(batch_size=batch, isl=context - 1, osl=2, mode="static_gen")
+        return {name.removeprefix("generation_"): latency for name, latency, *_ in ops}
+
+
+def quant_modes(key: PackKey, engine: str) -> dict[str, str]:
+    """Return the library's precision modes; the kernels that each engine picks for the published checkpoints."""
+    model = get_model(key.model)
+    fp8 = key.quantization == "fp8"
+    gemm = "bfloat16" if not fp8 else "fp8_block" if model.fp8_block else "fp8_static"
+    experts = {"fp8_static": "fp8"}.get(gemm, gemm)
+    if model.moe is not None and model.moe.native_bytes < 1:
+        experts = "w4a16_mxfp4"
+    kv_fp8 = fp8 if key.kv_cache_dtype == "auto" else key.kv_cache_dtype == "fp8"
+    # vLLM and MLA attention compute in bf16 whatever the cache holds; the tables have nothing else.
+    fp8_attention = kv_fp8 and engine != "vllm" and model.mla is None
+    return {
+        "gemm_quant_mode": gemm,
+        "moe_quant_mode": experts,
+        "kvcache_quant_mode": "fp8" if kv_fp8 else "bfloat16",
+        "fmha_quant_mode": "fp8" if fp8_attention else "bfloat16",
+    }
+
+
+def gemm_engine(key: PackKey) -> str:
+    """Return the engine whose block-FP8 GEMM tables are sound on this GPU."""
+    blackwell = key.gpu.startswith(("b200", "b300", "gb200", "gb300"))
+    block_fp8 = key.quantization == "fp8" and get_model(key.model).fp8_block is not None
+    return "sglang" if key.engine == "vllm" and block_fp8 and blackwell else key.engine
+
+
+class _Sampler:
+    """Samples one tensor-parallel size: one row of a pack."""
+
+    def __init__(self, key: PackKey, tensor_parallel_size: int) -> None:
+        self.key, self.tensor_parallel_size, self.model = key, tensor_parallel_size, get_model(key.model)
+        self.kernels = _Kernels.compile(key, tensor_parallel_size, key.engine)
+        donor = gemm_engine(key)
+        self.donor = None if donor == key.engine else _Kernels.compile(key, tensor_parallel_size, donor)
+
+    def sample(self) -> dict[str, Array]:
+        """Return the tables in seconds; TimingError where the GEMM times are not plausible."""
+        self._check_gemms()
+        if self.model.mla is None:
+            passes, graphs, prefill, decode = self._sample_attention()
+        else:
+            passes, graphs, prefill, decode = self._sample_mla()
+        milliseconds = {
+            "tokens_s": _monotone(self._token_wise(self._prefill_operations, TOKEN_NODES) + passes),
+            "graph_s": _monotone(self._token_wise(self._decode_operations, GRAPH_NODES) + graphs),
+            "prefill_s": _monotone(prefill),
+            "decode_s": _monotone(decode),
+        }
+        return {name: table / 1e3 for name, table in milliseconds.items()}
+
+    def _prefill_operations(self, tokens: int) -> Operations:
+        own = self.kernels.prefill(1, tokens)
+        return self._with_donor(own, self.donor.prefill(1, tokens)) if self.donor else own
+
+    def _decode_operations(self, batch: int) -> Operations:
+        context = int(CONTEXT_NODES[0])
+        own = self.kernels.decode(batch, context)
+        return self._with_donor(own, self.donor.decode(batch, context)) if self.donor else own
+
+    @staticmethod
+    def _with_donor(own: Operations, donor: Operations) -> Operations:
+        """Take the GEMMs, and the shared experts' that run beside the routed ones, from the donor engine."""
+        replaced = {name for name in own if name.endswith("_gemm") or name == "moe_overlap"}
+        return own | {name: donor[name] for name in replaced & donor.keys()}
+
+    @staticmethod
+    def _token_wise(operations: Callable[[int], Operations], nodes: NDArray[np.int64]) -> Array:
+        """Sum everything but attention, GEMMs interpolated between tile-aligned nodes."""
+        passes = {int(tokens): operations(int(tokens)) for tokens in nodes}
+        aligned = [tokens for tokens in passes if tokens in GEMM_NODES]
+        gemms = [sum(time for name, time in passes[tokens].items() if name.endswith("_gemm")) for tokens in aligned]
+        others = [
+            sum(time for name, time in ops.items() if not name.endswith("_gemm") and name not in ATTENTION)
+            for ops in passes.values()
+        ]
+        return interpolate(nodes, aligned, gemms) + np.array(others)
+
+    def _sample_attention(self) -> tuple[Array, Array, Array, Array]:
+        """Per-pass constant of prefill attention (ms), nothing for graphs, C without that constant, and G.
+
+        The library scales attention behind c cached tokens by 1 - (c / s)^2 but for the constant: two queries give it.
+        """
+        cached, new = 1536, 512
+        seen = 1.0 - (cached / (cached + new)) ** 2
+        whole, part = (self.kernels.prefill(1, n, c)["attention"] for n, c in ((cached + new, 0), (new, cached)))
+        constant = np.array((part - whole * seen) / (1.0 - seen))
+        prefill = [[self.kernels.prefill(int(k), int(s))["attention"] for s in SEQUENCE_NODES] for k in CHUNK_NODES]
+        decode = [[self.kernels.decode(int(b), int(c))["attention"] for c in CONTEXT_NODES] for b in BATCH_NODES]
+        return constant, np.zeros(1), np.maximum(np.array(prefill) - constant, 0.0), np.array(decode)
+
+    def _sample_mla(self) -> tuple[Array, Array, Array, Array]:
+        """Projections of prefill and of decode passes (ms by tokens), then C and G without them."""
+        block = "mla_block"
+        slices = [self.kernels.prefill(max(int(t) // MLA_SLICE, 1), min(int(t), MLA_SLICE))[block] for t in GEMM_NODES]
+        projections = _monotone(np.array(slices))
+        whole = [self.kernels.prefill(1, int(s))[block] for s in SEQUENCE_NODES]
+        prefill = np.maximum(np.array(whole) - interpolate(SEQUENCE_NODES, GEMM_NODES, projections), 0.0)
+        decode = np.array([[self.kernels.decode(int(b), int(c))[block] for c in CONTEXT_NODES] for b in BATCH_NODES])
+        return (
+            interpolate(TOKEN_NODES, GEMM_NODES, projections),
+            interpolate(GRAPH_NODES, BATCH_NODES, decode[:, 0]),
+            np.multiply.outer(CHUNK_NODES.astype(float), prefill),
+            np.maximum(decode - decode[:, :1], 0.0),
+        )
+
+    def _check_gemms(self) -> None:
+        """Refuse weight GEMMs below a quarter of the memory roofline at m = 8: they were timed with launch overhead.
+
+        Judged on matrices of at least 2048 x 2048, which are too large to be launch-bound themselves.
+        """
+        operations = self._prefill_operations(8)
+        shapes = gemm_shapes(self.model, self.tensor_parallel_size)
+        large = [name for name, (n, k) in shapes.items() if min(n, k) >= 2048 and name in operations]
+        if not large:
+            return
+        weight_bytes = 1 if self.key.quantization == "fp8" else 2
+        traffic = self.model.layers * weight_bytes * sum(shapes[name][0] * shapes[name][1] for name in large)
+        bound_ms = traffic / get_gpu(self.key.gpu).memory_bandwidth_bytes_s * 1e3
+        share = bound_ms / sum(operations[name] for name in large)
+        if share < MIN_ROOFLINE_SHARE:
+            raise TimingError(
+                f"the weight GEMMs reach {share:.0%} of the memory roofline at 8 tokens"
+                f" (at least {MIN_ROOFLINE_SHARE:.0%} is plausible): measured with launch overhead"
+            )
+
+
+def gemm_shapes(model: ModelCard, tensor_parallel_size: int) -> Mapping[str, tuple[int, int]]:
+    """Return (n, k) of each weight GEMM on one GPU, by the library's names; MLA projections are not among them."""
+    tp, kv_heads = tensor_parallel_size, -(-model.kv_heads // tensor_parallel_size)
+    shapes = {}
+    if model.mla is None:
+        shapes["qkv_gemm"] = ((model.heads // tp + 2 * kv_heads) * model.head_dim, model.hidden)
+        shapes["proj_gemm"] = (model.hidden, model.heads * model.head_dim // tp)
+    width = model.moe.shared_experts * model.moe.intermediate if model.moe else model.intermediate
+    prefix = "shared_gate_up" if model.moe else "gate_ffn1"
+    shapes[f"{prefix}_gemm"] = (2 * width // tp, model.hidden)
+    shapes["shared_ffn2_gemm" if model.moe else "ffn2_gemm"] = (model.hidden, width // tp)
+    return shapes
+
+
+def _monotone(table: Array) -> Array:
+    """Return the nearest table that does not decrease along any axis (isotonic regression, one axis at a time).
+
+    Isotonic regression preserves order, so the second axis does not undo the first.
+    """
+    for axis in reversed(range(table.ndim)):
+        table = np.asarray(np.apply_along_axis(lambda line: isotonic_regression(line).x, axis, table))
+    return table
+
+
+def _provenance(key: PackKey) -> dict[str, Any]:
+    measured = {
+        engine: resolve_query_version(key.gpu, engine, key.version) for engine in (key.engine, gemm_engine(key))
+    }
+    moe = get_model(key.model).moe is not None
+    tokens = [_grid_limit(key, measured, "gemm/gemm_perf", "m")]
+    if moe:
+        tokens.append(_grid_limit(key, measured, "moe/moe_perf", "num_tokens"))
+    contexts = [
+        _grid_limit(key, measured, f"{family}_perf", "step")
+        for family in ("attention/generation_attention", "mla/mla_generation_module", "mla/generation_mla")
+        if ("mla/" in family) == (get_model(key.model).mla is not None)
+    ]
+    return {
+        "source": f"aiconfigurator-core {installed_version('aiconfigurator-core')}",
+        "license": "Apache-2.0; derived from NVIDIA aiconfigurator-core tables, changed: sampled, smoothed, recombined",
+        "copyright": "Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES. All rights reserved.",
+        "system": key.gpu,
+        "engine": key.engine,
+        "engine_version": measured[key.engine],
+        "gemm_tables": f"{gemm_engine(key)} {measured[gemm_engine(key)]}",
+        "quant_modes": quant_modes(key, key.engine),
+        "measured_tokens": min(limit for limit in tokens if limit),
+        "measured_context": max(limit for limit in contexts if limit),
+    }
+
+
+def _grid_limit(key: PackKey, versions: Mapping[str, str], table: str, column: str) -> int:
+    """Return the largest value of *column* in a measured table, 0 where this engine version has no such table."""
+    family, file = table.split("/")
+    root = Path(aiconfigurator_core.__file__).parent / "systems" / "data"
+    path = root / key.gpu / family / key.engine / versions[key.engine] / f"{file}.parquet"
+    if not path.is_file():
+        return 0
+    return int(pyarrow.compute.max(pyarrow.parquet.read_table(path, columns=[column])[column]).as_py())

@@ -1,0 +1,185 @@
+"""Timing packs: measured kernel times of one (model, GPU, engine, precision), all tensor-parallel sizes in one file.
+
+A pack holds three functions, sampled at nodes and interpolated linearly between them:
+
+    N(tokens)        token-wise operations (GEMMs, experts, norms, all-reduces); another curve for decode-only passes,
+                     which run other kernels
+    C(chunks, seq)   attention of equal prefill chunks over whole sequences
+    G(batch, context) attention of decodes with equal contexts
+
+Beyond the last node they continue on the last slope. Packs are made by ``timing.aic``; reading one needs numpy only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dynosim.errors import TimingError
+from dynosim.timing.base import PassTables
+from dynosim.timing.cuda_graphs import padded_batches
+
+BUNDLED = Path(__file__).parent / "packs"
+USER_FOLDER = "timing_packs"
+DEFAULT_SIZES = (1, 2, 4, 8)
+"""Tensor-parallel sizes that a pack is built for."""
+MAX_CHUNKS = 64
+"""Rows of the prefill table; passes with more chunks are rare and read the last row."""
+
+Array32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PackKey:
+    """What a pack was measured for."""
+
+    model: str
+    gpu: str
+    engine: str
+    quantization: str = "none"
+    kv_cache_dtype: str = "auto"
+    expert_parallel: bool = False
+    version: str = "current"
+
+    @property
+    def filename(self) -> str:
+        """The key in one file name; defaults leave no trace in it."""
+        marks = [
+            self.model,
+            self.gpu,
+            self.engine if self.version == "current" else f"{self.engine}-{self.version}",
+            self.quantization,
+            *(["ep"] if self.expert_parallel else []),
+            *([f"kv_{self.kv_cache_dtype}"] if self.kv_cache_dtype != "auto" else []),
+        ]
+        return ".".join(marks) + ".npz"
+
+    def build_command(self, tensor_parallel_size: int) -> str:
+        """The shell command that makes the pack."""
+        options = {
+            "model": self.model,
+            "gpu": self.gpu,
+            "engine": self.engine,
+            "quantization": self.quantization,
+            "kv-cache-dtype": self.kv_cache_dtype,
+            "engine-version": self.version,
+        }
+        defaults = {"quantization": "none", "kv-cache-dtype": "auto", "engine-version": "current"}
+        given = [f"--{name} {value}" for name, value in options.items() if value != defaults.get(name)]
+        expert_parallel = ["--enable-expert-parallel"] if self.expert_parallel else []
+        unusual = tensor_parallel_size not in DEFAULT_SIZES
+        size = [f"--tensor-parallel-size {tensor_parallel_size}"] if unusual else []
+        return " ".join(["dynosim timing build", *given, *expert_parallel, *size])
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """The content of one file. Times in seconds; the first axis of every table is the tensor-parallel size."""
+
+    tensor_parallel_sizes: NDArray[np.int64]
+    tokens: Array32
+    """Nodes of tokens_s: pass tokens."""
+    tokens_s: Array32
+    """Shape (sizes, tokens): N of passes with prefill."""
+    graph_batch: Array32
+    graph_s: Array32
+    """Shape (sizes, graph_batch): N of decode-only passes."""
+    chunks: Array32
+    sequence: Array32
+    prefill_s: Array32
+    """Shape (sizes, chunks, sequence): C, the whole kernel over all chunks."""
+    batch: Array32
+    context: Array32
+    decode_s: Array32
+    """Shape (sizes, batch, context): G."""
+    provenance: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the pack as a compressed .npz."""
+        arrays = {item.name: getattr(self, item.name) for item in fields(self)}
+        arrays["provenance"] = np.array(json.dumps(self.provenance))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **arrays)
+
+    def tables(self, tensor_parallel_size: int, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
+        """Expand to the tables of a replica with these scheduler limits."""
+        row = int(np.flatnonzero(self.tensor_parallel_sizes == tensor_parallel_size)[0])
+        batches = np.arange(max_num_seqs + 1)
+        chunks = np.arange(MAX_CHUNKS + 1)
+        passes = interpolate(np.arange(max_num_batched_tokens + 1), self.tokens, self.tokens_s[row])
+        graphs = interpolate(padded_batches(max_num_seqs), self.graph_batch, self.graph_s[row])
+        kernels = interpolate(chunks, self.chunks, self.prefill_s[row])
+        passes[0] = graphs[0] = 0.0
+        return PassTables(
+            tokens_s=passes,
+            graph_tokens_s=graphs,
+            decode_context=batches[:, None] * self.context.astype(float),
+            decode_s=interpolate(batches, self.batch, self.decode_s[row]),
+            prefill_seq=self.sequence.astype(float),
+            prefill_share_s=kernels / np.maximum(chunks, 1)[:, None],
+            measured_tokens=self.provenance["measured_tokens"],
+            measured_context=self.provenance["measured_context"],
+            provenance=self.provenance,
+        )
+
+
+@dataclass(frozen=True)
+class PackTimes:
+    """One tensor-parallel size of the pack in the file *path*."""
+
+    path: Path
+    tensor_parallel_size: int
+
+    def tables(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
+        """Return the tables; equal arguments share one object."""
+        return _tables(self.path, self.tensor_parallel_size, max_num_seqs, max_num_batched_tokens)
+
+
+def find_pack(key: PackKey, tensor_parallel_size: int) -> PackTimes:
+    """Return the pack of *key* from the user's folders or the bundle; TimingError with the command that makes it."""
+    what = f"{key.model} on {tensor_parallel_size} x {key.gpu} with {key.engine}, quantization {key.quantization}"
+    for folder in (os.environ.get("DYNOSIM_TIMING_PACKS", USER_FOLDER), USER_FOLDER, BUNDLED):
+        path = (Path(folder) / key.filename).resolve()
+        if not path.is_file():
+            continue
+        pack = load_pack(path)
+        if tensor_parallel_size in pack.tensor_parallel_sizes:
+            return PackTimes(path, tensor_parallel_size)
+        if reason := pack.provenance["without_data"].get(str(tensor_parallel_size)):
+            raise TimingError(f"no kernel times for {what}: {reason}")
+    raise TimingError(
+        f"no timing pack for {what}: make one with `{key.build_command(tensor_parallel_size)}`,"
+        " or use timing type 'roofline'"
+    )
+
+
+@lru_cache(maxsize=64)
+def load_pack(path: Path) -> Pack:
+    """Read a pack; TimingError when the file is not one."""
+    try:
+        with np.load(path) as arrays:
+            values = {item.name: arrays[item.name] for item in fields(Pack)}
+    except (KeyError, ValueError, OSError) as error:
+        raise TimingError(f"{path}: not a timing pack: {error}") from error
+    return Pack(**(values | {"provenance": json.loads(str(values["provenance"]))}))
+
+
+@lru_cache(maxsize=128)
+def _tables(path: Path, tensor_parallel_size: int, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
+    return load_pack(path).tables(tensor_parallel_size, max_num_seqs, max_num_batched_tokens)
+
+
+def interpolate(at: ArrayLike, nodes: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:
+    """Interpolate *values* (nodes on the first axis) linearly, on the last slope beyond the end, constant before."""
+    x, xs, ys = (np.asarray(array, dtype=float) for array in (at, nodes, values))
+    left = np.clip(np.searchsorted(xs, x, side="right") - 1, 0, len(xs) - 2)
+    weight = np.maximum((x - xs[left]) / (xs[left + 1] - xs[left]), 0.0).reshape(-1, *[1] * (ys.ndim - 1))
+    values_at: NDArray[np.float64] = ys[left] * (1.0 - weight) + ys[left + 1] * weight
+    return values_at

@@ -65,6 +65,15 @@ for _name, (_pattern, _first) in _CORE_SCHEMA.items():
         _class.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    # PyYAML would write these line breaks of Unicode as they are, and read them back as spaces.
+    style = '"' if not {"\x85", "\u2028", "\u2029", "\ufeff"}.isdisjoint(text) else None
+    return dumper.represent_scalar(_TAG + "str", text, style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def _finite(text: str) -> float:
     value = float(text.replace(".inf", "inf").replace(".nan", "nan").lower())
     if not math.isfinite(value):

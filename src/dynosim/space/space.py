@@ -73,10 +73,10 @@ class SearchSpace:
 
     def resolve(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Return the plain values of the scenario at *point*, not validated."""
-        data: dict[str, Any] = _copy(self._fixed)
+        data: dict[str, Any] = json.loads(self._fixed)
         for parameter in self.parameters:
             if parameter.active(point):
-                _put(data, parameter.keys, _copy(point[parameter.path]))
+                _put(data, parameter.keys, point[parameter.path])
         deployment = data.get("deployment")
         if isinstance(deployment, dict):
             for section in SECTIONS:
@@ -100,9 +100,9 @@ class SearchSpace:
         return None
 
     @cached_property
-    def _fixed(self) -> dict[str, Any]:
-        """The file without its domains and its baseline."""
-        return {key: _without_domains(value) for key, value in self.fields.items() if key != "baseline"}
+    def _fixed(self) -> str:
+        """The file without its domains and its baseline, as JSON: parsing that is the fastest deep copy."""
+        return json.dumps({key: _without_domains(value) for key, value in self.fields.items() if key != "baseline"})
 
     @cached_property
     def reference(self) -> Scenario:
@@ -176,15 +176,18 @@ class SearchSpace:
         A parameter without a value takes that of a field of the same name in *values* (so that a change of mode keeps
         tensor_parallel_size), else the baseline's, else its first.
         """
-        same_name = {path.rpartition(".")[2]: value for path, value in values.items()}
         point: Point = {}
         for parameter in self.parameters:
             if parameter.active(point):
-                namesake = same_name.get(parameter.keys[-1])
-                fallback = (self.baseline or {}).get(parameter.path, parameter.domain.first())
-                default = namesake if parameter.domain.contains(namesake) else fallback
-                point[parameter.path] = values.get(parameter.path, default)
+                path = parameter.path
+                point[path] = values[path] if path in values else self._default(parameter, values)
         return point
+
+    def _default(self, parameter: Parameter, values: Mapping[str, Any]) -> Any:
+        for path, value in values.items():
+            if path.endswith(f".{parameter.keys[-1]}") and parameter.domain.contains(value):
+                return value
+        return (self.baseline or {}).get(parameter.path, parameter.domain.first())
 
     def neighbours(self, point: Mapping[str, Any]) -> list[Point]:
         """Return the points that differ in one parameter by one step (and in what that switches on or off)."""
@@ -230,15 +233,6 @@ def find_space(name_or_path: str | FilePath) -> FilePath:
         return FilePath(text)
     near = schema.nearest(text, bundled)
     raise ConfigError(f"{text}: no such space: {near}allowed: {', '.join(bundled)}, or the path of a YAML file")
-
-
-def _copy(value: Any) -> Any:
-    """Return a deep copy of plain data; five times faster than copy.deepcopy, and this runs for every candidate."""
-    if isinstance(value, Mapping):
-        return {key: _copy(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_copy(inner) for inner in value]
-    return value
 
 
 def _put(data: dict[str, Any], path: Path, value: Any) -> None:

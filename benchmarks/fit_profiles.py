@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from dynosim.config import (
     Arrivals,
@@ -33,7 +34,7 @@ from dynosim.workload.table import Workload
 OUT = Path(__file__).parents[1] / "src/dynosim/workload/profiles"
 GRID = (0, 0.005, 0.01, 0.02, *(round(0.05 * k, 2) for k in range(1, 20)), 0.97, 0.98, 0.99, 0.995, 0.999, 1)
 """Probabilities of the length quantiles: dense in the upper tail, which decides the tail latencies."""
-COARSE = (0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1)
+COARSE = (0, 0.02, *(round(0.05 * k, 2) for k in range(1, 20)), 0.98, 0.99, 1)
 
 
 class Links(NamedTuple):
@@ -68,45 +69,86 @@ def ratios(values: Any) -> dict[float, float]:
     return {p: round(float(v), 3) for p, v in zip(COARSE, np.quantile(values, COARSE), strict=True)}
 
 
+def turn_numbers(workload: Workload, found: Links) -> NDArray[np.int64]:
+    """Return the turn number of every request, 0 for the first of a conversation."""
+    turn = np.zeros(len(workload), np.int64)
+    for child, parent in zip(found.child, found.parent, strict=True):
+        turn[child] = turn[parent] + 1
+    return turn
+
+
 def conversations(workload: Workload, found: Links) -> PrefixTree:
     """Fit the conversation model of ``PrefixTree`` to the links of a trace."""
     child, parent, shared = found
-    tokens, block = workload.input_tokens, workload.hash_block_tokens
-    whole = tokens[parent] // block
-    next_turn, again = shared == whole, shared > whole
-    rewritten = shared < whole
-    long = whole >= 16
+    tokens, turn = workload.input_tokens, turn_numbers(workload, found)[parent]
+    whole = tokens[parent] // workload.hash_block_tokens
+    new = tokens[child] - tokens[parent] - workload.output_tokens[parent]
+    grown = shared == whole
+    probability, scale = continuation(workload, found)
     return PrefixTree(
-        block_tokens=block,
+        block_tokens=workload.hash_block_tokens,
         shared_blocks=1,
-        continue_probability=continuation(workload, found),
-        new_tokens=quantiles((tokens[child] - tokens[parent] - workload.output_tokens[parent])[next_turn]),
-        gap_requests=quantiles(child - parent, COARSE),
+        continue_probability=probability,
+        continue_scale_tokens=scale,
         max_input_tokens=int(tokens.max()),
-        resubmit_probability=round(float(again.mean()), 4),
-        rewrites=Rewrites(
-            probability=round(float(rewritten[long].mean()), 4),
-            min_blocks=16,
-            kept_fraction=ratios((shared / whole)[rewritten & long]),
-            length_ratio=ratios((tokens[child] / tokens[parent])[rewritten & long]),
-        ),
+        new_tokens=tuple(quantiles(new[grown & which]) for which in (turn == 0, turn == 1, turn >= 2)),
+        gap_requests=quantiles(child - parent),
+        persistence=persistence(found, (child - parent).astype(float), np.where(grown, new, np.nan)),
+        output_persistence=persistence(found, workload.output_tokens[child].astype(float)),
+        resubmit_probability=round(float((shared > whole).mean()), 4),
+        rewrites=rewrites(found, tokens, whole),
     )
 
 
-def continuation(workload: Workload, found: Links, turns: int = 7) -> tuple[float, ...]:
-    """Return the share of turn 1, 2, ... requests with another turn, among those long enough to show it.
+def rewrites(found: Links, tokens: NDArray[np.int64], whole: NDArray[np.int64], min_blocks: int = 16) -> Rewrites:
+    child, parent, shared = found
+    rewritten, long = shared < whole, whole >= min_blocks
+    which = rewritten & long
+    return Rewrites(
+        probability=round(float(rewritten[long].mean()), 4),
+        persistence=persistence(found, np.where(long, rewritten, np.nan)),
+        min_blocks=min_blocks,
+        kept_fraction=ratios((shared / whole)[which]),
+        length_ratio=ratios((tokens[child] / tokens[parent])[which]),
+    )
 
-    The last requests of the trace are left out: their next turns lie after its end.
+
+def persistence(found: Links, *kinds: NDArray[Any]) -> float:
+    """Return the probability with which a turn has its conversation's own draw instead of a fresh one.
+
+    Two turns of a conversation then have rank correlation p^2 at any distance. Fitted to the mean over *kinds* (a value
+    per link, NaN where it does not count) and the distances of 1 to 4 turns.
     """
-    n = len(workload)
-    turn, continued = np.zeros(n, int), np.zeros(n, bool)
+    position = {child: k for k, child in enumerate(found.child.tolist())}
+    before = np.array([position.get(parent, -1) for parent in found.parent.tolist()])
+    correlations = []
+    for value in kinds:
+        ancestor = np.arange(len(value))
+        for _ in range(4):
+            ancestor = np.where(ancestor >= 0, before[ancestor], -1)
+            correlations.append(spearmanr(value[ancestor >= 0], value[ancestor[ancestor >= 0]], nan_policy="omit")[0])
+    return round(float(np.sqrt(np.mean(correlations))), 3)
+
+
+def continuation(workload: Workload, found: Links, turns: int = 10) -> tuple[tuple[float, ...], float]:
+    """Return (continue_probability, continue_scale_tokens) of largest likelihood.
+
+    Counted are requests long enough to show a next turn. The last 2,500 are left out: theirs lie after the end.
+    """
+    tokens, turn = workload.input_tokens, np.minimum(turn_numbers(workload, found), turns - 1)
+    continued = np.zeros(len(workload), bool)
     continued[found.parent] = True
-    for child, parent in zip(found.child, found.parent, strict=True):
-        turn[child] = turn[parent] + 1
-    counted = (np.arange(n) < n - 2500) & (workload.input_tokens >= 2 * workload.hash_block_tokens)
-    last = turns - 1
-    groups = [counted & ((turn == t) if t < last else (turn >= t)) for t in range(turns)]
-    return tuple(round(float(continued[group].mean()), 3) for group in groups)
+    counted = (np.arange(len(tokens)) < len(tokens) - 2500) & (tokens >= 2 * workload.hash_block_tokens)
+    turn, continued, tokens = turn[counted], continued[counted], tokens[counted]
+
+    def fit(scale: float) -> tuple[float, NDArray[np.float64]]:
+        fading = np.exp(-tokens / scale)
+        by_turn = np.bincount(turn, continued) / np.bincount(turn, fading)
+        probability = np.clip(by_turn[turn] * fading, 1e-9, 1 - 1e-9)
+        return float(np.log(np.where(continued, probability, 1 - probability)).sum()), by_turn
+
+    scale = max(np.geomspace(50e3, 2e6, 60), key=lambda scale: fit(scale)[0])
+    return tuple(np.minimum(fit(scale)[1], 1.0).round(3).tolist()), round(float(scale))
 
 
 def rates(workload: Workload, window_s: float) -> tuple[float, ...]:

@@ -74,9 +74,7 @@ class QuantileLength(Config):
         return _checked_quantiles(value)
 
 
-Length = Annotated[
-    FixedLength | UniformLength | LognormalLength | QuantileLength, Field(discriminator="type")
-]
+Length = Annotated[FixedLength | UniformLength | LognormalLength | QuantileLength, Field(discriminator="type")]
 
 
 Ratios = Annotated[dict[float, PositiveFloat], Field(min_length=2)]
@@ -84,10 +82,12 @@ Ratios = Annotated[dict[float, PositiveFloat], Field(min_length=2)]
 
 
 class Rewrites(Config):
-    """Further turns that keep only the first part of their parent's prompt (retrieved text replaced, history cut)."""
+    """Further turns that keep only the first part of their parent's prompt: history cut, retrieved text replaced."""
 
     probability: Probability
     """Of a further turn whose parent has at least ``min_blocks`` whole blocks."""
+    persistence: Probability = 0.0
+    """Probability that a turn rewrites, or not, because it is a rewriting conversation, or not."""
     min_blocks: PositiveInt = 1
     kept_fraction: Ratios
     """Share of the parent's whole blocks that stays."""
@@ -103,21 +103,29 @@ class Rewrites(Config):
 class PrefixTree(Config):
     """Which prompts share their first blocks: conversations below one system prompt.
 
-    Every prompt starts with ``shared_blocks`` common blocks. A request is the first turn of a new conversation or, where an
-    earlier request has a next turn due, that turn. Its prompt is its parent's prompt, the parent's answer and
-    ``new_tokens``, so it shares all whole blocks of the parent's prompt. A conversation that would pass
-    ``max_input_tokens`` ends. Turns follow each other by request order, not by time: another load keeps the sharing.
+    Every prompt starts with ``shared_blocks`` common blocks. A request is the first turn of a new conversation or,
+    where an earlier request has a next turn due, that turn. Its prompt is its parent's prompt, the parent's answer
+    and new tokens, so it shares all whole blocks of the parent's prompt. Turns follow each other by request order,
+    not by time, so another load leaves the sharing as it is.
     """
 
     block_tokens: PositiveInt = 512
     shared_blocks: NonNegativeInt = 1
     continue_probability: tuple[Probability, ...] = Field(default=(0.0,), min_length=1)
-    """Probability that turn 1, 2, ... is followed by another; the last value holds for all later turns."""
-    new_tokens: Length = LognormalLength(median=100, sigma=1.0)
-    """Prompt tokens that a further turn adds to its history."""
+    """Probability that turn 1, 2, ... of at least one block more than the shared ones is followed by another turn;
+    the last value holds for all later turns."""
+    continue_scale_tokens: PositiveFloat | None = None
+    """Long prompts are continued less often: the probability is multiplied by exp(-prompt tokens / this)."""
+    max_input_tokens: PositiveInt = 131072
+    """A conversation ends where its next prompt would be longer."""
+    new_tokens: tuple[Length, ...] = Field(default=(LognormalLength(median=100, sigma=1.0),), min_length=1)
+    """Prompt tokens that turn 2, 3, ... adds to its history; the last distribution holds for all later turns."""
     gap_requests: Length = LognormalLength(median=400, sigma=1.0)
     """Requests (of everyone) from one turn to the next of the same conversation."""
-    max_input_tokens: PositiveInt = 131072
+    persistence: Probability = 0.0
+    """Probability that a turn has its conversation's own gap and new tokens, the same quantiles at every turn."""
+    output_persistence: Probability = 0.0
+    """Probability that a turn has its conversation's own output length."""
     resubmit_probability: Probability = 0.0
     """Probability that a further turn is its parent's prompt again."""
     rewrites: Rewrites | None = None

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from dynosim.errors import ConfigError
@@ -175,19 +176,18 @@ def _read_mooncake(path: Path) -> _Columns:
             table = json.read_json(stream, json.ReadOptions(block_size=_ARROW_BLOCK_BYTES), parse)
     except pa.ArrowInvalid as error:
         raise _InvalidTraceError(str(error)) from error
-    times_ms, input_tokens, output_tokens, hash_ids = (
-        _no_nulls(column.combine_chunks()) for column in table.columns
-    )
+    times_ms, input_tokens, output_tokens, hash_ids = (column.combine_chunks() for column in table.columns)
+    blocks = _values(hash_ids.value_lengths())
     columns = _Columns(
-        time_s=times_ms.to_numpy() / 1e3,
-        input_tokens=input_tokens.to_numpy(),
-        output_tokens=output_tokens.to_numpy(),
+        time_s=_values(times_ms) / 1e3,
+        input_tokens=_values(input_tokens),
+        output_tokens=_values(output_tokens),
         hash_block_tokens=MOONCAKE_BLOCK_TOKENS,
-        hash_offsets=np.concatenate(([0], np.cumsum(hash_ids.value_lengths().to_numpy()))).astype(np.int64),
-        hash_ids=_no_nulls(hash_ids.flatten()).to_numpy(),
+        hash_offsets=np.concatenate(([0], np.cumsum(blocks))).astype(np.int64),
+        hash_ids=_values(hash_ids.flatten()),
     )
     _check_ranges(columns)
-    if np.any(np.diff(columns.hash_offsets) != -(-columns.input_tokens // MOONCAKE_BLOCK_TOKENS)):
+    if np.any(blocks != -(-columns.input_tokens // MOONCAKE_BLOCK_TOKENS)):
         raise _InvalidTraceError("the number of hash_ids is not the number of blocks")
     return columns
 
@@ -207,12 +207,12 @@ def _read_azure(path: Path) -> _Columns:
             table = arrow_csv.read_csv(stream, convert_options=convert)
     except (pa.ArrowInvalid, KeyError) as error:
         raise _InvalidTraceError(str(error)) from error
-    times, input_tokens, output_tokens = (_no_nulls(column.combine_chunks()) for column in table.columns)
-    time_ns = times.cast(pa.int64()).to_numpy()
+    times, input_tokens, output_tokens = (column.combine_chunks() for column in table.columns)
+    time_ns = _values(times.view("int64"))
     columns = _Columns(
         time_s=(time_ns - time_ns[:1]) / 1e9,  # before the division: 2023 in ns has no exact float
-        input_tokens=input_tokens.to_numpy(),
-        output_tokens=output_tokens.to_numpy(),
+        input_tokens=_values(input_tokens),
+        output_tokens=_values(output_tokens),
         hash_block_tokens=0,
         hash_offsets=np.zeros(len(time_ns) + 1, np.int64),
         hash_ids=np.empty(0, np.int64),
@@ -221,11 +221,14 @@ def _read_azure(path: Path) -> _Columns:
     return columns
 
 
-def _no_nulls(column: Any) -> Any:
-    """Return *column* (Arrow) as it is; raises _InvalidTraceError where a value is missing."""
-    if column.null_count:
+def _values(array: Any) -> NDArray[Any]:
+    """Return an Arrow array as NumPy's, without a copy; raises _InvalidTraceError where a value is missing.
+
+    DLPack and not ``to_numpy``, which imports pandas (0.2 s).
+    """
+    if array.null_count:
         raise _InvalidTraceError("a value is missing")
-    return column
+    return np.from_dlpack(array)
 
 
 def _check_ranges(columns: _Columns) -> None:

@@ -6,7 +6,7 @@ Left out: dependence of the answer's length on the prompt, think times in second
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +17,15 @@ from dynosim.config import (
     LognormalLength,
     PrefixTree,
     QuantileLength,
+    Rewrites,
     SyntheticSource,
     UniformLength,
 )
 from dynosim.rng import stream
 from dynosim.workload import arrivals
 from dynosim.workload.table import FloatArray, IntArray, Workload
+
+_NO_REWRITES = Rewrites(probability=0.0, kept_fraction={0.0: 1.0, 1.0: 1.0}, length_ratio={0.0: 1.0, 1.0: 1.0})
 
 
 def generate(source: SyntheticSource, seed: int, name: str = "synthetic") -> Workload:
@@ -35,12 +38,13 @@ def generate(source: SyntheticSource, seed: int, name: str = "synthetic") -> Wor
     if source.arrivals is not None:
         times_s = arrivals.of_source(source.arrivals, n, stream(seed, "workload.arrivals"))
     input_tokens = sample_lengths(source.input_tokens, n, stream(seed, "workload.input_tokens"))
-    output_tokens = sample_lengths(source.output_tokens, n, stream(seed, "workload.output_tokens"))
+    outputs = 2 * n if source.prefix else n
+    output_tokens = sample_lengths(source.output_tokens, outputs, stream(seed, "workload.output_tokens"))
     block_tokens, offsets, ids = 0, np.zeros(n + 1, np.int64), np.empty(0, np.int64)
     if source.prefix is not None:
         block_tokens = source.prefix.block_tokens
-        turns = _conversations(source.prefix, input_tokens, output_tokens, stream(seed, "workload.prefix"))
-        input_tokens = turns.input_tokens
+        turns = _conversations(source.prefix, input_tokens, output_tokens, seed)
+        input_tokens, output_tokens = turns.input_tokens, turns.output_tokens
         offsets, ids = _block_ids(turns, source.prefix)
     return Workload(name, times_s, input_tokens, output_tokens, block_tokens, offsets, ids)
 
@@ -69,69 +73,112 @@ class _Turns(NamedTuple):
     """Request i shares its first ``shared[i]`` blocks with request ``parent[i]``; -1 is the system prompt alone."""
 
     input_tokens: IntArray
+    output_tokens: IntArray
     parent: IntArray
     shared: IntArray
 
 
-class _Due(NamedTuple):
-    """A further turn that waits for its place in the order of requests."""
+class _Turn(NamedTuple):
+    """A request; further turns wait in order of ``place`` until the count of requests reaches it."""
 
     place: int
     parent: int
-    turn: int
+    number: int
+    """0 is the first turn of a conversation."""
     input_tokens: int
     shared: int
+    own: int
+    """Index of the draws that belong to its conversation."""
 
 
-def _conversations(
-    prefix: PrefixTree, first_tokens: IntArray, output_tokens: IntArray, rng: np.random.Generator
-) -> _Turns:
-    """Decide for each place whether a conversation opens or continues there, and how long its prompt then is."""
+class _Draws(NamedTuple):
+    """Draws of each kind: one per request, and where conversations have their own, n more for these.
+
+    ``own_*``: the turn has its conversation's draw and not a fresh one.
+    """
+
+    continues: list[float]
+    resubmits: list[bool]
+    own_output: list[bool]
+    own_habit: list[bool]
+    own_rewrites: list[bool]
+    gap: list[int]
+    new_tokens: list[list[int]]
+    """By turn, from the same stream: the same draw is the same quantile of each distribution."""
+    rewrites: list[bool]
+    kept_fraction: list[float]
+    length_ratio: list[float]
+
+
+def _draws(prefix: PrefixTree, n: int, seed: int) -> _Draws:
+    def rng(kind: str) -> np.random.Generator:
+        return stream(seed, f"workload.prefix.{kind}")
+
+    def chance(kind: str, probability: float) -> list[bool]:
+        drawn: list[bool] = (rng(kind).random(2 * n) < probability).tolist()
+        return drawn
+
+    rule = prefix.rewrites or _NO_REWRITES
+    return _Draws(
+        continues=rng("continues").random(n).tolist(),
+        resubmits=chance("resubmits", prefix.resubmit_probability),
+        own_output=chance("own_output", prefix.output_persistence),
+        own_habit=chance("own_habit", prefix.persistence),
+        own_rewrites=chance("own_rewrites", rule.persistence),
+        gap=sample_lengths(prefix.gap_requests, 2 * n, rng("gap_requests")).tolist(),
+        new_tokens=[sample_lengths(length, 2 * n, rng("new_tokens")).tolist() for length in prefix.new_tokens],
+        rewrites=chance("rewrites", rule.probability),
+        kept_fraction=_interpolate(rule.kept_fraction, rng("kept_fraction").random(n)).tolist(),
+        length_ratio=_interpolate(rule.length_ratio, rng("length_ratio").random(n)).tolist(),
+    )
+
+
+def _conversations(prefix: PrefixTree, first_tokens: IntArray, output_tokens: IntArray, seed: int) -> _Turns:
+    """Decide for each request whether it opens a conversation or continues one, and how long it then is."""
     n = len(first_tokens)
-    next_tokens = _next_turns(prefix, n, rng)
-    continues, gaps = rng.random(n).tolist(), sample_lengths(prefix.gap_requests, n, rng).tolist()
-    probability = prefix.continue_probability
-    tokens, outputs = first_tokens.tolist(), output_tokens.tolist()
-    parent, shared, turn = [-1] * n, [0] * n, 0
-    waiting: list[_Due] = []
-    for i in range(n):
+    draws, outputs = _draws(prefix, n, seed), output_tokens.tolist()
+    waiting: list[_Turn] = []
+    turns: list[tuple[int, int, int, int]] = []
+    for i, tokens in enumerate(first_tokens.tolist()):
         if waiting and waiting[0].place <= i:
-            _, parent[i], turn, tokens[i], shared[i] = heapq.heappop(waiting)
+            turn = heapq.heappop(waiting)
         else:
-            turn, shared[i] = 0, min(prefix.shared_blocks, tokens[i] // prefix.block_tokens)
-        if (
-            continues[i] < probability[min(turn, len(probability) - 1)]
-            and tokens[i] >= (prefix.shared_blocks + 1) * prefix.block_tokens
-        ):
-            length, kept = next_tokens(i, tokens[i], outputs[i])
-            if length <= prefix.max_input_tokens:
-                heapq.heappush(waiting, _Due(i + gaps[i], i, turn + 1, length, kept))
-    return _Turns(*(np.array(column, np.int64) for column in (tokens, parent, shared)))
+            turn = _Turn(i, -1, 0, tokens, min(prefix.shared_blocks, tokens // prefix.block_tokens), n + i)
+        output = outputs[turn.own if draws.own_output[i] else i]
+        turns.append((turn.input_tokens, output, turn.parent, turn.shared))
+        following = _next_turn(prefix, draws, i, turn, output)
+        if following is not None:
+            heapq.heappush(waiting, following)
+    return _Turns(*np.array(turns, np.int64).T)
 
 
-def _next_turns(
-    prefix: PrefixTree, n: int, rng: np.random.Generator
-) -> Callable[[int, int, int], tuple[int, int]]:
-    """Return the rule (i, prompt tokens, output tokens of request i) -> (prompt tokens, shared blocks) of its next turn."""
-    new = sample_lengths(prefix.new_tokens, n, rng).tolist()
-    resubmits = (rng.random(n) < prefix.resubmit_probability).tolist()
-    rewritten, kept_fraction, ratio = rng.random((3, n))
-    rewrites, block_tokens = prefix.rewrites, prefix.block_tokens
-    if rewrites is not None:
-        rewritten = rewritten < rewrites.probability
-        kept_fraction = _interpolate(rewrites.kept_fraction, kept_fraction)
-        ratio = _interpolate(rewrites.length_ratio, ratio)
+def _next_turn(prefix: PrefixTree, draws: _Draws, i: int, turn: _Turn, output_tokens: int) -> _Turn | None:
+    """Return what follows request *i*, or None where its conversation ends."""
+    tokens, whole = turn.input_tokens, turn.input_tokens // prefix.block_tokens
+    if whole <= prefix.shared_blocks or draws.continues[i] >= _continue_probability(prefix, turn):
+        return None
+    habit = turn.own if draws.own_habit[i] else i
+    rule = prefix.rewrites or _NO_REWRITES
+    rewrites = draws.rewrites[turn.own if draws.own_rewrites[i] else i]
+    if draws.resubmits[i]:
+        length, shared = tokens, -(-tokens // prefix.block_tokens)
+    elif rewrites and whole >= rule.min_blocks:
+        shared = max(round(draws.kept_fraction[i] * whole), prefix.shared_blocks)
+        length = max(round(draws.length_ratio[i] * tokens), shared * prefix.block_tokens + 1)
+    else:
+        new_tokens = draws.new_tokens[min(turn.number, len(draws.new_tokens) - 1)]
+        length, shared = tokens + output_tokens + new_tokens[habit], whole
+    if length > prefix.max_input_tokens:
+        return None
+    return _Turn(i + draws.gap[habit], i, turn.number + 1, length, shared, turn.own)
 
-    def next_turn(i: int, tokens: int, output: int) -> tuple[int, int]:
-        whole = tokens // block_tokens
-        if resubmits[i]:
-            return tokens, -(-tokens // block_tokens)
-        if rewrites is not None and rewritten[i] and whole >= rewrites.min_blocks:
-            kept = max(round(kept_fraction[i] * whole), prefix.shared_blocks)
-            return max(round(ratio[i] * tokens), kept * block_tokens + 1), kept
-        return tokens + output + new[i], whole
 
-    return next_turn
+def _continue_probability(prefix: PrefixTree, turn: _Turn) -> float:
+    by_turn = prefix.continue_probability
+    probability = by_turn[min(turn.number, len(by_turn) - 1)]
+    if prefix.continue_scale_tokens is not None:
+        probability *= math.exp(-turn.input_tokens / prefix.continue_scale_tokens)
+    return probability
 
 
 def _block_ids(turns: _Turns, prefix: PrefixTree) -> tuple[IntArray, IntArray]:

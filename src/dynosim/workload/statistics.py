@@ -1,0 +1,109 @@
+"""What a request table looks like: rate, burstiness, lengths, and how much of its prompts a prefix cache could serve.
+
+Reuse is counted in tokens, with blocks that become available at the moment their request arrives. Left out: the time that
+prefill takes, a cache shared with running requests, host memory tiers. The simulator has those; this is their bound.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from dynosim.workload.table import IntArray, Workload
+
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """Return the statistics of a workload by name; times in s, rates in requests/s, shares from 0 to 1."""
+    return {
+        "name": workload.name,
+        "requests": len(workload),
+        **_arrival_statistics(workload),
+        "input_tokens": _length_statistics(workload.input_tokens),
+        "output_tokens": _length_statistics(workload.output_tokens),
+        **_prefix_statistics(workload),
+    }
+
+
+def reuse_bound(workload: Workload, workers: int = 1) -> float:
+    """Return the share of prompt tokens found in caches that never evict, behind round robin over *workers*."""
+    request = _request_of_block(workload)
+    key = workload.hash_ids * workers + request % workers
+    seen = np.ones(len(key), bool)
+    seen[np.unique(key, return_index=True)[1]] = False
+    return float(_tokens_of_block(workload)[seen].sum() / workload.input_tokens.sum())
+
+
+def lru_reuse(workload: Workload, capacity_blocks: int) -> float:
+    """Return the share of prompt tokens found in one cache of *capacity_blocks* that evicts the least recently used block.
+
+    Of one prompt the last block is evicted first, so what stays is always a prefix.
+    """
+    cache: OrderedDict[int, None] = OrderedDict()
+    block_tokens, reused = workload.hash_block_tokens, 0
+    ids, offsets = workload.hash_ids.tolist(), workload.hash_offsets.tolist()
+    for i, tokens in enumerate(workload.input_tokens.tolist()):
+        blocks = ids[offsets[i] : offsets[i + 1]]
+        hits = next((k for k, block in enumerate(blocks) if block not in cache), len(blocks))
+        reused += min(hits * block_tokens, tokens)
+        for block in reversed(blocks):
+            cache[block] = None
+            cache.move_to_end(block)
+        for _ in range(len(cache) - capacity_blocks):
+            cache.popitem(last=False)
+    return reused / int(workload.input_tokens.sum())
+
+
+def _arrival_statistics(workload: Workload) -> dict[str, Any]:
+    if workload.concurrency is not None:
+        return {"concurrency": workload.concurrency}
+    times_s, gaps_s = workload.arrival_s, np.diff(workload.arrival_s)
+    span_s = float(times_s[-1] - times_s[0])
+    if not span_s:
+        return {"span_s": 0.0}
+    per_minute = np.bincount(((times_s - times_s[0]) // 60).astype(np.int64))
+    return {
+        "span_s": span_s,
+        "mean_rps": len(workload) / span_s,
+        "peak_minute_rps": int(per_minute.max()) / 60,
+        "gap_cv": float(gaps_s.std() / gaps_s.mean()),
+    }
+
+
+def _length_statistics(tokens: IntArray) -> dict[str, float]:
+    values = np.quantile(tokens, list(_QUANTILES.values()))
+    return {"mean": float(tokens.mean()), **dict(zip(_QUANTILES, values.tolist(), strict=True))}
+
+
+def _prefix_statistics(workload: Workload) -> dict[str, Any]:
+    if not len(workload.hash_ids):
+        return {}
+    uses = np.bincount(workload.hash_ids)
+    first = np.zeros(len(workload.hash_ids), bool)
+    first[np.unique(workload.hash_ids, return_index=True)[1]] = True
+    hits = np.bincount(_request_of_block(workload)[~first], minlength=len(workload))
+    return {
+        "block_tokens": workload.hash_block_tokens,
+        "blocks": len(workload.hash_ids),
+        "unique_blocks": len(uses),
+        "blocks_used_once": float((uses == 1).mean()),
+        "blocks_reused": float(1 - len(uses) / len(workload.hash_ids)),
+        "requests_reusing_two_blocks": float((hits > 1).mean()),
+        "tokens_reused": reuse_bound(workload),
+    }
+
+
+def _request_of_block(workload: Workload) -> IntArray:
+    return np.repeat(np.arange(len(workload)), np.diff(workload.hash_offsets))
+
+
+def _tokens_of_block(workload: Workload) -> IntArray:
+    """Return how many prompt tokens each block holds; the last block of a prompt is partial."""
+    tokens = np.full(len(workload.hash_ids), workload.hash_block_tokens)
+    blocks = np.diff(workload.hash_offsets)
+    last = workload.hash_offsets[1:][blocks > 0] - 1
+    tokens[last] = (workload.input_tokens - (blocks - 1) * workload.hash_block_tokens)[blocks > 0]
+    return tokens

@@ -138,7 +138,7 @@ class Cluster:
         """One request through prefill, KV transfer and decode; returns when it ends (closed loop) or decodes."""
         prefill, decode = self.pools["prefill"], self.pools["decode"]
         source = self._send("prefill", i, time)
-        time = yield self._await("prefill", core.PREFILL_DONE, i)
+        prefilled = time = yield self._await("prefill", core.PREFILL_DONE, i)
         if self.workload.output_tokens[i] == 1:
             core.release(prefill.engine, i, time)
             return time
@@ -149,8 +149,11 @@ class Cluster:
         yield from self._network.transfer(("prefill", source), ("decode", target), size)
         time = self.landed_s[i] = self.env.now
         core.release(prefill.engine, i, time)
-        again = FIRST_TOKEN[self.deployment.engine.name] == "decode"
-        core.land(decode.engine, i, time, 0 if again else 1, self.workload.input_tokens[i] - again)
+        rule, tokens = FIRST_TOKEN[self.deployment.engine.name], int(self.workload.input_tokens[i])
+        if rule == "decode":
+            core.land(decode.engine, i, time, 0, tokens - 1, math.nan)
+        else:
+            core.land(decode.engine, i, time, 1, tokens, time if rule == "transfer" else prefilled)
         if self.workload.concurrency is not None:
             time = yield self._await("decode", core.FINISHED, i)
         return time

@@ -18,10 +18,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from dynosim.simulation import kv_cache
+from dynosim.simulation.compiled import entry, inner
 from dynosim.simulation.gaps import record_gaps
 
 NONE = -1
@@ -68,7 +68,9 @@ JOB = np.dtype(
         ("visible", "f8"),  # in the queue from then on
         ("scheduled", "f8"),
         ("first", "f8"),
+        ("second", "f8"),
         ("last", "f8"),
+        ("gap_from", "f8"),  # when the last token was shown, if not one pass ago
         ("preempted_at", "f8"),  # NaN unless it has lost its blocks and not caught up yet
         ("preempted_prefill_s", "f8"),  # without blocks before the first token,
         ("preempted_decode_s", "f8"),  # and after it, until the next one
@@ -143,7 +145,7 @@ class Engine(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------- time
 
 
-@njit(cache=True)
+@inner
 def _segment(nodes, x):
     """Index j of the segment [nodes[j], nodes[j+1]) that *x* lies in; the outer ones reach to infinity."""
     low, high = 0, len(nodes) - 1
@@ -156,13 +158,13 @@ def _segment(nodes, x):
     return low
 
 
-@njit(cache=True)
+@inner
 def _line(nodes, values, x):
     j = _segment(nodes, x)
     return values[j] + (values[j + 1] - values[j]) / (nodes[j + 1] - nodes[j]) * (x - nodes[j])
 
 
-@njit(cache=True)
+@inner
 def _first_reaching(first, step, count, target):
     """Smallest m in [1, count] whose first m terms of first, first + step, ... sum to at least *target*."""
     a, b = 0.5 * step, first - 0.5 * step
@@ -175,7 +177,7 @@ def _first_reaching(first, step, count, target):
     return m
 
 
-@njit(cache=True)
+@inner
 def _jump(e, batch, context, passes, target, weight):
     """Run up to *passes* decode passes of *batch* requests from total *context*, until *target* seconds are reached.
 
@@ -204,7 +206,7 @@ def _jump(e, batch, context, passes, target, weight):
     return done, total
 
 
-@njit(cache=True)
+@inner
 def _prefill_attention(e, r):
     """Sum over the planned chunks of share(k, s) (1 - (c/s)^2); see ``timing.base``."""
     rep, chunks, seconds = e.replicas[r], 0, 0.0
@@ -219,7 +221,7 @@ def _prefill_attention(e, r):
     return seconds
 
 
-@njit(cache=True)
+@inner
 def _pass_time(e, r):
     """Time of one planned pass with prefill chunks in it, and how much longer it is than its decodes alone."""
     rep, b = e.replicas[r], e.replicas[r].n_decode
@@ -233,7 +235,7 @@ def _pass_time(e, r):
 # --------------------------------------------------------------------------------------------------------------- queue
 
 
-@njit(cache=True)
+@inner
 def _push(e, r, j, front):
     """Put job *j* at the front or the back of the waiting queue."""
     rep = e.replicas[r]
@@ -247,7 +249,7 @@ def _push(e, r, j, front):
         rep.wait_tail = j
 
 
-@njit(cache=True)
+@inner
 def _pop(e, r):
     rep = e.replicas[r]
     rep.wait_head = e.jobs[rep.wait_head].next
@@ -255,7 +257,7 @@ def _pop(e, r):
         rep.wait_tail = NONE
 
 
-@njit(cache=True)
+@inner
 def _emit(e, time, kind, j):
     event = e.events[e.limits[0].n_events]
     event.time, event.kind, event.job = time, kind, j
@@ -265,12 +267,12 @@ def _emit(e, time, kind, j):
 # ---------------------------------------------------------------------------------------------------------------- plan
 
 
-@njit(cache=True)
+@inner
 def _blocks(e, tokens):
     return (tokens + e.limits[0].block_size - 1) // e.limits[0].block_size
 
 
-@njit(cache=True)
+@inner
 def _preempt_last(e, r):
     """Take the blocks of the last running request away; it goes to the front of the queue to be computed again."""
     rep = e.replicas[r]
@@ -288,7 +290,7 @@ def _preempt_last(e, r):
     _push(e, r, j, True)
 
 
-@njit(cache=True)
+@inner
 def _schedule_running(e, r):
     """Give every running request its tokens and blocks, in order; returns (tokens left in the budget, preempted)."""
     rep, budget, preempted, i = e.replicas[r], e.limits[0].max_num_batched_tokens, False, 0
@@ -310,7 +312,7 @@ def _schedule_running(e, r):
     return budget, preempted
 
 
-@njit(cache=True)
+@inner
 def _admit(e, r, j, budget):
     """Admit the head of the queue with its first chunk if blocks and budget allow; returns its tokens, or 0."""
     rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
@@ -338,7 +340,7 @@ def _admit(e, r, j, budget):
     return chunk
 
 
-@njit(cache=True)
+@inner
 def _reserve(e, r, j):
     """Reserve the blocks of a prompt that will be copied in, one generated token included; False when short."""
     rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
@@ -353,7 +355,7 @@ def _reserve(e, r, j):
     return True
 
 
-@njit(cache=True)
+@inner
 def _schedule_waiting(e, r, budget):
     """Move the head of the queue into the batch, again and again, until something is short."""
     rep, lim = e.replicas[r], e.limits[0]
@@ -380,7 +382,7 @@ def _schedule_waiting(e, r, budget):
         rep.n_running += 1
 
 
-@njit(cache=True)
+@inner
 def _count_batch(e, r):
     """Sum up the planned pass; returns the passes until the first decode finishes."""
     rep, warmup = e.replicas[r], e.limits[0].warmup
@@ -394,13 +396,14 @@ def _count_batch(e, r):
             rep.prefill_tokens += job.chunk
         else:
             rep.n_decode += 1
-            rep.n_measured += j >= warmup and job.generated > 0
+            alone = not math.isnan(job.gap_from)
+            rep.n_measured += j >= warmup and job.generated > 0 and not alone
             rep.context += job.ctx + 1
-            left = min(left, job.output - job.generated)
+            left = min(left, 1 if alone else job.output - job.generated)
     return left
 
 
-@njit(cache=True)
+@inner
 def _blocks_after(e, r, passes):
     """Blocks that *passes* decode passes take beyond those held."""
     rep, total = e.replicas[r], 0
@@ -410,7 +413,7 @@ def _blocks_after(e, r, passes):
     return total
 
 
-@njit(cache=True)
+@inner
 def _passes_with_blocks(e, r, passes):
     """Largest number of decode passes, up to *passes*, for which the free blocks suffice."""
     rep = e.replicas[r]
@@ -426,7 +429,7 @@ def _passes_with_blocks(e, r, passes):
     return low
 
 
-@njit(cache=True)
+@inner
 def _next_arrival(e, r):
     """When a queued request may change the batch: never while it is full or the head is blocked."""
     rep = e.replicas[r]
@@ -436,7 +439,7 @@ def _next_arrival(e, r):
     return visible if visible > rep.now else math.inf
 
 
-@njit(cache=True)
+@inner
 def _plan(e, r):
     """Schedule the next pass, or the next run of pure decode passes."""
     rep = e.replicas[r]
@@ -459,7 +462,7 @@ def _plan(e, r):
 # -------------------------------------------------------------------------------------------------------------- commit
 
 
-@njit(cache=True)
+@inner
 def _finish(e, r, j):
     rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
     job.last = rep.end
@@ -472,7 +475,7 @@ def _finish(e, r, j):
         _emit(e, rep.end, PREFILL_DONE if lim.hold else FINISHED, j)
 
 
-@njit(cache=True)
+@inner
 def _token(e, r, j):
     """A prompt (or a recomputed context) has caught up: its token comes out at the end of the pass."""
     rep, job = e.replicas[r], e.jobs[j]
@@ -482,25 +485,48 @@ def _token(e, r, j):
     if job.generated == 1:
         job.first = rep.end
         rep.prefill_load -= job.prefill_load
+    elif job.generated == 2:
+        job.second = rep.end
     if not math.isnan(job.preempted_at):
-        gap = rep.end - job.preempted_at
-        job.preempted_decode_s += gap
+        job.gap_from = job.preempted_at if math.isnan(job.gap_from) else job.gap_from
+        job.preempted_decode_s += rep.end - job.preempted_at
         job.preempted_at = math.nan
+    _show_gap(e, j, rep.end)
+
+
+@inner
+def _early_tokens(e, r, j):
+    """Note when the first and the second token come out of the planned run of decode passes."""
+    rep, job, k = e.replicas[r], e.jobs[j], e.replicas[r].passes_planned
+    one = rep.now + _jump(e, rep.n_decode, rep.context, 1, math.inf, 0)[1]
+    if job.generated == 1:
+        job.second = one
+        _show_gap(e, j, rep.end)
+        return
+    job.first = one
+    if k > 1:
+        job.second = rep.now + _jump(e, rep.n_decode, rep.context, 2, math.inf, 0)[1]
+
+
+@inner
+def _show_gap(e, j, time):
+    """Record a token gap that is longer than one pass: after a hand-off or a preemption."""
+    job = e.jobs[j]
+    if not math.isnan(job.gap_from):
         if j >= e.limits[0].warmup:
-            record_gaps(e.gap_count, e.gap_sum, e.gap_range, gap, 0.0, 1, 1)
+            record_gaps(e.gap_count, e.gap_sum, e.gap_range, time - job.gap_from, 0.0, 1, 1)
+        job.gap_from = math.nan
 
 
-@njit(cache=True)
+@inner
 def _commit_decodes(e, r):
     """Apply k decode passes to every running request."""
     rep, k = e.replicas[r], e.replicas[r].passes_planned
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
-        if job.generated == 0:
-            job.first = rep.end
-            if k > 1:
-                job.first = rep.now + _jump(e, rep.n_decode, rep.context, 1, math.inf, 0)[1]
+        if job.generated < 2:
+            _early_tokens(e, r, j)
         job.ctx += k
         job.generated += k
         if job.ctx > job.blocks * e.limits[0].block_size:
@@ -511,7 +537,7 @@ def _commit_decodes(e, r):
     _jump(e, rep.n_decode, rep.context, k, math.inf, rep.n_measured)
 
 
-@njit(cache=True)
+@inner
 def _commit_mixed(e, r):
     """Apply one pass with prefill chunks in it."""
     rep = e.replicas[r]
@@ -524,13 +550,16 @@ def _commit_mixed(e, r):
             job.generated += 1
             if job.generated == 1:
                 job.first = rep.end
+            elif job.generated == 2:
+                job.second = rep.end
+                _show_gap(e, j, rep.end)
         elif job.ctx == job.input + job.generated:
             _token(e, r, j)
     if rep.n_measured > 0:
         record_gaps(e.gap_count, e.gap_sum, e.gap_range, rep.end - rep.now, 0.0, 1, rep.n_measured)
 
 
-@njit(cache=True)
+@inner
 def _account(e, r):
     """Add the planned passes to what the replica has done."""
     rep, lim = e.replicas[r], e.limits[0]
@@ -545,7 +574,7 @@ def _account(e, r):
         rep.extrapolated_s += seconds
 
 
-@njit(cache=True)
+@inner
 def _commit(e, r):
     """Make the planned passes' effects visible at their end; finished requests leave in batch order."""
     rep = e.replicas[r]
@@ -569,7 +598,7 @@ def _commit(e, r):
 # ---------------------------------------------------------------------------------------------------------- from Python
 
 
-@njit(cache=True)
+@inner
 def _start(e, r):
     """When the next pass of replica *r* may start: inf when there is nothing to do."""
     rep = e.replicas[r]
@@ -578,7 +607,7 @@ def _start(e, r):
     return max(rep.now, e.jobs[rep.wait_head].visible) if rep.wait_head != NONE else math.inf
 
 
-@njit(cache=True)
+@inner
 def _advance(e, r, until):
     """Run replica *r* up to *until*: commit what ends by then, plan only passes that start before."""
     rep = e.replicas[r]
@@ -592,14 +621,14 @@ def _advance(e, r, until):
         _commit(e, r)
 
 
-@njit(cache=True)
+@entry
 def advance_all(e, until):
     """Run every replica up to *until*."""
     for r in range(len(e.replicas)):
         _advance(e, r, until)
 
 
-@njit(cache=True)
+@inner
 def _earliest(e):
     """Return (earliest end of a planned pass, its replica, earliest start of one to plan, its replica)."""
     end, committer, start, planner = math.inf, NONE, math.inf, NONE
@@ -613,7 +642,7 @@ def _earliest(e):
     return end, committer, start, planner
 
 
-@njit(cache=True)
+@entry
 def next_event(pools, until):
     """Run all pools in time order until an event is reported, or to *until*; returns the number of events.
 
@@ -643,7 +672,7 @@ def next_event(pools, until):
             return events
 
 
-@njit(cache=True)
+@inner
 def _interrupt(e, r, time):
     """Cut a run of decode passes after the last one that starts before *time*, so that the queue is looked at."""
     rep = e.replicas[r]
@@ -657,7 +686,7 @@ def _interrupt(e, r, time):
         rep.end = rep.now + seconds
 
 
-@njit(cache=True)
+@inner
 def _queue(e, r, j, time):
     rep, job = e.replicas[r], e.jobs[j]
     job.visible, job.replica = time, r
@@ -669,7 +698,7 @@ def _queue(e, r, j, time):
         _interrupt(e, r, time)
 
 
-@njit(cache=True)
+@entry
 def submit(e, r, j, time):
     """Queue job *j* on replica *r* at *time*, up to which the replica has been run."""
     job = e.jobs[j]
@@ -679,7 +708,7 @@ def submit(e, r, j, time):
     _queue(e, r, j, time)
 
 
-@njit(cache=True)
+@entry
 def submit_all(e, replica_of, times):
     """Queue all jobs on their replicas at their times, which do not decrease; those on replica NONE are left out."""
     for j in range(len(replica_of)):
@@ -687,11 +716,14 @@ def submit_all(e, replica_of, times):
             _queue(e, replica_of[j], j, times[j])
 
 
-@njit(cache=True)
-def land(e, j, time, generated, ctx):
-    """The prompt KV of job *j* has arrived: it decodes from *ctx* computed and *generated* known tokens."""
+@entry
+def land(e, j, time, generated, ctx, shown):
+    """The prompt KV of job *j* has arrived: it decodes from *ctx* computed and *generated* known tokens.
+
+    *shown* is when the client got the first token, or NaN if this replica generates it.
+    """
     job = e.jobs[j]
-    job.visible, job.kv, job.generated, job.ctx = time, LANDED, generated, ctx
+    job.visible, job.kv, job.generated, job.ctx, job.gap_from = time, LANDED, generated, ctx, shown
     e.replicas[job.replica].prefill_load -= job.prefill_load
     job.prefill_load = 0
     kv_cache.register(e, job.replica, j, job.input)
@@ -699,7 +731,7 @@ def land(e, j, time, generated, ctx):
     _interrupt(e, job.replica, time)
 
 
-@njit(cache=True)
+@entry
 def release(e, j, time):
     """Free the blocks of a finished prefill whose KV has been copied away."""
     r = e.jobs[j].replica
@@ -710,7 +742,7 @@ def release(e, j, time):
     _interrupt(e, r, time)
 
 
-@njit(cache=True)
+@inner
 def _settle(e, r, time):
     """Split a run of decode passes at *time* when its growth evicts, so that the cache is seen as it is then."""
     rep = e.replicas[r]
@@ -729,7 +761,7 @@ def _settle(e, r, time):
         _advance(e, r, time)
 
 
-@njit(cache=True)
+@entry
 def cached_tokens(e, j, time, out):
     """Fill *out* with the prompt tokens of job *j* that each replica has in its cache at *time*."""
     for r in range(len(e.replicas)):

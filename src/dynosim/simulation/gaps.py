@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from dynosim.simulation.compiled import inner
 
 from dynosim.simulation.records import TokenGaps
 
@@ -14,12 +15,12 @@ LOG_WIDTH = math.log(1.002)
 BINS = 11600  # up to 1e4 s
 
 
-@njit(cache=True)
+@inner
 def _bin(x):
     return min(max(int(math.log(x / LOWEST_S) / LOG_WIDTH), 0), BINS - 1) if x > LOWEST_S else 0
 
 
-@njit(cache=True)
+@inner
 def record_gaps(count, total, limits, first, step, n, weight):
     """Add *weight* gaps for each of the n durations first, first + step, ...; *limits* keeps [min, max]."""
     last = first + step * (n - 1)

@@ -19,18 +19,19 @@ Slot 0 is the null slot.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from dynosim.simulation.compiled import inner
 
 SLOT = np.dtype([("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")])
 
 
-@njit(cache=True)
+@inner
 def _bucket(e, key):
     # Fibonacci hashing spreads the dense ids of neighbouring nodes.
     return (key * 0x9E3779B97F4A7C1) & (e.buckets.shape[1] - 1)
 
 
-@njit(cache=True)
+@inner
 def _find(e, r, key):
     s = e.buckets[r, _bucket(e, key)]
     while s != 0 and e.slots[r, s].key != key:
@@ -38,7 +39,7 @@ def _find(e, r, key):
     return s
 
 
-@njit(cache=True)
+@inner
 def _new_slot(e, r, key, count):
     rep = e.replicas[r]
     s = rep.slot_head
@@ -56,7 +57,7 @@ def _new_slot(e, r, key, count):
     return s
 
 
-@njit(cache=True)
+@inner
 def _drop_slot(e, r, s):
     """Forget an empty slot that is out of the queue."""
     slot = e.slots[r, s]
@@ -73,7 +74,7 @@ def _drop_slot(e, r, s):
     e.replicas[r].slot_head = s
 
 
-@njit(cache=True)
+@inner
 def _enqueue(e, r, s):
     """Append slot *s* to the free queue."""
     rep, slot = e.replicas[r], e.slots[r, s]
@@ -86,7 +87,7 @@ def _enqueue(e, r, s):
     rep.free_blocks += slot.count
 
 
-@njit(cache=True)
+@inner
 def _dequeue(e, r, s):
     """Take slot *s* out of the free queue."""
     rep, slot = e.replicas[r], e.slots[r, s]
@@ -101,7 +102,7 @@ def _dequeue(e, r, s):
     rep.free_blocks -= slot.count
 
 
-@njit(cache=True)
+@inner
 def give(e, r, blocks):
     """Return *blocks* without content to the free queue."""
     if blocks == 0:
@@ -114,7 +115,7 @@ def give(e, r, blocks):
         _enqueue(e, r, _new_slot(e, r, -1, blocks))
 
 
-@njit(cache=True)
+@inner
 def take(e, r, blocks):
     """Take *blocks* from the head of the free queue, evicting what they held. The caller has checked that they exist."""
     rep = e.replicas[r]
@@ -131,14 +132,14 @@ def take(e, r, blocks):
             _drop_slot(e, r, s)
 
 
-@njit(cache=True)
+@inner
 def _node_blocks(e, job, i):
     """Full blocks of the prompt's node *i*."""
     lim = e.limits[0]
     return min(lim.hash_tokens, job.input - i * lim.hash_tokens) // lim.block_size
 
 
-@njit(cache=True)
+@inner
 def match(e, r, j, tokens):
     """Longest cached prefix of job *j*, of *tokens* tokens to compute, at least the last of which is computed again.
 
@@ -162,7 +163,7 @@ def match(e, r, j, tokens):
     return min(hit, (tokens - 1) // lim.block_size * lim.block_size), i, pinned
 
 
-@njit(cache=True)
+@inner
 def hold(e, r, j, nodes):
     """Reference the first *nodes* matched nodes; the last may have lost its tail."""
     job = e.jobs[j]
@@ -177,7 +178,7 @@ def hold(e, r, j, nodes):
     job.nodes = nodes if complete else max(nodes - 1, 0)
 
 
-@njit(cache=True)
+@inner
 def register(e, r, j, tokens):
     """Share the nodes of job *j* that its first *tokens* tokens complete, unless an equal node is there already."""
     job, lim = e.jobs[j], e.limits[0]
@@ -198,7 +199,7 @@ def register(e, r, j, tokens):
         job.nodes += 1
 
 
-@njit(cache=True)
+@inner
 def release(e, r, j):
     """Give up all blocks of job *j*: its own first, then its nodes from the last to the first."""
     job = e.jobs[j]

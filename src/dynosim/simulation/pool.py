@@ -96,6 +96,7 @@ class Pool:
             gpus_per_replica=self.config.tensor_parallel_size,
             kv_blocks=self.capacity.blocks,
             block_size=self.capacity.block_size,
+            max_num_seqs=self.config.max_num_seqs,
             gpu_seconds=duration_s * len(replicas) * self.config.tensor_parallel_size,
             busy_s=busy,
             passes=int(replicas["passes"].sum()),
@@ -179,7 +180,7 @@ def _buckets(capacity: KVCapacity, node_tokens: int) -> int:
 
 def _jobs(role: str, workload: Workload, offsets: IntArray) -> NDArray[Any]:
     jobs = np.zeros(len(workload), core.JOB)
-    for name in ("scheduled", "first", "last", "preempted_at"):
+    for name in ("scheduled", "first", "second", "last", "gap_from", "preempted_at"):
         jobs[name] = math.nan
     jobs["input"] = workload.input_tokens
     jobs["output"] = 1 if role == "prefill" else workload.output_tokens

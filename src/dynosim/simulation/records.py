@@ -21,6 +21,7 @@ REQUEST_DTYPE = np.dtype(
             "f8",
         ),  # disaggregated: the KV cache has reached the decode replica; else prefill_done_s
         ("first_token_s", "f8"),  # visible to the client
+        ("second_token_s", "f8"),  # NaN for one-token outputs
         ("last_token_s", "f8"),
         ("queue_s", "f8"),  # the six parts sum to last_token_s - arrival_s
         ("prefill_s", "f8"),
@@ -65,6 +66,7 @@ class PoolRecord:
     kv_blocks: int
     """KV blocks of one replica."""
     block_size: int
+    max_num_seqs: int
     gpu_seconds: float
     """Provisioned GPU time, which is what costs money."""
     busy_s: float

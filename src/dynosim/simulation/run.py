@@ -46,6 +46,7 @@ def _requests(cluster: Cluster) -> NDArray[Any]:
         prefill["first"],
     )
     out["input_tokens"], out["output_tokens"] = cluster.workload.input_tokens, cluster.workload.output_tokens
+    out["second_token_s"] = decode["second"]
     out["cached_tokens"], out["preemptions"] = prefill["cached"], prefill["preemptions"]
     out["prefill_replica"], out["decode_replica"] = prefill["replica"], decode["replica"]
     if first_pool is last_pool:

@@ -1,0 +1,321 @@
+"""Metrics of one simulation under AIPerf's names, so that simulated and measured runs compare without glue.
+
+Latencies are in milliseconds; a missing value is None, never 0. Percentiles interpolate linearly (numpy's default).
+Warm-up requests are left out of everything that is counted per request. Left out: confidence intervals, energy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.config import SLO, PriceConfig
+from dynosim.errors import ConfigError
+from dynosim.hardware.gpus import get_gpu
+from dynosim.simulation import SimulationResult, gaps
+from dynosim.simulation.records import COMPLETED, INCOMPLETE, REJECTED
+
+Array = NDArray[np.float64]
+Value = float | dict[str, float] | None
+
+PERCENTILES = {f"p{p:g}": p for p in (1, 5, 10, 25, 50, 75, 90, 95, 99)} | {"p999": 99.9}
+STATS = ("avg", "min", "max", "std", *PERCENTILES, "count", "sum")
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """How a metric is shown and which way is better."""
+
+    display: str
+    unit: str
+    better: Literal["lower", "higher"] | None
+    distribution: bool = False
+
+
+def _latency(display: str) -> MetricInfo:
+    return MetricInfo(display, "ms", "lower", distribution=True)
+
+
+METRICS: Mapping[str, MetricInfo] = {
+    "time_to_first_token": _latency("TTFT"),
+    "time_to_second_token": _latency("TTST"),
+    "inter_token_latency": _latency("ITL"),
+    "inter_chunk_latency": _latency("ICL"),
+    "request_latency": _latency("E2E latency"),
+    "queue_time": _latency("queue time"),
+    "prefill_time": _latency("prefill time"),
+    "kv_transfer_time": _latency("KV transfer time"),
+    "decode_time": _latency("decode time"),
+    "preempted_time": _latency("preempted time"),
+    "stall_time": _latency("stall time"),
+    "output_token_throughput_per_user": MetricInfo("interactivity", "tok/s/user", "higher", distribution=True),
+    "e2e_output_token_throughput": MetricInfo("E2E output speed", "tok/s/user", "higher", distribution=True),
+    "request_throughput": MetricInfo("request throughput", "req/s", "higher"),
+    "output_token_throughput": MetricInfo("output throughput", "tok/s", "higher"),
+    "input_token_throughput": MetricInfo("input throughput", "tok/s", "higher"),
+    "total_token_throughput": MetricInfo("total throughput", "tok/s", "higher"),
+    "output_token_throughput_per_gpu": MetricInfo("output throughput per GPU", "tok/s/GPU", "higher"),
+    "total_token_throughput_per_gpu": MetricInfo("total throughput per GPU", "tok/s/GPU", "higher"),
+    "goodput": MetricInfo("goodput", "req/s", "higher"),
+    "good_request_fraction": MetricInfo("SLO attainment", "ratio", "higher"),
+    "goodput_token_throughput": MetricInfo("good output throughput", "tok/s", "higher"),
+    "goodput_token_throughput_per_gpu": MetricInfo("good output throughput per GPU", "tok/s/GPU", "higher"),
+    "usd_per_million_output_tokens": MetricInfo("cost", "USD/M output tokens", "lower"),
+    "usd_per_million_total_tokens": MetricInfo("cost", "USD/M total tokens", "lower"),
+    "usd_per_million_good_output_tokens": MetricInfo("cost", "USD/M good output tokens", "lower"),
+    "usd_per_1k_requests": MetricInfo("cost", "USD/1k requests", "lower"),
+    "usd_per_hour": MetricInfo("cost", "USD/h", "lower"),
+    "gpus": MetricInfo("GPUs", "GPUs", "lower"),
+    "effective_concurrency": MetricInfo("requests in flight", "requests", None),
+    "kv_cache_utilization": MetricInfo("KV cache use", "ratio", None),
+    "batch_slot_utilization": MetricInfo("batch slot use", "ratio", None),
+    "replica_utilization": MetricInfo("busy replicas", "ratio", None),
+    "prefix_cache_hit_rate": MetricInfo("prefix cache hits", "ratio", "higher"),
+    "preemptions": MetricInfo("preemptions", "count", "lower"),
+    "extrapolated_pass_share": MetricInfo("extrapolated pass time", "ratio", "lower"),
+    "saturated": MetricInfo("saturated", "0 or 1", "lower"),
+    "duration": MetricInfo("duration", "s", None),
+    "completed": MetricInfo("completed", "count", "higher"),
+    "rejected": MetricInfo("rejected", "count", "lower"),
+    "incomplete": MetricInfo("incomplete", "count", "lower"),
+    "slo_undetermined_requests": MetricInfo("without an SLO-bound metric", "count", None),
+}
+"""Every metric by canonical name (AIPerf's tags where it has one)."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All metrics of one run: scalars, and distributions as statistic -> value."""
+
+    values: Mapping[str, Value]
+
+    def value(self, metric: str, stat: str | None = None) -> float | None:
+        """Return one number, or None where it is missing. A distribution without *stat* gives its average."""
+        found = self.values[metric]
+        return found.get(stat or "avg") if isinstance(found, dict) else found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return name -> number, None, or {statistic: number}."""
+        return dict(self.values)
+
+    def flat(self) -> dict[str, float]:
+        """Return MLflow keys: the bare name (average) and ``name.statistic``; missing values are absent."""
+        out: dict[str, float] = {}
+        for name, value in self.values.items():
+            if isinstance(value, dict):
+                out |= {name if stat == "avg" else f"{name}.{stat}": number for stat, number in value.items()}
+            elif value is not None:
+                out[name] = value
+        return out
+
+
+def check_metric(metric: str, stat: str | None, path: str) -> MetricInfo:
+    """Return the metric's info; ConfigError when the name or the statistic does not exist."""
+    import difflib
+
+    if metric not in METRICS:
+        near = difflib.get_close_matches(metric, METRICS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{metric!r}: {hint}allowed: {', '.join(METRICS)}", path=path)
+    info = METRICS[metric]
+    if info.distribution and stat not in STATS:
+        raise ConfigError(f"{stat!r}: statistics of {metric}: {', '.join(STATS)}", path=path)
+    if not info.distribution and stat is not None:
+        raise ConfigError(f"{stat!r}: {metric} is one number without statistics", path=path)
+    return info
+
+
+def _describe(x: Array) -> dict[str, float] | None:
+    x = x[np.isfinite(x)]
+    if not len(x):
+        return None
+    stats = {"avg": x.mean(), "min": x.min(), "max": x.max(), "std": x.std()}
+    stats |= dict(zip(PERCENTILES, np.percentile(x, list(PERCENTILES.values())), strict=True))
+    return {k: float(v) for k, v in stats.items()} | {"count": float(len(x)), "sum": float(x.sum())}
+
+
+def _describe_gaps(result: SimulationResult) -> dict[str, float] | None:
+    """Statistics of the pooled token gaps in ms (the bins are 0.2 % wide; the average is exact)."""
+    count, total = result.gaps.count.sum(), result.gaps.sum_s.sum()
+    if not count:
+        return None
+    filled = result.gaps.count > 0
+    means = result.gaps.sum_s[filled] / result.gaps.count[filled]
+    std = math.sqrt(max(float(np.average((means - total / count) ** 2, weights=result.gaps.count[filled])), 0.0))
+    stats = {"avg": total / count, "min": result.gaps.min_s, "max": result.gaps.max_s, "std": std}
+    stats |= {name: gaps.percentile(result.gaps, p) for name, p in PERCENTILES.items()}
+    return {k: float(v) * 1e3 for k, v in stats.items()} | {"count": float(count), "sum": float(total) * 1e3}
+
+
+def _latencies(requests: NDArray[Any]) -> dict[str, Array]:
+    """Per-request latencies in ms and rates in tokens/s; NaN where undefined."""
+    first, last, arrival = (requests[n] for n in ("first_token_s", "last_token_s", "arrival_s"))
+    tokens = requests["output_tokens"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        itl_s = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
+        per_user, end_to_end = 1.0 / itl_s, tokens / (last - arrival)
+    parts = {f"{p}_time": requests[f"{p}_s"] for p in ("queue", "prefill", "kv_transfer", "decode", "preempted", "stall")}
+    seconds = {
+        "time_to_first_token": first - arrival,
+        "time_to_second_token": requests["second_token_s"] - first,
+        "inter_token_latency": itl_s,
+        "request_latency": last - arrival,
+        **parts,
+    }
+    return {name: x * 1e3 for name, x in seconds.items()} | {
+        "output_token_throughput_per_user": per_user,
+        "e2e_output_token_throughput": end_to_end,
+    }
+
+
+def _good(latencies: Mapping[str, Array], slo: SLO) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which requests meet every per-request bound, and for which a bound says nothing (one-token outputs).
+
+    A bound on any statistic of a per-request metric bounds each request (AIPerf's and vLLM's goodput).
+    """
+    n = len(next(iter(latencies.values())))
+    good, undetermined = np.ones(n, bool), np.zeros(n, bool)
+    for name, bounds in slo.items():
+        if name in latencies:
+            x, bound = latencies[name], next(iter(bounds.values()))
+            met = x <= bound if METRICS[name].better == "lower" else x >= bound
+            good &= met | np.isnan(x)
+            undetermined |= np.isnan(x)
+    return good, undetermined
+
+
+def _price(result: SimulationResult, prices: PriceConfig) -> float:
+    """USD of the whole run: provisioned GPU-hours at the price of their GPU."""
+    return sum(
+        pool.gpu_seconds / 3600.0 * prices.usd_per_gpu_hour.get(pool.gpu, get_gpu(pool.gpu).usd_per_hour[prices.table])
+        for pool in result.pools
+    )
+
+
+def _saturated(requests: NDArray[Any]) -> bool:
+    """Whether the backlog grew: waiting in the last fifth of arrivals is over three times the first half's.
+
+    And long against the service itself, so that a busy but stable queue does not count.
+    """
+    if len(requests) < 100 or not np.ptp(requests["arrival_s"]):
+        return False
+    order = np.argsort(requests["arrival_s"], kind="stable")
+    waited, served = requests["queue_s"][order], (requests["last_token_s"] - requests["scheduled_s"])[order]
+    early, late = np.nanmean(waited[: len(order) // 2]), np.nanmean(waited[-(len(order) // 5) :])
+    return bool(late > 3.0 * early and late > np.nanmean(served))
+
+
+def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metrics:
+    """Return all metrics of *result*. Rates are per second from the first measured arrival to the last token."""
+    measured = result.requests[result.warmup_requests :]
+    done = measured[measured["status"] == COMPLETED]
+    latencies = _latencies(done)
+    values: dict[str, Value] = {name: _describe(x) for name, x in latencies.items()}
+    values["inter_chunk_latency"] = _describe_gaps(result)
+    span_s = float(done["last_token_s"].max() - measured["arrival_s"].min()) if len(done) else math.nan
+    good, undetermined = _good(latencies, slo)
+    values |= _throughput(result, done, good, span_s) | _cost(result, prices, done, good, span_s)
+    values |= _usage(result, done, span_s)
+    values |= {
+        "good_request_fraction": float(good.sum()) / len(measured) if len(measured) else None,
+        "completed": float(len(done)),
+        "rejected": float((measured["status"] == REJECTED).sum()),
+        "incomplete": float((measured["status"] == INCOMPLETE).sum()),
+        "slo_undetermined_requests": float(undetermined.sum()),
+        "preemptions": float(measured["preemptions"].sum()),
+        "saturated": float(_saturated(done)),
+        "duration": result.duration_s,
+    }
+    finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+    return Metrics({name: finite[name] for name in METRICS})
+
+
+def _gpus(result: SimulationResult) -> float:
+    """Time-averaged provisioned GPUs."""
+    return sum(pool.gpu_seconds for pool in result.pools) / result.duration_s if result.duration_s else math.nan
+
+
+def _throughput(result: SimulationResult, done: NDArray[Any], good: NDArray[np.bool_], span_s: float) -> dict[str, Value]:
+    gpus = _gpus(result)
+    output, total = float(done["output_tokens"].sum()), float(done["input_tokens"].sum() + done["output_tokens"].sum())
+    good_output = float(done["output_tokens"][good].sum())
+    return {
+        "request_throughput": len(done) / span_s,
+        "output_token_throughput": output / span_s,
+        "input_token_throughput": (total - output) / span_s,
+        "total_token_throughput": total / span_s,
+        "output_token_throughput_per_gpu": output / span_s / gpus,
+        "total_token_throughput_per_gpu": total / span_s / gpus,
+        "goodput": float(good.sum()) / span_s,
+        "goodput_token_throughput": good_output / span_s,
+        "goodput_token_throughput_per_gpu": good_output / span_s / gpus,
+        "gpus": gpus,
+    }
+
+
+def _cost(
+    result: SimulationResult, prices: PriceConfig, done: NDArray[Any], good: NDArray[np.bool_], span_s: float
+) -> dict[str, Value]:
+    """Cost of the measured span: the run's mean USD per second times the span."""
+    usd_per_s = _price(result, prices) / result.duration_s if result.duration_s else math.nan
+    usd = usd_per_s * span_s
+
+    def per(amount: float, unit: float) -> float | None:
+        return usd / (amount / unit) if amount else None
+
+    output = float(done["output_tokens"].sum())
+    return {
+        "usd_per_million_output_tokens": per(output, 1e6),
+        "usd_per_million_total_tokens": per(output + float(done["input_tokens"].sum()), 1e6),
+        "usd_per_million_good_output_tokens": per(float(done["output_tokens"][good].sum()), 1e6),
+        "usd_per_1k_requests": per(len(done), 1e3),
+        "usd_per_hour": usd_per_s * 3600.0,
+    }
+
+
+def _usage(result: SimulationResult, done: NDArray[Any], span_s: float) -> dict[str, Value]:
+    def weighted(attribute: Callable[[Any], float]) -> float:
+        weights = [pool.replicas for pool in result.pools]
+        return float(np.average([attribute(pool) for pool in result.pools], weights=weights))
+
+    busy = sum(pool.busy_s for pool in result.pools)
+    return {
+        "effective_concurrency": float((done["last_token_s"] - done["arrival_s"]).sum()) / span_s,
+        "kv_cache_utilization": weighted(lambda pool: pool.mean_kv_utilization),
+        "batch_slot_utilization": weighted(lambda pool: pool.mean_batch / pool.max_num_seqs),
+        "replica_utilization": busy / max(sum(p.replicas for p in result.pools) * result.duration_s, 1e-12),
+        "prefix_cache_hit_rate": float(done["cached_tokens"].sum()) / max(float(done["input_tokens"].sum()), 1.0),
+        "extrapolated_pass_share": sum(p.extrapolated_pass_share * p.busy_s for p in result.pools) / max(busy, 1e-12),
+    }
+
+
+def check_slo(slo: SLO) -> None:
+    """Raise ConfigError when an SLO names an unknown metric or statistic, or one that has no better direction."""
+    for metric, bounds in slo.items():
+        for stat in bounds:
+            path = f"slo.{metric}.{stat}"
+            is_bound = stat in ("min", "max") and not METRICS.get(metric, MetricInfo("", "", None, True)).distribution
+            info = check_metric(metric, None if is_bound else stat, path)
+            if info.better is None and not is_bound:
+                raise ConfigError(f"{metric} has no better direction: use min or max", path=path)
+
+
+def slo_violations(metrics: Metrics, slo: SLO) -> dict[str, float]:
+    """Return ``metric.stat`` -> violation relative to its bound; at or below 0 is met, inf where the value is missing.
+
+    Distributions are bounded from the metric's worse side; numbers by ``min`` or ``max``.
+    """
+    out = {}
+    for metric, bounds in slo.items():
+        info = METRICS[metric]
+        for stat, bound in bounds.items():
+            value = metrics.value(metric, stat if info.distribution else None)
+            below = info.better == "lower" if info.distribution else stat == "max"
+            violation = math.inf if value is None else (value - bound if below else bound - value)
+            out[f"{metric}.{stat}"] = violation / abs(bound) if bound else violation
+    return out

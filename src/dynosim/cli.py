@@ -10,11 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dynosim import __version__
 from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyError
@@ -22,7 +26,14 @@ from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyErro
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dynosim.search.study import Study
+    from dynosim.search.trial import Trial
+    from dynosim.space import SearchSpace
+
 OK, FAILURE, USAGE, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+PLAIN_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,7 +135,9 @@ def _add_optimize(verbs: Any) -> None:
     parser = _verb(verbs, "optimize", _optimize, "search a space for its Pareto frontier", parents)
     parser.add_argument("space", metavar="SPACE", help="bundled name (dynosim spaces) or YAML file")
     parser.add_argument("--trials", type=_positive, metavar="N", help="trials in all, those of a resumed run included")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of the search; the traffic has its own: --set seed=N")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="seed of the search; the traffic has its own: --set seed=N"
+    )
     parser.add_argument("--workers", type=_positive, metavar="N", help="simulations at a time (default: all cores)")
     parser.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the run's directory")
     parser.add_argument("--sampler", metavar="NAME", help="how points are proposed (default: the space's)")
@@ -150,6 +163,7 @@ def _add_predict(verbs: Any) -> None:
 def _add_show(verbs: Any) -> None:
     parser = _verb(verbs, "show", _show, "show a run again", [_format("csv"), _runs_dir()])
     parser.add_argument("run", metavar="RUN", help="run id, its directory, or 'last'")
+    parser.add_argument("--storage", metavar="URL", help="where the trials are, if it needs a password")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--frontier", action="store_true", help="only the frontier, without picks and next steps")
     what.add_argument("--trial", type=int, metavar="N", help="one trial with all its metrics")
@@ -182,8 +196,16 @@ def _add_timing(verbs: Any) -> None:
     group = _group(verbs, "timing", "measured kernel times")
     _verb(group, "list", _timing_list, "list the timing packs at hand", [_format()])
     parser = _verb(group, "build", _timing_build, "make timing packs from aiconfigurator-core (extra [aic])")
-    parser.add_argument("model", help="model name, for example llama-3.1-70b")
-    parser.add_argument("gpu", help="GPU name, for example h100_sxm")
+    parser.add_argument("--model", required=True, help="for example llama-3.1-70b")
+    parser.add_argument("--gpu", required=True, help="for example h100_sxm")
+    parser.add_argument("--engine", default="vllm", choices=("vllm", "sglang", "trtllm"))
+    parser.add_argument("--engine-version", default="current", metavar="VERSION")
+    parser.add_argument("--quantization", default="none", choices=("none", "fp8"))
+    parser.add_argument("--kv-cache-dtype", default="auto", choices=("auto", "bf16", "fp8"))
+    parser.add_argument("--enable-expert-parallel", action="store_true")
+    parser.add_argument(
+        "--tensor-parallel-size", type=_positive, action="append", metavar="N", help="repeatable (default: 1 2 4 8)"
+    )
 
 
 def _add_track(verbs: Any) -> None:
@@ -205,3 +227,348 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is below 1")
     return number
+
+
+# ---- verbs --------------------------------------------------------------------------------------------------------
+
+
+def _optimize(args: argparse.Namespace) -> int:
+    from dynosim import run
+    from dynosim.progress import GracefulStop, ProgressLine
+
+    overrides = [*args.overrides, *([f"optimizer.sampler={args.sampler}"] if args.sampler else [])]
+    asked = {"overrides": overrides, "trace": args.trace, "objectives": args.objectives}
+    if args.dry_run:
+        return _dry_run(run.load_space(args.space, **asked))
+    with GracefulStop() as stop, ProgressLine(_console(sys.stderr), quiet=args.quiet) as line:
+        try:
+            study = run.optimize(
+                args.space,
+                **asked,
+                trials=args.trials,
+                seed=args.seed,
+                workers=args.workers,
+                storage=args.storage,
+                runs_dir=args.runs_dir,
+                listeners=[line, stop],
+            )
+        except KeyboardInterrupt:
+            command = shlex.join(["dynosim", *sys.argv[1:]])
+            print(f"interrupted; every finished trial is kept. To go on:\n  {command}", file=sys.stderr)
+            return INTERRUPTED
+    _print_study(study, args)
+    return OK if study.frontier() else NOTHING_FEASIBLE
+
+
+def _dry_run(space: SearchSpace) -> int:
+    from rich.table import Table
+
+    print(space.to_yaml(), end="")
+    table = Table(
+        *("parameter", "domain", "values", "when", "baseline"), title=f"{space.name}: {space.size():.3g} points"
+    )
+    for row in space.describe():
+        table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
+    _console(sys.stderr).print(table)
+    return OK
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from dynosim import run
+    from dynosim.views import prediction_view
+
+    prediction = run.predict(args.config, overrides=args.overrides, trace=args.trace)
+    if args.capture_requests:
+        run.write_requests(prediction.result, args.capture_requests)
+    view = prediction_view(prediction)
+    if args.format == "json":
+        _print_json(view)
+    else:
+        missed = [name for name, violation in view["slo_violations"].items() if violation > 0.0]
+        _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view["metrics"])
+        print(f"SLO: {'missed: ' + ', '.join(missed) if missed else 'met' if view['slo_violations'] else 'none given'}")
+    return OK
+
+
+def _show(args: argparse.Namespace) -> int:
+    from dynosim import run
+
+    study = run.load_study(args.run, args.runs_dir, storage=args.storage)
+    if args.trial is not None:
+        return _show_trial(study, args)
+    if args.format == "csv":
+        _print_csv(study, study.frontier() if args.frontier else study.trials)
+    else:
+        _print_study(study, args)
+    return OK
+
+
+def _show_trial(study: Study, args: argparse.Namespace) -> int:
+    from dynosim.views import trial_detail
+
+    found = [trial for trial in study.trials if trial.number == args.trial]
+    if not found:
+        raise StudyError(f"{study.id} has no trial {args.trial}; it has {len(study.trials)}")
+    if args.format == "csv":
+        _print_csv(study, found)
+    elif args.format == "json":
+        _print_json(trial_detail(found[0]))
+    else:
+        view = trial_detail(found[0])
+        _print_metrics(f"trial {args.trial}: {view['label']} on {view['gpus']} GPUs", view["metrics"] or {})
+        for path, value in view["point"].items():
+            print(f"{path} = {value}")
+        print(f"{view['status']} {view['reason']}".strip())
+    return OK
+
+
+def _config_validate(args: argparse.Namespace) -> int:
+    from dynosim.run import load_space
+
+    space = load_space(args.config, overrides=args.overrides)
+    kind = f"space of {len(space.parameters)} parameters, {space.size():.4g} points" if space.parameters else "scenario"
+    print(f"{args.config}: valid {kind}")
+    return OK
+
+
+def _config_expand(args: argparse.Namespace) -> int:
+    from dynosim.config.load import dump
+    from dynosim.run import load_space
+
+    space = load_space(args.config, overrides=args.overrides)
+    print(dump(_filled(space.fields, space.reference.model_dump(mode="json", exclude_none=True))), end="")
+    return OK
+
+
+def _filled(said: Any, defaults: Any) -> Any:
+    """Return what a file says with *defaults* where it says nothing; a search domain stays as it is."""
+    from dynosim.config.load import is_domain
+
+    if not isinstance(said, Mapping) or not isinstance(defaults, dict) or is_domain(said):
+        return said
+    return {key: _filled(said.get(key, default), default) for key, default in defaults.items()} | {
+        key: value for key, value in said.items() if key not in defaults
+    }
+
+
+def _config_schema(args: argparse.Namespace) -> int:
+    from dynosim.space import json_schema
+
+    _print_json(json_schema())
+    return OK
+
+
+def _config_init(args: argparse.Namespace) -> int:
+    from dynosim.space import find_space
+
+    print(find_space(args.space).read_text(encoding="utf-8"), end="")
+    return OK
+
+
+def _spaces(args: argparse.Namespace) -> int:
+    from dynosim.space import SearchSpace, bundled_spaces
+
+    spaces = [SearchSpace.load(name) for name in bundled_spaces()]
+    rows = [
+        {
+            "space": space.name,
+            "model": space.reference.deployment.model,
+            "gpu": space.reference.deployment.gpu,
+            "parameters": len(space.parameters),
+            "points": space.size(),
+            "description": space.reference.description,
+        }
+        for space in spaces
+    ]
+    _print_rows(rows, args.format)
+    return OK
+
+
+def _trace_stats(args: argparse.Namespace) -> int:
+    from dynosim.config import TraceSource, WorkloadConfig
+    from dynosim.workload import describe, load_workload
+
+    stats = describe(load_workload(WorkloadConfig(source=TraceSource(path=args.path)), seed=0))
+    if args.format == "json":
+        _print_json(stats)
+    else:
+        _print_rows([{"statistic": key, "value": value} for key, value in stats.items()], args.format)
+    return OK
+
+
+def _timing_list(args: argparse.Namespace) -> int:
+    from dynosim.timing.pack import BUNDLED, USER_FOLDER
+
+    folders = dict.fromkeys((Path(os.environ.get("DYNOSIM_TIMING_PACKS", USER_FOLDER)), Path(USER_FOLDER), BUNDLED))
+    rows = [
+        {"pack": path.stem, "folder": str(folder), "kB": round(path.stat().st_size / 1e3, 1)}
+        for folder in folders
+        for path in sorted(folder.glob("*.npz"))
+    ]
+    _print_rows(rows, args.format)
+    return OK
+
+
+def _timing_build(args: argparse.Namespace) -> int:
+    from dynosim.timing import build
+    from dynosim.timing.pack import DEFAULT_SIZES
+
+    path = build(
+        args.model,
+        args.gpu,
+        args.engine,
+        args.quantization,
+        kv_cache_dtype=args.kv_cache_dtype,
+        expert_parallel=args.enable_expert_parallel,
+        version=args.engine_version,
+        tensor_parallel_sizes=tuple(args.tensor_parallel_size or DEFAULT_SIZES),
+    )
+    print(path)
+    return OK
+
+
+def _track_sync(args: argparse.Namespace) -> int:
+    from dynosim.run import find_run
+    from dynosim.tracking import sync
+
+    print(f"{sync(find_run(args.run, args.runs_dir))} trials delivered")
+    return OK
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from dynosim.service import serve
+
+    print(f"dynosim on http://{args.host}:{args.port}, Ctrl-C ends it", file=sys.stderr)
+    traces = Path(args.traces) if args.traces else None
+    serve(args.runs_dir, host=args.host, port=args.port, storage=args.storage, traces=traces)
+    return OK
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    """Print one line per check; each is a function that returns what it found or raises why not."""
+    failed = 0
+    for name, check in (
+        ("python", _doctor_python),
+        ("packages", _doctor_packages),
+        ("runs", lambda: _doctor_runs(Path(args.runs_dir))),
+        ("tracking", lambda: _doctor_tracking(Path(args.runs_dir))),
+        ("extras", _doctor_extras),
+        ("self-test", _doctor_self_test),
+    ):
+        try:
+            print(f"ok    {name:<10} {check()}")
+        except (DynosimError, OSError, PackageNotFoundError) as error:
+            failed += 1
+            print(f"FAIL  {name:<10} {error}")
+    return FAILURE if failed else OK
+
+
+def _doctor_python() -> str:
+    return f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} cores"
+
+
+def _doctor_packages() -> str:
+    names = ("numpy", "numba", "simpy", "torch", "botorch", "optuna", "mlflow", "fastapi")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def _doctor_extras() -> str:
+    extras = {"aic": "aiconfigurator_core", "postgresql": "psycopg", "dashboard": "optuna_dashboard"}
+    return ", ".join(f"[{extra}] {'yes' if find_spec(module) else 'no'}" for extra, module in extras.items())
+
+
+def _doctor_runs(runs_dir: Path) -> str:
+    from tempfile import TemporaryFile
+
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=runs_dir):
+        return f"{runs_dir.resolve()} can be written"
+
+
+def _doctor_tracking(runs_dir: Path) -> str:
+    from dynosim.tracking import tracking_uri
+    from dynosim.tracking.delivery import delivery_errors
+    from dynosim.tracking.store import connect
+
+    uri = tracking_uri("auto", runs_dir)
+    if uri is None:
+        return "off"
+    try:
+        return f"{uri}, {len(connect(uri).search_experiments())} experiments"
+    except delivery_errors() as error:
+        raise StudyError(f"MLflow at {uri}: {error}") from error
+
+
+def _doctor_self_test() -> str:
+    from dynosim import run
+
+    start_s = time.perf_counter()
+    completed = run.predict("tiny").metrics.value("completed", None)
+    return f"tiny: {completed:.0f} requests simulated in {time.perf_counter() - start_s:.1f} s"
+
+
+# ---- output -------------------------------------------------------------------------------------------------------
+
+
+def _console(stream: TextIO) -> Console:
+    """Return a console that is plain where *stream* is no terminal (or NO_COLOR is set: rich reads that itself)."""
+    from rich.console import Console
+
+    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH)
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    print()
+
+
+def _print_csv(study: Study, trials: Sequence[Trial]) -> None:
+    from dynosim.report.files import table
+
+    table(study, trials).to_csv(sys.stdout, index=False)
+
+
+def _print_study(study: Study, args: argparse.Namespace) -> None:
+    from dynosim.report import terminal
+    from dynosim.run import find_run
+    from dynosim.tracking import tracking_uri
+    from dynosim.views import frontier_view
+
+    run_dir = find_run(study.id, args.runs_dir)
+    if args.format == "json":
+        _print_json({**frontier_view(study), "run_dir": str(run_dir)})
+    elif getattr(args, "frontier", False):
+        _console(sys.stdout).print(terminal.frontier_table(study))
+    else:
+        _console(sys.stdout).print(terminal.summary(study, run_dir, tracking_uri("auto", Path(args.runs_dir))))
+
+
+def _print_rows(rows: list[dict[str, Any]], form: str) -> None:
+    from rich.table import Table
+
+    if form == "json":
+        return _print_json(rows)
+    table = Table(*(rows[0] if rows else ()))
+    for row in rows:
+        table.add_row(
+            *("" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row.values())
+        )
+    _console(sys.stdout).print(table)
+
+
+def _print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
+    """Print one row per metric; a scalar stands in the first column."""
+    from rich.table import Table
+
+    from dynosim.metrics import METRICS
+    from dynosim.report.analysis import number
+
+    stats = ("avg", "p50", "p90", "p99")
+    table = Table("metric", "unit", title=title, title_justify="left")
+    for stat in stats:
+        table.add_column(stat, justify="right")
+    for name, value in metrics.items():
+        cells = [value.get(stat) for stat in stats] if isinstance(value, Mapping) else [value]
+        unit = METRICS[name].unit if name in METRICS else ""
+        table.add_row(name, unit, *("–" if cell is None else number(cell) for cell in cells))
+    _console(sys.stdout).print(table)

@@ -11,8 +11,7 @@ import hashlib
 import inspect
 import json
 import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,13 +22,15 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock, Timeout
 
 from dynosim import __version__
-from dynosim.errors import StudyError
+from dynosim.errors import ConfigError, StudyError
 from dynosim.files import write_whole
 
 if TYPE_CHECKING:
     from dynosim.config import Scenario
     from dynosim.metrics import Metrics
+    from dynosim.objectives import Objective
     from dynosim.search.study import Listener, Study
+    from dynosim.search.trial import Trial
     from dynosim.simulation.records import SimulationResult
     from dynosim.space import SearchSpace
 
@@ -74,47 +75,6 @@ class RunState:
         write_whole(run_dir / STATE_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a study is; what a progress line and the service's status show."""
-
-    done: int
-    total: int
-    feasible: int
-    infeasible: int
-    failed: int
-    hypervolume: float
-    eta_s: float | None
-    """At the pace so far; None before the first trial of this process."""
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Return a JSON object."""
-        return asdict(self)
-
-
-class ProgressMeter:
-    """Measures progress from the moment a study starts in this process."""
-
-    def study_started(self, study: Study) -> None:
-        """Remember the time and the trials that were there already."""
-        self._start_s, self._before = time.monotonic(), len(study.trials)
-
-    def progress(self, study: Study) -> Progress:
-        """Return how far *study* is now."""
-        done, total = len(study.trials), study.space.reference.optimizer.trials
-        statuses = [trial.outcome.status for trial in study.trials]
-        pace_s = (time.monotonic() - self._start_s) / (done - self._before) if done > self._before else None
-        return Progress(
-            done=done,
-            total=total,
-            feasible=sum(trial.outcome.feasible for trial in study.trials),
-            infeasible=statuses.count("infeasible"),
-            failed=statuses.count("failed"),
-            hypervolume=study.hypervolume(),
-            eta_s=None if pace_s is None else pace_s * max(total - done, 0),
-        )
-
-
 def runs(runs_dir: str | Path = "runs") -> list[RunState]:
     """Return all runs under *runs_dir*, oldest first."""
     states = [RunState.read(path.parent) for path in Path(runs_dir).glob(f"*/{STATE_FILE}")]
@@ -145,7 +105,7 @@ def optimize(
     runs_dir: str | Path = "runs",
     tracking: str = "auto",
     workers: int | None = None,
-    objectives: Sequence[str | Callable[[Metrics], float]] = (),
+    objectives: Sequence[str | Objective] = (),
     listeners: Sequence[Listener] = (),
     run_id: str | None = None,
 ) -> Study:
@@ -179,7 +139,7 @@ def load_space(
     *,
     overrides: Sequence[str] = (),
     trace: str | Path | None = None,
-    objectives: Sequence[str | Callable[[Metrics], float]] = (),
+    objectives: Sequence[str | Objective] = (),
 ) -> SearchSpace:
     """Return *space* with the arguments of ``optimize`` applied; raises ConfigError."""
     from dynosim.space import SearchSpace
@@ -194,19 +154,20 @@ def _trace_override(trace: str | Path | None) -> list[str]:
     return [] if trace is None else [f"workload.source={json.dumps({'type': 'trace', 'path': str(trace)})}"]
 
 
-def _objective_field(objective: str | Callable[[Metrics], float]) -> dict[str, str]:
+def _objective_field(objective: str | Objective) -> dict[str, str]:
     """Return *objective* as a field of the space file, which worker processes can read too."""
     if not isinstance(objective, str):
-        return {"python": f"{inspect.getsourcefile(objective)}:{objective.__name__}"}
+        file = inspect.getsourcefile(objective.function)
+        if file is None or not Path(file).is_file():
+            raise ConfigError(f"{objective.name}: must be defined in a .py file, where worker processes find it")
+        return {"python": f"{file}:{objective.function.__name__}"}
     if ":" in objective:
         return {"python": objective}
     metric, _, stat = objective.partition(".")
     return {"metric": metric, **({"stat": stat} if stat else {})}
 
 
-def predict(
-    config: str | Path, *, overrides: Sequence[str] = (), trace: str | Path | None = None
-) -> Prediction:
+def predict(config: str | Path, *, overrides: Sequence[str] = (), trace: str | Path | None = None) -> Prediction:
     """Simulate the one configuration of a YAML file, or the baseline of a space.
 
     Raises ConfigError, InfeasibleError when the deployment cannot run, and TimingError when its pass times are unknown.
@@ -236,7 +197,7 @@ def new_run_id(space: str) -> str:
 
 
 def _without_password(url: str) -> str:
-    """Return *url* as it may be stored; the driver finds the password in PGPASSWORD or ~/.pgpass when it is opened again."""
+    """Return *url* as it may be stored; opened again, the driver finds the password in PGPASSWORD or ~/.pgpass."""
     parts = urlsplit(url)
     if parts.password is None:
         return url
@@ -329,6 +290,15 @@ def _trackers(tracking: str, run_dir: Path) -> list[Listener]:
 
     uri = tracking_uri(tracking, run_dir.parent)
     return [] if uri is None else [MLflowTracker(uri, run_dir)]
+
+
+def write_requests(result: SimulationResult, path: str | Path) -> None:
+    """Write one row per request (``simulation.records.REQUEST_DTYPE``, times in seconds) as Parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    requests = result.requests
+    pq.write_table(pa.table({name: requests[name] for name in requests.dtype.names or ()}), path)
 
 
 def load_study(run: str, runs_dir: str | Path = "runs", *, storage: str | None = None) -> Study:

@@ -1,4 +1,7 @@
-"""The HTTP service: studies as background processes, their events, and the live page. The only package that knows FastAPI."""
+"""The HTTP service: studies in processes of their own, their events, and the live page.
+
+The only package that knows FastAPI.
+"""
 
 from dynosim.service.app import create_app, serve
 

@@ -1,4 +1,4 @@
-"""The routes under ``/v1``: each checks what came in, calls the function that the command line calls, and answers JSON."""
+"""The routes under ``/v1``: check what came in, call the function that the command line calls, answer JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +16,13 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
 from dynosim.files import write_whole
+from dynosim.report import data
 from dynosim.run import load_study, new_run_id, predict
 from dynosim.search.study import Study
 from dynosim.service.guard import MAX_TRIALS, read_space, space_text
 from dynosim.service.store import FINAL_STATES, Store, StoredStudy
-from dynosim.service.views import frontier_view, prediction_view, study_view, trial_detail, trial_view
 from dynosim.service.worker import Runner
+from dynosim.views import frontier_view, prediction_view, trial_detail, trial_view
 
 POLL_S = 0.25
 """How often an event stream looks for news, which come from another process."""
@@ -76,6 +78,18 @@ class Question(_Input):
 
     config: str | dict[str, Any]
     """Name of a bundled space (its baseline), the text of a YAML file, or the same as JSON."""
+
+
+def study_view(study: StoredStudy) -> dict[str, Any]:
+    """Return the state of a study, its counts and what was asked."""
+    return {
+        "id": study.id,
+        "state": study.state,
+        "error": study.error,
+        "created": datetime.fromtimestamp(study.created_s, UTC).isoformat(timespec="seconds"),
+        "request": study.request,
+        "progress": study.progress,
+    }
 
 
 @router.post("/studies", status_code=202)
@@ -172,6 +186,15 @@ def trial(number: int, study: Trials) -> dict[str, Any]:
 def frontier(study: Trials) -> dict[str, Any]:
     """Return the frontier, the three picks and the baseline."""
     return frontier_view(study)
+
+
+@router.get("/studies/{study_id}/page", include_in_schema=False)
+def page_data(study: Known, shared: Shared) -> dict[str, Any]:
+    """Return what the live page draws."""
+    state = "ended" if study.state in FINAL_STATES else "running"
+    if not study.progress:
+        return {"space": study.id, "trials": [], "state": state}
+    return {**data(load_study(study.id, shared.runs_dir, storage=shared.storage)), "state": state}
 
 
 @router.get("/studies/{study_id}/report", response_class=FileResponse)

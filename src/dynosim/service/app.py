@@ -12,10 +12,10 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from dynosim import __version__
@@ -61,9 +61,8 @@ def create_app(
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     app.include_router(api.router)
     app.include_router(pages.router)
-    app.add_exception_handler(DynosimError, _dynosim_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(StarletteHTTPException, _http_error)
+    for error in (DynosimError, RequestValidationError, HTTPException):
+        app.add_exception_handler(error, _answer_error)
     return app
 
 
@@ -95,7 +94,7 @@ async def _authorize(request: Request) -> None:
     if key is None or request.url.path in OPEN_PATHS:
         return
     if not is_authorized(key, request.headers.get("authorization", ""), request.cookies.get(pages.COOKIE, "")):
-        raise HTTPException(401, "give the API key as a bearer token", {"WWW-Authenticate": "Bearer"})
+        raise HTTPException(401, "give the API key as a bearer token, or at /login", {"WWW-Authenticate": "Bearer"})
 
 
 def _problem(status: int, detail: str, headers: Any = None, **members: Any) -> JSONResponse:
@@ -104,18 +103,16 @@ def _problem(status: int, detail: str, headers: Any = None, **members: Any) -> J
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
-async def _dynosim_error(request: Request, error: DynosimError) -> JSONResponse:
-    if isinstance(error, ConfigError):
-        return _problem(422, str(error), path=error.path, line=error.line)
-    return _problem(404 if isinstance(error, StudyError) else 422, str(error))
-
-
-async def _validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-    problems = [
-        {"path": ".".join(map(str, problem["loc"][1:])), "message": problem["msg"]} for problem in error.errors()
-    ]
-    return _problem(422, f"{problems[0]['path']}: {problems[0]['message']}", path=problems[0]["path"], errors=problems)
-
-
-async def _http_error(request: Request, error: StarletteHTTPException) -> JSONResponse:
-    return _problem(error.status_code, error.detail, error.headers)
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case ConfigError():
+            return _problem(422, str(error), path=error.path, line=error.line)
+        case StudyError():
+            return _problem(404, str(error))
+        case RequestValidationError():
+            problems = [{"path": ".".join(map(str, e["loc"][1:])), "message": e["msg"]} for e in error.errors()]
+            first = problems[0]
+            return _problem(422, f"{first['path']}: {first['message']}", path=first["path"], errors=problems)
+        case HTTPException():
+            return _problem(error.status_code, error.detail, error.headers)
+    return _problem(422, str(error))  # valid input that cannot run: an InfeasibleError or a TimingError

@@ -1,4 +1,4 @@
-"""What a browser sees: the list of studies with a form, the live page of each, and Plotly from its own wheel.
+"""What a browser sees: the list of studies with a form, and the live page of each.
 
 Everything comes from this server; the content security policy forbids any other origin.
 """
@@ -10,18 +10,22 @@ from functools import cache
 from importlib.resources import files
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from dynosim.report import page
 from dynosim.service.api import Known
 from dynosim.service.guard import session_token
 from dynosim.space import bundled_spaces
 
 COOKIE = "dynosim_session"
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data: blob:; frame-ancestors 'self'"
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline';"
+    " style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'self'"
 }
+_LOGIN = """<!doctype html><title>dynosim</title>
+<form method="post"><label>API key <input name="key" type="password" autofocus></label> <button>Enter</button></form>
+"""
 
 router = APIRouter(include_in_schema=False)
 
@@ -37,29 +41,19 @@ def _index() -> str:
     from jinja2 import Template
 
     source = files("dynosim.service").joinpath("index.html").read_text()
-    return Template(source, autoescape=True).render(spaces=sorted(bundled_spaces()))
+    return str(Template(source, autoescape=True).render(spaces=sorted(bundled_spaces())))
 
 
 @router.get("/studies/{study_id}")
 def live(study: Known) -> HTMLResponse:
     """Return the page that draws the frontier of a study as it grows."""
-    from dynosim.report import html
-
-    return HTMLResponse(html.page(None, live_url=f"/v1/studies/{study.id}"), headers=_HEADERS)
-
-
-@router.get("/plotly.min.js")
-def plotly() -> Response:
-    """Return Plotly's script from the installed wheel."""
-    script = files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
-    return Response(script, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
+    return HTMLResponse(page(None, live_url=f"/v1/studies/{study.id}/page"), headers=_HEADERS)
 
 
 @router.get("/login")
 def login_form() -> HTMLResponse:
     """Ask a browser for the API key."""
-    form = '<form method="post"><label>API key <input name="key" type="password" autofocus></label> <button>Enter</button></form>'
-    return HTMLResponse(f"<!doctype html><title>dynosim</title>{form}", headers=_HEADERS)
+    return HTMLResponse(_LOGIN, headers=_HEADERS)
 
 
 @router.post("/login")

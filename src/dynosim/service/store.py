@@ -140,9 +140,7 @@ class Store:
 
 
 def _append(db: sqlite3.Connection, study_id: str, event_type: str, data: Mapping[str, Any]) -> None:
-    db.execute(
-        "INSERT INTO events (study_id, type, data) VALUES (?, ?, ?)", (study_id, event_type, json.dumps(data))
-    )
+    db.execute("INSERT INTO events (study_id, type, data) VALUES (?, ?, ?)", (study_id, event_type, json.dumps(data)))
 
 
 def _stored_study(row: sqlite3.Row) -> StoredStudy:

@@ -15,12 +15,13 @@ from threading import Thread
 
 from dynosim.errors import DynosimError
 from dynosim.files import write_whole
-from dynosim.run import ProgressMeter, optimize
+from dynosim.progress import ProgressMeter
+from dynosim.run import optimize
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
 from dynosim.service.guard import SPACE_FILE, space_text
 from dynosim.service.store import FINAL_STATES, Store
-from dynosim.service.views import objective_view, trial_view
+from dynosim.views import objective_view, trial_view
 
 STOP_TIMEOUT_S = 30.0
 
@@ -116,7 +117,7 @@ class Publisher:
 
     def study_started(self, study: Study) -> None:
         """Announce the study and the trials that a killed worker stored but did not announce."""
-        self._meter.study_started(study)
+        self._meter.start(study)
         known = {e.data["number"] for e in self._store.events(self._id) if e.type == "trial.completed"}
         self._store.publish(
             self._id,
@@ -141,8 +142,6 @@ class Publisher:
         self._store.publish(self._id, "trial.completed", trial_view(trial))
         frontier = [t.number for t in study.frontier()]
         if frontier != self._frontier:
-            self._store.publish(
-                self._id, "front.changed", {"trials": frontier, "hypervolume": study.hypervolume()}
-            )
+            self._store.publish(self._id, "front.changed", {"trials": frontier, "hypervolume": study.hypervolume()})
         self._frontier = frontier
-        self._store.set_progress(self._id, self._meter.progress(study).to_dict())
+        self._store.set_progress(self._id, self._meter.measure(study).to_dict())

@@ -1,4 +1,4 @@
-"""What the API says about studies, trials and predictions, as JSON objects."""
+"""What dynosim says about studies, trials and predictions as JSON objects: one schema for command line and service."""
 
 from __future__ import annotations
 
@@ -9,19 +9,6 @@ from dynosim.objectives import Objective
 from dynosim.run import Prediction
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
-from dynosim.service.store import StoredStudy
-
-
-def study_view(study: StoredStudy) -> dict[str, Any]:
-    """Return a study's status."""
-    return {
-        "id": study.id,
-        "state": study.state,
-        "error": study.error,
-        "created_s": study.created_s,
-        "request": study.request,
-        "progress": study.progress,
-    }
 
 
 def objective_view(objective: Objective) -> dict[str, str]:
@@ -64,10 +51,14 @@ def trial_detail(trial: Trial) -> dict[str, Any]:
 def frontier_view(study: Study) -> dict[str, Any]:
     """Return the frontier, the named picks and the baseline."""
     return {
+        "study": study.id,
+        "space": study.space.name,
         "objectives": [objective_view(objective) for objective in study.objectives],
         "slo": study.slo,
+        "trials": len(study.trials),
+        "feasible": len(study.feasible),
         "hypervolume": study.hypervolume(),
-        "trials": [trial_view(trial) for trial in study.frontier()],
+        "frontier": [trial_view(trial) for trial in study.frontier()],
         "picks": {name: trial.number for name, trial in study.picks().items()},
         "baseline": None if study.baseline is None else trial_view(study.baseline),
     }

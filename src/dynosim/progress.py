@@ -1,0 +1,156 @@
+"""How far a study is: counts and pace, a line of them while it runs, and stopping after the running trial."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+from dynosim.search.trial import Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dynosim.objectives import Objective
+    from dynosim.search.study import Study
+    from dynosim.search.trial import Trial
+
+LINE_EVERY_S = 5.0
+"""Without a terminal, a log gets one line this often."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is."""
+
+    done: int
+    total: int
+    feasible: int
+    infeasible: int
+    failed: int
+    hypervolume: float
+    eta_s: float | None
+    """At the pace of this process so far; None before its first trial."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return a JSON object."""
+        return asdict(self)
+
+
+class ProgressMeter:
+    """Measures progress from the moment a study starts in this process."""
+
+    def start(self, study: Study) -> None:
+        """Remember the time and the trials that were there already."""
+        self._start_s, self._before = time.monotonic(), len(study.trials)
+
+    def measure(self, study: Study) -> Progress:
+        """Return how far *study* is now."""
+        done, total = len(study.trials), study.budget
+        statuses = [trial.outcome.status for trial in study.trials]
+        pace_s = (time.monotonic() - self._start_s) / (done - self._before) if done > self._before else None
+        return Progress(
+            done=done,
+            total=total,
+            feasible=len(study.feasible),
+            infeasible=statuses.count(Status.INFEASIBLE),
+            failed=statuses.count(Status.FAILED),
+            hypervolume=study.hypervolume(),
+            eta_s=None if pace_s is None else pace_s * max(total - done, 0),
+        )
+
+
+class ProgressLine:
+    """Listener that shows progress on *console*: a live line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        from rich.live import Live
+
+        self._console, self._quiet = console, quiet
+        self._live = Live(console=console, transient=True) if console.is_terminal and not quiet else None
+        self._meter = ProgressMeter()
+        self._printed_s = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def study_started(self, study: Study) -> None:
+        """Say what starts or goes on."""
+        self._meter.start(study)
+        progress = self._meter.measure(study)
+        if not self._quiet:
+            verb = f"goes on after {progress.done}" if progress.done else "starts"
+            self._console.print(f"{study.id} {verb}, {progress.total} trials in all", highlight=False)
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        """Bring the line up to date."""
+        progress = self._meter.measure(study)
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.update(Text(describe(progress, study), no_wrap=True, overflow="ellipsis"))
+        elif not self._quiet and (time.monotonic() > self._printed_s + LINE_EVERY_S or progress.done == progress.total):
+            self._printed_s = time.monotonic()
+            self._console.print(describe(progress, study), highlight=False, soft_wrap=True)
+
+    def study_finished(self, study: Study) -> None:
+        """Nothing: the summary follows."""
+
+
+def describe(progress: Progress, study: Study) -> str:
+    """Return the progress line of *study*."""
+    parts = [
+        f"{progress.done}/{progress.total} trials",
+        f"{progress.feasible} feasible",
+        f"{progress.failed} failed",
+        f"hypervolume {progress.hypervolume:.4g}",
+    ]
+    feasible = [trial.outcome.values for trial in study.trials if trial.outcome.feasible and trial.outcome.values]
+    if feasible:
+        columns = zip(*feasible, strict=True)
+        best = [_best(objective, column) for objective, column in zip(study.objectives, columns, strict=True)]
+        parts.append("best " + ", ".join(best))
+    if progress.eta_s is not None:
+        parts.append(f"ETA {int(progress.eta_s) // 60}:{int(progress.eta_s) % 60:02d}")
+    return " · ".join(parts)
+
+
+def _best(objective: Objective, values: tuple[float, ...]) -> str:
+    value = max(values) if objective.direction == "maximize" else min(values)
+    return f"{objective.display} {value:.4g} {objective.unit}"
+
+
+class GracefulStop:
+    """Listener for Ctrl-C: once ends the study after the running trial, twice ends the process at once."""
+
+    def __enter__(self) -> Self:
+        self._asked = False
+        self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> Any:
+        if self._asked:
+            raise SystemExit(128 + signal.SIGINT)
+        self._asked = True
+
+    def study_started(self, study: Study) -> None:
+        """Nothing."""
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        """Raise KeyboardInterrupt when asked to stop."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def study_finished(self, study: Study) -> None:
+        """Nothing."""

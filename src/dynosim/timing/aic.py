@@ -77,11 +77,13 @@ Operations = dict[str, float]
 
 def build_pack(key: PackKey, tensor_parallel_sizes: tuple[int, ...]) -> Pack:
     """Measure *key* at each size that has data; TimingError when none has."""
+    if key.model not in HUB_IDS:
+        raise TimingError(f"aiconfigurator-core ships no config of {key.model}; known: {', '.join(HUB_IDS)}")
     rows, reasons = {}, {}
     for size in tensor_parallel_sizes:
         try:
             rows[size] = _Sampler(key, size).sample()
-        except LIBRARY_ERRORS as error:
+        except (TimingError, *LIBRARY_ERRORS) as error:
             reasons[str(size)] = (str(error).splitlines() or [type(error).__name__])[0]
     if not rows:
         raise TimingError(f"aiconfigurator-core has no data for {key.filename.removesuffix('.npz')}: {reasons}")
@@ -106,13 +108,13 @@ def build_pack(key: PackKey, tensor_parallel_sizes: tuple[int, ...]) -> Pack:
 
 
 @dataclass(frozen=True)
-class _Kernels:
+class Kernels:
     """The compiled engine of one configuration: milliseconds of each kernel of a pass."""
 
     handle: EngineHandle
 
     @classmethod
-    def compile(cls, key: PackKey, tensor_parallel_size: int, engine: str) -> _Kernels:
+    def compile(cls, key: PackKey, tensor_parallel_size: int, engine: str) -> Kernels:
         experts = (1, tensor_parallel_size) if key.expert_parallel else (tensor_parallel_size, 1)
         moe_tp, moe_ep = experts if get_model(key.model).moe else (1, 1)
         return cls(
@@ -172,9 +174,9 @@ class _Sampler:
 
     def __init__(self, key: PackKey, tensor_parallel_size: int) -> None:
         self.key, self.tensor_parallel_size, self.model = key, tensor_parallel_size, get_model(key.model)
-        self.kernels = _Kernels.compile(key, tensor_parallel_size, key.engine)
+        self.kernels = Kernels.compile(key, tensor_parallel_size, key.engine)
         donor = gemm_engine(key)
-        self.donor = None if donor == key.engine else _Kernels.compile(key, tensor_parallel_size, donor)
+        self.donor = None if donor == key.engine else Kernels.compile(key, tensor_parallel_size, donor)
 
     def sample(self) -> dict[str, Array]:
         """Return the tables in seconds; TimingError where the GEMM times are not plausible."""
@@ -216,7 +218,8 @@ class _Sampler:
             sum(time for name, time in ops.items() if not name.endswith("_gemm") and name not in ATTENTION)
             for ops in passes.values()
         ]
-        return interpolate(nodes, aligned, gemms) + np.array(others)
+        token_wise: Array = interpolate(nodes, aligned, gemms) + np.array(others)
+        return token_wise
 
     def _sample_attention(self) -> tuple[Array, Array, Array, Array]:
         """Per-pass constant of prefill attention (ms), nothing for graphs, C without that constant, and G.

@@ -1,0 +1,29 @@
+import pytest
+
+from dynosim.errors import ConfigError
+from dynosim.hardware.gpus import GPUS, get_gpu
+
+SURVEYED = {"h100_sxm": (1.30, 1.69, 1.30, 1730), "b200_sxm": (1.95, 2.34, 2.90, 2170), "mi355x": (1.48, 1.90, 2.10, 2650)}
+
+
+@pytest.mark.parametrize("name", SURVEYED)
+def test_prices_and_power_are_the_survey_s(name):
+    gpu = get_gpu(name)
+    assert (*gpu.usd_per_hour.values(), gpu.power_w) == SURVEYED[name]
+
+
+@pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS.keys())
+def test_every_card_is_complete_and_sourced(gpu):
+    assert set(gpu.usd_per_hour) == {"hyperscaler", "neocloud", "three_year_rental"}
+    assert gpu.flops.get("fp8", 2 * gpu.flops["bf16"]) == pytest.approx(2 * gpu.flops["bf16"], rel=0.03)
+    assert gpu.specification_source
+    assert gpu.price_source
+
+
+def test_a100_has_no_fp8():
+    assert "fp8" not in get_gpu("a100_sxm").flops
+
+
+def test_unknown_gpu_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'h100_sxm'"):
+        get_gpu("h100")

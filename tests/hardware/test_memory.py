@@ -1,0 +1,149 @@
+"""KV capacity by hand and against the figures that NVIDIA's planner prints for the same deployments."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
+from dynosim.errors import InfeasibleError
+from dynosim.hardware.memory import check, kv_bytes_per_token, kv_capacity, weights_bytes_per_gpu
+from dynosim.hardware.models import MODELS, get_model
+
+
+def _deployment(model, gpu, tp, quantization="none", engine="vllm", kv_cache_dtype="auto", **pool):
+    return DeploymentConfig(
+        model=model,
+        gpu=gpu,
+        quantization=quantization,
+        kv_cache_dtype=kv_cache_dtype,
+        engine=EngineConfig(name=engine),
+        aggregated=PoolConfig(tensor_parallel_size=tp, **{"block_size": 1, **pool}),
+    )
+
+
+def _capacity(*args, **options):
+    deployment = _deployment(*args, **options)
+    check(deployment)
+    return kv_capacity(deployment, deployment.aggregated)
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "by_hand"),
+    [
+        ("llama-3.1-70b", "bf16", 80 * 2 * 8 * 128 * 2),
+        ("llama-3.1-70b", "fp8", 163_840),
+        ("deepseek-v3", "bf16", 61 * (512 + 64) * 2),
+    ],
+)
+def test_kv_bytes_per_token_by_hand(model, dtype, by_hand):
+    assert kv_bytes_per_token(get_model(model), 1, dtype) == by_hand
+
+
+def test_kv_heads_are_copied_when_there_are_more_gpus_than_heads():
+    model = get_model("qwen3-235b-a22b")  # 4 KV heads
+    assert kv_bytes_per_token(model, 4, "bf16") == kv_bytes_per_token(model, 8, "bf16") == 94 * 2 * 128 * 2
+
+
+def test_mla_latent_is_whole_on_every_gpu():
+    one = _capacity("deepseek-v3", "b200_sxm", 8, "fp8", enable_expert_parallel=True)
+    assert one.bytes_per_token == 8 * 61 * 576
+
+
+def test_tensor_parallel_slices_add_up_to_the_model():
+    model = get_model("llama-3.1-70b")
+    replicated = (2 * 80 + 1) * 8192 * 2
+    assert 8 * weights_bytes_per_gpu(model, 8, "none") == 2 * model.parameters + 7 * replicated
+    embeddings = 2 * 128256 * 8192
+    matrices = model.parameters - embeddings - replicated // 2
+    assert weights_bytes_per_gpu(model, 1, "fp8") == matrices + 2 * embeddings + replicated
+
+
+# shared/research/aiconfigurator.md, section 7: memory fraction 0.9, 8,192-token budget, tokens per replica.
+PLANNER = [
+    ("llama-3.1-70b", "h200_sxm", 2, "none", 371e3),
+    ("llama-3.1-70b", "h200_sxm", 4, "none", 1.17e6),
+    ("llama-3.1-70b", "h200_sxm", 8, "none", 2.78e6),
+    ("llama-3.1-70b", "h100_sxm", 2, "none", 10.8e3),
+    ("llama-3.1-70b", "a100_sxm", 4, "none", 454e3),
+    ("llama-3.1-70b", "h100_sxm", 8, "none", 1.34e6),
+    ("llama-3.1-70b", "b200_sxm", 2, "none", 601e3),
+    ("llama-3.1-70b", "b200_sxm", 8, "none", 3.70e6),
+    ("llama-3.1-70b", "h200_sxm", 1, "fp8", 356e3),
+    ("llama-3.1-70b", "h200_sxm", 8, "fp8", 5.97e6),
+    ("llama-3.1-8b", "h100_sxm", 1, "none", 433e3),
+    ("llama-3.1-8b", "h200_sxm", 1, "none", 883e3),
+    ("qwen3-32b", "h100_sxm", 1, "none", 25e3),
+    ("qwen3-32b", "h100_sxm", 2, "none", 302e3),
+    ("llama-3.1-405b", "h200_sxm", 8, "none", 454e3),
+]
+
+
+@pytest.mark.parametrize(("model", "gpu", "tp", "quantization", "tokens"), PLANNER)
+def test_capacity_agrees_with_the_planner(model, gpu, tp, quantization, tokens):
+    assert _capacity(model, gpu, tp, quantization).tokens == pytest.approx(tokens, rel=0.006)
+
+
+def test_deepseek_capacity_exceeds_the_planner_by_its_surplus_weights():
+    """The planner holds 90.85 GB per GPU, as if all 61 layers were sparse: 726 GB for a 671-GB checkpoint."""
+    capacity = _capacity("deepseek-v3", "h200_sxm", 8, "fp8", enable_expert_parallel=True)
+    surplus = 90_845_872_128 - capacity.weights_bytes_per_gpu
+    assert capacity.weights_bytes_per_gpu * 8 == pytest.approx(671e9, rel=0.015)
+    assert capacity.tokens - surplus // (61 * 576) == pytest.approx(1.127e6, rel=0.001)
+
+
+def test_engines_apply_the_memory_fraction_as_their_own_argument_does():
+    by_engine = {
+        engine: _capacity("llama-3.1-70b", "h200_sxm", 4, engine=engine).tokens for engine in ("vllm", "sglang", "trtllm")
+    }
+    assert by_engine["vllm"] == pytest.approx(1_173_601, rel=1e-3)
+    assert by_engine["sglang"] == pytest.approx(1_160_371, rel=1e-3)
+    assert by_engine["trtllm"] == pytest.approx(1_222_571, rel=1e-3)
+
+
+def test_breakdown_adds_up_for_vllm():
+    capacity = _capacity("llama-3.1-8b", "h100_sxm", 1, block_size=16)
+    used = capacity.weights_bytes_per_gpu + capacity.activation_bytes_per_gpu + capacity.runtime_bytes_per_gpu
+    assert used + capacity.kv_bytes_per_gpu == pytest.approx(0.9 * 80 * 2**30, abs=1)
+    assert capacity.blocks == capacity.kv_bytes_per_gpu // (16 * 131072)
+
+
+def test_override_wins_even_where_nothing_would_fit():
+    assert _capacity("llama-3.1-70b", "h100_sxm", 1, num_gpu_blocks_override=16384, block_size=512).tokens == 16384 * 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "reason"),
+    [
+        (("llama-3.1-70b", "h100_sxm", 1), {}, r"does not fit on 1 x h100_sxm: 0.9 x 80.0 GiB less 131.4 GiB weights"),
+        (("llama-3.1-70b", "h100_sxm", 3), {}, "does not divide the 64 attention heads"),
+        (("llama-3.1-70b", "a100_sxm", 4, "fp8"), {}, "no FP8 tensor cores"),
+        (("llama-3.1-70b", "a100_sxm", 4), {"kv_cache_dtype": "fp8"}, "no FP8 tensor cores"),
+        (("llama-3.1-70b", "h100_sxm", 4), {"enable_expert_parallel": True}, "is dense"),
+        (("llama-3.1-70b", "h100_sxm", 16), {}, "exceeds the 8 GPUs"),
+        (("qwen3-235b-a22b", "h200_sxm", 8, "fp8"), {}, "to 192 columns, not a multiple of their 128-wide"),
+        (("gpt-oss-120b", "h200_sxm", 2, "fp8"), {}, "no FP8 checkpoint"),
+    ],
+)
+def test_check_says_why_not(arguments, options, reason):
+    with pytest.raises(InfeasibleError, match=reason):
+        check(_deployment(*arguments, **options))
+
+
+@given(
+    model=st.sampled_from(sorted(MODELS)),
+    tp=st.sampled_from([1, 2, 4, 8]),
+    engine=st.sampled_from(["vllm", "sglang", "trtllm"]),
+    fraction=st.floats(0.5, 0.9),
+)
+def test_more_memory_fraction_or_fewer_pass_tokens_never_cost_blocks(model, tp, engine, fraction):
+    def blocks(fraction, tokens):
+        deployment = _deployment(
+            model, "mi355x", tp, engine=engine, gpu_memory_utilization=fraction, max_num_batched_tokens=tokens
+        )
+        try:
+            return kv_capacity(deployment, deployment.aggregated).blocks
+        except InfeasibleError:
+            return 0
+
+    assert blocks(fraction, 8192) <= blocks(fraction + 0.05, 8192)
+    assert blocks(fraction, 8192) <= blocks(fraction, 2048)

@@ -1,0 +1,78 @@
+"""Packs against the library they come from; runs where the extra ``[aic]`` is installed."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("aiconfigurator_core")
+
+from dynosim import timing
+from dynosim.errors import TimingError
+from dynosim.hardware.models import get_model
+from dynosim.timing import aic
+from dynosim.timing.pack import BUNDLED, PackKey, load_pack
+
+KEY = PackKey("llama-3.1-8b", "h100_sxm", "vllm")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    path = timing.build(KEY.model, KEY.gpu, KEY.engine, tensor_parallel_sizes=(1, 2), out_dir=tmp_path_factory.mktemp("p"))
+    return load_pack(path)
+
+
+def test_build_makes_the_bundled_pack_again(built):
+    bundled = load_pack(BUNDLED / KEY.filename)
+    rows = [list(bundled.tensor_parallel_sizes).index(size) for size in built.tensor_parallel_sizes]
+    for table in ("tokens_s", "graph_s", "prefill_s", "decode_s"):
+        np.testing.assert_allclose(getattr(built, table), getattr(bundled, table)[rows], rtol=1e-6)
+
+
+def test_passes_between_the_nodes_agree_with_the_library(built):
+    tables = built.tables(2, 256, 8192)
+    kernels = aic.Kernels.compile(KEY, 2, "vllm")
+    for batch, context in ((24, 700), (40, 3000), (200, 5000), (144, 100)):
+        attention = np.interp(batch * context, tables.decode_context[batch], tables.decode_s[batch])
+        library_s = sum(kernels.decode(batch, context).values()) / 1e3
+        assert tables.graph_tokens_s[batch] + attention == pytest.approx(library_s, rel=0.03)
+    for new, cached in ((1500, 0), (700, 5000), (6000, 1000)):
+        share = np.interp(new + cached, tables.prefill_seq, tables.prefill_share_s[1])
+        library_s = sum(kernels.prefill(1, new, cached).values()) / 1e3
+        pass_s = tables.tokens_s[new] + share * (1 - (cached / (new + cached)) ** 2)
+        assert pass_s == pytest.approx(library_s, rel=0.03)
+
+
+def test_launch_bound_gemms_are_refused(monkeypatch):
+    monkeypatch.setattr(aic, "gemm_engine", lambda key: key.engine)  # vLLM's own block-FP8 tables on Blackwell
+    with pytest.raises(TimingError, match="of the memory roofline"):
+        aic.build_pack(PackKey("qwen3-32b", "b200_sxm", "vllm", "fp8"), (2,))
+
+
+def test_a_gpu_without_tables_is_a_timing_error(tmp_path):
+    with pytest.raises(TimingError, match="has no data"):
+        timing.build("llama-3.1-8b", "mi300x", "vllm", tensor_parallel_sizes=(1,), out_dir=tmp_path)
+
+
+def test_a_model_without_a_shipped_config_is_a_timing_error(tmp_path):
+    with pytest.raises(TimingError, match="no config"):
+        timing.build("mixtral-8x7b", "h100_sxm", "vllm", tensor_parallel_sizes=(1,), out_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "quantization", "engine", "modes"),
+    [
+        ("llama-3.1-70b", "none", "vllm", ("bfloat16", "bfloat16", "bfloat16")),
+        ("llama-3.1-70b", "fp8", "vllm", ("fp8_static", "fp8", "bfloat16")),
+        ("qwen3-32b", "fp8", "sglang", ("fp8_block", "fp8", "fp8")),
+        ("deepseek-v3", "fp8", "trtllm", ("fp8_block", "fp8", "bfloat16")),
+    ],
+)
+def test_precision_modes_are_explicit(model, quantization, engine, modes):
+    given = aic.quant_modes(PackKey(model, "h200_sxm", engine, quantization), engine)
+    assert (given["gemm_quant_mode"], given["kvcache_quant_mode"], given["fmha_quant_mode"]) == modes
+
+
+def test_gemm_shapes_hold_every_dense_weight():
+    model = get_model("llama-3.1-70b")
+    per_gpu = 80 * sum(n * k for n, k in aic.gemm_shapes(model, 8).values())
+    norms = (2 * 80 + 1) * 8192
+    assert 8 * per_gpu == model.parameters - 2 * 128256 * 8192 - norms

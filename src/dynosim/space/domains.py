@@ -23,8 +23,8 @@ class Choices:
     values: tuple[Any, ...]
 
     def contains(self, value: Any) -> bool:
-        """Return whether *value* is one of the choices; 1, 1.0 and true are three different values."""
-        return any(value == choice and type(value) is type(choice) for choice in self.values)
+        """Return whether *value* is one of the choices; 1 and true are different values."""
+        return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.values)
 
     def sample(self, rng: np.random.Generator) -> Any:
         """Draw uniformly."""
@@ -97,8 +97,9 @@ class Range:
         else:
             step = self.step or (self.max - self.min) / CONTINUOUS_STEPS
             steps = [value - step, value + step]
-        kind = int if self.integer else (lambda number: round(number, 12))
-        return [near for near in (kind(min(max(s, self.min), self.max)) for s in steps) if near != value]
+        rounded = [int(near) if self.integer else round(near, 12) for near in steps]
+        clipped = [min(max(near, self.min), self.max) for near in rounded]
+        return [near for near in clipped if near != value]
 
     def __str__(self) -> str:
         kind = "integers" if self.integer else "numbers"

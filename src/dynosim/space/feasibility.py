@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from dynosim.config import Scenario
 from dynosim.config.load import Problem
@@ -45,7 +46,10 @@ def usd_per_hour(scenario: Scenario) -> float:
 
 
 def unknown_names(scenario: Scenario) -> list[Problem]:
-    """Return the names in *scenario* that nothing answers to: model, GPUs, router and its options."""
+    """Return the names in *scenario* that nothing answers to: model, GPUs, router and options, metrics, statistics.
+
+    Objectives in Python are left to the search: reading a file should not run another one.
+    """
     problems = []
     for path, look_up, name in _names(scenario):
         try:
@@ -55,8 +59,11 @@ def unknown_names(scenario: Scenario) -> list[Problem]:
     return problems
 
 
-def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[str], object], str]]:
+def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], Any]]:
     """Yield (path, function that raises ConfigError for an unknown name, name)."""
+    from dynosim.metrics import check_slo  # imports the simulator
+    from dynosim.objectives import resolve
+
     deployment, router = scenario.deployment, scenario.deployment.router
     yield ("deployment", "model"), get_model, deployment.model
     yield ("deployment", "gpu"), get_gpu, deployment.gpu
@@ -69,3 +76,9 @@ def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[str], object], 
     for option in router.options:
         path = ("deployment", "router", "options", option)
         yield path, lambda name: check_options(router.policy, {name: None}), option
+    for index, objective in enumerate(scenario.objectives):
+        if objective.metric:
+            yield ("objectives", str(index), "metric"), resolve, objective
+    for metric, bounds in scenario.slo.items():
+        for stat, bound in bounds.items():
+            yield ("slo", metric, stat), check_slo, {metric: {stat: bound}}

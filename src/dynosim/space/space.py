@@ -21,7 +21,6 @@ from dynosim.config import Scenario, schema
 from dynosim.config.load import (
     Document,
     dump,
-    find_domains,
     is_domain,
     parse_document,
     read_document,
@@ -306,8 +305,6 @@ def _read_baseline(document: Document, space: SearchSpace) -> Point | None:
     written = document.data.get("baseline")
     if not written:
         return None
-    if any(find_domains(written)):
-        raise document.error(("baseline",), "a baseline has one value per field, no domains")
     point: Point = {}
     for parameter in space.parameters:
         if not parameter.active(point):
@@ -318,7 +315,7 @@ def _read_baseline(document: Document, space: SearchSpace) -> Point | None:
             value = schema.step(value, key)
         if not parameter.domain.contains(value):
             said = "missing" if value is None else show(value)
-            raise document.error(path, f"{said}: allowed: {parameter.domain} (or no baseline at all: baseline: {{}})")
+            raise document.error(path, f"{said}: allowed: {parameter.domain} (or drop the baseline: baseline={{}})")
         point[parameter.path] = float(value) if isinstance(parameter.domain.first(), float) else value
     _check_rest_of_baseline(document, written, ())
     return point

@@ -1,0 +1,319 @@
+"""Search spaces: what they refuse at loading, which points they have, and what is known before simulating."""
+
+import itertools
+import math
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynosim.config.load import dump
+from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.rng import stream
+from dynosim.space import SearchSpace, bundled_spaces
+
+FILE = """\
+schema_version: "1"
+name: test
+workload:
+  source: {type: synthetic, input_tokens: {type: fixed, tokens: 10}, output_tokens: {type: fixed, tokens: 3}}
+  load: {type: poisson, rate_rps: {choices: [1, 2.5]}}
+deployment:
+  model: llama-3.1-8b
+  gpu: {choices: [h100_sxm, l40s]}
+  timing: {type: fixed}
+  mode: {choices: [aggregated, disaggregated]}
+  aggregated:
+    replicas: {range: {min: 1, max: 4}}
+    max_num_seqs: {range: {min: 8, max: 100, scale: log}}
+  disaggregated:
+    prefill: {replicas: {choices: [1, 2]}}
+    decode: {gpu_memory_utilization: {range: {min: 0.8, max: 0.95, step: 0.05}}}
+  router:
+    policy: {choices: [round_robin, kv_aware]}
+    options:
+      overlap_weight: {choices: [0.5, 1.0], when: {policy: kv_aware}}
+budget: {max_gpus: 3}
+baseline:
+  workload: {load: {rate_rps: 1}}
+  deployment:
+    gpu: h100_sxm
+    mode: aggregated
+    aggregated: {replicas: 2, max_num_seqs: 64}
+    router: {policy: round_robin}
+"""
+BASELINE = {
+    "workload.load.rate_rps": 1.0,
+    "deployment.gpu": "h100_sxm",
+    "deployment.mode": "aggregated",
+    "deployment.aggregated.replicas": 2,
+    "deployment.aggregated.max_num_seqs": 64,
+    "deployment.router.policy": "round_robin",
+}
+DISAGGREGATED = {
+    "workload.load.rate_rps": 1.0,
+    "deployment.gpu": "h100_sxm",
+    "deployment.mode": "disaggregated",
+    "deployment.disaggregated.prefill.replicas": 1,
+    "deployment.disaggregated.decode.gpu_memory_utilization": 0.9,
+    "deployment.router.policy": "kv_aware",
+    "deployment.router.options.overlap_weight": 0.5,
+}
+
+
+def parse(text=FILE, *overrides):
+    return SearchSpace.parse(text, overrides, file="f.yaml")
+
+
+@cache
+def bundled(name):
+    return SearchSpace.load(name)
+
+
+def test_baseline_is_a_point():
+    assert parse().baseline_point() == BASELINE
+    assert parse().reference == parse().scenario(BASELINE)
+    assert parse(FILE, "baseline={}").baseline_point() is None
+
+
+def test_scenario_has_the_values_of_the_point_and_only_the_selected_section():
+    scenario = parse().scenario(DISAGGREGATED)
+    assert scenario.workload.load.rate_rps == 1.0
+    assert scenario.deployment.aggregated is None
+    assert scenario.deployment.disaggregated.decode.gpu_memory_utilization == 0.9
+    assert scenario.deployment.router.options == {"overlap_weight": 0.5}
+    assert scenario.baseline == {}
+    assert parse().scenario(BASELINE).deployment.router.options == {}
+
+
+def test_conditions_come_from_structure_and_from_when():
+    when = {p.path: dict(p.when) for p in parse().parameters}
+    assert when["deployment.aggregated.replicas"] == {"deployment.mode": ("aggregated",)}
+    assert when["deployment.disaggregated.prefill.replicas"] == {"deployment.mode": ("disaggregated",)}
+    assert when["deployment.router.options.overlap_weight"] == {"deployment.router.policy": ("kv_aware",)}
+    assert when["deployment.gpu"] == {}
+
+
+def test_absolute_paths_and_lists_of_values_in_when():
+    text = FILE.replace("when: {policy: kv_aware}", "when: {deployment.gpu: [l40s, h100_sxm], policy: kv_aware}")
+    when = next(p for p in parse(text).parameters if p.path.endswith("overlap_weight")).when
+    assert when == {"deployment.gpu": ("l40s", "h100_sxm"), "deployment.router.policy": ("kv_aware",)}
+
+
+def test_parameters_follow_their_conditions_wherever_those_are_written():
+    text = FILE.replace("  mode: {choices: [aggregated, disaggregated]}\n", "").replace(
+        "budget:", "  mode: {choices: [aggregated, disaggregated]}\nbudget:"
+    )
+    paths = [p.path for p in parse(text).parameters]
+    assert paths.index("deployment.mode") < paths.index("deployment.aggregated.replicas")
+
+
+def test_override_fixes_a_field_and_settles_what_depends_on_it():
+    space = parse(FILE, "deployment.router.policy=round_robin", "deployment.mode=aggregated")
+    assert not any("overlap_weight" in p.path or "disaggregated" in p.path for p in space.parameters)
+    assert all(p.when == {} for p in space.parameters)
+    assert space.scenario(space.sample(stream(0, ""))).deployment.disaggregated is None
+    space = parse(FILE, "deployment.router.policy=kv_aware", "deployment.gpu=l40s", "baseline={}")
+    assert next(p for p in space.parameters if p.path.endswith("overlap_weight")).when == {}
+    assert space.reference.deployment.gpu == "l40s"
+
+
+def test_file_without_domains_has_one_point():
+    text = dump(parse().scenario(BASELINE).model_dump(exclude_none=True))
+    space = parse(text)
+    assert space.baseline_point() == {}
+    assert list(space.points()) == [{}]
+    assert space.size() == 1
+    assert space.reference == parse().scenario(BASELINE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("choices: [h100_sxm, l40s]", "choices: []", "8: deployment.gpu: choices: []: allowed: a list of at least one"),
+        ("choices: [h100_sxm, l40s]", "choices: h100_sxm", "8: deployment.gpu: choices: h100_sxm: allowed: a list"),
+        ("choices: [h100_sxm, l40s]", "choices: [l40s, l40s]", "8: deployment.gpu: l40s: listed twice"),
+        ("choices: [h100_sxm, l40s]", "choices: [h100_sxm, h100]", "8: deployment.gpu: 'h100': no such GPU; did you m"),
+        ("choices: [h100_sxm, l40s]", "choices: [\n    h100_sxm,\n    7\n    ]", "10: deployment.gpu: 7: allowed: tex"),
+        ("choices: [h100_sxm, l40s]", "choice: [h100_sxm]", "8: deployment.gpu: {choice: [h100_sxm]}: allowed: text, "),
+        ("choices: [h100_sxm, l40s]", "choices: [{choices: [a]}]", "8: deployment.gpu: {choices: [a]}: a choice is on"),
+        ("choices: [h100_sxm, l40s]", "range: {min: 1, max: 2}", "8: deployment.gpu: a range needs a number; allowed:"),
+        ("{choices: [h100_sxm, l40s]}", "[h100_sxm, l40s]", "8: deployment.gpu: [h100_sxm, l40s]: allowed: text, or a"),
+        ("llama-3.1-8b", "llama-3.1-9b", "7: deployment.model: 'llama-3.1-9b': no such model; did you mean 'llama-3.1"),
+        ("round_robin, kv", "kv_awar, kv", "18: deployment.router.policy: 'kv_awar': did you mean 'kv_aware'"),
+        ("overlap_weight:", "overlap_wait:", "20: deployment.router.options.overlap_wait: 'overlap_wait': router kv_a"),
+        ("[aggregated, disagg", "[aggregate, disagg", "10: deployment.mode: aggregate: did you mean 'aggregated'? all"),
+        ("min: 1, max: 4", "min: 5, max: 4", "12: deployment.aggregated.replicas: range: min 5 is above max 4"),
+        ("min: 1, max: 4", "min: 0, max: 4", "12: deployment.aggregated.replicas: 0: allowed: an integer > 0"),
+        ("min: 1, max: 4", "min: 1.5, max: 4", "12: deployment.aggregated.replicas: range: min: 1.5: allowed: an inte"),
+        ("min: 1, max: 4", "min: 1", "12: deployment.aggregated.replicas: range: max: null: allowed: an integer"),
+        ("min: 1, max: 4", "min: 1, max: 4, stop: 1", "12: deployment.aggregated.replicas: range: unknown key 'stop':"),
+        ("min: 1, max: 4", "min: 1, max: 4, step: 2", "12: deployment.aggregated.replicas: range: max 4 is not min 1 "),
+        ("min: 1, max: 4", "min: 1, max: 4, step: 0", "12: deployment.aggregated.replicas: range: step 0: allowed: a "),
+        ("min: 1, max: 4", "min: 1, max: 4, step: true", "12: deployment.aggregated.replicas: range: step: true: allo"),
+        ("{min: 1, max: 4}", "[1, 4]", "12: deployment.aggregated.replicas: range: [1, 4]: allowed: {min, max, step o"),
+        ("scale: log", "scale: log2", "13: deployment.aggregated.max_num_seqs: range: scale: log2: allowed: linear, l"),
+        ("scale: log", "scale: log, step: 2", "13: deployment.aggregated.max_num_seqs: range: a log scale has no step"),
+        ("max: 0.95", "max: 1.05", "16: deployment.disaggregated.decode.gpu_memory_utilization: 1.05: allowed: a numb"),
+        ("{policy: kv_aware}}", "{policy: kv_awar}}", "20: deployment.router.options.overlap_weight: when: kv_awar: d"),
+        ("{policy: kv_aware}}", "{polic: kv_aware}}", "20: deployment.router.options.overlap_weight: when: polic: no "),
+        ("{policy: kv_aware}}", "{router: kv_aware}}", "20: deployment.router.options.overlap_weight: when: deploymen"),
+        ("{policy: kv_aware}}", "kv_aware}", "20: deployment.router.options.overlap_weight: kv_aware: allowed: a mapp"),
+        ("when: {policy", "wen: {policy", "20: deployment.router.options.overlap_weight: unknown key 'wen': did you m"),
+        ("{choices: [round_robin, kv_aware]}", "{choices: [round_robin, kv_aware], when: {overlap_weight: 0.5}}",
+            "18: deployment.router.policy: when: overlap_weight: no such field"),
+        ("{choices: [round_robin, kv_aware]}", "{choices: [round_robin, kv_aware], when: {options.overlap_weight: 0.5}",
+            "18: deployment.router.policy: conditions go round in a circle"),
+        ("max_gpus: 3", "max_gpus: {choices: [3, 4]}", "21: budget.max_gpus: cannot be searched; allowed: fields unde"),
+        ("budget:", "slo: {time_to_first_tokn: {p99: 1}}\nbudget:", "21: slo.time_to_first_tokn.p99: 'time_to_first_tokn': did"),
+        ("budget:", "slo: {request_latency: {p42: 1}}\nbudget:", "21: slo.request_latency.p42: 'p42': statistics of request"),
+        ("budget:", "objectives:\n  - {metric: goodputs}\nbudget:", "22: objectives.0.metric: 'goodputs': did you mean 'goo"),
+        ("max_gpus: 3", "max_gpu: 3", "21: budget.max_gpu: unknown key: did you mean 'max_gpus'"),
+        ("  disaggregated:\n", "  disagregated:\n", "10: deployment.mode: disaggregated: needs a section deployment.d"),
+        ("rate_rps: 1}", "rate_rps: 3}", "23: baseline.workload.load.rate_rps: 3: allowed: one of 1.0, 2.5 (or drop t"),
+        ("    router: {policy: round_robin}\n", "", "24: baseline.deployment.router.policy: missing: allowed: one of "),
+        ("max_num_seqs: 64}", "max_num_seqs: 64, block_size: 32}", "27: baseline.deployment.aggregated.block_size: 32"),
+        ("replicas: 2, ", "replicas: {choices: [1]}, ", "27: baseline.deployment.aggregated.replicas: cannot be searc"),
+    ],
+)  # fmt: skip
+def test_mistake_is_found_at_loading_with_its_line(old, new, error):
+    assert old in FILE
+    with pytest.raises(ConfigError) as caught:
+        parse(FILE.replace(old, new, 1))
+    assert str(caught.value).startswith(f"f.yaml:{error}")
+
+
+def test_values_that_contradict_each_other_make_a_point_infeasible_not_the_file_wrong():
+    space = parse(FILE, "deployment.aggregated.max_num_batched_tokens={choices: [50, 8192]}", "baseline={}")
+    point = {**BASELINE, "deployment.aggregated.max_num_batched_tokens": 50}
+    with pytest.raises(InfeasibleError, match="must be at least max_num_seqs"):
+        space.scenario(point)
+    assert "must be at least max_num_seqs (64)" in space.infeasible_reason(point)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "values", "reason"),
+    [
+        ((), {}, None),
+        ((), {"deployment.aggregated.replicas": 4}, "needs 4 GPUs, budget.max_gpus is 3"),
+        (["budget={max_usd_per_hour: 3}"], {}, r"costs 3\.38 USD per hour, budget.max_usd_per_hour is 3"),
+        (["budget={max_usd_per_hour: 3}"], {"deployment.gpu": "l40s"}, None),
+        (["budget={max_usd_per_hour: 3}", "prices.usd_per_gpu_hour={h100_sxm: 1.4}"], {}, None),
+        (["deployment.model=llama-3.1-70b"], {}, "does not fit on 1 x h100_sxm"),
+        (["deployment.aggregated.tensor_parallel_size=3", "budget={}"], {}, "attention heads"),
+        (["deployment.quantization=fp8", "deployment.gpu=a100_sxm"], {}, "no FP8 tensor cores"),
+    ],
+)
+def test_what_is_known_before_simulating(overrides, values, reason):
+    import re
+
+    space = parse(FILE, *overrides)
+    found = space.infeasible_reason(space.complete(BASELINE | values))
+    assert found is None if reason is None else re.search(reason, found)
+
+
+def test_points_are_all_distinct_and_lexicographic():
+    space = parse()
+    points = list(space.points())
+    assert len(points) == space.size() == 2 * 2 * (4 * 93 + 2 * 4) * (1 + 2)
+    order = [
+        tuple(p.domain.values.index(point[p.path]) if p.path in point else -1 for p in space.parameters)
+        for point in points
+    ]
+    assert order == sorted(set(order))
+
+
+def test_continuous_range_is_infinite_and_cannot_be_enumerated():
+    space = parse(FILE, "deployment.disaggregated.kv_transfer.latency_us={range: {min: 1, max: 50}}")
+    assert space.size() == math.inf
+    with pytest.raises(ConfigError, match=r"latency_us: numbers from 1 to 50 cannot be enumerated"):
+        next(space.points())
+
+
+def test_coupled_knobs_change_together():
+    space = parse(
+        FILE, "deployment.aggregated={choices: [{replicas: 1, max_num_seqs: 8}, {replicas: 2}]}", "baseline={}"
+    )
+    point = space.complete({"deployment.aggregated": {"replicas": 2}})
+    assert space.scenario(point).deployment.num_gpus() == 2
+    with pytest.raises(ConfigError, match=r"deployment\.aggregated\.replica: unknown key"):
+        parse(FILE, "deployment.aggregated={choices: [{replica: 1}]}", "baseline={}")
+
+
+def test_completing_across_a_change_of_mode_keeps_fields_of_the_same_name():
+    point = parse().complete(BASELINE | {"deployment.mode": "disaggregated"})
+    assert point["deployment.disaggregated.prefill.replicas"] == 2
+    assert point["deployment.disaggregated.decode.gpu_memory_utilization"] == 0.8
+
+
+def test_neighbours_are_one_step_away_in_one_parameter():
+    found = parse().neighbours(BASELINE)
+    changed = [
+        {path for path in BASELINE.keys() | near.keys() if BASELINE.get(path) != near.get(path)} for near in found
+    ]
+    assert sorted(map(sorted, changed)) == sorted([
+        ["workload.load.rate_rps"],
+        ["deployment.gpu"],
+        sorted({"deployment.mode", "deployment.aggregated.replicas", "deployment.aggregated.max_num_seqs",
+                "deployment.disaggregated.prefill.replicas", "deployment.disaggregated.decode.gpu_memory_utilization"}),
+        ["deployment.aggregated.replicas"], ["deployment.aggregated.replicas"],
+        ["deployment.aggregated.max_num_seqs"], ["deployment.aggregated.max_num_seqs"],
+        ["deployment.router.options.overlap_weight", "deployment.router.policy"],
+    ])  # fmt: skip
+    assert {near.get("deployment.aggregated.max_num_seqs") for near in found} == {32, 64, 100, None}
+
+
+def test_content_hash_names_what_is_searched_and_judged():
+    same = [parse(), parse(parse().to_yaml()), parse(FILE, "name=other"), parse(FILE, "optimizer.trials=7")]
+    assert len({space.content_hash() for space in same}) == 1
+    other = [
+        FILE.replace("max: 4", "max: 5"),
+        FILE.replace("max_gpus: 3", "max_gpus: 4"),
+        FILE.replace("replicas: 2,", "replicas: 1,"),
+    ]
+    assert len({parse(text).content_hash() for text in [FILE, *other]}) == 4
+
+
+def test_description_has_a_row_per_parameter():
+    rows = {row["parameter"]: row for row in parse().describe()}
+    assert rows["deployment.aggregated.max_num_seqs"] == {
+        "parameter": "deployment.aggregated.max_num_seqs",
+        "domain": "integers from 8 to 100 (log)",
+        "values": 93,
+        "when": "deployment.mode = aggregated",
+        "baseline": 64,
+    }
+    assert (
+        rows["deployment.disaggregated.decode.gpu_memory_utilization"]["domain"]
+        == "numbers from 0.8 to 0.95 in steps of 0.05"
+    )
+
+
+def test_unknown_space_names_the_nearest():
+    with pytest.raises(ConfigError, match="lama70b: no such space: did you mean 'llama70b'"):
+        SearchSpace.load("lama70b")
+    with pytest.raises(ConfigError, match=r"lama70b\.yaml: cannot be read"):
+        SearchSpace.load("lama70b.yaml")
+
+
+@pytest.mark.parametrize("name", bundled_spaces())
+def test_bundled_space_loads_and_its_baseline_can_be_deployed(name):
+    space = bundled(name)
+    assert space.name == name
+    assert space.infeasible_reason(space.baseline_point()) is None
+    assert parse(space.to_yaml()).content_hash() == space.content_hash()
+
+
+@pytest.mark.parametrize("name", bundled_spaces())
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_every_operation_yields_points_of_the_space(name, seed):
+    space, rng = bundled(name), stream(seed, "test")
+    point = space.sample(rng)
+    assert space.complete(point) == point
+    for some in [point, *itertools.islice(space.neighbours(point), 5)]:
+        assert list(some) == [p.path for p in space.active(some)]
+        assert all(p.domain.contains(some[p.path]) for p in space.active(some))
+        reason = space.infeasible_reason(some)
+        assert reason is None or "\n" not in reason

@@ -104,11 +104,12 @@ def rewrites(found: Links, tokens: NDArray[np.int64], whole: NDArray[np.int64], 
     child, parent, shared = found
     rewritten, long = shared < whole, whole >= min_blocks
     which = rewritten & long
+    first = which & ~np.isin(parent, child[rewritten])
     return Rewrites(
         probability=round(float(rewritten[long].mean()), 4),
         persistence=persistence(found, np.where(long, rewritten, np.nan)),
         min_blocks=min_blocks,
-        kept_fraction=ratios((shared / whole)[which]),
+        kept_fraction=ratios((shared / whole)[first]),
         length_ratio=ratios((tokens[child] / tokens[parent])[which]),
     )
 
@@ -142,7 +143,7 @@ def continuation(workload: Workload, found: Links, turns: int = 10) -> tuple[tup
     turn, continued, tokens = turn[counted], continued[counted], tokens[counted]
 
     def fit(scale: float) -> tuple[float, NDArray[np.float64]]:
-        fading = np.exp(-tokens / scale)
+        fading = np.where(turn == 0, np.exp(-tokens / scale), 1.0)
         by_turn = np.bincount(turn, continued) / np.bincount(turn, fading)
         probability = np.clip(by_turn[turn] * fading, 1e-9, 1 - 1e-9)
         return float(np.log(np.where(continued, probability, 1 - probability)).sum()), by_turn

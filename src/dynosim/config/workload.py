@@ -82,7 +82,10 @@ Ratios = Annotated[dict[float, PositiveFloat], Field(min_length=2)]
 
 
 class Rewrites(Config):
-    """Further turns that keep only the first part of their parent's prompt: history cut, retrieved text replaced."""
+    """Further turns that keep only the history at the start of their parent's prompt and replace the rest.
+
+    So do conversations over retrieved text: questions and answers stay, search results are new at every turn.
+    """
 
     probability: Probability
     """Of a further turn whose parent has at least ``min_blocks`` whole blocks."""
@@ -90,7 +93,8 @@ class Rewrites(Config):
     """Probability that a turn rewrites, or not, because it is a rewriting conversation, or not."""
     min_blocks: PositiveInt = 1
     kept_fraction: Ratios
-    """Share of the parent's whole blocks that stays."""
+    """Share of the parent's whole blocks that a conversation's first rewriting keeps. Later ones keep as much, and the
+    answers since."""
     length_ratio: Ratios
     """Prompt tokens of the turn over those of its parent."""
 
@@ -115,7 +119,7 @@ class PrefixTree(Config):
     """Probability that turn 1, 2, ... of at least one block more than the shared ones is followed by another turn;
     the last value holds for all later turns."""
     continue_scale_tokens: PositiveFloat | None = None
-    """Long prompts are continued less often: the probability is multiplied by exp(-prompt tokens / this)."""
+    """Long first prompts are more often one-off: the first probability is multiplied by exp(-prompt tokens / this)."""
     max_input_tokens: PositiveInt = 131072
     """A conversation ends where its next prompt would be longer."""
     new_tokens: tuple[Length, ...] = Field(default=(LognormalLength(median=100, sigma=1.0),), min_length=1)

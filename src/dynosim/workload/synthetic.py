@@ -89,6 +89,8 @@ class _Turn(NamedTuple):
     shared: int
     own: int
     """Index of the draws that belong to its conversation."""
+    history: int = 0
+    """Prompt tokens that a rewriting keeps; 0 before the first."""
 
 
 class _Draws(NamedTuple):
@@ -154,29 +156,31 @@ def _conversations(prefix: PrefixTree, first_tokens: IntArray, output_tokens: In
 
 def _next_turn(prefix: PrefixTree, draws: _Draws, i: int, turn: _Turn, output_tokens: int) -> _Turn | None:
     """Return what follows request *i*, or None where its conversation ends."""
-    tokens, whole = turn.input_tokens, turn.input_tokens // prefix.block_tokens
+    tokens, history, block = turn.input_tokens, turn.history, prefix.block_tokens
+    whole = tokens // block
     if whole <= prefix.shared_blocks or draws.continues[i] >= _continue_probability(prefix, turn):
         return None
     habit = turn.own if draws.own_habit[i] else i
-    rule = prefix.rewrites or _NO_REWRITES
     rewrites = draws.rewrites[turn.own if draws.own_rewrites[i] else i]
     if draws.resubmits[i]:
-        length, shared = tokens, -(-tokens // prefix.block_tokens)
-    elif rewrites and whole >= rule.min_blocks:
-        shared = max(round(draws.kept_fraction[i] * whole), prefix.shared_blocks)
-        length = max(round(draws.length_ratio[i] * tokens), shared * prefix.block_tokens + 1)
+        length, shared = tokens, -(-tokens // block)
+    elif rewrites and whole >= (prefix.rewrites or _NO_REWRITES).min_blocks:
+        history = history or round(draws.kept_fraction[i] * whole) * block
+        shared = min(max(history // block, prefix.shared_blocks), whole)
+        length = max(round(draws.length_ratio[i] * tokens), shared * block + 1)
+        history += output_tokens
     else:
         new_tokens = draws.new_tokens[min(turn.number, len(draws.new_tokens) - 1)]
         length, shared = tokens + output_tokens + new_tokens[habit], whole
     if length > prefix.max_input_tokens:
         return None
-    return _Turn(i + draws.gap[habit], i, turn.number + 1, length, shared, turn.own)
+    return _Turn(i + draws.gap[habit], i, turn.number + 1, length, shared, turn.own, history)
 
 
 def _continue_probability(prefix: PrefixTree, turn: _Turn) -> float:
     by_turn = prefix.continue_probability
     probability = by_turn[min(turn.number, len(by_turn) - 1)]
-    if prefix.continue_scale_tokens is not None:
+    if turn.number == 0 and prefix.continue_scale_tokens is not None:
         probability *= math.exp(-turn.input_tokens / prefix.continue_scale_tokens)
     return probability
 

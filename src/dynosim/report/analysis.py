@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -45,6 +46,10 @@ AXES = (
     "prefix_cache_hit_rate",
 )
 """Metrics that every report offers beside the objectives."""
+
+
+MAX_EDGES = 4
+"""Edges of the space that one line names."""
 
 
 @dataclass(frozen=True)
@@ -104,28 +109,32 @@ def difference(trial: Trial, reference: Trial) -> dict[str, tuple[Any, Any]]:
 
 
 def tradeoff(study: Study) -> str:
-    """Return one sentence on what the second objective costs in the first, along their two-dimensional frontier."""
-    front = study.frontier()
-    if len(front) < 2 or len(study.objectives) < 2:
+    """Return one sentence on what latency (or the next objective) costs along their two-dimensional frontier."""
+    front, cost = study.frontier(), cost_objective(study)
+    if not front or len(study.objectives) < 2:
         return ""
-    losses = _losses(study, front)[:, :2]
+    pair = (cost, 0 if cost else 1)
+    losses = study.losses(front)[:, list(pair)]
     keep = np.flatnonzero(pareto.nondominated(losses))
     order = keep[np.argsort(losses[keep, 0])]
-    if len(order) < 2:
-        trial = front[int(order[0])]
-        return f"No trade-off between {study.objectives[0].display} and {study.objectives[1].display}: " + (
-            f"trial {trial.number} ({trial.scenario.deployment.label()}) is best in both."
-        )
-    knee = int(pareto.knee(losses[order]))
-    stops = [front[int(order[i])] for i in sorted({0, knee, len(order) - 1})]
-    steps = [_step(study, a, b) for a, b in zip(stops, stops[1:], strict=False)]
+    ends = {0, pareto.knee(losses[order]), len(order) - 1}
+    stops = [front[int(order[i])] for i in sorted(ends)]
+    if len(stops) == 1:
+        names = " and ".join(study.objectives[i].display for i in pair)
+        return f"No trade-off between {names}: trial {stops[0].number} is best in both."
+    steps = [_step(study, pair, a, b) for a, b in pairwise(stops)]
     sentence = f"From trial {stops[0].number} to {stops[1].number}, {steps[0]}"
     return sentence + (f"; beyond trial {stops[1].number}, another {steps[1]}." if len(steps) > 1 else ".")
 
 
-def _step(study: Study, a: Trial, b: Trial) -> str:
-    (first, second), old, new = study.objectives[:2], values(a), values(b)
-    return f"{percent(new[0], old[0])} {first.display} buys {percent(new[1], old[1])} {second.display}"
+def cost_objective(study: Study) -> int:
+    """Return the place of the first objective in USD, or else of the first."""
+    return next((i for i, objective in enumerate(study.objectives) if "USD" in objective.unit), 0)
+
+
+def _step(study: Study, pair: tuple[int, int], a: Trial, b: Trial) -> str:
+    paid, bought = (f"{percent(values(b)[i], values(a)[i])} {study.objectives[i].display}" for i in pair)
+    return f"{paid} buys {bought}"
 
 
 def health(study: Study) -> list[Check]:
@@ -135,7 +144,7 @@ def health(study: Study) -> list[Check]:
 
 def _checks(study: Study) -> Iterator[Check | None]:
     yield _baseline_improved(study)
-    yield from _edges(study)
+    yield _edges(study)
     yield from _constraints(study)
     yield _share(study, "saturated", sum(map(saturated, study.trials)), "fewer GPUs than the traffic needs", 0.5)
     failed = sum(trial.outcome.status is Status.FAILED for trial in study.trials)
@@ -151,21 +160,26 @@ def _baseline_improved(study: Study) -> Check | None:
         return None
     if not baseline.outcome.feasible:
         return Check("pass", f"the baseline is not feasible; {len(front)} trials on the frontier are")
-    better = np.all(_losses(study, front) <= _losses(study, [baseline]), axis=1)
+    better = np.all(study.losses(front) <= study.losses([baseline]), axis=1)
     better &= [trial.number != baseline.number for trial in front]
     if better.any():
-        return Check("pass", f"{int(better.sum())} frontier points are better than the baseline in every objective")
+        return Check("pass", f"{int(better.sum())} on the frontier match or beat the baseline in every objective")
     return Check("warn", "no point is better than the baseline in every objective: each one trades something for it")
 
 
-def _edges(study: Study) -> Iterator[Check]:
+def _edges(study: Study) -> Check | None:
     picks = study.picks()
+    found = []
     for parameter in study.space.parameters:
         limits = _limits(parameter)
-        for side, limit in zip(("lower", "upper"), limits, strict=False):
+        for side, limit in zip(("least", "most"), limits, strict=False):
             at = [name for name, trial in picks.items() if trial.point.get(parameter.path) == limit]
-            if at and limits[0] != limits[1]:
-                yield Check("warn", f"{short(parameter.path)} = {limit:g} is its {side} bound ({', '.join(at)})")
+            if at and limits[0] != limits[1] and limit != 1:  # no space has fewer than one replica
+                found.append(f"{short(parameter.path)} = {limit:g} ({side}; {', '.join(at)})")
+    if not found:
+        return None
+    more = f" and {len(found) - MAX_EDGES} more" if len(found) > MAX_EDGES else ""
+    return Check("warn", f"picks at the edge of the space: {', '.join(found[:MAX_EDGES])}{more}: widen it there")
 
 
 def _limits(parameter: Parameter) -> tuple[float, ...]:
@@ -205,33 +219,24 @@ def _still_rising(study: Study) -> Check | None:
 
 
 def hypervolume_curve(study: Study) -> list[float]:
-    """Return the hypervolume after each trial, all within the box up to the worst feasible value of each objective."""
-    feasible = [trial for trial in study.trials if trial.outcome.feasible]
-    if not feasible:
-        return [0.0] * len(study.trials)
-    everything = _losses(study, feasible)
-    reference = everything.max(axis=0) + 0.01 * np.ptp(everything, axis=0)
-    front, curve = everything[:0], []
+    """Return the hypervolume after each trial, all measured from the study's final reference point."""
+    front: list[Trial] = []
+    curve: list[float] = []
     for trial in study.trials:
         if trial.outcome.feasible:
-            front = np.vstack([front, _losses(study, [trial])])
-            front = front[pareto.nondominated(front)]
-            curve.append(pareto.hypervolume(front, reference))
+            seen = replace(study, trials=[*front, trial])
+            front = seen.frontier()
+            curve.append(seen.hypervolume(study.reference_point))
         else:
             curve.append(curve[-1] if curve else 0.0)
     return curve
 
 
-def _losses(study: Study, trials: list[Trial]) -> pareto.Array:
-    directions = [objective.direction for objective in study.objectives]
-    return pareto.losses([values(trial) for trial in trials], directions).reshape(-1, len(directions))
-
-
 def data(study: Study) -> dict[str, Any]:
     """Return everything the page shows, as plain JSON values.
 
-    ``axes`` name what can be plotted; each trial has its value on every axis under ``metrics`` (absent: unknown), the means of
-    ``LATENCY_PARTS`` in ms under ``parts``, its SLO violations, and its knobs by short path.
+    ``axes`` name what can be plotted; each trial has its value on every axis under ``metrics`` (absent: unknown), the
+    means of ``LATENCY_PARTS`` in ms under ``parts``, its SLO violations, and its knobs by short path.
     """
     front = study.frontier()
     axes = _axes(study)
@@ -240,7 +245,7 @@ def data(study: Study) -> dict[str, Any]:
         "space": study.space.name,
         "objectives": [_objective(objective) for objective in study.objectives],
         "axes": axes,
-        "parts": [{"key": part, "label": METRICS[part].display} for part in LATENCY_PARTS],
+        "parts": [{"key": part, "label": METRICS[part].display.removesuffix(" time")} for part in LATENCY_PARTS],
         "slo": _slo(study),
         "knobs": [short(parameter.path) for parameter in study.space.parameters],
         "prices": _prices(study),
@@ -257,7 +262,7 @@ def data(study: Study) -> dict[str, Any]:
 def _objective(objective: Any) -> dict[str, str]:
     return {
         "key": objective.name,
-        "label": objective.display,
+        "label": _capital(objective.display),
         "unit": objective.unit,
         "better": "higher" if objective.direction == "maximize" else "lower",
     }
@@ -274,14 +279,24 @@ def _axes(study: Study) -> list[dict[str, Any]]:
 def _describe(key: str) -> dict[str, Any]:
     name, _, stat = key.partition(".")
     info = METRICS[name]
-    return {"label": f"{info.display} {stat}".strip(), "unit": info.unit, "better": info.better or "lower"}
+    return {"label": _capital(f"{info.display} {stat}".strip()), "unit": info.unit, "better": info.better or "lower"}
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _slo(study: Study) -> list[dict[str, Any]]:
+    """Return each bound; a scalar metric is bounded by ``min`` or ``max``, a distribution from its worse side."""
+    bounds = [(metric, stat, bound) for metric, stats in study.slo.items() for stat, bound in stats.items()]
     return [
-        {"key": f"{metric}.{stat}", "bound": bound, **_describe(f"{metric}.{stat}")}
-        for metric, bounds in study.slo.items()
-        for stat, bound in bounds.items()
+        {
+            "key": f"{metric}.{stat}",
+            "bound": bound,
+            **_describe(f"{metric}.{stat}" if METRICS[metric].distribution else metric),
+            **({} if METRICS[metric].distribution else {"better": "lower" if stat == "max" else "higher"}),
+        }
+        for metric, stat, bound in bounds
     ]
 
 
@@ -289,7 +304,7 @@ def _prices(study: Study) -> dict[str, float]:
     """Return GPU -> USD per GPU-hour, of every GPU that a trial used."""
     used = {gpu: trial.scenario.prices for trial in study.trials for gpu in gpu_counts(trial)}
     return {
-        gpu: prices.usd_per_gpu_hour.get(gpu) or get_gpu(gpu).usd_per_hour[prices.table]
+        gpu: prices.usd_per_gpu_hour.get(gpu, get_gpu(gpu).usd_per_hour[prices.table])
         for gpu, prices in sorted(used.items())
     }
 
@@ -308,6 +323,6 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "knobs": {short(path): value for path, value in trial.point.items()},
         "metrics": {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
-        "violations": dict(outcome.constraints),
+        "violations": {name: v if math.isfinite(v) else None for name, v in outcome.constraints.items()},
         "reason": outcome.reason,
     }

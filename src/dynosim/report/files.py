@@ -117,7 +117,7 @@ def _remove_stale(folder: Path, keep: Mapping[str, Any]) -> None:
 
 def environment(study: Study) -> dict[str, Any]:
     """Return what is needed to get the same numbers again: versions, source state, content hashes, seeds."""
-    first = study.trials[0].scenario if study.trials else None
+    reference = study.space.reference
     return {
         "study": study.id,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -128,10 +128,10 @@ def environment(study: Study) -> dict[str, Any]:
         "dependencies": {name: version(name) for name in _dependencies()},
         "space": study.space.name,
         "space_hash": study.space.content_hash(),
-        "seed": first.seed if first else None,
-        "optimizer_seed": first.optimizer.seed if first else None,
-        "price_hash": first.prices.content_hash() if first else None,
-        "workload_hash": load_workload(first.workload, first.seed).content_hash() if first else None,
+        "seed": reference.seed,
+        "optimizer_seed": reference.optimizer.seed,
+        "price_hash": reference.prices.content_hash(),
+        "workload_hash": load_workload(reference.workload, reference.seed).content_hash(),
         "config_hashes": {str(trial.number): trial.scenario.content_hash() for trial in study.trials},
     }
 
@@ -159,7 +159,8 @@ def _source_state() -> dict[str, Any]:
 
 def _footer(origin: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of the origin that a reader of the page needs."""
-    keys = ("study", "written", "dynosim", "git_sha", "python", "platform", "seed", "space_hash", "workload_hash", "price_hash")
+    versions = ("study", "written", "dynosim", "git_sha", "python", "platform")
+    keys = (*versions, "seed", "space_hash", "workload_hash", "price_hash")
     shown = {key.replace("_", " "): str(origin[key]) for key in keys if origin.get(key) is not None}
     if origin.get("git_dirty"):
         shown["git sha"] += " (with local changes)"

@@ -25,16 +25,15 @@ def html(study: Study, provenance: dict[str, Any] | None = None) -> str:
 def page(data: dict[str, Any] | None, live_url: str | None) -> str:
     """Return the page for embedded *data*, or one that asks *live_url* for it.
 
-    The endpoint answers with ``report.data(study)``; while that says ``"state": "running"`` the page asks again every 2 s.
+    The endpoint answers with ``report.data(study)``; while ``"state": "running"`` is in it the page asks again every 2 s.
     """
     from plotly.offline import get_plotlyjs
 
     # "<" would let a value end the script element.
     embedded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     title = data["space"] if data else "live study"
-    return _templates().get_template("report.html").render(
-        title=title, data=embedded, live_url=live_url, plotly=get_plotlyjs()
-    )
+    template = _templates().get_template("report.html")
+    return template.render(title=title, data=embedded, live_url=live_url, plotly=get_plotlyjs())
 
 
 @lru_cache(maxsize=1)

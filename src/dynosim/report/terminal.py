@@ -58,8 +58,11 @@ def picks_table(study: Study) -> Table:
     for name, trial in rows.items():
         cells = [_compared(study, trial, baseline, i) for i in range(len(study.objectives))]
         table.add_row(
-            name, str(trial.number), trial.scenario.deployment.label(), *cells,
-            style="dim" if trial is baseline else "", 
+            name,
+            str(trial.number),
+            trial.scenario.deployment.label(),
+            *cells,
+            style="dim" if trial is baseline else "",
         )
     return table
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from dynosim.config import Scenario
+from dynosim.metrics import Metrics
 
 
 class Status(StrEnum):
@@ -40,13 +41,7 @@ class Outcome:
 
     def flat_metrics(self) -> dict[str, float]:
         """Return the known metrics under MLflow's keys: the bare name is the average, ``name.p99`` a statistic."""
-        flat: dict[str, float | None] = {}
-        for name, value in (self.metrics or {}).items():
-            if isinstance(value, Mapping):
-                flat |= {name if stat == "avg" else f"{name}.{stat}": number for stat, number in value.items()}
-            else:
-                flat[name] = value
-        return {key: float(number) for key, number in flat.items() if number is not None}
+        return Metrics(self.metrics or {}).flat()
 
 
 @dataclass(frozen=True)

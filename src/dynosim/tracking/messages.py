@@ -1,17 +1,19 @@
 """What is told to MLflow about a study, its trials and its end, as plain JSON values.
 
-Metric keys follow AIPerf's upload: the bare tag is the average, a dotted suffix the statistic (``time_to_first_token.p99``),
-so that a verification run on hardware lines up in MLflow's compare view.
+Metric keys follow AIPerf's upload: the bare tag is the average, a dotted suffix the statistic
+(``time_to_first_token.p99``), so that a verification run on hardware lines up in MLflow's compare view.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dynosim.search.trial import Status, Trial
+from dynosim.workload import load_workload
 
 if TYPE_CHECKING:
     from dynosim.search.study import Study
@@ -50,7 +52,7 @@ def trial_message(study: Study, trial: Trial) -> dict[str, Any]:
             "dynosim.study_id": study.id,
             "dynosim.trial": str(trial.number),
             "dynosim.config_hash": trial.scenario.content_hash(),
-            "dynosim.workload_hash": trial.scenario.workload.content_hash(),
+            "dynosim.workload_hash": load_workload(trial.scenario.workload, trial.scenario.seed).content_hash(),
             "dynosim.status": outcome.status.value,
             "dynosim.feasible": str(outcome.feasible).lower(),
             "dynosim.pareto": "false",
@@ -60,7 +62,7 @@ def trial_message(study: Study, trial: Trial) -> dict[str, Any]:
         "params": {path: str(value) for path, value in trial.point.items()},
         "metrics": _metrics(study, trial),
         "scenario": trial.scenario.model_dump(mode="json"),
-        "outcome": asdict(outcome),
+        "outcome": {**asdict(outcome), "constraints": _finite(outcome.constraints)},
     }
 
 
@@ -86,7 +88,12 @@ def _metrics(study: Study, trial: Trial) -> dict[str, float]:
     named.update(zip((o.name for o in study.objectives), outcome.values or (), strict=False))
     named.update({f"slo_violation.{name}": value for name, value in outcome.constraints.items()})
     named["wall_s"] = outcome.wall_s
-    return {name: value for name, value in named.items() if math.isfinite(value)}
+    return _finite(named)
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Return what JSON and MLflow can hold; a violation is infinite where its metric is missing."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _note(study: Study) -> str:

@@ -1,7 +1,7 @@
 """The write-ahead outbox: messages on disk until MLflow has them.
 
-``study.json`` says which study this is and stays; ``00012.json`` is a trial and ``finish.json`` the end of the study, and
-both are removed once delivered. File names sort in the order of delivery.
+``study.json`` says which study this is and stays; ``00012.json`` is a trial and ``finish.json`` the end of the study,
+and both are removed once delivered. File names sort in the order of delivery.
 """
 
 from __future__ import annotations

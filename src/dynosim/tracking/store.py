@@ -69,6 +69,7 @@ def _ensure_store(path: Path) -> None:
 
         with TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
             fresh = Path(folder) / path.name
-            store = SqlAlchemyStore(f"sqlite:///{fresh}", (path.parent / "mlartifacts").resolve().as_uri())
+            artifacts = (path.parent / "mlartifacts").resolve().as_uri()
+            store = SqlAlchemyStore(f"sqlite:///{fresh}", artifacts)  # type: ignore[no-untyped-call]
             store.engine.dispose()
             os.replace(fresh, path)

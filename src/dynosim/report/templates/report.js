@@ -15,8 +15,9 @@ function num(v) {
   const digits = a ? Math.min(Math.max(2 - Math.floor(Math.log10(a)), 0), 5) : 0;
   return v.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
-const withUnit = (v, axis) => `${num(v)} ${axis.unit}`.trim();
-const title = axis => axis.unit ? `${axis.label} (${axis.unit})` : axis.label;
+const shown = unit => ["ratio", "count", "GPUs"].includes(unit) ? "" : unit;
+const withUnit = (v, axis) => `${num(v)} ${shown(axis.unit)}`.trim();
+const title = axis => shown(axis.unit) ? `${axis.label} (${axis.unit})` : axis.label;
 const axisOf = key => D.axes.find(a => a.key === key);
 const trialOf = number => D.trials.find(t => t.number === number);
 const gpusOf = t => Object.values(t.gpus).reduce((a, b) => a + b, 0);
@@ -24,9 +25,9 @@ const gpuText = t => Object.keys(t.gpus).join(" + ");
 function delta(axis, v, reference) {
   if (v === undefined || !reference) return "";
   const change = (v - reference) / Math.abs(reference);
-  const text = `${change < 0 ? "−" : "+"}${Math.abs(100 * change).toFixed(0)} %`;
+  if (Math.abs(change) < 0.005) return '<span class="muted">0 %</span>';
   const better = (change < 0) === (axis.better === "lower");
-  return `<span class="${Math.abs(change) < 0.005 ? "muted" : better ? "good" : "bad"}">${text}</span>`;
+  return `<span class="${better ? "good" : "bad"}">${change < 0 ? "−" : "+"}${Math.abs(100 * change).toFixed(0)} %</span>`;
 }
 // ---- what-if: new prices and bounds over stored trials
 function value(t, key) {
@@ -45,8 +46,8 @@ function meets(t) {
 function frontier() {
   const losses = t => D.objectives.map(o => (o.better === "higher" ? -1 : 1) * value(t, o.key));
   const points = D.trials.filter(meets).map(t => [t, losses(t)]);
-  const beats = (a, b) => a.every((v, i) => v <= b[i]) && a.some((v, i) => v < b[i]);
-  const front = points.filter(([, p]) => !points.some(([, q]) => beats(q, p))).map(([t]) => t);
+  const atMost = (a, b) => a.every((v, i) => v <= b[i]);
+  const front = points.filter(([, p], i) => !points.some(([, q], j) => i !== j && atMost(q, p) && (j < i || !atMost(p, q)))).map(([t]) => t);
   return front.sort((a, b) => value(a, D.objectives[0].key) - value(b, D.objectives[0].key));
 }
 const touched = () => state.maxGpus !== Infinity || D.slo.some(s => state.bound[s.key] !== s.bound) ||
@@ -55,12 +56,20 @@ const touched = () => state.maxGpus !== Infinity || D.slo.some(s => state.bound[
 const FONT = { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: INK };
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
 const LAYOUT = { font: FONT, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: { align: "left", bgcolor: "#fff", font: FONT } };
-function plotAxis(key, trials) {
-  const axis = axisOf(key), seen = trials.map(t => value(t, key)).filter(v => v !== undefined);
-  const log = Math.min(...seen) > 0 && Math.max(...seen) / Math.min(...seen) > 20;
-  const arrow = axis.better === "higher" ? "higher is better" : "lower is better";
-  return { title: { text: `${title(axis)}<br><span style="font-size:11px;color:${MUTED}">${arrow}${log ? ", log scale" : ""}</span>`, standoff: 8 },
-    type: log ? "log" : "linear", dtick: log && Math.max(...seen) / Math.min(...seen) < 8 ? "D2" : undefined,
+function decades(low, high) {
+  const steps = high / low > 1e7 ? [1] : [1, 2, 5], ticks = [];
+  for (let d = Math.floor(Math.log10(low)) - 1; d <= Math.log10(high) + 1; d++) ticks.push(...steps.map(m => m * 10 ** d));
+  return { tickvals: ticks, ticktext: ticks.map(v => v >= 1 ? v.toLocaleString("en-US") : String(+v.toPrecision(1))) };
+}
+// The first view holds what matters: feasible trials and the baseline. Saturated ones lie decades away.
+function plotAxis(key, drawn) {
+  const axis = axisOf(key), near = drawn.filter(t => meets(t) || t.number === D.baseline);
+  const seen = (near.length ? near : drawn).map(t => value(t, key)), low = Math.min(...seen), high = Math.max(...seen);
+  const log = Math.min(...drawn.map(t => value(t, key))) > 0 && high / low > 5, scale = v => log ? Math.log10(v) : v;
+  const span = scale(high) - scale(low) || Math.abs(scale(high)) || 1;
+  const better = `${axis.better === "higher" ? "higher" : "lower"} is better${log ? ", log scale" : ""}`;
+  return { title: { text: `${title(axis)}<br><span style="font-size:11px;color:${MUTED}">${better}</span>`, standoff: 10, font: { size: 13 } },
+    type: log ? "log" : "linear", range: [scale(low) - 0.12 * span, scale(high) + 0.22 * span], ...(log ? decades(Math.min(...drawn.map(t => value(t, key))), Math.max(...drawn.map(t => value(t, key)))) : {}),
     gridcolor: "#e9edf1", linecolor: "#c9d1d9", ticks: "outside", tickcolor: "#c9d1d9", zeroline: false, automargin: true, exponentformat: "none", separatethousands: true };
 }
 function differences(t) {
@@ -98,7 +107,7 @@ function scatter(front) {
     trace("saturated", rest.filter(t => t.saturated), { symbol: "circle-open", size: 7, color: "#c9a9a0" }),
     trace("feasible, dominated", rest.filter(t => meets(t) && !t.saturated), { size: 7, color: GREY }),
     trace("frontier", front, { size: 11, color: scale, colorscale: "Viridis", line: { width: 1, color: "#fff" },
-      colorbar: { title: { text: title(color), side: "right" }, thickness: 12, len: 0.9, outlinewidth: 0, tickvals: high > low ? ticks : [low], ticktext: (high > low ? ticks : [low]).map(v => num(logColor ? 10 ** v : v)) } }),
+      colorbar: { title: { text: title(color), side: "right", font: { size: 13 } }, thickness: 12, len: 0.9, outlinewidth: 0, tickvals: high > low ? ticks : [low], ticktext: (high > low ? ticks : [low]).map(v => num(logColor ? 10 ** v : v)) } }),
     trace("baseline", base, { symbol: "diamond", size: 14, color: WARM, line: { width: 1.5, color: "#fff" } }),
     trace("picks", stars, { symbol: "star", size: 17, color: "#f2b100", line: { width: 1.2, color: INK } },
       { mode: "markers+text", text: stars.map(t => names.get(t.number).join(", ")), textposition: "top right", textfont: { ...FONT, size: 13 }, cliponaxis: false }),
@@ -106,7 +115,7 @@ function scatter(front) {
   if (D.objectives.length === 2 && state.x === D.objectives[0].key && state.y === D.objectives[1].key)
     traces.splice(3, 0, { type: "scatter", mode: "lines", x: front.map(t => value(t, state.x)), y: front.map(t => value(t, state.y)), line: { shape: "hv", width: 1.5, color: ACCENT }, hoverinfo: "skip", showlegend: false });
   Plotly.react("scatter", traces.filter(t => t.x.length), { ...LAYOUT, xaxis: plotAxis(state.x, drawn), yaxis: plotAxis(state.y, drawn), hovermode: "closest",
-    margin: { l: 64, r: 16, t: 40, b: 56 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, uirevision: state.x + state.y }, CONFIG);
+    margin: { l: 64, r: 16, t: 12, b: 56 }, legend: { orientation: "h", y: -0.16, yanchor: "top", x: 0, itemsizing: "constant" }, uirevision: state.x + state.y }, CONFIG);
 }
 function parallel(front) {
   const onFront = new Set(front.map(t => t.number));
@@ -120,12 +129,13 @@ function parallel(front) {
   const numeric = o => {
     const raw = rows.map(t => value(t, o.key)), low = Math.min(...raw), high = Math.max(...raw), log = low > 0 && high / low > 20;
     const scale = v => log ? Math.log10(v) : v, ticks = [0, 0.25, 0.5, 0.75, 1].map(f => scale(low) + f * (scale(high) - scale(low)));
-    return { label: title(o), values: raw.map(scale), tickvals: ticks, ticktext: ticks.map(v => num(log ? 10 ** v : v)) };
+    return { label: o.label, values: raw.map(scale), tickvals: ticks, ticktext: ticks.map(v => num(log ? 10 ** v : v)) };
   };
   const dimensions = [...D.knobs.map(categorical).filter(d => d.size > 1), ...D.objectives.map(numeric)];
-  Plotly.react("parallel", rows.length ? [{ type: "parcoords", dimensions, labelangle: -14, labelside: "top", labelfont: { ...FONT, size: 12 }, tickfont: { ...FONT, size: 11 }, rangefont: { size: 1, color: "rgba(0,0,0,0)" },
+  el("parallel").style.minWidth = `${62 * dimensions.length}px`;  // many knobs scroll rather than overlap
+  Plotly.react("parallel", rows.length ? [{ type: "parcoords", dimensions, labelangle: -24, labelside: "top", labelfont: { ...FONT, size: 12 }, tickfont: { ...FONT, size: 11 }, rangefont: { size: 1, color: "rgba(0,0,0,0)" },
     line: { color: rows.map(t => +onFront.has(t.number)), cmin: 0, cmax: 1, colorscale: [[0, "#ccd5de"], [1, ACCENT]] } }] : [],
-    { ...LAYOUT, margin: { l: 60, r: 70, t: 84, b: 24 } }, { ...CONFIG, displayModeBar: false });
+    { ...LAYOUT, margin: { l: 92, r: 110, t: 130, b: 20 } }, { ...CONFIG, displayModeBar: false });
   el("parallel").removeAllListeners("plotly_restyle");
   el("parallel").on("plotly_restyle", () => {
     const within = (v, ranges) => !ranges || [ranges].flat(2).some((_, i, f) => i % 2 === 0 && v >= f[i] && v <= f[i + 1]);
@@ -137,13 +147,13 @@ function parallel(front) {
 function hypervolume() {
   const last = D.hypervolume.at(-1) || 1;
   Plotly.react("hypervolume", [{ type: "scatter", mode: "lines", x: D.trials.map(t => t.number), y: D.hypervolume.map(v => 100 * v / last), line: { shape: "hv", width: 2, color: ACCENT }, fill: "tozeroy", fillcolor: "rgba(29,95,191,.08)", hovertemplate: "trial %{x}: %{y:.1f} %<extra></extra>" }],
-    { ...LAYOUT, margin: { l: 56, r: 16, t: 8, b: 44 }, xaxis: { title: { text: "trial" }, gridcolor: "#e9edf1", zeroline: false }, yaxis: { title: { text: "% of final hypervolume" }, rangemode: "tozero", gridcolor: "#e9edf1" } }, { ...CONFIG, displayModeBar: false });
+    { ...LAYOUT, margin: { l: 56, r: 16, t: 8, b: 44 }, xaxis: { title: { text: "trial", font: { size: 12.5 } }, gridcolor: "#e9edf1", zeroline: false }, yaxis: { title: { text: "% of final hypervolume", font: { size: 12.5 } }, rangemode: "tozero", gridcolor: "#e9edf1" } }, { ...CONFIG, displayModeBar: false });
 }
 function budget(t) {
   const bars = [t, D.baseline === null ? null : trialOf(D.baseline)].filter((b, i, all) => b && b.parts && all.indexOf(b) === i).reverse();
   const name = b => b.number === D.baseline ? "baseline" : `trial ${b.number}`;
   Plotly.react("budget", D.parts.map((part, i) => ({ type: "bar", orientation: "h", name: part.label, y: bars.map(name), x: bars.map(b => b.parts[i]), marker: { color: PARTS[i] }, hovertemplate: `${part.label}: %{x:,.1f} ms<extra>%{y}</extra>` })).filter(b => b.x.some(v => v > 0)),
-    { ...LAYOUT, barmode: "stack", bargap: 0.35, margin: { l: 64, r: 8, t: 4, b: 40 }, xaxis: { title: { text: "mean request latency by phase (ms)" }, gridcolor: "#e9edf1", zeroline: false }, yaxis: { automargin: true }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal", font: { ...FONT, size: 11.5 } } }, { ...CONFIG, displayModeBar: false });
+    { ...LAYOUT, barmode: "stack", bargap: 0.35, margin: { l: 64, r: 8, t: 4, b: 40 }, xaxis: { title: { text: "mean request latency by phase (ms)", font: { size: 12.5 } }, gridcolor: "#e9edf1", zeroline: false }, yaxis: { automargin: true }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal", font: { ...FONT, size: 11.5 } } }, { ...CONFIG, displayModeBar: false });
 }
 // ---- text
 function table(node, heads, rows, textColumns) {
@@ -152,11 +162,11 @@ function table(node, heads, rows, textColumns) {
     rows.map(r => `<tr${r.attributes || ""}>${r.cells.map((c, i) => `<td${cls(i)}>${c}</td>`).join("")}</tr>`).join("") + "</tbody>";
 }
 function frontierTable(front) {
-  const shown = [...D.objectives, ...["output_token_throughput_per_user.p50", "good_request_fraction"].map(axisOf).filter(a => a && !D.objectives.some(o => o.key === a.key))];
+  const columns = [...D.objectives, ...["output_token_throughput_per_user.p50", "good_request_fraction"].map(axisOf).filter(a => a && !D.objectives.some(o => o.key === a.key))];
   const badge = t => Object.entries(D.picks).filter(([, n]) => n === t.number).map(([name]) => `<span class="badge">${name}</span>`).join("");
-  table(el("frontier"), ["trial", "deployment", "GPU", "GPUs", ...shown.map(a => esc(title(a)))], front.map(t => ({
+  table(el("frontier"), ["trial", "deployment", "GPU", "GPUs", ...columns.map(a => esc(title(a)))], front.map(t => ({
     attributes: ` data-trial="${t.number}"${t.number === state.selected ? ' class="on"' : ""}`,
-    cells: [t.number, esc(t.label) + badge(t), esc(gpuText(t)), gpusOf(t), ...shown.map(a => num(value(t, a.key)))] })), 3);
+    cells: [t.number, esc(t.label) + badge(t), esc(gpuText(t)), gpusOf(t), ...columns.map(a => num(value(t, a.key)))] })), 3);
   el("frontier").querySelectorAll("[data-trial]").forEach(row => row.onclick = () => select(+row.dataset.trial));
 }
 function select(number) {
@@ -215,8 +225,8 @@ function reset() {
 }
 function draw() {
   const front = frontier();
-  scatter(front); parallel(front); frontierTable(front); cards();
-  if (state.selected !== null) select(state.selected);
+  cards(); frontierTable(front); select(state.selected);
+  scatter(front); parallel(front);  // after the text beside it, whose height it takes
   const hidden = D.trials.filter(t => t.status !== "complete").length;
   el("whatif-note").textContent = (touched() ? `What if: ${D.trials.filter(meets).length} of the stored trials remain feasible, ${front.length} on the frontier. ` : "What if: move a slider to re-price and re-filter the stored trials; nothing is simulated again. ") +
     (hidden ? `${hidden} trials have no point here: infeasible before simulation, or failed.` : "");

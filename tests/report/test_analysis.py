@@ -1,0 +1,133 @@
+"""Sentences and findings against studies small enough to check by hand."""
+
+from dataclasses import replace
+
+import pytest
+from fake_study import OBJECTIVES, SPACE, make_study, make_trial
+
+from dynosim.report.analysis import (
+    AXES,
+    LATENCY_PARTS,
+    data,
+    difference,
+    gpu_counts,
+    health,
+    hypervolume_curve,
+    number,
+    percent,
+    short,
+    tradeoff,
+)
+from dynosim.search.study import Study
+from dynosim.search.trial import Outcome, Status, Trial
+
+
+def _trial(number: int, cost: float, ttft: float, violation: float = -0.1) -> Trial:
+    outcome = Outcome(Status.COMPLETE, (cost, ttft), {"time_to_first_token.p99": violation}, metrics={})
+    return replace(make_trial(number), outcome=outcome)
+
+
+def _study(*trials: Trial) -> Study:
+    return Study("s", SPACE, OBJECTIVES[:2], {"time_to_first_token": {"p99": 4000.0}}, list(trials))
+
+
+def _texts(study: Study, level: str) -> str:
+    return " | ".join(check.text for check in health(study) if check.level == level)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1840.4, "1,840"), (0.924, "0.924"), (12.34, "12.3"), (3.0, "3.00"), (-0.05, "-0.0500"), (2e9, "2.00e+09")],
+)
+def test_number_has_three_significant_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_percent_is_relative_to_the_size_of_the_reference() -> None:
+    assert [percent(1.1, 1.0), percent(0.7, 1.0), percent(-1.5, -1.0), percent(1.0, 0.0)] == ["+10 %", "−30 %", "−50 %", "n/a"]
+
+
+def test_short_paths_keep_the_role() -> None:
+    assert short("deployment.disaggregated.decode.tensor_parallel_size") == "decode.TP"
+    assert short("deployment.aggregated.max_num_seqs") == "aggregated.max_num_seqs"
+
+
+def test_tradeoff_names_the_bargain_and_then_the_flat_part() -> None:
+    study = _study(_trial(0, 1.0, 1000.0), _trial(1, 1.1, 300.0), _trial(2, 2.2, 270.0), _trial(3, 3.0, 2000.0))
+    assert tradeoff(study) == (
+        "From trial 0 to 1, +10 % cost buys −70 % TTFT p99; beyond trial 1, another +100 % cost buys −10 % TTFT p99."
+    )
+
+
+def test_tradeoff_of_one_point_and_of_none() -> None:
+    assert tradeoff(_study(_trial(0, 1.0, 1000.0))) == "No trade-off between cost and TTFT p99: trial 0 is best in both."
+    assert tradeoff(_study(_trial(0, 1.0, 1000.0, violation=0.5))) == ""
+
+
+def test_difference_lists_only_what_changed_and_marks_the_absent() -> None:
+    study = make_study(10)
+    other = next(trial for trial in study.trials if trial.scenario.deployment.disaggregated)
+    changed = difference(other, study.trials[0])
+    assert changed["deployment.mode"] == ("aggregated", "disaggregated")
+    assert changed["deployment.aggregated.replicas"] == (4, None)
+    assert difference(other, other) == {}
+
+
+def test_gpus_are_counted_over_all_pools() -> None:
+    for trial in make_study(20).trials:
+        assert sum(gpu_counts(trial).values()) == trial.scenario.deployment.num_gpus()
+
+
+def test_a_constraint_that_rejects_nearly_all_is_a_warning() -> None:
+    study = _study(_trial(0, 1.0, 1000.0), *(_trial(n, 1.0, 1.0, violation=1.0) for n in range(1, 20)))
+    assert "SLO time_to_first_token.p99 rejects 95% of the simulated trials" in _texts(study, "warn")
+
+
+def test_a_constraint_that_never_binds_is_said() -> None:
+    assert "time_to_first_token.p99 never binds" in _texts(_study(_trial(0, 1.0, 1000.0)), "pass")
+
+
+def test_the_baseline_is_beaten_only_by_a_point_that_is_no_worse_anywhere() -> None:
+    assert "1 on the frontier match or beat" in _texts(_study(_trial(0, 1.0, 1000.0), _trial(1, 0.9, 900.0)), "pass")
+    assert "each one trades something" in _texts(_study(_trial(0, 1.0, 1000.0), _trial(1, 0.9, 1100.0)), "warn")
+
+
+def test_nothing_feasible_is_the_first_warning() -> None:
+    study = _study(_trial(0, 1.0, 1000.0, violation=0.5))
+    assert health(study)[0].text.startswith("no trial meets every SLO")
+
+
+def test_picks_on_the_bounds_of_the_space_are_named() -> None:
+    trial = _trial(0, 1.0, 1000.0)
+    at_edge = replace(trial, point={**trial.point, "deployment.aggregated.replicas": 8})
+    assert "aggregated.replicas = 8 (most; cheapest, balanced, fastest)" in _texts(_study(at_edge), "warn")
+
+
+def test_hypervolume_never_falls_and_ends_at_the_studys() -> None:
+    study = make_study(60)
+    curve = hypervolume_curve(study)
+    assert len(curve) == 60
+    assert all(later >= earlier - 1e-12 for earlier, later in zip(curve, curve[1:], strict=False))
+    assert curve[-1] == pytest.approx(study.hypervolume())
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4, 5])
+def test_data_has_every_axis_and_parts_that_sum_to_the_latency(objectives: int) -> None:
+    study = make_study(40, objectives)
+    page = data(study)
+    assert [axis["key"] for axis in page["axes"]][:objectives] == [o.name for o in study.objectives]
+    assert set(AXES) <= {axis["key"] for axis in page["axes"]}
+    for shown, trial in zip(page["trials"], study.trials, strict=True):
+        assert (shown["parts"] is None) == (trial.outcome.status is not Status.COMPLETE)
+        if shown["parts"]:
+            assert len(shown["parts"]) == len(LATENCY_PARTS)
+            assert sum(shown["parts"]) == pytest.approx(trial.outcome.flat_metrics()["request_latency"])
+
+
+def test_a_scalar_slo_is_bounded_from_its_side() -> None:
+    bounds = {slo["key"]: slo["better"] for slo in data(make_study(1))["slo"]}
+    assert bounds == {
+        "time_to_first_token.p99": "lower",
+        "inter_token_latency.p99": "lower",
+        "good_request_fraction.min": "higher",
+    }

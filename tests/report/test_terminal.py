@@ -1,0 +1,59 @@
+"""What is printed, read back from a recording console."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_study import make_study
+from rich.console import Console, RenderableType
+
+from dynosim.report import terminal
+from dynosim.report.analysis import number, percent
+
+
+def _print(renderable: RenderableType) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_frontier_table_has_a_row_per_point_with_its_values() -> None:
+    study = make_study(60)
+    text = _print(terminal.frontier_table(study))
+    for trial in study.frontier():
+        row = next(line for line in text.splitlines() if line.strip("│ ").startswith(f"{trial.number} "))
+        assert trial.scenario.deployment.label() in row
+        assert all(number(value) in row for value in trial.outcome.values or ())
+
+
+def test_picks_are_compared_with_the_baseline() -> None:
+    study = make_study(60)
+    lines = _print(terminal.picks_table(study)).splitlines()
+    assert study.baseline is not None
+    for name, trial in study.picks().items():
+        row = next(line for line in lines if line.strip("│ ").startswith(name))
+        for new, old in zip(trial.outcome.values or (), study.baseline.outcome.values or (), strict=True):
+            assert percent(new, old) in row
+
+
+def test_next_steps_point_to_the_balanced_recommendation() -> None:
+    study = make_study(60)
+    place = [t.number for t in study.frontier()].index(study.picks()["balanced"].number) + 1
+    text = _print(terminal.next_steps(study, Path("runs/x"), "sqlite:///runs/mlflow.db"))
+    assert f"dynosim predict runs/x/recommendations/{place:04d}.yaml" in text
+    assert "runs/x/report.html" in text
+    assert "mlflow server --backend-store-uri sqlite:///runs/mlflow.db" in text
+    assert "MLflow" not in _print(terminal.next_steps(study, Path("runs/x"), None))
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 5])
+def test_the_summary_ends_with_where_to_look(objectives: int) -> None:
+    text = _print(terminal.summary(make_study(40, objectives), Path("runs/x")))
+    assert text.index("Pareto frontier") < text.index("Picks") < text.index("report    runs/x/report.html")
+
+
+def test_a_study_without_feasible_trials_says_so_and_shows_no_table() -> None:
+    text = _print(terminal.summary(replace(make_study(40), trials=[]), Path("runs/x")))
+    assert "no trial meets every SLO" in text
+    assert "Pareto" not in text

@@ -1,0 +1,201 @@
+"""Every trial exactly once in MLflow, whatever happens to MLflow or to us."""
+
+import logging
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_study import make_study, make_trial
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from dynosim.config.load import load_scenario
+from dynosim.errors import StudyError
+from dynosim.report import write
+from dynosim.search.study import Study
+from dynosim.search.trial import Status
+from dynosim.tracking import MLflowTracker, sync, tracking_uri
+
+NOBODY = "http://127.0.0.1:9"
+"""The discard port: nothing listens there."""
+
+
+def _uri(runs_dir: Path) -> str:
+    return f"sqlite:///{runs_dir / 'mlflow.db'}"
+
+
+def _runs(runs_dir: Path) -> dict[str, Run]:
+    """All runs of the fake space by their trial tag; fails on a duplicate."""
+    client = MlflowClient(_uri(runs_dir))
+    experiment = client.get_experiment_by_name("fake70b")
+    assert experiment is not None
+    runs = list(client.search_runs([experiment.experiment_id], max_results=1000))
+    counts = Counter(run.data.tags["dynosim.trial"] for run in runs)
+    assert set(counts.values()) == {1}
+    return {run.data.tags["dynosim.trial"]: run for run in runs}
+
+
+def _track(study: Study, run_dir: Path, uri: str, **options: Any) -> MLflowTracker:
+    tracker = MLflowTracker(uri, run_dir, **options)
+    told = make_study(0)
+    tracker.study_started(told)
+    for trial in study.trials:
+        told.trials.append(trial)
+        tracker.trial_finished(told, trial)
+    write(told, run_dir)
+    tracker.study_finished(told)
+    return tracker
+
+
+@pytest.fixture
+def tracked(runs_dir: Path) -> tuple[Study, dict[str, Run], Path]:
+    study = make_study(40)
+    assert _track(study, runs_dir / "run", _uri(runs_dir)).problem is None
+    return study, _runs(runs_dir), runs_dir
+
+
+def test_a_study_becomes_a_parent_and_a_child_per_trial(tracked: tuple[Study, dict[str, Run], Path]) -> None:
+    study, runs, runs_dir = tracked
+    parent = runs.pop("parent")
+    assert set(runs) == {str(trial.number) for trial in study.trials}
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["feasible"] == len(study.feasible)
+    assert "| trial | deployment | cost (USD/M output tokens) |" in parent.data.tags["mlflow.note.content"]
+    front = {str(trial.number) for trial in study.frontier()}
+    for trial in study.trials:
+        run = runs[str(trial.number)]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.params == {path: str(value) for path, value in trial.point.items()}
+        assert run.data.tags["dynosim.config_hash"] == trial.scenario.content_hash()
+        assert run.data.tags["dynosim.pareto"] == str(str(trial.number) in front).lower()
+    assert {path.name for path in (runs_dir / "run" / "outbox").glob("*.json")} == {"study.json"}
+
+
+def test_statuses_metrics_and_reasons(tracked: tuple[Study, dict[str, Run], Path]) -> None:
+    study, runs, _ = tracked
+    statuses = set()
+    for trial in study.trials:
+        run, outcome = runs[str(trial.number)], trial.outcome
+        statuses.add((outcome.status.value, run.info.status))
+        assert run.data.tags["dynosim.status"] == outcome.status.value
+        assert run.data.tags.get("dynosim.reason", "") == outcome.reason
+        assert outcome.flat_metrics().items() <= run.data.metrics.items()
+        if outcome.status is Status.COMPLETE:
+            assert run.data.metrics["time_to_first_token.p99"] == (outcome.values or ())[1]
+    assert statuses == {("complete", "FINISHED"), ("infeasible", "FINISHED"), ("failed", "FAILED")}
+
+
+def test_artifacts_are_beside_the_store_and_runnable(tracked: tuple[Study, dict[str, Run], Path]) -> None:
+    study, runs, runs_dir = tracked
+    folder = runs_dir / "mlartifacts"
+    scenario = folder / runs["0"].info.run_id / "artifacts" / "scenario.yaml"
+    assert load_scenario(scenario) == study.trials[0].scenario
+    assert (folder / runs["parent"].info.run_id / "artifacts" / "report.html").stat().st_size > 1_000_000
+
+
+def test_telling_everything_again_changes_nothing(tracked: tuple[Study, dict[str, Run], Path]) -> None:
+    study, before, runs_dir = tracked
+    again = MLflowTracker(_uri(runs_dir), runs_dir / "run")
+    again.study_started(study)
+    again.study_finished(study)
+    after = _runs(runs_dir)
+    assert again.problem is None
+    assert {k: (r.info.run_id, r.data.metrics) for k, r in after.items() if k != "parent"} == {
+        k: (r.info.run_id, r.data.metrics) for k, r in before.items() if k != "parent"
+    }
+
+
+def test_a_run_that_was_made_but_not_filled_is_completed(runs_dir: Path) -> None:
+    study = make_study(3)
+    _track(study, runs_dir / "run", _uri(runs_dir))
+    client = MlflowClient(_uri(runs_dir))
+    run = _runs(runs_dir)["2"]
+    client.delete_tag(run.info.run_id, "dynosim.label")
+    client.update_run(run.info.run_id, status="RUNNING")  # as a kill between create_run and set_terminated leaves it
+    again = MLflowTracker(_uri(runs_dir), runs_dir / "run")
+    again.study_started(study)
+    again.study_finished(study)
+    assert _runs(runs_dir)["2"].info.status == "FINISHED"
+
+
+def test_mlflow_down_costs_no_trial_and_is_said_once(runs_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study = make_study(10)
+    with caplog.at_level(logging.WARNING, "dynosim.tracking"):
+        tracker = _track(study, runs_dir / "run", NOBODY)
+    assert tracker.problem is not None
+    assert NOBODY in tracker.problem
+    assert [record.name for record in caplog.records if record.name.startswith("dynosim")] == ["dynosim.tracking.tracker"]
+    assert sync(runs_dir / "run") == 10
+    assert set(_runs(runs_dir)) == {"parent", *(str(n) for n in range(10))}
+    assert sync(runs_dir / "run") == 0
+
+
+def test_a_slow_mlflow_is_waited_for_only_so_long(runs_dir: Path) -> None:
+    tracker = _track(make_study(60), runs_dir / "run", _uri(runs_dir), finish_timeout_s=0.0)
+    assert tracker.problem is not None
+    assert "still busy" in tracker.problem
+    tracker._thread.join()
+    assert len(_runs(runs_dir)) == 61
+
+
+def test_a_full_disk_costs_no_trial(runs_dir: Path) -> None:
+    (runs_dir / "run").mkdir()
+    (runs_dir / "run" / "outbox").write_text("in the way")
+    tracker = MLflowTracker(_uri(runs_dir), runs_dir / "run")
+    tracker.study_started(make_study(0))
+    tracker.trial_finished(make_study(1), make_trial(0))
+    assert "cannot write the outbox" in (tracker.problem or "")
+
+
+def test_kill_nine_loses_and_doubles_nothing(runs_dir: Path) -> None:
+    run_dir, told = runs_dir / "run", 0
+    for _ in range(2):  # the second one resumes the first
+        command = [sys.executable, str(Path(__file__).parent / "child.py"), str(run_dir), _uri(runs_dir), str(told)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                told = int(line) + 1
+                pending = len(list((run_dir / "outbox").glob("0*.json")))
+                if told - pending > 3 and told % 7 == 0:  # delivery is under way
+                    child.kill()
+                    break
+            told += len(child.stdout.readlines())
+    assert sync(run_dir) > 0
+    runs = _runs(runs_dir)
+    assert runs.keys() >= {"parent", *(str(number) for number in range(told))}
+    for number in range(told):
+        outcome = make_trial(number).outcome
+        assert runs[str(number)].info.status == ("FAILED" if outcome.status is Status.FAILED else "FINISHED")
+        assert outcome.flat_metrics().items() <= runs[str(number)].data.metrics.items()
+
+
+def test_a_fresh_store_is_made_where_there_is_none(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    assert _track(make_study(2), tmp_path / "new" / "run", uri).problem is None
+    assert len(_runs(tmp_path / "new")) == 3
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.lock", "run"]
+
+
+def test_where_runs_are_tracked(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking_uri("auto", runs_dir) == _uri(runs_dir)
+    assert tracking_uri("http://server", runs_dir) == "http://server"
+    assert tracking_uri("off", runs_dir) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow")
+    assert tracking_uri("auto", runs_dir) == "http://mlflow"
+    monkeypatch.setenv("DYNOSIM_TRACKING_URI", "http://dynosim")
+    assert tracking_uri("auto", runs_dir) == "http://dynosim"
+    monkeypatch.setenv("DYNOSIM_TRACKING", "off")
+    assert tracking_uri("http://server", runs_dir) is None
+
+
+def test_sync_says_why_it_cannot(runs_dir: Path) -> None:
+    with pytest.raises(StudyError, match="not tracked"):
+        sync(runs_dir / "run")
+    _track(make_study(1), runs_dir / "run", NOBODY)
+    with pytest.raises(StudyError, match="switched off"):
+        sync(runs_dir / "run", "off")
+    with pytest.raises(StudyError, match="did not take the run"):
+        sync(runs_dir / "run", NOBODY)

@@ -41,10 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.verb(args))
-    except (ConfigError, StudyError) as error:
+    except ConfigError as error:
         return _complain(error, USAGE)
     except InfeasibleError as error:
         return _complain(error, NOTHING_FEASIBLE)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
     except (DynosimError, OSError) as error:
         return _complain(error, FAILURE)
     except KeyboardInterrupt:
@@ -254,7 +257,12 @@ def _optimize(args: argparse.Namespace) -> int:
             )
         except KeyboardInterrupt:
             command = shlex.join(["dynosim", *sys.argv[1:]])
-            print(f"interrupted; every finished trial is kept. To go on:\n  {command}", file=sys.stderr)
+            kept = (
+                f"; {len(line.study.trials)} trials and a report are in {args.runs_dir}/{line.study.id}"
+                if line.study
+                else ""
+            )
+            print(f"interrupted{kept}\nto go on: {command}", file=sys.stderr)
             return INTERRUPTED
     _print_study(study, args)
     return OK if study.frontier() else NOTHING_FEASIBLE
@@ -308,7 +316,7 @@ def _show_trial(study: Study, args: argparse.Namespace) -> int:
 
     found = [trial for trial in study.trials if trial.number == args.trial]
     if not found:
-        raise StudyError(f"{study.id} has no trial {args.trial}; it has {len(study.trials)}")
+        raise ConfigError(f"--trial {args.trial}: {study.id} has no such trial; it has {len(study.trials)}")
     if args.format == "csv":
         _print_csv(study, found)
     elif args.format == "json":

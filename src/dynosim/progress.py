@@ -70,6 +70,7 @@ class ProgressLine:
 
         self._console, self._quiet = console, quiet
         self._live = Live(console=console, transient=True) if console.is_terminal and not quiet else None
+        self.study: Study | None = None
         self._meter = ProgressMeter()
         self._printed_s = 0.0
 
@@ -84,6 +85,7 @@ class ProgressLine:
 
     def study_started(self, study: Study) -> None:
         """Say what starts or goes on."""
+        self.study = study
         self._meter.start(study)
         progress = self._meter.measure(study)
         if not self._quiet:
@@ -109,6 +111,7 @@ def describe(progress: Progress, study: Study) -> str:
     """Return the progress line of *study*."""
     parts = [
         f"{progress.done}/{progress.total} trials",
+        "ETA –" if progress.eta_s is None else f"ETA {int(progress.eta_s) // 60}:{int(progress.eta_s) % 60:02d}",
         f"{progress.feasible} feasible",
         f"{progress.failed} failed",
         f"hypervolume {progress.hypervolume:.4g}",
@@ -118,8 +121,6 @@ def describe(progress: Progress, study: Study) -> str:
         columns = zip(*feasible, strict=True)
         best = [_best(objective, column) for objective, column in zip(study.objectives, columns, strict=True)]
         parts.append("best " + ", ".join(best))
-    if progress.eta_s is not None:
-        parts.append(f"ETA {int(progress.eta_s) // 60}:{int(progress.eta_s) % 60:02d}")
     return " · ".join(parts)
 
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock, Timeout
 
 from dynosim import __version__
+from dynosim.config.schema import nearest
 from dynosim.errors import ConfigError, StudyError
 from dynosim.files import write_whole
 
@@ -64,11 +65,8 @@ class RunState:
 
     @classmethod
     def read(cls, run_dir: Path) -> RunState:
-        """Return the state stored in *run_dir*; StudyError where there is none."""
-        try:
-            return cls(**json.loads((run_dir / STATE_FILE).read_text()))
-        except FileNotFoundError:
-            raise StudyError(f"{run_dir} is not a run: it has no {STATE_FILE}") from None
+        """Return the state stored in *run_dir*."""
+        return cls(**json.loads((run_dir / STATE_FILE).read_text()))
 
     def write(self, run_dir: Path) -> None:
         """Store it in *run_dir*."""
@@ -82,16 +80,17 @@ def runs(runs_dir: str | Path = "runs") -> list[RunState]:
 
 
 def find_run(run: str, runs_dir: str | Path = "runs") -> Path:
-    """Return the directory of *run*: an id, a directory, or ``last``; StudyError where there is none."""
+    """Return the directory of *run*: an id, a directory, or ``last``; ConfigError where there is none."""
     if run == "last":
         known = runs(runs_dir)
         if not known:
-            raise StudyError(f"no run under {runs_dir} yet")
+            raise ConfigError(f"last: there is no run under {runs_dir} yet")
         return Path(runs_dir) / known[-1].id
     for candidate in (Path(runs_dir) / run, Path(run)):
         if (candidate / STATE_FILE).is_file():
             return candidate
-    raise StudyError(f"no run {run!r} under {runs_dir}")
+    near = nearest(run, [state.id for state in runs(runs_dir)])
+    raise ConfigError(f"{run}: no such run under {runs_dir}: {near}allowed: a run's id, its directory, last")
 
 
 def optimize(
@@ -302,7 +301,10 @@ def write_requests(result: SimulationResult, path: str | Path) -> None:
 
 
 def load_study(run: str, runs_dir: str | Path = "runs", *, storage: str | None = None) -> Study:
-    """Return the study of *run*, its trials so far included; StudyError where there is none."""
+    """Return the study of *run* with its trials so far.
+
+    Raises ConfigError for no such run, StudyError where its storage has no study.
+    """
     from dynosim.search.study import load_study as load
     from dynosim.space import SearchSpace
 

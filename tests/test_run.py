@@ -1,0 +1,194 @@
+"""Runs on disk: what is left behind, what goes on, what starts anew; and that predictions repeat themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from dynosim import run
+from dynosim.errors import ConfigError, InfeasibleError, StudyError
+from dynosim.search.study import Study
+from dynosim.search.trial import Trial
+
+FAST = (
+    "workload.source.requests=60",
+    "workload.warmup_requests=0",
+    "optimizer.sampler=random",
+    "optimizer.workers=1",
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DYNOSIM_TRACKING", "off")
+
+
+def _optimize(trials: int, overrides: Sequence[str] = FAST, **options: object) -> Study:
+    return run.optimize("tiny", trials=trials, overrides=overrides, **options)  # type: ignore[arg-type]
+
+
+class _StopAfter:
+    """Listener that stands for Ctrl-C after so many trials."""
+
+    def __init__(self, trials: int) -> None:
+        self._trials = trials
+
+    def study_started(self, study: Study) -> None: ...
+
+    def study_finished(self, study: Study) -> None: ...
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        if len(study.trials) == self._trials:
+            raise KeyboardInterrupt
+
+
+def _numbers(study: Study) -> list[int]:
+    return [trial.number for trial in study.trials]
+
+
+def test_a_run_leaves_files_from_which_it_can_be_read_repeated_and_predicted() -> None:
+    study = _optimize(6)
+    run_dir = Path("runs") / study.id
+    expected = {"config.resolved.yaml", "study.db", "trials.parquet", "trials.csv", "frontier.csv", "frontier.json"}
+    assert expected | {"report.html", "environment.json"} <= {path.name for path in run_dir.iterdir()}
+
+    loaded = run.load_study("last")
+    assert [t.outcome.values for t in loaded.trials] == [t.outcome.values for t in study.trials]
+    again = run.optimize(run_dir / "config.resolved.yaml", tracking="off")
+    assert [t.outcome.values for t in again.trials] == [t.outcome.values for t in study.trials]
+    for place, trial in enumerate(study.frontier(), start=1):
+        prediction = run.predict(run_dir / f"recommendations/{place:04d}.yaml")
+        assert json.dumps(prediction.metrics.to_dict()) == json.dumps(trial.outcome.metrics)
+
+
+def test_an_interrupted_run_has_a_report_and_the_same_call_goes_on() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _optimize(6, listeners=[_StopAfter(3)])
+    (state,) = run.runs()
+    assert state.state == "interrupted"
+    assert len((Path("runs") / state.id / "trials.csv").read_text().splitlines()) == 1 + 3
+
+    study = _optimize(6)
+    assert study.id == state.id
+    assert _numbers(study) == sorted(set(_numbers(study)))
+    assert len(study.trials) == 6
+    assert [state.state for state in run.runs()] == ["finished"]
+
+
+def test_a_killed_run_goes_on_without_losing_or_repeating_a_trial() -> None:
+    options = [argument for override in FAST for argument in ("--set", override)]
+    command = [sys.executable, "-m", "dynosim", "optimize", "tiny", "--trials", "400", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "trials ·" not in process.stderr.readline():
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+    (state,) = run.runs()
+    assert state.state == "running"
+    before = run.load_study(state.id)
+    assert before.trials
+
+    with pytest.raises(KeyboardInterrupt):
+        _optimize(400, listeners=[_StopAfter(len(before.trials) + 3)])
+    after = run.load_study(state.id)
+    assert len(run.runs()) == 1
+    assert len(set(_numbers(after))) == len(before.trials) + 3
+    assert [t.outcome.values for t in after.trials[: len(before.trials)]] == [t.outcome.values for t in before.trials]
+
+
+def test_only_an_identical_run_that_wants_more_trials_goes_on() -> None:
+    first = _optimize(2)
+    assert _optimize(4).id == first.id
+    assert _optimize(4).id != first.id, "nothing is left to do: a new run"
+    assert _optimize(6, seed=1).id != first.id
+    assert _optimize(6, (*FAST, "seed=1")).id != first.id, "other traffic"
+    assert _optimize(6, (*FAST, "slo.inter_token_latency.p99=80")).id != first.id
+
+
+def test_a_run_that_another_process_holds_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _optimize(4, listeners=[_StopAfter(1)])
+    (state,) = run.runs()
+    monkeypatch.setattr(run, "TAKEOVER_TIMEOUT_S", 0.0)
+    with FileLock(Path("runs") / state.id / run.LOCK_FILE):
+        assert _optimize(2).id != state.id
+        with pytest.raises(StudyError, match="another process"):
+            _optimize(4, run_id=state.id)
+    assert len(_optimize(4, run_id=state.id).trials) == 4
+
+
+def test_objectives_are_metrics_or_functions_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "tail.py"
+    file.write_text(
+        "import dynosim.objectives as objectives\n"
+        "@objectives.objective(direction='minimize', unit='ms')\n"
+        "def tail(metrics):\n"
+        "    return metrics.value('request_latency', 'p99')\n"
+    )
+    study = _optimize(2, objectives=["usd_per_hour", "request_latency.p99", f"{file}:tail"])
+    assert [objective.name for objective in study.objectives] == ["usd_per_hour", "request_latency.p99", "tail"]
+    for trial in study.trials:
+        assert trial.outcome.values is not None
+        assert trial.outcome.values[1] == trial.outcome.values[2]
+
+    from dynosim.objectives import load_python
+
+    as_object = _optimize(1, objectives=["usd_per_hour", load_python(f"{file}:tail")])
+    assert [objective.name for objective in as_object.objectives] == ["usd_per_hour", "tail"]
+
+
+def test_a_trace_replaces_the_source(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"timestamp": 100 * i, "input_length": 600, "output_length": 7, "hash_ids": [i, i + 1]} for i in range(9)]
+    trace.write_text("\n".join(map(json.dumps, rows)))
+    prediction = run.predict("tiny", trace=trace, overrides=FAST[1:])
+    assert len(prediction.result.requests) == 9
+    assert set(prediction.result.requests["output_tokens"]) == {7}
+
+
+def test_requests_are_written_one_row_each(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    result = run.predict("tiny", overrides=FAST).result
+    run.write_requests(result, tmp_path / "requests.parquet")
+    table = pq.read_table(tmp_path / "requests.parquet")
+    assert table.column_names == list(result.requests.dtype.names or ())
+    assert table["last_token_s"].to_pylist() == result.requests["last_token_s"].tolist()
+
+
+def test_a_deployment_that_cannot_run_is_infeasible() -> None:
+    model = "deployment.model=llama-3.1-70b"
+    with pytest.raises(InfeasibleError):
+        run.predict("tiny", overrides=[*FAST, model])
+
+
+def test_runs_are_found_by_id_directory_and_last() -> None:
+    with pytest.raises(ConfigError, match="there is no run"):
+        run.find_run("last")
+    study = _optimize(1)
+    directory = Path("runs") / study.id
+    assert run.find_run("last") == run.find_run(study.id) == run.find_run(str(directory)) == directory
+    with pytest.raises(ConfigError, match=f"did you mean '{study.id}'"):
+        run.find_run(study.id[:-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("postgresql://me:s3cret@db:5432/studies", "postgresql://me@db:5432/studies"),
+        ("postgresql+psycopg://me:p%40ss@[::1]/s?sslmode=require", "postgresql+psycopg://me@[::1]/s?sslmode=require"),
+        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+        ("", ""),
+    ],
+)
+def test_a_password_is_not_stored(given: str, stored: str) -> None:
+    assert run._without_password(given) == stored

@@ -354,9 +354,11 @@ def _filled(said: Any, defaults: Any) -> Any:
 
     if not isinstance(said, Mapping) or not isinstance(defaults, dict) or is_domain(said):
         return said
-    return {key: _filled(said.get(key, default), default) for key, default in defaults.items()} | {
-        key: value for key, value in said.items() if key not in defaults
-    }
+    return {**{key: _filled(value, defaults.get(key)) for key, value in said.items()}, **_missing(said, defaults)}
+
+
+def _missing(said: Mapping[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in defaults.items() if key not in said}
 
 
 def _config_schema(args: argparse.Namespace) -> int:
@@ -444,11 +446,12 @@ def _track_sync(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from dynosim.service import serve
+    from dynosim.service import make_server
 
-    print(f"dynosim on http://{args.host}:{args.port}, Ctrl-C ends it", file=sys.stderr)
     traces = Path(args.traces) if args.traces else None
-    serve(args.runs_dir, host=args.host, port=args.port, storage=args.storage, traces=traces)
+    server = make_server(args.runs_dir, host=args.host, port=args.port, storage=args.storage, traces=traces)
+    print(f"dynosim on http://{args.host}:{args.port}, Ctrl-C ends it", file=sys.stderr)
+    server.run()
     return OK
 
 

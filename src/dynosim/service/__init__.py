@@ -3,6 +3,6 @@
 The only package that knows FastAPI.
 """
 
-from dynosim.service.app import create_app, serve
+from dynosim.service.app import create_app, make_server
 
-__all__ = ["create_app", "serve"]
+__all__ = ["create_app", "make_server"]

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -25,6 +26,7 @@ from dynosim.service.guard import BodyLimit, is_authorized
 from dynosim.service.store import Store
 from dynosim.service.worker import Runner
 
+LOOPBACK = ("127.0.0.1", "localhost")
 OPEN_PATHS = frozenset({"/healthz", "/login"})
 
 
@@ -58,7 +60,7 @@ def create_app(
     app.state.api_key = api_key
     app.add_middleware(BodyLimit)
     if api_key is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
     app.include_router(api.router)
     app.include_router(pages.router)
     for error in (DynosimError, RequestValidationError, HTTPException):
@@ -66,27 +68,21 @@ def create_app(
     return app
 
 
-def serve(
+def make_server(
     runs_dir: str | Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
     storage: str | None = None,
     traces: Path | None = None,
-) -> None:
-    """Run the app until interrupted; ConfigError for an open address without DYNOSIM_API_KEY."""
-    import uvicorn
-
+) -> uvicorn.Server:
+    """Return a server to ``run()``; ConfigError for an address that others reach without a DYNOSIM_API_KEY."""
     api_key = os.environ.get("DYNOSIM_API_KEY") or None
-    if api_key is None and not _is_loopback(host):
-        raise ConfigError(f"--host {host}: allowed without DYNOSIM_API_KEY: 127.0.0.1 and localhost")
+    if api_key is None and host not in LOOPBACK:
+        raise ConfigError(f"--host {host}: allowed without DYNOSIM_API_KEY in the environment: {', '.join(LOOPBACK)}")
     app = create_app(runs_dir, storage, api_key=api_key, traces=traces)
     # An open event stream must not hold up the end of the server.
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("127.0.0.1", "localhost")
+    return uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2))
 
 
 async def _authorize(request: Request) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/fit_profiles.py TRACES
 
 TRACES is a folder with mooncake_conversation_trace.jsonl.gz, AzureLLMInferenceTrace_code_2023.csv.gz and
-arxiv_summarization_lengths.csv.gz. The output is the same for the same files, so anyone with them can check the profiles.
+arxiv_summarization_lengths.csv.gz. The same files give the same output, so anyone who has them can check the profiles.
 Only statistics are written: quantiles, probabilities and rates, never rows.
 """
 
@@ -168,10 +168,12 @@ def chat(folder: Path) -> Profile:
     first[found.child] = False
     return Profile(
         name="chat",
-        description="Production chat with long prompts: conversations under one system prompt, one hour, 3.4 requests/s.",
-        fitted_to="Mooncake FAST'25 conversation trace, kvcache-ai/Mooncake FAST25-release/traces/conversation_trace.jsonl, commit 3b5a5941",
+        description="Production chat: long prompts, conversations under one system prompt, one hour at 3.4 requests/s.",
+        fitted_to="kvcache-ai/Mooncake, FAST25-release/traces/conversation_trace.jsonl, commit 3b5a5941",
         licence="Apache-2.0",
-        notes="Output lengths are drawn independently of the prompt (correlation of the logs in the trace: 0.05).",
+        notes="Independent draws: outputs of prompts (correlation of logs in the trace: 0.05), new tokens of prompts. "
+        "Over ten seeds the mean is within 3 % of the trace for the mean prompt (its first quartile is 15 % too long) "
+        "and within 2 points for the reuse of one LRU cache of any size and of 1 to 8 round-robin workers.",
         source=SyntheticSource(
             requests=len(trace),
             input_tokens=quantiles(trace.input_tokens[first]),
@@ -189,18 +191,17 @@ def code(folder: Path) -> Profile:
     return Profile(
         name="code",
         description="Production code completion: medium prompts, very short answers, strong bursts, about one hour.",
-        fitted_to="Azure LLM inference trace 2023, Azure/AzurePublicDataset data/AzureLLMInferenceTrace_code.csv, commit b469a113",
+        fitted_to="Azure/AzurePublicDataset, data/AzureLLMInferenceTrace_code.csv, commit b469a113",
         licence="CC-BY-4.0",
-        notes="The trace says nothing about content, so no prefix is shared.",
+        notes="No word on content, so no prefix is shared. A few long pauses make the burstiness: the span "
+        "differs by 20 % between seeds.",
         source=SyntheticSource(
             requests=len(trace),
             input_tokens=quantiles(trace.input_tokens),
             output_tokens=quantiles(trace.output_tokens),
             arrivals=Arrivals(
                 rates_rps=(round(len(gaps) / trace.arrival_s[-1], 3),),
-                gap_quantiles={
-                    p: round(float(v), 5) for p, v in zip(grid, np.quantile(gaps, grid), strict=True)
-                },
+                gap_quantiles={p: round(float(v), 5) for p, v in zip(grid, np.quantile(gaps, grid), strict=True)},
             ),
         ),
     )
@@ -212,9 +213,9 @@ def rag(folder: Path) -> Profile:
     return Profile(
         name="rag",
         description="Long input, short output: summarisation of retrieved documents, steady Poisson arrivals.",
-        fitted_to="arXiv summarisation lengths, microsoft/vidur data/processed_traces, commit 7d475133",
+        fitted_to="microsoft/vidur, lengths of arXiv summarisation in data/processed_traces, commit 7d475133",
         licence="MIT",
-        notes="The source has lengths only: Poisson arrivals at 2 requests/s, 5,000 requests and no shared prefix are assumed.",
+        notes="The source has only lengths. Assumed: Poisson arrivals at 2/s, 5,000 requests, no shared prefix.",
         source=SyntheticSource(
             requests=5000,
             input_tokens=quantiles([int(row["num_prefill_tokens"]) for row in rows]),
@@ -225,9 +226,7 @@ def rag(folder: Path) -> Profile:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("traces", type=Path, help="folder with the trace files")
     folder = parser.parse_args().traces
     for fit in (chat, code, rag):

@@ -17,7 +17,6 @@ from pydantic import (
 
 from dynosim.config.base import Config
 
-
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -138,9 +137,9 @@ class PrefixTree(Config):
 class Arrivals(Config):
     """Arrival times that belong to a synthetic source: a renewal process under a piecewise constant rate.
 
-    Gaps are gamma with mean 1 and shape ``burstiness`` (1 is Poisson) or follow ``gap_quantiles``, and are stretched by the
-    rate of the window they fall in. Times are then rounded down to multiples of ``quantum_s``, as in traces that record
-    arrivals in batches.
+    Gaps are gamma with mean 1 and shape ``burstiness`` (1 is Poisson) or follow ``gap_quantiles``; the rate of the
+    window they fall in scales them. Times are then rounded down to multiples of ``quantum_s``, as in traces that
+    record arrivals in batches.
     """
 
     rates_rps: tuple[PositiveFloat, ...] = Field(min_length=1)

@@ -31,8 +31,8 @@ from dynosim.workload.table import Workload
 def load_workload(config: WorkloadConfig, seed: int) -> Workload:
     """Return the requests of *config*; equal arguments give the same table, made once per process.
 
-    Arrivals, input lengths, output lengths and prefixes draw from streams of their own under *seed*, so changing one leaves
-    the others as they were. Raises ConfigError for a trace that cannot be read and a warm-up that leaves no request.
+    Arrivals, input lengths, output lengths and prefixes draw from streams of their own under *seed*, so changing one
+    leaves the others as they were. Raises ConfigError for an unreadable trace and for a warm-up of all requests.
     """
     version = file_version(config.source.path) if isinstance(config.source, TraceSource) else ()
     return _load(config.model_dump_json(), seed, version)

@@ -32,9 +32,7 @@ class Profile(Config):
 
 def profile_names() -> list[str]:
     """Return the names of the bundled profiles, sorted."""
-    return sorted(
-        file.name.removesuffix(".json") for file in _folder().iterdir() if file.name.endswith(".json")
-    )
+    return sorted(file.name.removesuffix(".json") for file in _folder().iterdir() if file.name.endswith(".json"))
 
 
 @lru_cache

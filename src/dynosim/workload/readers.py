@@ -259,9 +259,7 @@ def _check_azure(text: io.TextIOBase) -> None:
     reader = csv.DictReader(text)
     missing = [column for column in AZURE_COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
-        raise _InvalidLineError(
-            1, missing[0], f"no such column; allowed is a header with {','.join(AZURE_COLUMNS)}"
-        )
+        raise _InvalidLineError(1, missing[0], f"no such column; allowed is a header with {','.join(AZURE_COLUMNS)}")
     for row in reader:
         with _at_line(reader.line_num):
             _AzureLine.model_validate({key: value for key, value in row.items() if value is not None})

@@ -1,7 +1,7 @@
 """What a request table looks like: rate, burstiness, lengths, and how much of its prompts a prefix cache could serve.
 
-Reuse is counted in tokens, with blocks that become available at the moment their request arrives. Left out: the time that
-prefill takes, a cache shared with running requests, host memory tiers. The simulator has those; this is their bound.
+Reuse is counted in tokens; blocks are there from the moment their request arrives. Left out: the time that prefill
+takes, memory taken by running requests, lower memory tiers. The simulator has those; this is their bound.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def reuse_bound(workload: Workload, workers: int = 1) -> float:
 
 
 def lru_reuse(workload: Workload, capacity_blocks: int) -> float:
-    """Return the share of prompt tokens found in one cache of *capacity_blocks* that evicts the least recently used block.
+    """Return the share of prompt tokens found in one cache of *capacity_blocks* that evicts least recently used blocks.
 
-    Of one prompt the last block is evicted first, so what stays is always a prefix.
+    Of one prompt the last block goes first, so what stays is always a prefix.
     """
     cache: OrderedDict[int, None] = OrderedDict()
     block_tokens, reused = workload.hash_block_tokens, 0

@@ -64,7 +64,9 @@ def main() -> None:
             print(f"{file}: {reason}")
         return
     chosen = {path.name for path in BUNDLED.glob(f"{arguments.pattern}.npz")}
-    print(f"{'':<48} {'decode':<26}   prefill\n{'':<48} {'mean  median|e|  p95|e|':>26}   {'mean  median|e|  p95|e|':>26}")
+    print(
+        f"{'':<48} {'decode':<26}   prefill\n{'':<48} {'mean  median|e|  p95|e|':>26}   {'mean  median|e|  p95|e|':>26}"
+    )
     for key, sizes in bundled_keys():
         for size in sizes if key.filename in chosen else ():
             if size in load_pack(BUNDLED / key.filename).tensor_parallel_sizes:

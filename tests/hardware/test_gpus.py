@@ -3,7 +3,11 @@ import pytest
 from dynosim.errors import ConfigError
 from dynosim.hardware.gpus import GPUS, get_gpu
 
-SURVEYED = {"h100_sxm": (1.30, 1.69, 1.30, 1730), "b200_sxm": (1.95, 2.34, 2.90, 2170), "mi355x": (1.48, 1.90, 2.10, 2650)}
+SURVEYED = {
+    "h100_sxm": (1.30, 1.69, 1.30, 1730),
+    "b200_sxm": (1.95, 2.34, 2.90, 2170),
+    "mi355x": (1.48, 1.90, 2.10, 2650),
+}
 
 
 @pytest.mark.parametrize("name", SURVEYED)

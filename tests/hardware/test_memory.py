@@ -93,7 +93,8 @@ def test_deepseek_capacity_exceeds_the_planner_by_its_surplus_weights():
 
 def test_engines_apply_the_memory_fraction_as_their_own_argument_does():
     by_engine = {
-        engine: _capacity("llama-3.1-70b", "h200_sxm", 4, engine=engine).tokens for engine in ("vllm", "sglang", "trtllm")
+        engine: _capacity("llama-3.1-70b", "h200_sxm", 4, engine=engine).tokens
+        for engine in ("vllm", "sglang", "trtllm")
     }
     assert by_engine["vllm"] == pytest.approx(1_173_601, rel=1e-3)
     assert by_engine["sglang"] == pytest.approx(1_160_371, rel=1e-3)
@@ -108,7 +109,9 @@ def test_breakdown_adds_up_for_vllm():
 
 
 def test_override_wins_even_where_nothing_would_fit():
-    assert _capacity("llama-3.1-70b", "h100_sxm", 1, num_gpu_blocks_override=16384, block_size=512).tokens == 16384 * 512
+    assert (
+        _capacity("llama-3.1-70b", "h100_sxm", 1, num_gpu_blocks_override=16384, block_size=512).tokens == 16384 * 512
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ PUBLISHED = {
     "mixtral-8x7b": 46_702_792_704,
     "gpt-oss-120b": 116_829_156_672,
 }
-ACTIVE_BILLIONS = {"deepseek-v3": 37, "qwen3-235b-a22b": 22, "qwen3-30b-a3b": 3.3, "mixtral-8x7b": 12.9, "gpt-oss-120b": 5.1}
+ACTIVE_BILLIONS = {
+    "deepseek-v3": 37,
+    "qwen3-235b-a22b": 22,
+    "qwen3-30b-a3b": 3.3,
+    "mixtral-8x7b": 12.9,
+    "gpt-oss-120b": 5.1,
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

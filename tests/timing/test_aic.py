@@ -16,7 +16,9 @@ KEY = PackKey("llama-3.1-8b", "h100_sxm", "vllm")
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    path = timing.build(KEY.model, KEY.gpu, KEY.engine, tensor_parallel_sizes=(1, 2), out_dir=tmp_path_factory.mktemp("p"))
+    path = timing.build(
+        KEY.model, KEY.gpu, KEY.engine, tensor_parallel_sizes=(1, 2), out_dir=tmp_path_factory.mktemp("p")
+    )
     return load_pack(path)
 
 

@@ -5,8 +5,8 @@ need (shared/research/aiconfigurator.md, sections 5.3, 7 and 9):
 
 - GEMMs are read at tile-aligned token counts only. The tables also hold m = k 2^n + 1, just above a tile edge, whose
   times make an interpolated curve jump by up to 90 %. What noise is left is smoothed to a monotone curve.
-- vLLM's block-FP8 GEMMs on Blackwell were timed with launch overhead and are priced with SGLang's tables; the weight
-  GEMMs of every pack must then reach 25 % of the HBM roofline at m = 8.
+- vLLM's block-FP8 GEMMs were timed with launch overhead and are priced with SGLang's tables; the weight GEMMs of every
+  pack must then reach 25 % of the HBM roofline at m = 8.
 - The part of prefill attention that does not grow with the sequence is charged once per pass.
 - MLA blocks contain their projections. They are split into a token-wise part and attention proper, which the library's
   own mixed passes do not do (they drop decode attention).
@@ -68,6 +68,7 @@ MLA_SLICE = 256
 
 ATTENTION = ("attention", "mla_block")
 MIN_ROOFLINE_SHARE = 0.25
+SMALLEST_JUDGED_MS = 4e-3
 LIBRARY_ERRORS = (ValueError, KeyError, RuntimeError, AssertionError, HuggingFaceDownloadError)
 """What the library raises for a configuration it cannot price (its error classes derive from these)."""
 
@@ -163,10 +164,13 @@ def quant_modes(key: PackKey, engine: str) -> dict[str, str]:
 
 
 def gemm_engine(key: PackKey) -> str:
-    """Return the engine whose block-FP8 GEMM tables are sound on this GPU."""
-    blackwell = key.gpu.startswith(("b200", "b300", "gb200", "gb300"))
+    """Return the engine whose GEMM tables price *key*: SGLang's for vLLM's block FP8, else its own.
+
+    Both engines run the same DeepGEMM kernels. vLLM's tables are flat at 60 us (Hopper) to 180 us (Blackwell) per GEMM at
+    any size below 1,024 tokens, which decode passes do not see inside CUDA graphs: TP8 would be no faster than TP1.
+    """
     block_fp8 = key.quantization == "fp8" and get_model(key.model).fp8_block is not None
-    return "sglang" if key.engine == "vllm" and block_fp8 and blackwell else key.engine
+    return "sglang" if key.engine == "vllm" and block_fp8 else key.engine
 
 
 class _Sampler:
@@ -252,17 +256,19 @@ class _Sampler:
     def _check_gemms(self) -> None:
         """Refuse weight GEMMs below a quarter of the memory roofline at m = 8: they were timed with launch overhead.
 
-        Judged on matrices of at least 2048 x 2048, which are too large to be launch-bound themselves.
+        Judged on matrices that take at least 4 us to read: smaller ones are launch-bound on a real engine too.
         """
         operations = self._prefill_operations(8)
-        shapes = gemm_shapes(self.model, self.tensor_parallel_size)
-        large = [name for name, (n, k) in shapes.items() if min(n, k) >= 2048 and name in operations]
+        weight_bytes = 1 if self.key.quantization == "fp8" else 2
+        bandwidth_ms = get_gpu(self.key.gpu).memory_bandwidth_bytes_s / 1e3
+        bounds = {
+            name: n * k * weight_bytes / bandwidth_ms
+            for name, (n, k) in gemm_shapes(self.model, self.tensor_parallel_size).items()
+        }
+        large = [name for name, bound in bounds.items() if bound >= SMALLEST_JUDGED_MS]
         if not large:
             return
-        weight_bytes = 1 if self.key.quantization == "fp8" else 2
-        traffic = self.model.layers * weight_bytes * sum(shapes[name][0] * shapes[name][1] for name in large)
-        bound_ms = traffic / get_gpu(self.key.gpu).memory_bandwidth_bytes_s * 1e3
-        share = bound_ms / sum(operations[name] for name in large)
+        share = self.model.layers * sum(bounds[name] for name in large) / sum(operations[name] for name in large)
         if share < MIN_ROOFLINE_SHARE:
             raise TimingError(
                 f"the weight GEMMs reach {share:.0%} of the memory roofline at 8 tokens"

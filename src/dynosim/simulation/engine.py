@@ -24,7 +24,7 @@ from dynosim.simulation import kv_cache
 from dynosim.simulation.compiled import entry, inner
 from dynosim.simulation.gaps import record_gaps
 
-NONE = -1
+NONE = np.int64(-1)  # a typed constant: a literal would compile every function twice
 LOCAL, REMOTE, MOVING, LANDED = 0, 1, 2, 3
 """Where a job's prompt KV is: computed here; on another replica; on its way; arrived, about to decode."""
 PREFILL_DONE, FINISHED, RESERVED = 0, 1, 2
@@ -34,19 +34,19 @@ REPLICA = np.dtype(
     [
         ("now", "f8"),  # start of the planned pass, or of the next one
         ("end", "f8"),  # end of the planned passes; inf when there is nothing to do
-        ("planned", "i4"),
+        ("planned", "i8"),
         ("passes_planned", "i8"),
-        ("n_running", "i4"),
-        ("n_decode", "i4"),  # in the planned pass
-        ("n_measured", "i4"),  # decodes whose gap counts: after the warm-up, not resumed from preemption
+        ("n_running", "i8"),
+        ("n_decode", "i8"),  # in the planned pass
+        ("n_measured", "i8"),  # decodes whose gap counts: after the warm-up, not resumed from preemption
         ("prefill_tokens", "i8"),  # in the planned pass
         ("context", "i8"),  # total context of the planned pass's decodes
-        ("wait_head", "i4"),
-        ("wait_tail", "i4"),
-        ("lru_head", "i4"),
-        ("lru_tail", "i4"),
-        ("slot_head", "i4"),
-        ("slots_used", "i4"),
+        ("wait_head", "i8"),
+        ("wait_tail", "i8"),
+        ("lru_head", "i8"),
+        ("lru_tail", "i8"),
+        ("slot_head", "i8"),
+        ("slots_used", "i8"),
         ("free_blocks", "i8"),
         ("outstanding", "i8"),  # what a router sees: requests sent here and not finished,
         ("prefill_load", "i8"),  # their uncached prompt tokens before the first token,
@@ -202,7 +202,8 @@ def _jump(e, batch, context, passes, target, weight):
         total, done, context = total + seconds, done + m, context + m * batch
         if reached:
             break
-        j = min(j + 1, len(nodes) - 2)
+        while j + 2 < len(nodes) and nodes[j + 1] <= context:
+            j += 1
     return done, total
 
 
@@ -384,7 +385,7 @@ def _schedule_waiting(e, r, budget):
 
 @inner
 def _count_batch(e, r):
-    """Sum up the planned pass; returns the passes until the first decode finishes."""
+    """Sum up the planned pass; returns the passes until a decode finishes, or 1 if a gap is to be noted by itself."""
     rep, warmup = e.replicas[r], e.limits[0].warmup
     rep.n_decode = rep.n_measured = 0
     rep.prefill_tokens = rep.context = 0
@@ -396,8 +397,8 @@ def _count_batch(e, r):
             rep.prefill_tokens += job.chunk
         else:
             rep.n_decode += 1
-            alone = not math.isnan(job.gap_from)
-            rep.n_measured += j >= warmup and job.generated > 0 and not alone
+            alone = job.generated == 0 or not math.isnan(job.gap_from)
+            rep.n_measured += j >= warmup and not alone
             rep.context += job.ctx + 1
             left = min(left, 1 if alone else job.output - job.generated)
     return left
@@ -496,16 +497,13 @@ def _token(e, r, j):
 
 @inner
 def _early_tokens(e, r, j):
-    """Note when the first and the second token come out of the planned run of decode passes."""
-    rep, job, k = e.replicas[r], e.jobs[j], e.replicas[r].passes_planned
-    one = rep.now + _jump(e, rep.n_decode, rep.context, 1, math.inf, 0)[1]
-    if job.generated == 1:
-        job.second = one
+    """Note when the first token (then the run is one pass long) or the second comes out of the planned decodes."""
+    rep, job = e.replicas[r], e.jobs[j]
+    if job.generated == 0:
+        job.first = rep.end
+    else:
+        job.second = rep.now + _jump(e, rep.n_decode, rep.context, 1, math.inf, 0)[1]
         _show_gap(e, j, rep.end)
-        return
-    job.first = one
-    if k > 1:
-        job.second = rep.now + _jump(e, rep.n_decode, rep.context, 2, math.inf, 0)[1]
 
 
 @inner

@@ -180,22 +180,23 @@ def hold(e, r, j, nodes):
 
 @inner
 def register(e, r, j, tokens):
-    """Share the nodes of job *j* that its first *tokens* tokens complete, unless an equal node is there already."""
+    """Share the full prompt blocks among the first *tokens* tokens of job *j*, unless equal ones are there already."""
     job, lim = e.jobs[j], e.limits[0]
     if not lim.caching:
         return
-    while job.nodes < job.hash_count and min((job.nodes + 1) * lim.hash_tokens, job.input) <= tokens:
+    while job.nodes < job.hash_count and job.nodes * lim.hash_tokens < tokens:
         i, full = job.hash_start + job.nodes, _node_blocks(e, job, job.nodes)
+        done = min((tokens - job.nodes * lim.hash_tokens) // lim.block_size, full)
         s = e.held[i]
+        if s == 0 and done > 0 and _find(e, r, e.hash_ids[i]) == 0:
+            s = e.held[i] = _new_slot(e, r, e.hash_ids[i], 0)
+            e.slots[r, s].refs = 1
         if s != 0:
-            grown = max(full - e.slots[r, s].count, 0)
+            grown = max(done - e.slots[r, s].count, 0)
             e.slots[r, s].count += grown
             job.own -= grown
-        elif full > 0 and _find(e, r, e.hash_ids[i]) == 0:
-            s = _new_slot(e, r, e.hash_ids[i], full)
-            e.slots[r, s].refs = 1
-            e.held[i] = s
-            job.own -= full
+        if done < full:
+            break
         job.nodes += 1
 
 

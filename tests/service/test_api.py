@@ -1,0 +1,231 @@
+"""The HTTP API: what a client may ask, what it gets, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynosim import run
+from dynosim.service.guard import MAX_BODY_BYTES, MAX_TRIALS
+from dynosim.service.store import Store
+from dynosim.space import bundled_spaces
+
+TINY = bundled_spaces()["tiny"]
+
+
+def _events(client: Any, study_id: str, **headers: str) -> list[tuple[int, str, dict[str, Any]]]:
+    """Return (id, type, data) of the whole stream, which ends because the study has."""
+    blocks = client.get(f"/v1/studies/{study_id}/events", headers=headers).text.split("\n\n")
+    fields = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks if "data" in block]
+    return [(int(f["id"]), f["event"], json.loads(f["data"])) for f in fields]
+
+
+def _assert_problem(answer: Any, status: int, *words: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    for word in words:
+        assert word in answer.text
+
+
+def test_a_finished_study_tells_its_trials_frontier_and_report(client: Any, finished: str) -> None:
+    base = f"/v1/studies/{finished}"
+    status = client.get(base).json()
+    assert status["progress"]["done"] == status["progress"]["total"] == 5
+    assert finished in [study["id"] for study in client.get("/v1/studies?state=completed").json()]
+
+    trials = client.get(f"{base}/trials").json()
+    assert [trial["number"] for trial in trials] == [0, 1, 2, 3, 4]
+    frontier = client.get(f"{base}/frontier").json()
+    assert all(trial in trials and trial["feasible"] for trial in frontier["frontier"])
+    detail = client.get(f"{base}/trials/0").json()
+    assert detail["scenario"]["deployment"]["aggregated"]["replicas"] == 2
+    assert detail["metrics"]["completed"] == 60
+    _assert_problem(client.get(f"{base}/trials/99"), 404, "no trial 99")
+    assert "<!doctype html>" in client.get(f"{base}/report").text
+
+
+def test_events_are_replayed_after_the_last_seen_one(client: Any, finished: str) -> None:
+    events = _events(client, finished)
+    ids, kinds, data = zip(*events, strict=True)
+    assert list(ids) == sorted(set(ids))
+    assert kinds[0] == "study.started"
+    assert kinds[-1] == "study.finished"
+    assert [d["number"] for d, kind in zip(data, kinds, strict=True) if kind == "trial.completed"] == [0, 1, 2, 3, 4]
+    last_front = [d for d, kind in zip(data, kinds, strict=True) if kind == "front.changed"][-1]
+    frontier = client.get(f"/v1/studies/{finished}/frontier").json()
+    assert last_front["trials"] == [trial["number"] for trial in frontier["frontier"]]
+    for seen in range(len(events)):
+        assert _events(client, finished, **{"Last-Event-ID": str(ids[seen])}) == events[seen + 1 :]
+
+
+def test_cancel_keeps_the_results_and_resume_goes_on(client: Any) -> None:
+    study_id = client.submit(trials=300, space=TINY.read_text())
+    client.wait_for(study_id, lambda s: s["progress"].get("done", 0) >= 2)
+    assert client.post(f"/v1/studies/{study_id}/cancel").status_code == 202
+    done = client.wait_for(study_id, lambda s: s["state"] == "cancelled")["progress"]["done"]
+    assert 2 <= done < 300
+    assert len(client.get(f"/v1/studies/{study_id}/trials").json()) == done
+    assert client.get(f"/v1/studies/{study_id}/report").status_code == 200
+
+    client.post(f"/v1/studies/{study_id}/resume")
+    client.wait_for(study_id, lambda s: s["progress"]["done"] > done)
+    client.post(f"/v1/studies/{study_id}/cancel")
+    client.wait_for(study_id, lambda s: s["state"] == "cancelled")
+    numbers = [e["number"] for _, kind, e in _events(client, study_id) if kind == "trial.completed"]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_crash_of_a_worker_is_contained(client: Any) -> None:
+    study_id = client.submit(trials=300)
+    queued = client.submit(trials=300)
+    assert client.post(f"/v1/studies/{queued}/cancel").json()["state"] == "cancelled"
+    client.wait_for(study_id, lambda s: s["progress"].get("done", 0) >= 1)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    status = client.wait_for(study_id, lambda s: s["state"] == "failed")
+    assert "exit code -9" in status["error"]
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_killed_service_finds_its_studies_again(tmp_path: Path, make_client: Any, fast: list[str]) -> None:
+    store = Store(tmp_path)
+    store.add("study-of-a-killed-service", {"space": "tiny", "trials": 2, "overrides": fast}, None)
+    store.move("study-of-a-killed-service", "running", only_from=("queued",))
+    store.add("cancelled-before-the-kill", {"space": "tiny"}, None)
+    store.move("cancelled-before-the-kill", "cancelling", only_from=("queued",))
+    with make_client(tmp_path) as client:
+        client.wait_for("study-of-a-killed-service", lambda s: s["state"] == "completed")
+        assert client.get("/v1/studies/cancelled-before-the-kill").json()["state"] == "cancelled"
+    assert len(run.load_study("study-of-a-killed-service", tmp_path).trials) == 2
+
+
+def test_stopping_the_service_interrupts_a_study_that_then_goes_on(tmp_path: Path, make_client: Any) -> None:
+    with make_client(tmp_path) as client:
+        study_id = client.submit(trials=300)
+        done = client.wait_for(study_id, lambda s: s["progress"].get("done", 0) >= 1)["progress"]["done"]
+    assert Store(tmp_path).get(study_id).state == "interrupted"
+    with make_client(tmp_path) as client:
+        client.wait_for(study_id, lambda s: s["progress"]["done"] > done + 1)
+        client.post(f"/v1/studies/{study_id}/cancel")
+
+
+def test_an_idempotency_key_is_good_for_one_submission(tmp_path: Path, make_client: Any) -> None:
+    client = make_client(tmp_path)  # not entered: nothing runs
+    submission = {"space": "tiny", "trials": 3}
+    first = client.post("/v1/studies", json=submission, headers={"Idempotency-Key": "k"})
+    again = client.post("/v1/studies", json=submission, headers={"Idempotency-Key": "k"})
+    assert again.status_code == 202
+    assert again.json() == first.json()
+    other = client.post("/v1/studies", json={"space": "tiny", "trials": 4}, headers={"Idempotency-Key": "k"})
+    _assert_problem(other, 409, "another submission")
+    assert len(client.get("/v1/studies").json()) == 1
+
+
+def test_predict_says_what_the_function_says(client: Any, fast: list[str]) -> None:
+    expected = run.predict("tiny", overrides=fast).metrics.to_dict()
+    for config in ("tiny", TINY.read_text()):
+        answer = client.post("/v1/predict", json={"config": config, "overrides": fast})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["metrics"] == expected
+        assert answer.json()["label"] == "2xTP1"
+    big = {"config": "tiny", "overrides": [*fast, "deployment.model=llama-3.1-70b"]}
+    _assert_problem(client.post("/v1/predict", json=big), 422, "does not fit")
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("objectives=[{python: 'os:system'}]", "objectives.0.python"),
+        ("deployment.router.policy=os:system", "deployment.router.policy"),
+        ("deployment.router.policy={choices: [round_robin, 'os:system']}", "deployment.router.policy"),
+        ("workload.source={type: trace, path: /etc/passwd}", "workload.source.path"),
+        ("workload.source={choices: [{type: trace, path: ../../etc/passwd}]}", "workload.source.choices.0.path"),
+        ("workload.source.requests=100000000", "workload.source.requests"),
+        ("workload.source.requests={range: {min: 1, max: 100000000}}", "workload.source.requests.range.max"),
+        (f"optimizer.trials={MAX_TRIALS + 1}", "optimizer.trials"),
+        ("optimizer.workers=10000", "optimizer.workers"),
+        ("deployment.gqu=h100_sxm", "deployment.gqu"),
+    ],
+)
+def test_a_space_over_http_is_data(client: Any, override: str, path: str) -> None:
+    answer = client.post("/v1/studies", json={"space": "tiny", "overrides": [override]})
+    _assert_problem(answer, 422)
+    assert answer.json()["path"].startswith(path)
+    predicted = client.post("/v1/predict", json={"config": "tiny", "overrides": [override]})
+    _assert_problem(predicted, 422)
+
+
+def test_traces_of_the_allowed_directory_only(tmp_path: Path, make_client: Any, fast: list[str]) -> None:
+    traces = tmp_path / "traces"
+    traces.mkdir()
+    rows = [{"timestamp": 100 * i, "input_length": 600, "output_length": 7, "hash_ids": [i, i + 1]} for i in range(9)]
+    for file in (traces / "mine.jsonl", tmp_path / "other.jsonl"):
+        file.write_text("\n".join(map(json.dumps, rows)))
+    (traces / "link.jsonl").symlink_to(tmp_path / "other.jsonl")
+    client = make_client(tmp_path / "runs", traces=traces)
+
+    def predict(path: Path) -> Any:
+        source = f"workload.source={json.dumps({'type': 'trace', 'path': str(path)})}"
+        return client.post("/v1/predict", json={"config": "tiny", "overrides": [source, *fast[1:]]})
+
+    assert predict(traces / "mine.jsonl").json()["metrics"]["completed"] == 9
+    _assert_problem(predict(tmp_path / "other.jsonl"), 422, "workload.source.path")
+    _assert_problem(predict(traces / "link.jsonl"), 422, "workload.source.path")
+
+
+@pytest.mark.parametrize("space", ["/etc/passwd", "../tiny.yaml", str(TINY), "nothing"])
+def test_a_space_name_is_never_a_file(client: Any, space: str) -> None:
+    _assert_problem(client.post("/v1/studies", json={"space": space}), 422, "no such space")
+
+
+def test_errors_name_the_field(client: Any) -> None:
+    wrong = TINY.read_text().replace("replicas: {choices: [1, 2, 3, 4]}", "replicas: many")
+    answer = client.post("/v1/studies", json={"space": wrong})
+    _assert_problem(answer, 422)
+    assert answer.json()["path"] == "deployment.aggregated.replicas"
+    assert answer.json()["line"] == 1 + TINY.read_text().split("replicas: {choices: [1, 2, 3, 4]}")[0].count("\n")
+
+    answer = client.post("/v1/studies", json={"space": "tiny", "trials": MAX_TRIALS + 1, "trails": 3})
+    _assert_problem(answer, 422)
+    assert {error["path"] for error in answer.json()["errors"]} == {"trials", "trails"}
+    _assert_problem(client.get("/v1/studies/nothing"), 404, "nothing")
+    _assert_problem(client.get("/v2"), 404)
+    _assert_problem(client.get("/docs"), 404)
+
+
+def test_a_large_body_is_refused_however_it_is_sent(client: Any) -> None:
+    body = b'{"space": "' + b"x" * MAX_BODY_BYTES + b'"}'
+    headers = {"content-type": "application/json"}
+    _assert_problem(client.post("/v1/studies", content=body, headers=headers), 413)
+    _assert_problem(client.post("/v1/studies", content=iter([body]), headers=headers), 413)
+
+
+def test_a_form_of_another_origin_cannot_submit(client: Any) -> None:
+    body = json.dumps({"space": "tiny"})
+    assert client.post("/v1/studies", content=body, headers={"content-type": "text/plain"}).status_code == 422
+    assert client.get("/v1/studies", headers={"host": "evil.example"}).status_code == 400
+
+
+def test_an_api_key_is_asked_for_everywhere_but_health(tmp_path: Path, make_client: Any) -> None:
+    client = make_client(tmp_path, api_key="s3cret")
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/openapi.json").status_code == 200
+    for path in ("/", "/v1/studies", "/v1/studies/nothing", "/studies/nothing"):
+        _assert_problem(client.get(path), 401, "API key")
+    assert client.get("/v1/studies", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert client.get("/v1/studies", headers={"Authorization": "Bearer s3cret"}).json() == []
+
+    assert client.post("/login", content="key=wrong").status_code == 401
+    assert client.post("/login", content="key=s3cret", follow_redirects=False).status_code == 303
+    assert client.get("/v1/studies").json() == []
+
+
+def test_openapi_describes_every_route(client: Any) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    study = "/v1/studies/{study_id}"
+    rest = ("", "/cancel", "/resume", "/events", "/trials", "/trials/{number}", "/frontier", "/report")
+    assert {"/v1/studies", "/v1/predict", *(study + tail for tail in rest)} <= set(paths)

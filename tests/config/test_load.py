@@ -131,7 +131,8 @@ def test_unreadable_files_are_configuration_errors(tmp_path):
 
 def test_overrides_apply_left_to_right_and_make_what_is_missing():
     scenario = load(
-        FILE, "deployment.aggregated={}", "deployment.aggregated.replicas=3", "budget.max_gpus=8", "objectives.0.stat=",
+        FILE, "deployment.aggregated={}",
+       "deployment.aggregated.replicas=3", "budget.max_gpus=8", "objectives.0.stat=p50",
         "deployment.router.options={}", "deployment.router.policy=round_robin", "name=a=b",
     )  # fmt: skip
     assert scenario.deployment.aggregated.replicas == 3

@@ -1,6 +1,7 @@
 """Sentences and findings against studies small enough to check by hand."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from fake_study import OBJECTIVES, SPACE, make_study, make_trial
@@ -37,14 +38,27 @@ def _texts(study: Study, level: str) -> str:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (1840.4, "1,840"), (0.924, "0.924"), (12.34, "12.3"), (3.0, "3.00"), (-0.05, "-0.0500"), (2e9, "2.00e+09")],
+    [
+        (0.0, "0"),
+        (1840.4, "1,840"),
+        (0.924, "0.924"),
+        (12.34, "12.3"),
+        (3.0, "3.00"),
+        (-0.05, "-0.0500"),
+        (2e9, "2.00e+09"),
+    ],
 )
 def test_number_has_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
 def test_percent_is_relative_to_the_size_of_the_reference() -> None:
-    assert [percent(1.1, 1.0), percent(0.7, 1.0), percent(-1.5, -1.0), percent(1.0, 0.0)] == ["+10 %", "−30 %", "−50 %", "n/a"]
+    assert [percent(1.1, 1.0), percent(0.7, 1.0), percent(-1.5, -1.0), percent(1.0, 0.0)] == [
+        "+10 %",
+        "−30 %",
+        "−50 %",
+        "n/a",
+    ]
 
 
 def test_short_paths_keep_the_role() -> None:
@@ -60,7 +74,9 @@ def test_tradeoff_names_the_bargain_and_then_the_flat_part() -> None:
 
 
 def test_tradeoff_of_one_point_and_of_none() -> None:
-    assert tradeoff(_study(_trial(0, 1.0, 1000.0))) == "No trade-off between cost and TTFT p99: trial 0 is best in both."
+    assert (
+        tradeoff(_study(_trial(0, 1.0, 1000.0))) == "No trade-off between cost and TTFT p99: trial 0 is best in both."
+    )
     assert tradeoff(_study(_trial(0, 1.0, 1000.0, violation=0.5))) == ""
 
 
@@ -107,7 +123,7 @@ def test_hypervolume_never_falls_and_ends_at_the_studys() -> None:
     study = make_study(60)
     curve = hypervolume_curve(study)
     assert len(curve) == 60
-    assert all(later >= earlier - 1e-12 for earlier, later in zip(curve, curve[1:], strict=False))
+    assert all(later >= earlier - 1e-12 for earlier, later in pairwise(curve))
     assert curve[-1] == pytest.approx(study.hypervolume())
 
 

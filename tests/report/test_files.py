@@ -38,7 +38,9 @@ def test_every_trial_and_every_status_is_in_the_table(study: Study, run_dir: Pat
     table = pd.read_parquet(run_dir / "trials.parquet")
     assert table["number"].tolist() == [trial.number for trial in study.trials]
     assert set(table["status"]) == {"complete", "infeasible", "failed"}
-    assert set(table.loc[table["status"] == "infeasible", "reason"]) == {"weights of 141 GB do not fit in 80 GB </script>"}
+    assert set(table.loc[table["status"] == "infeasible", "reason"]) == {
+        "weights of 141 GB do not fit in 80 GB </script>"
+    }
     assert {parameter.path for parameter in study.space.parameters} <= set(table.columns)
 
 

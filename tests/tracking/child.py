@@ -20,4 +20,4 @@ while True:
     study.trials.append(trial)
     tracker.trial_finished(study, trial)
     print(trial.number, flush=True)
-    time.sleep(0.03)
+    time.sleep(0.2)

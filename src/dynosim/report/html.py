@@ -25,7 +25,7 @@ def html(study: Study, provenance: dict[str, Any] | None = None) -> str:
 def page(data: dict[str, Any] | None, live_url: str | None) -> str:
     """Return the page for embedded *data*, or one that asks *live_url* for it.
 
-    The endpoint answers with ``report.data(study)``; while ``"state": "running"`` is in it the page asks again every 2 s.
+    The endpoint answers with ``report.data(study)``. While that has ``"state": "running"`` the page asks every 2 s.
     """
     from plotly.offline import get_plotlyjs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
@@ -97,8 +98,10 @@ class Delivery:
         run_id = run.info.run_id
         self._log_batch(run_id, message["metrics"], message["params"], message["end_ms"])
         scenario = Scenario.model_validate(message["scenario"])
-        self._client.log_text(run_id, dump_scenario(scenario), "scenario.yaml")
-        self._client.log_text(run_id, json.dumps(message["outcome"], indent=1), "outcome.json")
+        with TemporaryDirectory() as folder:  # one call for both: each asks for the run again
+            Path(folder, "scenario.yaml").write_text(dump_scenario(scenario))
+            Path(folder, "outcome.json").write_text(json.dumps(message["outcome"], indent=1))
+            self._client.log_artifacts(run_id, folder)
         self._client.set_terminated(run_id, message["run_status"], message["end_ms"])
 
     def _send_finish(self, message: dict[str, Any]) -> None:

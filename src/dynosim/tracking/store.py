@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -72,4 +74,6 @@ def _ensure_store(path: Path) -> None:
             artifacts = (path.parent / "mlartifacts").resolve().as_uri()
             store = SqlAlchemyStore(f"sqlite:///{fresh}", artifacts)  # type: ignore[no-untyped-call]
             store.engine.dispose()
+            with closing(sqlite3.connect(fresh)) as database:  # readers such as the UI then block no writer
+                database.execute("PRAGMA journal_mode = WAL")
             os.replace(fresh, path)

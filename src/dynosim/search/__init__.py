@@ -1,1 +1,1 @@
-"""."""
+"""The search: studies, trials, samplers. The only place that knows Optuna and BoTorch."""

@@ -1,0 +1,65 @@
+"""Samplers by name: ours, which propose whole valid points, and Optuna's, which run in the same study as peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, TPESampler
+
+from dynosim.errors import ConfigError
+from dynosim.search.samplers.base import ExhaustiveSampler, PointSampler, RandomSampler
+from dynosim.search.samplers.bayes import BayesSampler
+from dynosim.search.samplers.qlognehvi import QLogNEHVISampler
+from dynosim.space import SearchSpace
+
+__all__ = [
+    "SAMPLERS",
+    "BayesSampler",
+    "ExhaustiveSampler",
+    "PointSampler",
+    "QLogNEHVISampler",
+    "RandomSampler",
+    "make_sampler",
+]
+
+Bounds = Sequence[float | None]
+Factory = Callable[[SearchSpace, int, Bounds], BaseSampler]
+
+
+def _bayes(space: SearchSpace, seed: int, bounds: Bounds) -> BaseSampler:
+    return BayesSampler(space, seed=seed, bounds=bounds)
+
+
+def _tpe(space: SearchSpace, seed: int, bounds: Bounds) -> BaseSampler:
+    # ``group`` is Optuna's own answer to conditional parameters.
+    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, warn_independent_sampling=False)
+
+
+SAMPLERS: dict[str, Factory] = {
+    "auto": _bayes,
+    "bayes": _bayes,
+    "qlognehvi": lambda space, seed, bounds: QLogNEHVISampler(space, seed=seed, bounds=bounds),
+    "random": lambda space, seed, bounds: RandomSampler(space, seed=seed),
+    "exhaustive": lambda space, seed, bounds: ExhaustiveSampler(space, seed=seed),
+    "tpe": _tpe,
+    "nsga2": lambda space, seed, bounds: NSGAIISampler(seed=seed, population_size=20),
+    "nsga3": lambda space, seed, bounds: NSGAIIISampler(seed=seed, population_size=20),
+    "gp": lambda space, seed, bounds: GPSampler(seed=seed, warn_independent_sampling=False),
+    "sobol": lambda space, seed, bounds: QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
+}
+
+
+def make_sampler(name: str, space: SearchSpace, *, seed: int = 0, bounds: Bounds = (), done: int = 0) -> BaseSampler:
+    """Return the sampler *name* for a space; *bounds* are the objectives' SLOs, None where there is none.
+
+    *done* is the number of trials that a resumed study has. Optuna's samplers keep their random state in the
+    process and would repeat their first draws, so they get another seed; ours need none. Raises ConfigError
+    with the nearest name.
+    """
+    if name not in SAMPLERS:
+        near = get_close_matches(name, SAMPLERS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"unknown sampler {name!r}: {hint}allowed: {', '.join(SAMPLERS)}", path="optimizer.sampler")
+    sampler = SAMPLERS[name](space, seed, bounds)
+    return sampler if isinstance(sampler, PointSampler) or not done else SAMPLERS[name](space, seed + done, bounds)

@@ -1,0 +1,157 @@
+"""What all samplers of ours share: they see a study's history and propose one whole, valid point.
+
+Optuna's relative sampling carries it: the relative search space is every parameter of the space, active or
+not, and ``sample_relative`` returns the active ones, so that conditions and known constraints hold by
+construction. Randomness comes from (seed, trial number) and everything else from the storage; a resumed study
+therefore continues as if never interrupted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from dynosim.errors import InfeasibleError
+from dynosim.rng import stream
+from dynosim.search.distributions import (
+    Key,
+    PlainSpace,
+    Point,
+    decode,
+    distributions,
+    domain_of,
+    encode,
+    key,
+)
+from dynosim.space import SearchSpace
+
+Array = NDArray[np.float64]
+
+_ATTEMPTS = 2_000
+
+
+@dataclass(frozen=True)
+class History:
+    """What a study knows when it asks for a point."""
+
+    directions: tuple[str, ...]
+    points: list[Point]
+    """Of the n complete trials, in the order of their numbers."""
+    values: Array
+    """``n x m``, as the user wrote them; infinite where a trial could not be run."""
+    constraints: Mapping[str, Array]
+    """Name -> ``n``, at or below 0 is met; NaN where a trial has no such constraint."""
+    failed: list[Point]
+    pending: list[Point]
+    """Being evaluated now."""
+
+    @property
+    def taken(self) -> set[Key]:
+        """Keys of everything that need not be evaluated again."""
+        return {key(point) for point in (*self.points, *self.failed, *self.pending)}
+
+    @property
+    def feasible(self) -> NDArray[np.bool_]:
+        """Which complete trials have finite values and meet every constraint, ``n``."""
+        violated = [np.nan_to_num(values) > 0.0 for values in self.constraints.values()]
+        ran = np.isfinite(self.values).all(axis=1)
+        return np.asarray(np.logical_and.reduce([ran, *(~v for v in violated)]))
+
+
+def read_history(study: Study, trial: FrozenTrial, space: SearchSpace) -> History:
+    """Return the history that *trial* may look at: all others that have every parameter of the space that is active."""
+    by_state: dict[TrialState, list[tuple[Point, FrozenTrial]]] = {state: [] for state in TrialState}
+    for other in study.get_trials(deepcopy=False):
+        point = decode(space, other.params)
+        if other.number != trial.number and len(point) == len(space.active(point)) > 0:
+            by_state[other.state].append((point, other))
+    complete = by_state[TrialState.COMPLETE]
+    names = dict.fromkeys(name for _, other in complete for name in other.constraints)
+    return History(
+        tuple(direction.name.lower() for direction in study.directions),
+        [point for point, _ in complete],
+        np.array([other.values for _, other in complete]).reshape(len(complete), len(study.directions)),
+        {name: np.array([other.constraints.get(name, np.nan) for _, other in complete]) for name in names},
+        [point for point, _ in by_state[TrialState.FAIL]],
+        [point for point, _ in by_state[TrialState.RUNNING]],
+    )
+
+
+class PointSampler(BaseSampler, ABC):
+    """Proposes whole points. Without a space it searches what all trials of a plain Optuna study have in common."""
+
+    def __init__(self, space: SearchSpace | None = None, *, seed: int = 0) -> None:
+        self._space, self._seed = space, seed
+
+    @abstractmethod
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
+        """Return the next point to evaluate."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return all parameters of the space, or those that every finished trial has."""
+        if self._space is not None:
+            return distributions(self._space)
+        common = IntersectionSearchSpace().calculate(study)
+        return {name: distribution for name, distribution in common.items() if not distribution.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the active parameters of the proposed point."""
+        if not search_space:
+            return {}
+        space = self._space or PlainSpace.of(search_space)
+        rng = stream(self._seed, f"trial {trial.number}")
+        return encode(self.propose(space, read_history(study, trial, space), rng))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw a parameter that is not in the relative search space."""
+        rng = stream(self._seed, f"trial {trial.number} {param_name}")
+        return domain_of(param_distribution).sample(rng)
+
+
+class RandomSampler(PointSampler):
+    """Uniform over the valid points that have not been evaluated."""
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
+        """Return a new valid point; a repeated one if there seem to be no new ones."""
+        return draw_valid(space, rng, history.taken)
+
+
+class ExhaustiveSampler(PointSampler):
+    """Every valid point once, in the order of the space's parameters, the last one varying fastest."""
+
+    def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
+        """Return the first valid point that has not been evaluated; the very first once all have."""
+        taken = history.taken
+        valid = (point for point in space.points() if space.infeasible_reason(point) is None)
+        new = (point for point in valid if key(point) not in taken)
+        return next(new, None) or next(islice(space.points(), 1))
+
+
+def draw_valid(space: SearchSpace, rng: np.random.Generator, taken: set[Key]) -> Point:
+    """Draw a valid point by rejection, a new one if one turns up soon; InfeasibleError if there is no valid one."""
+    known: Point | None = None
+    for _ in range(_ATTEMPTS):
+        point = space.sample(rng)
+        if space.infeasible_reason(point) is None:
+            if key(point) not in taken:
+                return point
+            known = point
+    if known is None:
+        reason = space.infeasible_reason(point)
+        raise InfeasibleError(f"no valid configuration in {_ATTEMPTS} draws; the last one: {reason}")
+    return known

@@ -1,0 +1,226 @@
+"""A study: the trials of one search, what they say, and the loop that makes them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from dynosim.config import SLO, Scenario
+from dynosim.errors import StudyError
+from dynosim.objectives import Objective, resolve
+from dynosim.search import pareto, store
+from dynosim.search.distributions import Point, key, suggest
+from dynosim.search.evaluate import evaluate as simulate_and_score
+from dynosim.search.samplers import make_sampler
+from dynosim.search.trial import Outcome, Trial
+from dynosim.search.workers import Evaluate, Workers, count_workers, finished
+from dynosim.space import SearchSpace
+
+Array = NDArray[np.float64]
+
+_MAX_REJECTIONS = 1_000
+_ENUMERABLE = 20_000
+
+
+@dataclass(eq=False)
+class Study:
+    """Trials over a space, judged by objectives under SLOs."""
+
+    id: str
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    slo: SLO
+    trials: list[Trial] = field(default_factory=list)
+    budget: int = 0
+    """Trials that this study is to have in the end."""
+
+    @property
+    def feasible(self) -> list[Trial]:
+        """Trials that completed and met every SLO."""
+        return [trial for trial in self.trials if trial.outcome.feasible]
+
+    @property
+    def baseline(self) -> Trial | None:
+        """The trial of today's deployment, if it has been evaluated."""
+        point = self.space.baseline_point()
+        return next((t for t in self.trials if point is not None and key(t.point) == key(point)), None)
+
+    def losses(self, trials: Sequence[Trial]) -> Array:
+        """Return the objective values of complete trials, ``n x m``, with maximised ones negated."""
+        values = [trial.outcome.values for trial in trials]
+        return pareto.losses(np.array(values, dtype=float).reshape(len(trials), -1), self._directions)
+
+    def frontier(self) -> list[Trial]:
+        """Return the feasible trials that no other dominates, by their first objective, best first."""
+        feasible = self.feasible
+        if not feasible:
+            return []
+        losses = self.losses(feasible)
+        chosen = np.flatnonzero(pareto.nondominated(losses))
+        return [feasible[i] for i in chosen[np.lexsort(losses[chosen].T[::-1])]]
+
+    def picks(self) -> dict[str, Trial]:
+        """Return three trials of the frontier by name; empty when nothing is feasible.
+
+        ``cheapest`` is best in the first objective in USD (or else the first), ``balanced`` is closest to the
+        best of all objectives after scaling each by the frontier's range, and ``fastest`` is the same without
+        the objective of ``cheapest``.
+        """
+        front = self.frontier()
+        if not front:
+            return {}
+        losses = self.losses(front)
+        cost = next((i for i, objective in enumerate(self.objectives) if "USD" in objective.unit), 0)
+        others = np.delete(losses, cost, axis=1)
+        return {
+            "cheapest": front[int(np.argmin(losses[:, cost]))],
+            "balanced": front[pareto.knee(losses)],
+            "fastest": front[pareto.knee(others) if others.shape[1] else 0],
+        }
+
+    @property
+    def bounds(self) -> tuple[float | None, ...]:
+        """The SLO of each objective in its own unit, None where it has none."""
+        slo = {f"{metric}.{stat}": bound for metric, stats in self.slo.items() for stat, bound in stats.items()}
+        return tuple(slo.get(objective.name) for objective in self.objectives)
+
+    @property
+    def reference_point(self) -> tuple[float, ...]:
+        """The worst corner that the hypervolume counts from, in the objectives' units.
+
+        The SLO of an objective where it has one, otherwise its worst feasible value so far; NaN where neither
+        is known.
+        """
+        bounds = np.array([np.nan if bound is None else bound for bound in self.bounds])
+        feasible = self.losses(self.feasible) if self.feasible else np.zeros((0, len(bounds)))
+        reference = pareto.reference_point(feasible, pareto.losses(bounds, self._directions))
+        return tuple(pareto.losses(reference, self._directions).tolist())
+
+    def hypervolume(self, reference: Sequence[float] | None = None) -> float:
+        """Return the volume that the frontier dominates, in units of the reference point; 0 while there is no frontier.
+
+        With minimised positive objectives it is below 1, the volume of a free deployment without latency.
+        """
+        corner = np.array(self.reference_point if reference is None else reference)
+        if not self.feasible or np.isnan(corner).any():
+            return 0.0
+        scale = np.where(corner == 0.0, 1.0, np.abs(corner))
+        return pareto.hypervolume(self.losses(self.feasible) / scale, pareto.losses(corner, self._directions) / scale)
+
+    @property
+    def _directions(self) -> list[str]:
+        return [objective.direction for objective in self.objectives]
+
+
+class Listener(Protocol):
+    """Hears of a study as it goes: progress lines, trackers, the service. It must not change anything."""
+
+    def study_started(self, study: Study) -> None:
+        """Called once, with the trials of an interrupted run already there."""
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        """Called after each trial has been stored."""
+
+    def study_finished(self, study: Study) -> None:
+        """Called once, when the budget is spent or the space is exhausted."""
+
+
+class _Running(NamedTuple):
+    trial: optuna.Trial
+    point: Point
+    scenario: Scenario
+    future: Future[Outcome]
+
+
+def run_study(
+    space: SearchSpace,
+    *,
+    storage: str | None = None,
+    study_id: str = "study",
+    trials: int | None = None,
+    seed: int | None = None,
+    workers: int | Literal["auto"] = 1,
+    listeners: Sequence[Listener] = (),
+    sampler: str | None = None,
+    evaluate: Evaluate = simulate_and_score,
+) -> Study:
+    """Search *space* until the study has *trials* trials, or all valid points; go on where an earlier call stopped.
+
+    Results are told in the order in which points were proposed, so equal arguments give equal trials, in one
+    process or many. A configuration that was evaluated before is not evaluated again. *trials*, *seed* and
+    *sampler* default to the space's. Raises ConfigError for an unknown sampler or objective, StudyError if
+    the storage holds another study under this name.
+    """
+    plan = space.reference.optimizer
+    seed, sampler = plan.seed if seed is None else seed, sampler or plan.sampler
+    study = _empty(space, study_id)
+    study.budget = _attainable(space, trials or plan.trials)
+    opened = store.open_storage(storage)
+    identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler}
+    optuna_study = store.create(opened, study_id, space, study.objectives, identity)
+    study.trials += store.read(optuna_study, space)
+    optuna_study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
+
+    proposals = chain(store.unfinished(optuna_study, opened), iter(optuna_study.ask, None))
+    known = {trial.scenario.content_hash(): finished(trial.outcome) for trial in study.trials}
+    running: deque[_Running] = deque()
+    for listener in listeners:
+        listener.study_started(study)
+    with Workers(evaluate, count := count_workers(workers)) as pool:
+        while running or len(study.trials) < study.budget:
+            while len(running) < min(count, study.budget - len(study.trials)):
+                trial, point, scenario = _next_valid(proposals, optuna_study, space)
+                name = scenario.content_hash()
+                known[name] = known.get(name) or pool.submit(scenario)
+                running.append(_Running(trial, point, scenario, known[name]))
+            trial, point, scenario, future = running.popleft()
+            record = Trial(trial.number, point, scenario, pool.result(future, scenario))
+            store.tell(optuna_study, trial, record)
+            study.trials.append(record)
+            for listener in listeners:
+                listener.trial_finished(study, record)
+    for listener in listeners:
+        listener.study_finished(study)
+    return study
+
+
+def load_study(space: SearchSpace, *, storage: str, study_id: str) -> Study:
+    """Return the study *study_id* of *space* with its finished trials; StudyError if the storage has none."""
+    study = _empty(space, study_id)
+    study.trials += store.read(store.load(store.open_storage(storage), study_id), space)
+    study.budget = len(study.trials)
+    return study
+
+
+def _empty(space: SearchSpace, study_id: str) -> Study:
+    objectives = tuple(resolve(config) for config in space.reference.objectives)
+    return Study(study_id, space, objectives, space.reference.slo)
+
+
+def _attainable(space: SearchSpace, trials: int) -> int:
+    """Return *trials*, or the number of valid points where a small space has fewer."""
+    if space.size() > _ENUMERABLE:
+        return trials
+    valid = (point for point in space.points() if space.infeasible_reason(point) is None)
+    return sum(1 for _ in islice(valid, trials))
+
+
+def _next_valid(
+    proposals: Iterator[optuna.Trial], study: optuna.Study, space: SearchSpace
+) -> tuple[optuna.Trial, Point, Scenario]:
+    """Return the next proposal that is not known to be infeasible; those that are cost no trial."""
+    for trial in islice(proposals, _MAX_REJECTIONS):
+        point = suggest(trial, space)
+        reason = space.infeasible_reason(point)
+        if reason is None:
+            return trial, point, space.scenario(point)
+        store.tell_infeasible(study, trial, space.reference.slo, reason)
+    raise StudyError(f"no valid configuration in {_MAX_REJECTIONS} proposals; the last one: {reason}")

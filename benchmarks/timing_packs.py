@@ -51,7 +51,7 @@ def _row(key: PackKey, tensor_parallel_size: int) -> str:
     for errors in (decode_errors, prefill_errors):
         error = np.array(list(errors(tables, kernels, np.random.default_rng(0))))
         cells.append(f"{error.mean():+8.2%} {np.median(abs(error)):8.2%} {np.quantile(abs(error), 0.95):8.2%}")
-    return f"{key.filename.removesuffix('.npz'):<44} TP{tensor_parallel_size} {'   '.join(cells)}"
+    return f"{key.stem:<44} TP{tensor_parallel_size} {'   '.join(cells)}"
 
 
 def main() -> None:

@@ -59,5 +59,5 @@ def test_aliases_name_the_same_card(alias, name):
 
 
 def test_unknown_model_names_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'llama-3.1-70b'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'llama-3.1-70b'"):
         get_model("llama-3-70b")

@@ -157,7 +157,7 @@ def test_interpolation_continues_on_the_last_slope():
 
 
 def test_a_missing_pack_names_the_command(monkeypatch):
-    with pytest.raises(TimingError, match="dynosim timing build --model llama-3.1-8b --gpu l40s --engine trtllm`"):
+    with pytest.raises(TimingError, match=r"dynosim timing build --model llama-3.1-8b --gpu l40s --engine trtllm`"):
         _tables("llama-3.1-8b", "l40s", 1, engine="trtllm")
     key = PackKey("qwen3-30b-a3b", "h100_sxm", "vllm", "fp8", "bf16", expert_parallel=True, version="0.27.0")
     command = key.build_command(16)
@@ -205,7 +205,7 @@ def test_a_size_without_data_says_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     key = PackKey("llama-3.1-8b", "l40s", "vllm")
     _tiny_pack(without_data={"16": "no table"}).save(tmp_path / "timing_packs" / key.filename)
-    with pytest.raises(TimingError, match="no kernel times for llama-3.1-8b on 16 x l40s.*no table"):
+    with pytest.raises(TimingError, match=r"no kernel times for llama-3.1-8b on 16 x l40s.*no table"):
         find_pack(key, 16)
 
 
@@ -220,7 +220,7 @@ def test_saving_and_loading_keeps_everything(tmp_path):
 def test_a_file_that_is_no_pack_is_named(tmp_path):
     path = tmp_path / "broken.npz"
     path.write_text("nothing")
-    with pytest.raises(TimingError, match="broken.npz: not a timing pack"):
+    with pytest.raises(TimingError, match=r"broken.npz: not a timing pack"):
         load_pack(path)
 
 

@@ -29,7 +29,6 @@ class GPU:
     """One accelerator of the type that a deployment names."""
 
     name: str
-    display: str
     memory_bytes: int
     memory_bandwidth_bytes_s: float
     flops: Mapping[str, float]
@@ -47,7 +46,6 @@ class GPU:
 
 def _gpu(
     name: str,
-    display: str,
     memory_gib: float,
     bandwidth_tb_s: float,
     bf16_tflops: float,
@@ -63,7 +61,6 @@ def _gpu(
     flops = {"bf16": bf16_tflops * 1e12} | ({} if fp8_tflops is None else {"fp8": fp8_tflops * 1e12})
     return GPU(
         name=name,
-        display=display,
         memory_bytes=round(memory_gib * 2**30),
         memory_bandwidth_bytes_s=bandwidth_tb_s * 1e12,
         flops=MappingProxyType(flops),
@@ -83,27 +80,27 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
         gpu.name: gpu
         for gpu in (
             # A100 power: DGX A100 system power per GPU times the survey's H100 all-in factor (1.73 / 1.275 kW).
-            _gpu("a100_sxm", "A100", 80, 2.039, 312, None, 300, (0.67, 0.87, 0.67), 1.10,
+            _gpu("a100_sxm", 80, 2.039, 312, None, 300, (0.67, 0.87, 0.67), 1.10,
                  "NVIDIA A100 data sheet", price_source=A100_PRICE),
-            _gpu("h100_sxm", "H100", 80, 3.35, 989, 1978, 450, (1.30, 1.69, 1.30), 1.73,
+            _gpu("h100_sxm", 80, 3.35, 989, 1978, 450, (1.30, 1.69, 1.30), 1.73,
                  "NVIDIA H100 data sheet"),
-            _gpu("h200_sxm", "H200", 141, 4.8, 989, 1978, 450, (1.41, 1.74, 1.60), 1.73,
+            _gpu("h200_sxm", 141, 4.8, 989, 1978, 450, (1.41, 1.74, 1.60), 1.73,
                  "NVIDIA H200 data sheet"),
-            _gpu("b200_sxm", "B200", 180, 7.7, 2250, 4500, 900, (1.95, 2.34, 2.90), 2.17,
+            _gpu("b200_sxm", 180, 7.7, 2250, 4500, 900, (1.95, 2.34, 2.90), 2.17,
                  "NVIDIA DGX B200 data sheet"),
-            _gpu("b300_sxm", "B300", 275040 / 1024, 7.75, 2250, 4500, 900, (2.34, 2.808, 3.48), 2.17,
+            _gpu("b300_sxm", 275040 / 1024, 7.75, 2250, 4500, 900, (2.34, 2.808, 3.48), 2.17,
                  "NVIDIA DGX B300 data sheet"),
-            _gpu("gb200", "GB200", 189471 / 1024, 8.0, 2500, 5000, 900, (2.21, 2.75, 3.30), 2.10,
+            _gpu("gb200", 189471 / 1024, 8.0, 2500, 5000, 900, (2.21, 2.75, 3.30), 2.10,
                  "NVIDIA GB200 NVL72 data sheet", scale_up_gpus=72),
-            _gpu("gb300", "GB300", 284208 / 1024, 8.0, 2500, 5000, 900, (2.652, 3.30, 3.96), 2.10,
+            _gpu("gb300", 284208 / 1024, 8.0, 2500, 5000, 900, (2.652, 3.30, 3.96), 2.10,
                  "NVIDIA GB300 NVL72 data sheet", scale_up_gpus=72),
-            _gpu("l40s", "L40S", 46068 / 1024, 0.864, 362.05, 733, 32, (0.39, 0.51, 0.39), 0.80,
+            _gpu("l40s", 46068 / 1024, 0.864, 362.05, 733, 32, (0.39, 0.51, 0.39), 0.80,
                  "NVIDIA L40S data sheet; PCIe 4.0 x16 in place of NVLink", price_source=L40S_PRICE),
-            _gpu("mi300x", "MI300X", 192, 5.3, 1307.4, 2614.9, 448, (1.12, 1.40, 1.55), 1.79,
+            _gpu("mi300x", 192, 5.3, 1307.4, 2614.9, 448, (1.12, 1.40, 1.55), 1.79,
                  "AMD Instinct MI300X data sheet"),
-            _gpu("mi325x", "MI325X", 256, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,
+            _gpu("mi325x", 256, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,
                  "AMD Instinct MI325X data sheet"),
-            _gpu("mi355x", "MI355X", 288, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
+            _gpu("mi355x", 288, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
                  "AMD Instinct MI355X data sheet"),
         )
     }

@@ -82,7 +82,6 @@ class ModelCard:
     head_dim: int
     intermediate: int
     vocabulary: int
-    max_model_len: int
     qk_norm: bool = False
     attention_bias: bool = False
     """Biases on Q, K, V and O, and one attention sink per head (gpt-oss)."""
@@ -164,13 +163,13 @@ class ModelCard:
 def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, intermediate: int, *more: str) -> ModelCard:
     hub = (f"meta-llama/Llama-3.1-{hub_size}", f"meta-llama/Meta-Llama-3.1-{hub_size}")
     aliases = (*hub, *(f"{hub_name}-Instruct" for hub_name in hub), *more)
-    return ModelCard(name, aliases, layers, hidden, heads, 8, 128, intermediate, 128256, 131072)
+    return ModelCard(name, aliases, layers, hidden, heads, 8, 128, intermediate, 128256)
 
 
 def _qwen3(name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None) -> ModelCard:
     hub = "Qwen/Qwen3-" + name.removeprefix("qwen3-").upper()
     return ModelCard(
-        name, (hub, f"{hub}-FP8"), layers, hidden, heads, 4 if moe else 8, 128, intermediate, 151936, 40960,
+        name, (hub, f"{hub}-FP8"), layers, hidden, heads, 4 if moe else 8, 128, intermediate, 151936,
         qk_norm=True, moe=moe, fp8_block=128,
     )  # fmt: skip
 
@@ -180,20 +179,20 @@ _DEEPSEEK_V3 = ModelCard(
     ("deepseek-r1", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1",
      "deepseek-ai/DeepSeek-R1-0528"),
     layers=61, hidden=7168, heads=128, kv_heads=128, head_dim=56, intermediate=18432, vocabulary=129280,
-    max_model_len=163840, fp8_block=128, mla=MLA(1536, 512, 128, 64, 128),
+    fp8_block=128, mla=MLA(1536, 512, 128, 64, 128),
     moe=MoE(experts=256, top_k=8, intermediate=2048, shared_experts=1, dense_layers=3, router_bias=True),
 )  # fmt: skip
 _MIXTRAL = ModelCard(
     "mixtral-8x7b",
     ("mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
     layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocabulary=32000,
-    max_model_len=32768, moe=MoE(experts=8, top_k=2, intermediate=14336),
+    moe=MoE(experts=8, top_k=2, intermediate=14336),
 )  # fmt: skip
 _GPT_OSS = ModelCard(
     "gpt-oss-120b",
     ("openai/gpt-oss-120b",),
     layers=36, hidden=2880, heads=64, kv_heads=8, head_dim=64, intermediate=2880, vocabulary=201088,
-    max_model_len=131072, attention_bias=True, sliding_window_layers=18, fp8_checkpoint=False,
+    attention_bias=True, sliding_window_layers=18, fp8_checkpoint=False,
     moe=MoE(experts=128, top_k=4, intermediate=2880, router_bias=True, expert_biases=True, native_bytes=4.25 / 8),
 )  # fmt: skip
 

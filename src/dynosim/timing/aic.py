@@ -87,7 +87,7 @@ def build_pack(key: PackKey, tensor_parallel_sizes: tuple[int, ...]) -> Pack:
         except (TimingError, *LIBRARY_ERRORS) as error:
             reasons[str(size)] = (str(error).splitlines() or [type(error).__name__])[0]
     if not rows:
-        raise TimingError(f"aiconfigurator-core has no data for {key.filename.removesuffix('.npz')}: {reasons}")
+        raise TimingError(f"aiconfigurator-core has no data for {key.stem}: {next(iter(reasons.values()))}")
     tables = {
         name: np.stack([row[name] for row in rows.values()]).astype(np.float32)
         for name in ("tokens_s", "graph_s", "prefill_s", "decode_s")
@@ -166,8 +166,8 @@ def quant_modes(key: PackKey, engine: str) -> dict[str, str]:
 def gemm_engine(key: PackKey) -> str:
     """Return the engine whose GEMM tables price *key*: SGLang's for vLLM's block FP8, else its own.
 
-    Both engines run the same DeepGEMM kernels. vLLM's tables are flat at 60 us (Hopper) to 180 us (Blackwell) per GEMM at
-    any size below 1,024 tokens, which decode passes do not see inside CUDA graphs: TP8 would be no faster than TP1.
+    Both engines run the same DeepGEMM kernels. vLLM's tables are flat at 60 us (Hopper) to 180 us (Blackwell) per GEMM
+    below 1,024 tokens, launch overhead that CUDA graphs hide from decode passes: TP8 would be no faster than TP1.
     """
     block_fp8 = key.quantization == "fp8" and get_model(key.model).fp8_block is not None
     return "sglang" if key.engine == "vllm" and block_fp8 else key.engine

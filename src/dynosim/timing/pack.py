@@ -49,8 +49,8 @@ class PackKey:
     version: str = "current"
 
     @property
-    def filename(self) -> str:
-        """The key in one file name; defaults leave no trace in it."""
+    def stem(self) -> str:
+        """The key in one word; defaults leave no trace in it."""
         marks = [
             self.model,
             self.gpu,
@@ -59,7 +59,12 @@ class PackKey:
             *(["ep"] if self.expert_parallel else []),
             *([f"kv_{self.kv_cache_dtype}"] if self.kv_cache_dtype != "auto" else []),
         ]
-        return ".".join(marks) + ".npz"
+        return ".".join(marks)
+
+    @property
+    def filename(self) -> str:
+        """The file that holds the pack."""
+        return f"{self.stem}.npz"
 
     def build_command(self, tensor_parallel_size: int) -> str:
         """The shell command that makes the pack."""

@@ -153,12 +153,13 @@ def test_resubmission_shares_the_whole_prompt() -> None:
 
 
 def test_rewriting_keeps_the_history_and_the_answers_since() -> None:
-    """Half of 3 whole blocks stays (2), then 25 tokens (2 blocks), then 30 (3 blocks), while the length stays 34."""
+    """Of 6 whole blocks half stays (30 tokens), then 35 tokens, then 40, while the length stays 64."""
     half = Rewrites(probability=1.0, kept_fraction={0.0: 0.5, 1.0: 0.5}, length_ratio={0.0: 1.0, 1.0: 1.0})
-    workload = generate(conversation(rewrites=half), seed=0)
-    assert workload.input_tokens.tolist() == [34] * 8
+    source = conversation(rewrites=half).model_copy(update={"input_tokens": FixedLength(tokens=64)})
+    workload = generate(source, seed=0)
+    assert workload.input_tokens.tolist() == [64] * 8
     ids = prompts(workload)
-    assert [len(set(a) & set(b)) for a, b in zip(ids[::2], ids[2::2], strict=False)] == [2, 2, 3]
+    assert [len(set(a) & set(b)) for a, b in zip(ids[::2], ids[2::2], strict=False)] == [3, 3, 4]
 
 
 def test_long_first_prompts_are_one_off() -> None:

@@ -166,7 +166,7 @@ def _next_turn(prefix: PrefixTree, draws: _Draws, i: int, turn: _Turn, output_to
         length, shared = tokens, -(-tokens // block)
     elif rewrites and whole >= (prefix.rewrites or _NO_REWRITES).min_blocks:
         history = history or round(draws.kept_fraction[i] * whole) * block
-        shared = min(max(history // block, prefix.shared_blocks), whole)
+        shared = min(max(history // block, prefix.shared_blocks + 1), whole - 1)
         length = max(round(draws.length_ratio[i] * tokens), shared * block + 1)
         history += output_tokens
     else:

@@ -1,0 +1,75 @@
+"""Imports point one way, and each third party lives behind one package."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "dynosim"
+LAYERS = [
+    ["errors", "rng", "files"],
+    ["config"],
+    ["workload", "hardware"],
+    ["timing"],
+    ["policies"],
+    ["simulation"],
+    ["metrics"],
+    ["objectives"],
+    ["space"],
+    ["search"],
+    ["tracking", "report"],
+    ["run"],
+    ["service", "cli", "__main__", "__init__"],
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+HOMES = {
+    "simpy": {"simulation"},
+    "numba": {"simulation", "timing"},
+    "optuna": {"search"},
+    "botorch": {"search"},
+    "gpytorch": {"search"},
+    "torch": {"search"},
+    "mlflow": {"tracking"},
+    "fastapi": {"service"},
+    "aiconfigurator_core": {"timing"},
+}
+MODULES = sorted(SRC.rglob("*.py"))
+
+
+def _imported(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def _part(path: Path) -> str:
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))
+def test_imports_point_down_the_layers(path: Path) -> None:
+    part = _part(path)
+    for name in _imported(path):
+        if name.startswith("dynosim."):
+            below = name.split(".")[1]
+            below = below if below in RANK else "__init__"
+            allowed = below == part or RANK[below] < RANK[part] or name == "dynosim.__version__"
+            assert allowed, f"{part} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))
+def test_third_parties_stay_at_home(path: Path) -> None:
+    for name in _imported(path):
+        homes = HOMES.get(name.split(".")[0])
+        assert homes is None or _part(path) in homes, f"{path.name} imports {name}"
+
+
+def test_the_held_out_measurements_are_never_named() -> None:
+    held_out = "silicon" + "_sample"
+    assert not [path for path in MODULES if held_out in path.read_text()]

@@ -79,6 +79,8 @@ def test_file_is_read_as_written(tmp_path):
             "allowed: one of profile, synthetic, trace"),
         ("    type: synthetic\n", "", "f.yaml:4: workload.source.type: missing: allowed: one of profile, synthetic, t"),
         ("tokens: 3}", "token: 3}", "f.yaml:7: workload.source.output_tokens.token: unknown key: did you mean 'tokens"),
+        ("tokens: 3}", "tokens: x}", "f.yaml:7: workload.source.output_tokens.tokens: x: allowed: an integer > 0"),
+        ("type: fixed", "type: {a: 1}", "f.yaml:7: workload.source.output_tokens.type: {a: 1}: allowed: one of fixed"),
         ("0.5: 30", "half: 30", "f.yaml:6: workload.source.input_tokens.quantiles.half: key half: "),
         ("0: 10, ", "", "f.yaml:6: workload.source.input_tokens.quantiles: quantiles must start at probability 0.0"),
         ("stat: p99}", "stat: p99, python: f:g}", "f.yaml:16: objectives.0: give either 'metric' or 'python'"),

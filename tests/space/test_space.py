@@ -1,14 +1,16 @@
 """Search spaces: what they refuse at loading, which points they have, and what is known before simulating."""
 
+import copy
 import itertools
 import math
+import re
 from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynosim.config.load import dump
+from dynosim.config.load import dump, parse_document
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.rng import stream
 from dynosim.space import SearchSpace, bundled_spaces
@@ -184,6 +186,50 @@ def test_mistake_is_found_at_loading_with_its_line(old, new, error):
     assert str(caught.value).startswith(f"f.yaml:{error}")
 
 
+def walk(data, path=()):
+    if path:
+        yield path
+    for key, value in data.items() if isinstance(data, dict) else ():
+        yield from walk(value, (*path, key))
+
+
+ODD_VALUES = st.sampled_from(
+    [
+        None, 3, -1, 1.5, "x", True, [], {}, [1, 2], "aggregated", {"choices": []}, {"choices": 3},
+        {"choices": [None, 3]},
+        {"range": 3}, {"range": {"min": 1, "max": 2}}, {"range": {"min": 1, "max": 2}, "choices": [1]}, {"when": {}},
+        {"choices": [1], "when": {"mode": "aggregated"}}, {"choices": [1], "when": {"policy": 3}}, {"type": {"a": 1}},
+        {"choices": ["disaggregated", "aggregated"], "when": {"gpu": "l40s"}},
+        {"a": {"choices": [1]}}, [{"choices": [1]}],
+    ]
+)  # fmt: skip
+
+
+def refusal(text):
+    try:
+        space = parse(text)
+    except ConfigError as error:
+        return error
+    point = space.sample(stream(0, "test"))
+    assert space.infeasible_reason(point) != ""
+    assert parse(space.to_yaml()) == space
+    return None
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_any_change_of_a_file_is_read_or_refused_with_its_line(data):
+    fields = parse_document(FILE).data
+    for _ in range(data.draw(st.integers(1, 2))):
+        *above, last = data.draw(st.sampled_from(list(walk(fields))))
+        place = fields
+        for key in above:
+            place = place[key]
+        place[data.draw(st.sampled_from([last, last, "type", "when", "other"]))] = copy.deepcopy(data.draw(ODD_VALUES))
+    error = refusal(dump(fields))
+    assert error is None or (error.file == "f.yaml" and error.line and "\n" not in str(error))
+
+
 def test_values_that_contradict_each_other_make_a_point_infeasible_not_the_file_wrong():
     space = parse(FILE, "deployment.aggregated.max_num_batched_tokens={choices: [50, 8192]}", "baseline={}")
     point = {**BASELINE, "deployment.aggregated.max_num_batched_tokens": 50}
@@ -206,8 +252,6 @@ def test_values_that_contradict_each_other_make_a_point_infeasible_not_the_file_
     ],
 )
 def test_what_is_known_before_simulating(overrides, values, reason):
-    import re
-
     space = parse(FILE, *overrides)
     found = space.infeasible_reason(space.complete(BASELINE | values))
     assert found is None if reason is None else re.search(reason, found)

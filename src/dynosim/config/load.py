@@ -252,12 +252,12 @@ def _message(kind: str, path: Path, value: Any, error: Mapping[str, Any], data: 
         keys = list(schema.node_at(path[:-1], data).get("properties", {}))
         return f"unknown key: {schema.nearest(path[-1], keys)}allowed: {', '.join(keys)}"
     if kind.startswith("union_tag"):
-        tags = list(schema.node_at(path[:-1], {})["discriminator"]["mapping"])
+        tags = list(schema.node_at(path[:-1], data)["discriminator"]["mapping"])
         what = f"{show(value)}: {schema.nearest(str(value), tags)}" if kind == "union_tag_invalid" else "missing: "
         return f"{what}allowed: one of {', '.join(tags)}"
     if error["loc"][-1] == "[key]":
         return f"key {path[-1]}: {error['msg']}"
-    node = schema.node_at(path, {})
+    node = schema.node_at(path, data)
     if kind == "missing":
         return f"missing: allowed: {schema.allowed(node)}"
     if isinstance(value, dict | list) and node.get("type") not in ("object", "array"):

@@ -46,7 +46,7 @@ def resolve(node: Node, value: Any = None) -> Node:
     if len(members) == 1:
         node = dereference(members[0])
     if "discriminator" in node and isinstance(value, Mapping):
-        member = node["discriminator"]["mapping"].get(value.get("type"))
+        member = node["discriminator"]["mapping"].get(str(value.get("type")))
         node = dereference({"$ref": member}) if member else node
     return node
 

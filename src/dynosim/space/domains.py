@@ -127,4 +127,8 @@ class Parameter:
 
     def active(self, point: Mapping[str, Any]) -> bool:
         """Return whether the parameter exists at *point*, which has the parameters before this one."""
-        return all(path in point and point[path] in allowed for path, allowed in self.when.items())
+        # A plain loop: this runs for every parameter of every candidate.
+        for path, allowed in self.when.items():  # noqa: SIM110
+            if path not in point or point[path] not in allowed:
+                return False
+        return True

@@ -126,6 +126,16 @@ def test_a_run_that_another_process_holds_is_left_alone(monkeypatch: pytest.Monk
     assert len(_optimize(4, run_id=state.id).trials) == 4
 
 
+def test_a_run_that_cannot_start_leaves_nothing_and_spoils_nothing() -> None:
+    with pytest.raises(ConfigError, match="baies"):
+        _optimize(2, (*FAST, "optimizer.sampler=baies"))
+    assert run.runs() == []
+    study = _optimize(2)
+    with pytest.raises(StudyError):
+        _optimize(2, seed=8, run_id=study.id)
+    assert len(run.load_study(study.id).trials) == 2
+
+
 def test_objectives_are_metrics_or_functions_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "tail.py"
     file.write_text(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -58,10 +60,15 @@ class RunState:
     space: str
     identity: str
     """Hash of everything that decides the trials: space, traffic, sampler, seed, storage and dynosim's version."""
-    trials: int
     storage: str
-    state: Literal["running", "interrupted", "finished"] = "running"
-    created: str = ""
+    """Optuna's URL without its password; empty for SQLite in the run's directory."""
+    created: str
+    trials: int
+    """Trials asked for."""
+    done: int = 0
+    feasible: int = 0
+    """As of the last report."""
+    state: Literal["new", "running", "interrupted", "finished"] = "new"
 
     @classmethod
     def read(cls, run_dir: Path) -> RunState:
@@ -124,10 +131,10 @@ def optimize(
     wanted = RunState(
         id=run_id or new_run_id(resolved.name),
         space=resolved.name,
-        identity=_identity(resolved, storage),
-        trials=resolved.reference.optimizer.trials,
+        identity=_identity(resolved, _without_password(storage or "")),
         storage=_without_password(storage or ""),
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        trials=resolved.reference.optimizer.trials,
     )
     with _claimed(Path(runs_dir), wanted, fixed=run_id is not None) as run_dir:
         return _run(resolved, run_dir, storage, tracking, listeners)
@@ -181,18 +188,19 @@ def predict(config: str | Path, *, overrides: Sequence[str] = (), trace: str | P
     return Prediction(scenario, summarize(result, scenario.slo, scenario.prices), result)
 
 
-def _identity(space: SearchSpace, storage: str | None) -> str:
+def _identity(space: SearchSpace, storage: str) -> str:
     from dynosim.workload import load_workload
 
     scenario, plan = space.reference, space.reference.optimizer
     traffic = load_workload(scenario.workload, scenario.seed).content_hash()
-    parts = [space.content_hash(), traffic, plan.sampler, plan.seed, storage or "", __version__]
+    parts = [space.content_hash(), traffic, plan.sampler, plan.seed, storage, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def new_run_id(space: str) -> str:
     """Return a fresh id that sorts by time, such as ``20261121-1804-llama70b-7f3a``."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M}-{space}-{secrets.token_hex(2)}"
+    name = re.sub(r"[^\w.-]+", "-", space, flags=re.ASCII)[:40]
+    return f"{datetime.now(UTC):%Y%m%d-%H%M}-{name}-{secrets.token_hex(2)}"
 
 
 def _without_password(url: str) -> str:
@@ -205,9 +213,8 @@ def _without_password(url: str) -> str:
 
 @contextmanager
 def _claimed(runs_dir: Path, wanted: RunState, *, fixed: bool) -> Iterator[Path]:
-    """Lock the run to go on with, or a new one, and store what is wanted of it; yield its directory."""
-    candidates = [] if fixed else [state for state in reversed(runs(runs_dir)) if _continues(state, wanted)]
-    for state in [*candidates, wanted]:
+    """Lock the run to go on with, or a new one, and yield its directory; a run that never started leaves nothing."""
+    for state in _candidates(runs_dir, wanted, fixed):
         run_dir = runs_dir / state.id
         run_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -215,18 +222,30 @@ def _claimed(runs_dir: Path, wanted: RunState, *, fixed: bool) -> Iterator[Path]
         except Timeout:
             continue
         with lock:
-            replace(wanted, id=state.id, created=state.created).write(run_dir)
-            yield run_dir
+            replace(state, identity=wanted.identity, storage=wanted.storage, trials=wanted.trials).write(run_dir)
+            try:
+                yield run_dir
+            finally:
+                if RunState.read(run_dir).state == "new":
+                    shutil.rmtree(run_dir)
             return
     raise StudyError(f"run {wanted.id} is being run by another process")
+
+
+def _candidates(runs_dir: Path, wanted: RunState, fixed: bool) -> list[RunState]:
+    """Return the runs that may go on, the newest first, and *wanted* itself last."""
+    known = list(reversed(runs(runs_dir)))
+    if fixed:
+        return [state for state in known if state.id == wanted.id] or [wanted]
+    return [*(state for state in known if _continues(state, wanted)), wanted]
 
 
 def _continues(state: RunState, wanted: RunState) -> bool:
     return state.identity == wanted.identity and (state.state != "finished" or state.trials < wanted.trials)
 
 
-class _Reporter:
-    """Keeps the study at hand and writes the report when it ends."""
+class _Keeper:
+    """Keeps the study at hand, the state of the run, and its report, which it writes when the study ends."""
 
     study: Study | None = None
 
@@ -235,6 +254,7 @@ class _Reporter:
 
     def study_started(self, study: Study) -> None:
         self.study = study
+        self.store("running")
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         pass
@@ -244,39 +264,37 @@ class _Reporter:
 
         report.write(study, self._run_dir)
 
+    def store(self, state: Literal["running", "interrupted", "finished"]) -> None:
+        if self.study is not None:
+            done, feasible = len(self.study.trials), len(self.study.feasible)
+            replace(RunState.read(self._run_dir), state=state, done=done, feasible=feasible).write(self._run_dir)
 
-def _run(
-    space: SearchSpace,
-    run_dir: Path,
-    storage: str | None,
-    tracking: str,
-    listeners: Sequence[Listener],
-) -> Study:
+
+def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, listeners: Sequence[Listener]) -> Study:
     """Run what is left of the run in *run_dir* and write its report, also when interrupted."""
     from dynosim.search.study import run_study
 
-    state, plan = RunState.read(run_dir), space.reference.optimizer
     write_whole(run_dir / CONFIG_FILE, space.to_yaml())
-    reporter = _Reporter(run_dir)
-    # The report comes first: the tracker uploads its files.
-    audience = [reporter, *_trackers(tracking, run_dir), *listeners]
+    keeper, plan = _Keeper(run_dir), space.reference.optimizer
+    # The keeper comes first: the tracker uploads the files of its report.
+    audience = [keeper, *_trackers(tracking, run_dir), *listeners]
     try:
         study = run_study(
             space,
             storage=_storage(storage, run_dir),
-            study_id=state.id,
+            study_id=run_dir.name,
             trials=plan.trials,
             seed=plan.seed,
             workers=plan.workers,
             listeners=audience,
         )
     except KeyboardInterrupt:
-        if reporter.study is not None:
+        if keeper.study is not None:
             for listener in audience:
-                listener.study_finished(reporter.study)
-        replace(state, state="interrupted").write(run_dir)
+                listener.study_finished(keeper.study)
+        keeper.store("interrupted")
         raise
-    replace(state, state="finished").write(run_dir)
+    keeper.store("finished")
     return study
 
 

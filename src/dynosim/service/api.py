@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dynosim.files import write_whole
 from dynosim.report import data
-from dynosim.run import load_study, new_run_id, predict
+from dynosim.run import load_study, new_run_id, predict, runs
 from dynosim.search.study import Study
 from dynosim.service.guard import MAX_TRIALS, read_space, space_text
 from dynosim.service.store import FINAL_STATES, Store, StoredStudy
@@ -50,8 +50,27 @@ Shared = Annotated[Service, Depends(service)]
 
 
 def known_study(study_id: str, shared: Shared) -> StoredStudy:
-    """Return the study of the path; StudyError, answered as 404, where there is none."""
-    return shared.store.get(study_id)
+    """Return the study of the path, run by the service or not; StudyError, answered as 404, where there is none."""
+    outside = (run for run in runs_of_others(shared) if run.id == study_id)
+    return shared.store.find(study_id) or next(outside, None) or shared.store.get(study_id)
+
+
+def runs_of_others(shared: Service) -> list[StoredStudy]:
+    """Return the runs in the directory that the service did not start, newest first: it shows them, no more."""
+    known = {study.id for study in shared.store.studies()}
+    states = {"finished": "completed", "interrupted": "cancelled"}
+    return [
+        StoredStudy(
+            id=run.id,
+            state=states.get(run.state, "running"),
+            request={},
+            created_s=datetime.fromisoformat(run.created).timestamp(),
+            progress={"done": run.done, "total": run.trials, "feasible": run.feasible} if run.done else {},
+            error="",
+        )
+        for run in reversed(runs(shared.runs_dir))
+        if run.id not in known
+    ]
 
 
 Known = Annotated[StoredStudy, Depends(known_study)]
@@ -115,8 +134,10 @@ def submit(
 def list_studies(
     shared: Shared, state: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> list[dict[str, Any]]:
-    """Return the newest studies first."""
-    return [study_view(study) for study in shared.store.studies(state=state, limit=limit)]
+    """Return the newest studies first, those that the command line ran in the same directory included."""
+    both = [*shared.store.studies(), *runs_of_others(shared)]
+    chosen = [study for study in both if state in (None, study.state)]
+    return [study_view(study) for study in sorted(chosen, key=lambda study: -study.created_s)[:limit]]
 
 
 @router.get("/studies/{study_id}")
@@ -150,8 +171,9 @@ async def events(
     """
     seen, ended = last_event_id, False
     while not ended:
-        # The state is read first: a final one is stored together with the last event.
-        ended = shared.store.get(study.id).state in FINAL_STATES
+        # The state is read first: a final one is stored together with the last event. Runs of others have no events.
+        current = shared.store.find(study.id)
+        ended = current is None or current.state in FINAL_STATES
         for event in shared.store.events(study.id, after=seen):
             yield ServerSentEvent(data=event.data, event=event.type, id=str(event.id))
             seen = event.id
@@ -160,7 +182,9 @@ async def events(
 
 
 def stored_trials(study: Known, shared: Shared) -> Study:
-    """Return the trials of the study in the path; StudyError, answered as 404, before the first one."""
+    """Return the study in the path with its trials; 404 before the first one."""
+    if not study.progress:
+        raise HTTPException(404, f"study {study.id} has no trial yet")
     return load_study(study.id, shared.runs_dir, storage=shared.storage)
 
 

@@ -47,7 +47,7 @@ def _index() -> str:
 @router.get("/studies/{study_id}")
 def live(study: Known) -> HTMLResponse:
     """Return the page that draws the frontier of a study as it grows."""
-    return HTMLResponse(page(None, live_url=f"/v1/studies/{study.id}/page"), headers=_HEADERS)
+    return HTMLResponse(page(None, live_url=f"/v1/studies/{study.id}"), headers=_HEADERS)
 
 
 @router.get("/login")

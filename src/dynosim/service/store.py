@@ -87,21 +87,23 @@ class Store:
             ).fetchone()
         return _stored_study(found)
 
-    def get(self, study_id: str) -> StoredStudy:
-        """Return the study; StudyError where there is none."""
+    def find(self, study_id: str) -> StoredStudy | None:
+        """Return the study, if there is one."""
         with self._connect() as db:
             row = db.execute("SELECT * FROM studies WHERE id = ?", (study_id,)).fetchone()
-        if row is None:
-            raise StudyError(f"no study {study_id!r}")
-        return _stored_study(row)
+        return None if row is None else _stored_study(row)
 
-    def studies(self, *, state: str | None = None, limit: int = 100) -> list[StoredStudy]:
-        """Return the newest studies first, optionally of one *state*."""
+    def get(self, study_id: str) -> StoredStudy:
+        """Return the study; StudyError where there is none."""
+        study = self.find(study_id)
+        if study is None:
+            raise StudyError(f"no study {study_id!r}")
+        return study
+
+    def studies(self) -> list[StoredStudy]:
+        """Return all studies, the newest first."""
         with self._connect() as db:
-            rows = db.execute(
-                "SELECT * FROM studies WHERE ? IS NULL OR state = ? ORDER BY created_s DESC LIMIT ?",
-                (state, state, limit),
-            ).fetchall()
+            rows = db.execute("SELECT * FROM studies ORDER BY created_s DESC").fetchall()
         return [_stored_study(row) for row in rows]
 
     def move(self, study_id: str, to: str, *, only_from: Collection[str]) -> bool:

@@ -39,7 +39,7 @@ class Runner:
 
     def start(self) -> None:
         """Queue again what an earlier server left unfinished, and begin."""
-        for study in reversed(self._store.studies(limit=-1)):
+        for study in reversed(self._store.studies()):
             if study.state == "cancelling":
                 self._store.finish(study.id, "cancelled")
             elif study.state not in FINAL_STATES:

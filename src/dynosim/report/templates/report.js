@@ -1,5 +1,5 @@
 "use strict";
-// One page, two sources of data: embedded, or fetched again and again while a study runs. The what-if bar only filters and
+// One page, two sources of data: embedded, or fetched again with every event of a running study. The what-if bar only filters and
 // re-prices what was simulated.
 const INK = "#17212b", MUTED = "#62707d", GREY = "#b6c0ca", ACCENT = "#1d5fbf", WARM = "#c2470a";
 const PARTS = ["#8d99a6", "#1d5fbf", "#7fb2e5", "#2f9e6e", "#c2470a", "#e0a030"];
@@ -241,9 +241,22 @@ function show(fresh) {
   head(); draw(); hypervolume();
   if (first) el("scatter").on("plotly_click", event => select(event.points[0].customdata));
 }
-async function follow() {
-  const fresh = await (await fetch(LIVE)).json();
-  show(fresh);
-  if (fresh.state === "running") setTimeout(follow, 2000);
+function follow() {
+  // An event says that there is news; what to draw is then fetched whole, one request at a time.
+  const events = new EventSource(LIVE + "/events");
+  let busy = false, news = false;
+  const refresh = async () => {
+    news = busy;
+    if (busy) return;
+    busy = true;
+    try {
+      const fresh = await (await fetch(LIVE + "/page")).json();
+      show(fresh);
+      if (fresh.state !== "running") events.close();
+    } finally { busy = false; }
+    if (news) refresh();
+  };
+  for (const kind of ["study.started", "trial.completed", "study.finished"]) events.addEventListener(kind, refresh);
+  refresh();
 }
 if (LIVE) follow(); else show(JSON.parse(el("data").textContent));

@@ -1,0 +1,80 @@
+"""The live page in a real browser, with every other address than the server's unresolvable."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def address(client: Any) -> Iterator[str]:
+    """The address at which the app of *client* is served to other processes."""
+    server = uvicorn.Server(uvicorn.Config(client.app, host="127.0.0.1", port=0, lifespan="off", log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def _dom(url: str, profile: Path) -> str:
+    """Return the page as it stands after its scripts have run."""
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+        f"--user-data-dir={profile}",
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+        url,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_live_page_draws_the_frontier_without_any_other_server(
+    client: Any, finished: str, address: str, tmp_path: Path
+) -> None:
+    frontier = client.get(f"/v1/studies/{finished}/frontier").json()
+    dom = _dom(f"{address}/studies/{finished}", tmp_path)
+    assert finished in dom
+    rows = re.search(r'<table id="frontier">.*?</table>', dom, re.DOTALL)
+    assert rows is not None
+    drawn = [int(number) for number in re.findall(r'data-trial="(\d+)"', rows.group())]
+    assert drawn == [trial["number"] for trial in frontier["frontier"]]
+    assert dom.count('class="point"') >= len(drawn), "Plotly has drawn the trials"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_list_opens_the_newest_study(finished: str, address: str, tmp_path: Path) -> None:
+    dom = _dom(address + "/", tmp_path)
+    assert f'<a href="#{finished}">' in dom
+    assert "completed: 5/5 trials" in dom
+    assert f'src="/studies/{finished}"' in dom
+    assert "<option>tiny</option>" in dom
+
+
+def test_every_page_allows_only_its_own_server(client: Any, finished: str) -> None:
+    for path in ("/", "/login", f"/studies/{finished}"):
+        page = client.get(path)
+        assert page.headers["content-security-policy"].startswith("default-src 'self'; ")
+        assert "http" not in page.headers["content-security-policy"]
+    assert client.get("/studies/nothing").status_code == 404

@@ -15,6 +15,7 @@ import numpy as np
 
 from dynosim.simulation import engine as core
 from dynosim.simulation.engine import LANDED, LOCAL, MOVING, REMOTE
+from dynosim.simulation.pool import Pool
 
 
 @dataclass
@@ -279,7 +280,12 @@ class Oracle:
     def __init__(self, e: core.Engine) -> None:
         self.e, self.lim = e, e.limits[0]
         self.jobs = [
-            Job(i, row, e.hash_ids[row["hash_start"] : row["hash_start"] + row["hash_count"]].tolist(), kv=int(row["kv"]))
+            Job(
+                i,
+                row,
+                e.hash_ids[row["hash_start"] : row["hash_start"] + row["hash_count"]].tolist(),
+                kv=int(row["kv"]),
+            )
             for i, row in enumerate(e.jobs)
         ]
         self.replicas = [Replica(self, i) for i in range(len(e.replicas))]
@@ -307,13 +313,16 @@ class OracleCore:
     def __init__(self) -> None:
         self.oracles: dict[int, Oracle] = {}
 
-    def of(self, e: core.Engine) -> Oracle:
-        if id(e) not in self.oracles:
-            self.oracles[id(e)] = Oracle(e)
-        return self.oracles[id(e)]
+    def add(self, pool: Pool) -> Pool:
+        """Take over a pool: its handle stands for an oracle from now on."""
+        self.oracles[id(pool.handle)] = Oracle(pool.engine)
+        return pool
 
-    def next_event(self, pools: tuple[core.Engine, ...], until: float) -> int:
-        oracles = [self.of(e) for e in pools]
+    def of(self, handle: np.ndarray) -> Oracle:
+        return self.oracles[id(handle)]
+
+    def next_event(self, handles: np.ndarray, until: float) -> tuple[int, int]:
+        oracles = list(self.oracles.values())
         for o in oracles:
             o.lim["n_events"] = 0
         while True:
@@ -326,15 +335,16 @@ class OracleCore:
             elif ending and end < math.inf and end <= until:
                 ending.commit()
             else:
-                return 0
-            if events := sum(int(o.lim["n_events"]) for o in oracles):
-                return events
+                return 0, 0
+            for p, o in enumerate(oracles):
+                if o.lim["n_events"]:
+                    return int(o.lim["n_events"]), p
 
-    def advance_all(self, e: core.Engine, until: float) -> None:
-        self.next_event((e,), until)
+    def advance_all(self, handle: np.ndarray, until: float) -> None:
+        self.next_event(handle, until)
 
-    def submit(self, e: core.Engine, r: int, j: int, time: float) -> None:
-        o = self.of(e)
+    def submit(self, handle: np.ndarray, r: int, j: int, time: float) -> None:
+        o = self.of(handle)
         job = o.jobs[j]
         job.visible = time
         job.row["replica"] = r
@@ -345,13 +355,13 @@ class OracleCore:
         o.replicas[r].waiting.append(job)
         o.replicas[r].wake(time)
 
-    def submit_all(self, e: core.Engine, replica_of: np.ndarray, times: np.ndarray) -> None:
+    def submit_all(self, handle: np.ndarray, replica_of: np.ndarray, times: np.ndarray) -> None:
         for j, r in enumerate(replica_of):
             if r != core.NONE:
-                self.submit(e, int(r), j, float(times[j]))
+                self.submit(handle, int(r), j, float(times[j]))
 
-    def land(self, e: core.Engine, j: int, time: float, generated: int, ctx: int, shown: float) -> None:
-        o = self.of(e)
+    def land(self, handle: np.ndarray, j: int, time: float, generated: int, ctx: int, shown: float) -> None:
+        o = self.of(handle)
         job = o.jobs[j]
         replica = o.replicas[job.row["replica"]]
         job.visible, job.kv, job.generated, job.ctx, job.last_token = time, LANDED, generated, ctx, shown
@@ -359,15 +369,15 @@ class OracleCore:
         replica.waiting.appendleft(job)
         replica.wake(time)
 
-    def release(self, e: core.Engine, j: int, time: float) -> None:
-        o = self.of(e)
+    def release(self, handle: np.ndarray, j: int, time: float) -> None:
+        o = self.of(handle)
         job = o.jobs[j]
         replica = o.replicas[job.row["replica"]]
         replica.release(job)
         o.count(replica.index, job, -1)
         replica.wake(time)
 
-    def cached_tokens(self, e: core.Engine, j: int, time: float, out: np.ndarray) -> None:
-        o = self.of(e)
+    def cached_tokens(self, handle: np.ndarray, j: int, time: float, out: np.ndarray) -> None:
+        o = self.of(handle)
         for r, replica in enumerate(o.replicas):
             out[r] = replica.match(o.jobs[j], int(o.jobs[j].row["input"]))[0]

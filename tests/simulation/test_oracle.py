@@ -10,6 +10,7 @@ from simulation.oracle import OracleCore
 
 from dynosim.config import DeploymentConfig, FixedTiming, PolynomialTiming, RooflineTiming
 from dynosim.simulation import cluster, engine, simulate
+from dynosim.simulation.pool import Pool
 from dynosim.simulation.records import COMPLETED, REQUEST_DTYPE
 from dynosim.workload.table import Workload
 
@@ -97,6 +98,7 @@ def run_oracle(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
         with monkeypatch.context() as patch:
             core = OracleCore()
             patch.setattr(cluster, "core", core)
+            patch.setattr(cluster, "Pool", lambda *args, **kwargs: core.add(Pool(*args, **kwargs)))
             patch.setattr(engine, "cached_tokens", core.cached_tokens)
             return simulate(deployment, workload), core
 

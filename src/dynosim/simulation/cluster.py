@@ -42,7 +42,7 @@ class Cluster:
             role: Pool(role, config, deployment, workload, watch=closed or role == "prefill")
             for role, config in deployment.pools().items()
         }
-        self._engines = tuple(pool.engine for pool in self.pools.values())
+        self._handles = np.stack([pool.handle for pool in self.pools.values()])
         self._routers = {
             role: make_router(deployment.router.policy, deployment.router.options, rng.stream(seed, f"routing/{role}"))
             for role in self.pools
@@ -71,24 +71,23 @@ class Cluster:
     def _step(self) -> bool:
         """Let the engines run up to the next SimPy event, or to the first event somebody waits for."""
         until = self.env.peek()
-        if until > self.env.now and core.next_event(self._engines, until):
-            self._report_events()
-        elif until < math.inf:
-            self.env.step()
-        else:
+        if until > self.env.now:
+            count, pool = core.next_event(self._handles, until)
+            if count:
+                self._report(list(self.pools.values())[pool], count)
+                return True
+        if until == math.inf:
             return False
+        self.env.step()
         return True
 
-    def _report_events(self) -> None:
-        events = [
-            (*pool.engine.events[i].item(), role)
-            for role, pool in self.pools.items()
-            for i in range(pool.engine.limits[0]["n_events"])
-        ]
-        for time, kind, job, role in sorted(events, key=lambda event: event[0]):
-            if time > self.env.now:
-                self.env.run(until=time)
-            waiting = self._awaited.pop((role, kind, job), None)
+    def _report(self, pool: Pool, count: int) -> None:
+        """Tell whoever waits for the events that one pass of *pool* caused; they all have the same time."""
+        events = pool.engine.events[:count].tolist()
+        if events[0][0] > self.env.now:
+            self.env.run(until=events[0][0])
+        for time, kind, job in events:
+            waiting = self._awaited.pop((pool.role, kind, job), None)
             if waiting is not None:
                 waiting.succeed(time)
 
@@ -104,8 +103,8 @@ class Cluster:
         replica_of = np.full(len(self.workload), core.NONE, np.int64)
         for i in np.flatnonzero(self.admissible):
             replica_of[i] = self._pick("mixed", int(i), 0.0)
-        core.submit_all(pool.engine, replica_of, self.arrival_s)
-        core.advance_all(pool.engine, math.inf)
+        core.submit_all(pool.handle, replica_of, self.arrival_s)
+        core.advance_all(pool.handle, math.inf)
 
     def _arrivals(self) -> Process:
         """Open loop: every request comes at its time, whatever the cluster does."""
@@ -140,7 +139,7 @@ class Cluster:
         source = self._send("prefill", i, time)
         prefilled = time = yield self._await("prefill", core.PREFILL_DONE, i)
         if self.workload.output_tokens[i] == 1:
-            core.release(prefill.engine, i, time)
+            core.release(prefill.handle, i, time)
             return time
         target = self._send("decode", i, time)
         yield self._await("decode", core.RESERVED, i)
@@ -148,12 +147,12 @@ class Cluster:
         size = missing * prefill.capacity.bytes_per_token
         yield from self._network.transfer(("prefill", source), ("decode", target), size)
         time = self.landed_s[i] = self.env.now
-        core.release(prefill.engine, i, time)
+        core.release(prefill.handle, i, time)
         rule, tokens = FIRST_TOKEN[self.deployment.engine.name], int(self.workload.input_tokens[i])
         if rule == "decode":
-            core.land(decode.engine, i, time, 0, tokens - 1, math.nan)
+            core.land(decode.handle, i, time, 0, tokens - 1, math.nan)
         else:
-            core.land(decode.engine, i, time, 1, tokens, time if rule == "transfer" else prefilled)
+            core.land(decode.handle, i, time, 1, tokens, time if rule == "transfer" else prefilled)
         if self.workload.concurrency is not None:
             time = yield self._await("decode", core.FINISHED, i)
         return time
@@ -173,7 +172,7 @@ class Cluster:
             raise ValueError(
                 f"router {self.deployment.router.policy} chose replica {replica} of {pool.config.replicas}"
             )
-        core.submit(pool.engine, replica, i, time)
+        core.submit(pool.handle, replica, i, time)
         return replica
 
     def _make_network(self) -> Network:

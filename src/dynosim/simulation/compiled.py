@@ -1,9 +1,49 @@
-"""How the engine is compiled: cached on disk, and only the functions called from Python get Python wrappers.
+"""How the engine is compiled, and how Python hands it its state cheaply.
 
-A wrapper unpacks some twenty arrays; leaving it out of inner functions halves the one-time compilation.
+Compiled code is cached on disk. Only functions called from Python get Python wrappers, and those take a *handle*, one
+small array with the addresses and shapes of all state arrays: unpacking twenty arrays at every call would cost more
+than most calls do.
 """
 
-from numba import njit
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import carray, njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 entry = njit(cache=True)
 inner = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+INT32, INT64, FLOAT64 = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64)
+
+
+def handle_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    """Return (address, length, width) of each array. The caller keeps the arrays alive; they must be C-contiguous."""
+    rows = [(a.ctypes.data, a.shape[0], a.shape[1] if a.ndim == 2 else 1) for a in arrays]
+    if not all(a.flags.c_contiguous for a in arrays):
+        raise ValueError("engine arrays must be contiguous")
+    return np.array(rows, np.int64)
+
+
+@intrinsic
+def _pointer(typing_context, address):  # type: ignore[no-untyped-def]
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), codegen
+
+
+@inner
+def view(handle, row, dtype):
+    """Return array *row* of a handle, one-dimensional."""
+    return carray(_pointer(handle[row, 0]), (handle[row, 1],), dtype)
+
+
+@inner
+def view2(handle, row, dtype):
+    """Return array *row* of a handle, two-dimensional."""
+    return carray(_pointer(handle[row, 0]), (handle[row, 1], handle[row, 2]), dtype)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.simulation import kv_cache
-from dynosim.simulation.compiled import entry, inner
+from dynosim.simulation.compiled import FLOAT64, INT32, INT64, entry, inner, view, view2
 from dynosim.simulation.gaps import record_gaps
 
 NONE = np.int64(-1)  # a typed constant: a literal would compile every function twice
@@ -140,6 +140,18 @@ class Engine(NamedTuple):
     decode_s: NDArray[np.float64]
     prefill_seq: NDArray[np.float64]
     prefill_share_s: NDArray[np.float64]
+
+
+@inner
+def _open(handle):
+    """Return the Engine behind a handle; see ``compiled.handle_of``."""
+    return Engine(
+        view(handle, 0, LIMITS), view(handle, 1, REPLICA), view(handle, 2, JOB), view2(handle, 3, INT32),
+        view2(handle, 4, kv_cache.SLOT), view2(handle, 5, INT32), view(handle, 6, INT64), view(handle, 7, INT32),
+        view(handle, 8, EVENT), view(handle, 9, FLOAT64), view(handle, 10, FLOAT64), view(handle, 11, FLOAT64),
+        view(handle, 12, FLOAT64), view(handle, 13, FLOAT64), view2(handle, 14, FLOAT64), view2(handle, 15, FLOAT64),
+        view(handle, 16, FLOAT64), view2(handle, 17, FLOAT64),
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------- time
@@ -620,8 +632,9 @@ def _advance(e, r, until):
 
 
 @entry
-def advance_all(e, until):
+def advance_all(handle, until):
     """Run every replica up to *until*."""
+    e = _open(handle)
     for r in range(len(e.replicas)):
         _advance(e, r, until)
 
@@ -641,33 +654,35 @@ def _earliest(e):
 
 
 @entry
-def next_event(pools, until):
-    """Run all pools in time order until an event is reported, or to *until*; returns the number of events.
+def next_event(handles, until):
+    """Run all pools in time order until a pass reports events, or to *until*.
 
     At equal times every pass ends before any starts, so that whatever the ends cause (a client's next request) can
     still join; a pass that would start at *until* is left to the next call for the same reason.
+    Returns (number of events, index of their pool).
     """
-    for e in pools:
-        e.limits[0].n_events = 0
     while True:
         end, committer, ending, start, planner, starting = math.inf, NONE, 0, math.inf, NONE, 0
-        for p in range(len(pools)):
-            pool_end, c, pool_start, s = _earliest(pools[p])
+        for p in range(len(handles)):
+            pool_end, c, pool_start, s = _earliest(_open(handles[p]))
             if pool_end < end:
                 end, committer, ending = pool_end, c, p
             if pool_start < start:
                 start, planner, starting = pool_start, s, p
         if start < end and start < until:
-            _plan(pools[starting], planner)
+            pool = starting
         elif end < math.inf and end <= until:
-            _commit(pools[ending], committer)
+            pool = ending
         else:
-            return 0
-        events = 0
-        for e in pools:
-            events += e.limits[0].n_events
-        if events > 0:
-            return events
+            return 0, 0
+        e = _open(handles[pool])
+        e.limits[0].n_events = 0
+        if start < end:
+            _plan(e, planner)
+        else:
+            _commit(e, committer)
+        if e.limits[0].n_events > 0:
+            return e.limits[0].n_events, pool
 
 
 @inner
@@ -697,8 +712,9 @@ def _queue(e, r, j, time):
 
 
 @entry
-def submit(e, r, j, time):
+def submit(handle, r, j, time):
     """Queue job *j* on replica *r* at *time*, up to which the replica has been run."""
+    e = _open(handle)
     job = e.jobs[j]
     if job.kv == LOCAL:
         job.prefill_load = job.input - kv_cache.match(e, r, j, job.input)[0]
@@ -707,19 +723,21 @@ def submit(e, r, j, time):
 
 
 @entry
-def submit_all(e, replica_of, times):
+def submit_all(handle, replica_of, times):
     """Queue all jobs on their replicas at their times, which do not decrease; those on replica NONE are left out."""
+    e = _open(handle)
     for j in range(len(replica_of)):
         if replica_of[j] != NONE:
             _queue(e, replica_of[j], j, times[j])
 
 
 @entry
-def land(e, j, time, generated, ctx, shown):
+def land(handle, j, time, generated, ctx, shown):
     """The prompt KV of job *j* has arrived: it decodes from *ctx* computed and *generated* known tokens.
 
     *shown* is when the client got the first token, or NaN if this replica generates it.
     """
+    e = _open(handle)
     job = e.jobs[j]
     job.visible, job.kv, job.generated, job.ctx, job.gap_from = time, LANDED, generated, ctx, shown
     e.replicas[job.replica].prefill_load -= job.prefill_load
@@ -730,8 +748,9 @@ def land(e, j, time, generated, ctx, shown):
 
 
 @entry
-def release(e, j, time):
+def release(handle, j, time):
     """Free the blocks of a finished prefill whose KV has been copied away."""
+    e = _open(handle)
     r = e.jobs[j].replica
     rep = e.replicas[r]
     kv_cache.release(e, r, j)
@@ -760,8 +779,9 @@ def _settle(e, r, time):
 
 
 @entry
-def cached_tokens(e, j, time, out):
+def cached_tokens(handle, j, time, out):
     """Fill *out* with the prompt tokens of job *j* that each replica has in its cache at *time*."""
+    e = _open(handle)
     for r in range(len(e.replicas)):
         _settle(e, r, time)
         out[r] = kv_cache.match(e, r, j, e.jobs[j].input)[0]

@@ -66,10 +66,11 @@ class Network:
         if self._transfers:
             first = min(self._transfers, key=lambda t: t.remaining_bytes / t.rate_bytes_s)
             wait_s = max(first.remaining_bytes / first.rate_bytes_s, 0.0)
-            self._env.process(self._wake(wait_s, first, self._epoch))
+            epoch = self._epoch
+            self._env.timeout(wait_s).callbacks.append(lambda _: self._finish(first, epoch))
 
-    def _wake(self, wait_s: float, first: Transfer, epoch: int) -> Generator[simpy.Event, Any, None]:
-        yield self._env.timeout(wait_s)
+    def _finish(self, first: Transfer, epoch: int) -> None:
+        """End *first*, unless the rates have changed since its end was computed."""
         if epoch == self._epoch:
             self._progress()
             self._transfers.remove(first)

@@ -13,11 +13,14 @@ from dynosim.hardware.memory import KVCapacity, kv_capacity
 from dynosim.policies.base import PoolView
 from dynosim.simulation import engine as core
 from dynosim.simulation import gaps
+from dynosim.simulation.compiled import handle_of
 from dynosim.simulation.kv_cache import SLOT
 from dynosim.simulation.records import PoolRecord, TokenGaps
 from dynosim.timing import forward_times
 from dynosim.timing.base import PassTables
 from dynosim.workload.table import IntArray, Workload
+
+TABLES = ("tokens_s", "graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s")
 
 
 class Pool:
@@ -43,19 +46,15 @@ class Pool:
             running=np.zeros((config.replicas, config.max_num_seqs), np.int32),
             slots=_slots(config.replicas, self.capacity.blocks),
             buckets=np.zeros((config.replicas, _buckets(self.capacity, node_tokens)), np.int32),
-            hash_ids=ids,
+            hash_ids=np.ascontiguousarray(ids, np.int64),
             held=np.zeros(len(ids) + 1, np.int32),
             events=np.zeros(2 * len(workload) + config.replicas * config.max_num_seqs, core.EVENT),
             gap_count=np.zeros(gaps.BINS),
             gap_sum=np.zeros(gaps.BINS),
             gap_range=np.array([math.inf, -math.inf]),
-            tokens_s=self.tables.tokens_s,
-            graph_tokens_s=self.tables.graph_tokens_s,
-            decode_context=self.tables.decode_context,
-            decode_s=self.tables.decode_s,
-            prefill_seq=self.tables.prefill_seq,
-            prefill_share_s=self.tables.prefill_share_s,
+            **{name: np.ascontiguousarray(getattr(self.tables, name), np.float64) for name in TABLES},
         )
+        self.handle = handle_of(self.engine)
 
     def fits(self, workload: Workload) -> NDArray[np.bool_]:
         """Return which requests can ever run here: whole context in the blocks, prompt in an unchunked pass."""
@@ -74,7 +73,7 @@ class Pool:
         def cached_tokens() -> IntArray:
             out = np.zeros(len(replicas), np.int64)
             if overlap:
-                core.cached_tokens(self.engine, job, time, out)
+                core.cached_tokens(self.handle, job, time, out)
             return out
 
         return PoolView(

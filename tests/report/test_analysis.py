@@ -4,7 +4,6 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from fake_study import OBJECTIVES, SPACE, make_study, make_trial
 
 from dynosim.report.analysis import (
     AXES,
@@ -21,6 +20,7 @@ from dynosim.report.analysis import (
 )
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome, Status, Trial
+from report.fake_study import OBJECTIVES, SPACE, make_study, make_trial
 
 
 def _trial(number: int, cost: float, ttft: float, violation: float = -0.1) -> Trial:
@@ -106,6 +106,14 @@ def test_a_constraint_that_never_binds_is_said() -> None:
 def test_the_baseline_is_beaten_only_by_a_point_that_is_no_worse_anywhere() -> None:
     assert "1 on the frontier match or beat" in _texts(_study(_trial(0, 1.0, 1000.0), _trial(1, 0.9, 900.0)), "pass")
     assert "each one trades something" in _texts(_study(_trial(0, 1.0, 1000.0), _trial(1, 0.9, 1100.0)), "warn")
+
+
+def test_a_frontier_point_that_turns_requests_away_is_a_warning() -> None:
+    trial = _trial(0, 1.0, 1000.0)
+    counts = {"completed": 30.0, "rejected": 60.0, "incomplete": 10.0}
+    study = _study(replace(trial, outcome=replace(trial.outcome, metrics=counts)))
+    assert "1 on the frontier serve under 99 % of the requests (trial 0: 30%)" in _texts(study, "warn")
+    assert "serve under" not in _texts(_study(trial), "warn")
 
 
 def test_nothing_feasible_is_the_first_warning() -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_study import make_study
 
 from dynosim.config.load import load_scenario
 from dynosim.report import write
 from dynosim.search.study import Study
+from report.fake_study import make_study
 
 
 @pytest.fixture(scope="module")

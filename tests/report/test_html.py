@@ -5,9 +5,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from fake_study import make_study
 
 from dynosim.report import data, html, page
+from report.fake_study import make_study
 
 VOID = {"meta", "link", "input", "br"}
 

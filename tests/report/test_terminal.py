@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_study import make_study
 from rich.console import Console, RenderableType
 
 from dynosim.report import terminal
 from dynosim.report.analysis import number, percent
+from report.fake_study import make_study
 
 
 def _print(renderable: RenderableType) -> str:

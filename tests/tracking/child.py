@@ -5,11 +5,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
-
-from fake_study import make_study, make_trial
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from dynosim.tracking import MLflowTracker
+from report.fake_study import make_study, make_trial
 
 run_dir, uri, first = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 study = replace(make_study(0), trials=[make_trial(number) for number in range(first)])

@@ -1,12 +1,9 @@
 """A real MLflow store per test, copied from one that is built once; creating a schema takes seconds."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "report"))  # fake_study
 
 
 @pytest.fixture(scope="session")

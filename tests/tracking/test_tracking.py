@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import make_study, make_trial
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -19,6 +18,7 @@ from dynosim.report import write
 from dynosim.search.study import Study
 from dynosim.search.trial import Status
 from dynosim.tracking import MLflowTracker, sync, tracking_uri
+from report.fake_study import make_study, make_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's own
 

@@ -144,6 +144,7 @@ def health(study: Study) -> list[Check]:
 
 def _checks(study: Study) -> Iterator[Check | None]:
     yield _baseline_improved(study)
+    yield _survivors(study)
     yield _edges(study)
     yield from _constraints(study)
     yield _share(study, "saturated", sum(map(saturated, study.trials)), "fewer GPUs than the traffic needs", 0.5)
@@ -165,6 +166,25 @@ def _baseline_improved(study: Study) -> Check | None:
     if better.any():
         return Check("pass", f"{int(better.sum())} on the frontier match or beat the baseline in every objective")
     return Check("warn", "no point is better than the baseline in every objective: each one trades something for it")
+
+
+def served(trial: Trial) -> float:
+    """Return the share of measured requests that completed; latencies are known of these only."""
+    flat = trial.outcome.flat_metrics()
+    total = sum(flat.get(status, 0.0) for status in ("completed", "rejected", "incomplete"))
+    return flat.get("completed", 0.0) / total if total else 1.0
+
+
+def _survivors(study: Study) -> Check | None:
+    partial = [trial for trial in study.frontier() if served(trial) < 0.99]
+    if not partial:
+        return None
+    worst = min(partial, key=served)
+    return Check(
+        "warn",
+        f"{len(partial)} on the frontier serve under 99 % of the requests (trial {worst.number}: {served(worst):.0%}):"
+        " their latencies and cost count the served ones only; bound good_request_fraction in the SLO",
+    )
 
 
 def _edges(study: Study) -> Check | None:
@@ -320,6 +340,7 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "status": outcome.status.value,
         "feasible": outcome.feasible,
         "saturated": saturated(trial),
+        "served": served(trial),
         "knobs": {short(path): value for path, value in trial.point.items()},
         "metrics": {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,

@@ -25,8 +25,8 @@ def html(study: Study, provenance: dict[str, Any] | None = None) -> str:
 def page(data: dict[str, Any] | None, live_url: str | None) -> str:
     """Return the page for embedded *data*, or one that follows the running study at *live_url*.
 
-    ``<live_url>/page`` answers with ``report.data(study)`` and a ``state``; while that is ``running`` the page asks again
-    with every server-sent event of ``<live_url>/events``.
+    ``<live_url>/page`` answers with ``report.data(study)`` and a ``state``; while that is ``running`` the page asks
+    again with every server-sent event of ``<live_url>/events``.
     """
     from plotly.offline import get_plotlyjs
 

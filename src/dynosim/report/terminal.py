@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynosim.report.analysis import gpu_counts, health, number, percent, tradeoff, values
+from dynosim.report.analysis import gpu_counts, health, number, percent, served, tradeoff, values
 
 if TYPE_CHECKING:
     from dynosim.objectives import Objective
@@ -30,7 +30,7 @@ def frontier_table(study: Study) -> Table:
     table = Table(title=f"Pareto frontier of {study.space.name} (simulated)", title_justify="left")
     for head in ("trial", "deployment", "GPU"):
         table.add_column(head, justify="right" if head == "trial" else "left")
-    for head in ("GPUs", *map(_head, study.objectives), "tok/s/user\np50", "SLO\nattained"):
+    for head in ("GPUs", *map(_head, study.objectives), "tok/s/user\np50", "requests\nserved", "SLO\nattained"):
         table.add_column(head, justify="right")
     for trial in study.frontier():
         flat, gpus = trial.outcome.flat_metrics(), gpu_counts(trial)
@@ -41,6 +41,7 @@ def frontier_table(study: Study) -> Table:
             str(sum(gpus.values())),
             *map(number, values(trial)),
             _known(flat.get("output_token_throughput_per_user.p50")),
+            Text(f"{served(trial):.1%}", style="" if served(trial) >= 0.99 else "red"),
             _known(flat.get("good_request_fraction")),
         )
     return table

@@ -75,16 +75,16 @@ function plotAxis(key, drawn) {
 function differences(t) {
   const base = D.baseline === null ? null : trialOf(D.baseline);
   if (!base) return D.knobs.filter(k => k in t.knobs).map(k => [k, undefined, t.knobs[k]]);
-  return D.knobs.map(k => [k, base.knobs[k], t.knobs[k]]).filter(([, a, b]) => JSON.stringify(a) !== JSON.stringify(b));
+  return D.knobs.map(k => [k, base.knobs[k], t.knobs[k]]).filter(([, a, b]) => b !== undefined && JSON.stringify(a) !== JSON.stringify(b));
 }
 const knob = v => v === undefined ? "–" : typeof v === "object" ? JSON.stringify(v) : String(v);
 function hover(t) {
   const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b>`);
   const extra = ["output_token_throughput_per_user.p50", "good_request_fraction"].filter(k => k in t.metrics && !D.objectives.some(o => o.key === k))
     .map(k => `${esc(axisOf(k).label)}: ${withUnit(t.metrics[k], axisOf(k))}`);
-  const changes = t.number === D.baseline ? ["baseline"] : differences(t).filter(([, , b]) => b !== undefined).slice(0, 9)
+  const changes = t.number === D.baseline ? ["baseline"] : differences(t).slice(0, 9)
     .map(([k, a, b]) => `${esc(k)}: ${a === undefined ? "" : esc(knob(a)) + " → "}${esc(knob(b))}`);
-  const flags = [t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses the SLO"].filter(Boolean);
+  const flags = [t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses the SLO"].filter(Boolean);
   return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpusOf(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
 }
 function scatter(front) {
@@ -131,11 +131,11 @@ function parallel(front) {
     const scale = v => log ? Math.log10(v) : v, ticks = [0, 0.25, 0.5, 0.75, 1].map(f => scale(low) + f * (scale(high) - scale(low)));
     return { label: o.label, values: raw.map(scale), tickvals: ticks, ticktext: ticks.map(v => num(log ? 10 ** v : v)) };
   };
-  const dimensions = [...D.knobs.map(categorical).filter(d => d.size > 1), ...D.objectives.map(numeric)];
-  el("parallel").style.minWidth = `${62 * dimensions.length}px`;  // many knobs scroll rather than overlap
+  const dimensions = [...D.objectives.map(numeric), ...D.knobs.map(categorical).filter(d => d.size > 1)];
+  el("parallel").style.minWidth = `${90 * dimensions.length}px`;  // many knobs scroll rather than overlap
   Plotly.react("parallel", rows.length ? [{ type: "parcoords", dimensions, labelangle: -24, labelside: "top", labelfont: { ...FONT, size: 12 }, tickfont: { ...FONT, size: 11 }, rangefont: { size: 1, color: "rgba(0,0,0,0)" },
     line: { color: rows.map(t => +onFront.has(t.number)), cmin: 0, cmax: 1, colorscale: [[0, "#ccd5de"], [1, ACCENT]] } }] : [],
-    { ...LAYOUT, margin: { l: 92, r: 110, t: 130, b: 20 } }, { ...CONFIG, displayModeBar: false });
+    { ...LAYOUT, margin: { l: 60, r: 130, t: 130, b: 20 } }, { ...CONFIG, displayModeBar: false });
   el("parallel").removeAllListeners("plotly_restyle");
   el("parallel").on("plotly_restyle", () => {
     const within = (v, ranges) => !ranges || [ranges].flat(2).some((_, i, f) => i % 2 === 0 && v >= f[i] && v <= f[i + 1]);

@@ -54,6 +54,16 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
     assert not heavy & set(done.stderr.split())
 
 
+def test_every_verb_and_exit_code_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
+    parser = cli._parser()
+    for line in parser.format_help().splitlines():
+        if line.startswith("    ") and line[4] != " ":
+            assert f"`dynosim {line.split()[0]}" in text, line
+    for code in (cli.OK, cli.FAILURE, cli.USAGE, cli.NOTHING_FEASIBLE, cli.INTERRUPTED):
+        assert f"| {code} |" in text
+
+
 def test_version_says_whose_it_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(["--version"])

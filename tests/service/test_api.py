@@ -230,8 +230,11 @@ def test_an_api_key_is_asked_for_everywhere_but_health(tmp_path: Path, make_clie
     assert client.get("/v1/studies").json() == []
 
 
-def test_openapi_describes_every_route(client: Any) -> None:
+def test_openapi_describes_every_route_and_so_does_the_documentation(client: Any) -> None:
     paths = client.get("/openapi.json").json()["paths"]
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    for path in paths:
+        assert path.removeprefix("/v1/studies/{study_id}").replace("{number}", "{n}") in text, path
     study = "/v1/studies/{study_id}"
     rest = ("", "/cancel", "/resume", "/events", "/trials", "/trials/{number}", "/frontier", "/report")
     assert {"/v1/studies", "/v1/predict", *(study + tail for tail in rest)} <= set(paths)

@@ -175,7 +175,7 @@ def test_ctrl_c_ends_the_run_after_its_trial_and_says_how_to_go_on() -> None:
     command.remove("--quiet")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while "trials ·" not in process.stderr.readline():
+        while " trials, " not in process.stderr.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()

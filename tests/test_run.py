@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_trial() -> None:
     command = [sys.executable, "-m", "dynosim", "optimize", "tiny", "--trials", "400", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while "trials ·" not in process.stderr.readline():
+        while " trials, " not in process.stderr.readline():
             assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
     (state,) = run.runs()

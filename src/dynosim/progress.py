@@ -69,7 +69,8 @@ class ProgressLine:
         from rich.live import Live
 
         self._console, self._quiet = console, quiet
-        self._live = Live(console=console, transient=True) if console.is_terminal and not quiet else None
+        shown = console.is_terminal and not quiet
+        self._live = Live("preparing the search", console=console, transient=True) if shown else None
         self.study: Study | None = None
         self._meter = ProgressMeter()
         self._printed_s = 0.0
@@ -98,30 +99,27 @@ class ProgressLine:
         if self._live is not None:
             from rich.text import Text
 
-            self._live.update(Text(describe(progress, study), no_wrap=True, overflow="ellipsis"))
+            self._live.update(Text("\n".join(describe(progress, study)), no_wrap=True, overflow="ellipsis"))
         elif not self._quiet and (time.monotonic() > self._printed_s + LINE_EVERY_S or progress.done == progress.total):
             self._printed_s = time.monotonic()
-            self._console.print(describe(progress, study), highlight=False, soft_wrap=True)
+            self._console.print(" · ".join(describe(progress, study)), highlight=False, soft_wrap=True)
 
     def study_finished(self, study: Study) -> None:
         """Nothing: the summary follows."""
 
 
-def describe(progress: Progress, study: Study) -> str:
-    """Return the progress line of *study*."""
-    parts = [
-        f"{progress.done}/{progress.total} trials",
-        "ETA –" if progress.eta_s is None else f"ETA {int(progress.eta_s) // 60}:{int(progress.eta_s) % 60:02d}",
-        f"{progress.feasible} feasible",
-        f"{progress.failed} failed",
-        f"hypervolume {progress.hypervolume:.4g}",
-    ]
-    feasible = [trial.outcome.values for trial in study.trials if trial.outcome.feasible and trial.outcome.values]
-    if feasible:
-        columns = zip(*feasible, strict=True)
-        best = [_best(objective, column) for objective, column in zip(study.objectives, columns, strict=True)]
-        parts.append("best " + ", ".join(best))
-    return " · ".join(parts)
+def describe(progress: Progress, study: Study) -> list[str]:
+    """Return the counts of *study* and, once there is one, the best feasible value of each objective."""
+    eta = "–" if progress.eta_s is None else f"{int(progress.eta_s) // 60}:{int(progress.eta_s) % 60:02d}"
+    counts = (
+        f"{progress.done}/{progress.total} trials, ETA {eta}, {progress.feasible} feasible, {progress.failed} failed,"
+        f" hypervolume {progress.hypervolume:.4g}"
+    )
+    values = [trial.outcome.values for trial in study.feasible if trial.outcome.values is not None]
+    if not values:
+        return [counts]
+    best = [_best(o, column) for o, column in zip(study.objectives, zip(*values, strict=True), strict=True)]
+    return [counts, "best " + ", ".join(best)]
 
 
 def _best(objective: Objective, values: tuple[float, ...]) -> str:

@@ -185,7 +185,11 @@ def stored_trials(study: Known, shared: Shared) -> Study:
     """Return the study in the path with its trials; 404 before the first one."""
     if not study.progress:
         raise HTTPException(404, f"study {study.id} has no trial yet")
-    return load_study(study.id, shared.runs_dir, storage=shared.storage)
+    return _load(study, shared)
+
+
+def _load(study: StoredStudy, shared: Service) -> Study:
+    return load_study(study.id, shared.runs_dir, storage=shared.storage if study.request else None)
 
 
 Trials = Annotated[Study, Depends(stored_trials)]
@@ -218,7 +222,7 @@ def page_data(study: Known, shared: Shared) -> dict[str, Any]:
     state = "ended" if study.state in FINAL_STATES else "running"
     if not study.progress:
         return {"space": study.id, "trials": [], "state": state}
-    return {**data(load_study(study.id, shared.runs_dir, storage=shared.storage)), "state": state}
+    return {**data(_load(study, shared)), "state": state}
 
 
 @router.get("/studies/{study_id}/report", response_class=FileResponse)

@@ -51,7 +51,7 @@ clean: ## remove .venv and tool caches; runs/ stays
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (once, about 3 minutes)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(INSTALL) -c constraints.txt torch
+	@$(INSTALL) -c constraints.txt $$(grep '^torch==' constraints.txt)
 	@$(INSTALL) -c constraints.txt -e .
 	@touch $@
 

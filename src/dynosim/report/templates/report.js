@@ -117,32 +117,35 @@ function scatter(front) {
   Plotly.react("scatter", traces.filter(t => t.x.length), { ...LAYOUT, xaxis: plotAxis(state.x, drawn), yaxis: plotAxis(state.y, drawn), hovermode: "closest",
     margin: { l: 64, r: 16, t: 12, b: 56 }, legend: { orientation: "h", y: -0.16, yanchor: "top", x: 0, itemsizing: "constant" }, uirevision: state.x + state.y }, CONFIG);
 }
+// Drawn as plain lines: Plotly's own parallel coordinates need WebGL and eval, which a strict server or desktop refuses.
 function parallel(front) {
-  const onFront = new Set(front.map(t => t.number));
-  const rows = D.trials.filter(meets).sort((a, b) => onFront.has(a.number) - onFront.has(b.number));
-  const order = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+  const onFront = new Set(front.map(t => t.number)), rows = D.trials.filter(meets);
+  const order = (a, b) => isNaN(a) || isNaN(b) ? String(a).localeCompare(String(b)) : a - b;
   const categorical = name => {
-    const seen = [...new Set(rows.map(t => knob(t.knobs[name])))].map(v => isNaN(Number(v)) ? v : Number(v)).sort(order).map(String);
-    const stride = Math.ceil(seen.length / 10), shown = seen.map((v, i) => [i, v]).filter(([i]) => i % stride === 0);
-    return { label: name, values: rows.map(t => seen.indexOf(knob(t.knobs[name]))), range: [-0.2, Math.max(seen.length - 0.8, 0.2)], tickvals: shown.map(s => s[0]), ticktext: shown.map(s => s[1]), size: seen.length };
+    const text = t => knob(t.knobs[name]), seen = [...new Set(rows.map(text))].sort(order);
+    const at = v => seen.indexOf(v) / Math.max(seen.length - 1, 1), stride = Math.ceil(seen.length / 10);
+    return { label: name, text, at: t => at(text(t)), ticks: seen.filter((_, i) => i % stride === 0).map(v => [at(v), v]), size: seen.length };
   };
   const numeric = o => {
-    const raw = rows.map(t => value(t, o.key)), low = Math.min(...raw), high = Math.max(...raw), log = low > 0 && high / low > 20;
-    const scale = v => log ? Math.log10(v) : v, ticks = [0, 0.25, 0.5, 0.75, 1].map(f => scale(low) + f * (scale(high) - scale(low)));
-    return { label: o.label, values: raw.map(scale), tickvals: ticks, ticktext: ticks.map(v => num(log ? 10 ** v : v)) };
+    const seen = rows.map(t => value(t, o.key)), low = Math.min(...seen), high = Math.max(...seen), log = low > 0 && high / low > 20;
+    const scale = v => log ? Math.log(v) : v, span = scale(high) - scale(low) || 1, raw = f => log ? low * (high / low) ** f : low + f * (high - low);
+    return { label: o.label, text: t => withUnit(value(t, o.key), o), at: t => (scale(value(t, o.key)) - scale(low)) / span, ticks: [0, 0.25, 0.5, 0.75, 1].map(f => [f, num(raw(f))]) };
   };
   const dimensions = [...D.objectives.map(numeric), ...D.knobs.map(categorical).filter(d => d.size > 1)];
+  const lines = (name, group, color, width) => ({ type: "scatter", mode: "lines+markers", name, x: group.flatMap(() => [...dimensions.keys(), null]), y: group.flatMap(t => [...dimensions.map(d => d.at(t)), null]),
+    customdata: group.flatMap(t => [...dimensions.map(() => t.number), null]), hovertext: group.flatMap(t => [...dimensions.map(d => `trial ${t.number} · ${esc(t.label)}<br>${esc(d.label)}: ${esc(d.text(t))}`), null]), hoverinfo: "text",
+    line: { color, width }, marker: { size: 4, color }, selected: { marker: { color: WARM, size: 6 } }, unselected: { marker: { opacity: 0.4 } } });
+  const note = { showarrow: false, font: { ...FONT, size: 11 } };
+  const annotations = dimensions.flatMap((d, i) => [{ ...note, x: i, y: 1, yref: "paper", yshift: 6, text: esc(d.label), textangle: -24, xanchor: "left", yanchor: "bottom", font: { ...FONT, size: 12 } },
+    ...d.ticks.map(([y, text]) => ({ ...note, x: i, y, text: esc(text), xanchor: "right", xshift: -5, bgcolor: "rgba(255,255,255,.8)", borderpad: 0 }))]);
   el("parallel").style.minWidth = `${90 * dimensions.length}px`;  // many knobs scroll rather than overlap
-  Plotly.react("parallel", rows.length ? [{ type: "parcoords", dimensions, labelangle: -24, labelside: "top", labelfont: { ...FONT, size: 12 }, tickfont: { ...FONT, size: 11 }, rangefont: { size: 1, color: "rgba(0,0,0,0)" },
-    line: { color: rows.map(t => +onFront.has(t.number)), cmin: 0, cmax: 1, colorscale: [[0, "#ccd5de"], [1, ACCENT]] } }] : [],
-    { ...LAYOUT, margin: { l: 60, r: 130, t: 130, b: 20 } }, { ...CONFIG, displayModeBar: false });
-  el("parallel").removeAllListeners("plotly_restyle");
-  el("parallel").on("plotly_restyle", () => {
-    const within = (v, ranges) => !ranges || [ranges].flat(2).some((_, i, f) => i % 2 === 0 && v >= f[i] && v <= f[i + 1]);
-    const kept = rows.filter((_, i) => el("parallel").data[0].dimensions.every(d => within(d.values[i], d.constraintrange)));
-    state.kept = kept.length === rows.length ? null : new Set(kept.map(t => t.number));
-    scatter(frontier());
-  });
+  Plotly.react("parallel", [lines("dominated", rows.filter(t => !onFront.has(t.number)), "#ccd5de", 1), lines("frontier", front, ACCENT, 1.5)],
+    { ...LAYOUT, dragmode: "select", hovermode: "closest", showlegend: false, margin: { l: 10, r: 90, t: 110, b: 10 }, annotations,
+      xaxis: { range: [-0.75, dimensions.length - 0.9], visible: false, fixedrange: true }, yaxis: { range: [-0.04, 1.06], visible: false, fixedrange: true },
+      shapes: dimensions.map((_, i) => ({ type: "line", x0: i, x1: i, y0: 0, y1: 1, line: { color: "#c9d1d9", width: 1 }, layer: "below" })) }, { ...CONFIG, displayModeBar: false });
+  for (const event of ["plotly_selected", "plotly_deselect"]) el("parallel").removeAllListeners(event);
+  el("parallel").on("plotly_selected", picked => { if (picked) { state.kept = new Set(picked.points.map(p => p.customdata)); scatter(frontier()); } });
+  el("parallel").on("plotly_deselect", () => { state.kept = null; scatter(frontier()); });
 }
 function hypervolume() {
   const last = D.hypervolume.at(-1) || 1;

@@ -1,3 +1,91 @@
-"""dynosim maps the Pareto frontier of LLM serving. Independent project, not affiliated with NVIDIA."""
+"""dynosim maps the Pareto frontier of LLM serving. Independent project, not affiliated with NVIDIA.
+
+    import dynosim
+
+    study = dynosim.optimize("llama70b", trials=100)
+    for trial in study.frontier():
+        print(trial.scenario.deployment.label(), trial.outcome.values)
+
+Names are imported when first used: ``import dynosim`` is instant.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynosim.config import DeploymentConfig, Scenario, WorkloadConfig
+    from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyError, TimingError
+    from dynosim.metrics import Metrics, summarize
+    from dynosim.objectives import Objective, objective
+    from dynosim.run import Prediction, load_study, optimize, predict
+    from dynosim.search.study import Listener, Study
+    from dynosim.search.trial import Outcome, Trial
+    from dynosim.simulation import SimulationResult, simulate
+    from dynosim.space import SearchSpace
+    from dynosim.workload import Workload, load_workload
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ConfigError": "errors",
+    "DeploymentConfig": "config",
+    "DynosimError": "errors",
+    "InfeasibleError": "errors",
+    "Listener": "search.study",
+    "Metrics": "metrics",
+    "Objective": "objectives",
+    "Outcome": "search.trial",
+    "Prediction": "run",
+    "Scenario": "config",
+    "SearchSpace": "space",
+    "SimulationResult": "simulation",
+    "Study": "search.study",
+    "StudyError": "errors",
+    "TimingError": "errors",
+    "Trial": "search.trial",
+    "Workload": "workload",
+    "WorkloadConfig": "config",
+    "load_study": "run",
+    "load_workload": "workload",
+    "objective": "objectives",
+    "optimize": "run",
+    "predict": "run",
+    "simulate": "simulation",
+    "summarize": "metrics",
+}
+
+__all__ = [
+    "ConfigError",
+    "DeploymentConfig",
+    "DynosimError",
+    "InfeasibleError",
+    "Listener",
+    "Metrics",
+    "Objective",
+    "Outcome",
+    "Prediction",
+    "Scenario",
+    "SearchSpace",
+    "SimulationResult",
+    "Study",
+    "StudyError",
+    "TimingError",
+    "Trial",
+    "Workload",
+    "WorkloadConfig",
+    "load_study",
+    "load_workload",
+    "objective",
+    "optimize",
+    "predict",
+    "simulate",
+    "summarize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dynosim' has no attribute {name!r}")
+    return getattr(import_module(f"dynosim.{_HOMES[name]}"), name)

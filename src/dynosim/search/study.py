@@ -89,8 +89,11 @@ class Study:
     @property
     def bounds(self) -> tuple[float | None, ...]:
         """The SLO of each objective in its own unit, None where it has none."""
-        slo = {f"{metric}.{stat}": bound for metric, stats in self.slo.items() for stat, bound in stats.items()}
-        return tuple(slo.get(objective.name) for objective in self.objectives)
+        return tuple(map(self._bound, self.objectives))
+
+    def _bound(self, objective: Objective) -> float | None:
+        metric, _, stat = objective.name.partition(".")
+        return self.slo.get(metric, {}).get(stat or ("max" if objective.direction == "minimize" else "min"))
 
     @property
     def reference_point(self) -> tuple[float, ...]:

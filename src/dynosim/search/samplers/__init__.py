@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, TPESampler
 
 from dynosim.errors import ConfigError
@@ -31,9 +33,15 @@ def _bayes(space: SearchSpace, seed: int, bounds: Bounds) -> BaseSampler:
     return BayesSampler(space, seed=seed, bounds=bounds)
 
 
-def _tpe(space: SearchSpace, seed: int, bounds: Bounds) -> BaseSampler:
-    # ``group`` is Optuna's own answer to conditional parameters.
-    return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, warn_independent_sampling=False)
+def _peer(make: Callable[[int], BaseSampler]) -> Factory:
+    """Return the factory of one of Optuna's samplers, some of which warn that their arguments may change."""
+
+    def factory(space: SearchSpace, seed: int, bounds: Bounds) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return make(seed)
+
+    return factory
 
 
 SAMPLERS: dict[str, Factory] = {
@@ -42,11 +50,13 @@ SAMPLERS: dict[str, Factory] = {
     "qlognehvi": lambda space, seed, bounds: QLogNEHVISampler(space, seed=seed, bounds=bounds),
     "random": lambda space, seed, bounds: RandomSampler(space, seed=seed),
     "exhaustive": lambda space, seed, bounds: ExhaustiveSampler(space, seed=seed),
-    "tpe": _tpe,
-    "nsga2": lambda space, seed, bounds: NSGAIISampler(seed=seed, population_size=20),
-    "nsga3": lambda space, seed, bounds: NSGAIIISampler(seed=seed, population_size=20),
-    "gp": lambda space, seed, bounds: GPSampler(seed=seed, warn_independent_sampling=False),
-    "sobol": lambda space, seed, bounds: QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False),
+    # ``group`` is TPE's own answer to conditional parameters.
+    "tpe": _peer(lambda seed: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)),
+    # Optuna's default of 50 leaves a budget of 100 trials one generation.
+    "nsga2": _peer(lambda seed: NSGAIISampler(seed=seed, population_size=20)),
+    "nsga3": _peer(lambda seed: NSGAIIISampler(seed=seed, population_size=20)),
+    "gp": _peer(lambda seed: GPSampler(seed=seed, warn_independent_sampling=False)),
+    "sobol": _peer(lambda seed: QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)),
 }
 
 

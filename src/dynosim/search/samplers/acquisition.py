@@ -59,8 +59,7 @@ def nondominated_cells(front: Array, reference: Array) -> tuple[Array, Array]:
     """
     if len(reference) == 1:
         return np.full((1, 1), -np.inf), np.array([[min([*front[:, 0], reference[0]])]])
-    import torch
-    from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
+    from dynosim.search.samplers.botorch_api import FastNondominatedPartitioning, torch
 
     cells = FastNondominatedPartitioning(ref_point=-torch.as_tensor(reference), Y=-torch.as_tensor(front))
     bounds = -cells.get_hypercell_bounds().numpy()

@@ -134,6 +134,10 @@ class RandomSampler(PointSampler):
 class ExhaustiveSampler(PointSampler):
     """Every valid point once, in the order of the space's parameters, the last one varying fastest."""
 
+    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
+        super().__init__(space, seed=seed)
+        space.points()  # raises ConfigError for a continuous range now, not in the first trial
+
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the first valid point that has not been evaluated; the very first once all have."""
         taken = history.taken

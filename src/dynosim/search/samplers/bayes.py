@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
 from dynosim.search import pareto
 from dynosim.search.distributions import Point
@@ -32,6 +32,8 @@ STARTUP = 10
 _DRAWS = 32
 """Valid points among which the design takes the one farthest from all trials."""
 _PARENTS = 24
+_WORST_VIOLATION = 1e4
+"""An SLO whose metric has no value at all is violated infinitely; beyond this it makes no difference."""
 _MARGIN = 0.1
 """The reference of an objective without an SLO lies this share of the feasible range beyond the worst feasible loss
 (the share that Ishibuchi et al. 2011 found robust), so that the ends of the front count too."""
@@ -85,8 +87,8 @@ class BayesSampler(PointSampler):
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the point with the highest acquisition value; early on, the one farthest from all others."""
         encoder = self._encoder or Encoder(space, fleet_features(space.parameters))
-        # These matrices are small: a second BLAS thread makes them slower, and takes a core from the simulations.
-        with ThreadpoolController().limit(limits=1, user_api="blas"):
+        # These matrices are small: a second thread makes BLAS and torch slower, and takes a core from simulations.
+        with threadpool_limits(1):
             if len(history.taken) < self._startup or not np.isfinite(history.values).all(axis=1).any():
                 return _design(space, encoder, history, rng)
             belief = self.belief(encoder, history)
@@ -161,7 +163,8 @@ def _identity(column: Array) -> Array:
 
 def _symlog(violation: Array) -> Array:
     """Compress violations, which explode at saturation, and keep their sign: sign(v) log(1 + |v|)."""
-    return np.asarray(np.sign(violation) * np.log1p(np.abs(violation)))
+    bounded = np.clip(violation, -_WORST_VIOLATION, _WORST_VIOLATION)
+    return np.asarray(np.sign(bounded) * np.log1p(np.abs(bounded)))
 
 
 def _design(space: SearchSpace, encoder: Encoder, history: History, rng: np.random.Generator) -> Point:

@@ -32,7 +32,7 @@ from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 if TYPE_CHECKING:
-    from botorch.models.model_list_gp_regression import ModelListGP
+    from dynosim.search.samplers.botorch_api import ModelListGP
 
 Array = NDArray[np.float64]
 
@@ -158,9 +158,7 @@ class GP:
 
 def to_botorch(models: list[GP]) -> ModelListGP:
     """Return BoTorch's own models with the same data and hyperparameters."""
-    import torch
-    from botorch.models.gp_regression import SingleTaskGP
-    from botorch.models.model_list_gp_regression import ModelListGP
+    from dynosim.search.samplers.botorch_api import ModelListGP, SingleTaskGP, torch
 
     def convert(gp: GP) -> SingleTaskGP:
         model = SingleTaskGP(torch.as_tensor(gp.X), torch.as_tensor(gp.y)[:, None])

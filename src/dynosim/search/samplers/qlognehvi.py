@@ -32,10 +32,12 @@ class QLogNEHVISampler(BayesSampler):
         exact = super().score(encoder, belief)
         if np.isnan(belief.reference).any():
             return exact
-        import torch
-        from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
-        from botorch.acquisition.multi_objective.objective import WeightedMCMultiOutputObjective
-        from botorch.sampling.normal import SobolQMCNormalSampler
+        from dynosim.search.samplers.botorch_api import (
+            SobolQMCNormalSampler,
+            WeightedMCMultiOutputObjective,
+            qLogNoisyExpectedHypervolumeImprovement,
+            torch,
+        )
 
         m = len(belief.objectives)
         acquisition = qLogNoisyExpectedHypervolumeImprovement(

@@ -1,0 +1,235 @@
+"""Contracts of every sampler in the registry, ours and Optuna's, and what only ours promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+)
+
+from dynosim.config import Scenario
+from dynosim.errors import ConfigError
+from dynosim.search.distributions import PlainSpace, decode, encode, key, suggest
+from dynosim.search.samplers import SAMPLERS, BayesSampler, RandomSampler, make_sampler
+from dynosim.search.samplers.acquisition import log_feasibility
+from dynosim.search.samplers.base import History
+from dynosim.search.samplers.encoding import Encoder, fleet_features
+from dynosim.search.study import run_study
+from dynosim.search.trial import Outcome, Status
+from search.analytic import evaluate
+from search.problems import serving, small
+
+QUICK = {"gp": 12, "qlognehvi": 12}
+"""Their suggestions take seconds, so they get few trials beyond the initial ones."""
+
+
+@pytest.mark.filterwarnings("ignore:Clip non-finite values")  # GPSampler on what could not be run
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("auto", "exhaustive")])
+def test_every_sampler_gives_valid_trials_and_respects_conditions(name: str) -> None:
+    space = serving()
+    study = run_study(space, trials=QUICK.get(name, 20), sampler=name, evaluate=evaluate)
+    assert len(study.trials) == QUICK.get(name, 20)
+    for trial in study.trials:
+        assert set(trial.point) == {parameter.path for parameter in space.active(trial.point)}
+        assert space.infeasible_reason(trial.point) is None
+    assert study.baseline is study.trials[0]
+
+
+@pytest.mark.parametrize("name", ["bayes", "random"])
+def test_ours_propose_no_invalid_and_no_repeated_point(name: str) -> None:
+    study = run_study(serving(), trials=40, sampler=name, evaluate=evaluate)
+    assert [trial.number for trial in study.trials] == list(range(40))
+    assert len({key(trial.point) for trial in study.trials}) == 40
+
+
+@pytest.mark.parametrize("name", ["bayes", "random", "tpe", "nsga2"])
+def test_equal_seeds_give_equal_trials(name: str) -> None:
+    def points(seed: int) -> list[object]:
+        study = run_study(serving(), trials=14, sampler=name, evaluate=evaluate, seed=seed)
+        return [key(trial.point) for trial in study.trials]
+
+    first = points(1)
+    assert points(1) == first
+    assert points(2) != first
+
+
+@pytest.mark.parametrize("name", ["bayes", "random", "exhaustive"])
+def test_ours_exhaust_a_small_space(name: str) -> None:
+    space = small()
+    valid = {key(point) for point in space.points() if space.infeasible_reason(point) is None}
+    study = run_study(space, trials=100, sampler=name, evaluate=evaluate)
+    assert len(study.trials) == len(valid)
+    assert {key(trial.point) for trial in study.trials} == valid
+
+
+def test_exhaustive_refuses_a_continuous_range_at_once() -> None:
+    with pytest.raises(ConfigError, match="cannot be enumerated"):
+        make_sampler("exhaustive", serving())
+
+
+def test_unknown_sampler_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'bayes'"):
+        make_sampler("bayse", small())
+
+
+def _volume(sampler: str, seed: int) -> float:
+    study = run_study(serving(), trials=40, sampler=sampler, evaluate=evaluate, seed=seed)
+    return study.hypervolume(reference=(10.0, 12000.0, 60.0))
+
+
+def test_bayes_beats_random_by_far() -> None:
+    seeds = range(3)
+    ours, chance = (np.mean([_volume(name, seed) for seed in seeds]) for name in ("bayes", "random"))
+    assert ours > 1.1 * chance
+
+
+def _one_goal(scenario: Scenario) -> Outcome:
+    outcome = evaluate(scenario)
+    assert outcome.values is not None
+    return Outcome(outcome.status, outcome.values[:1], outcome.constraints)
+
+
+def _four_mixed_goals(scenario: Scenario) -> Outcome:
+    outcome = evaluate(scenario)
+    assert outcome.values is not None
+    return Outcome(outcome.status, (*outcome.values, 1e3 / outcome.values[1]), outcome.constraints)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "objectives"),
+    [
+        (_one_goal, [("usd_per_million_output_tokens", None)]),
+        (
+            _four_mixed_goals,
+            [
+                ("usd_per_million_output_tokens", None),
+                ("time_to_first_token", "p99"),
+                ("inter_token_latency", "p99"),
+                ("output_token_throughput", None),
+            ],
+        ),
+    ],
+)
+def test_one_to_four_objectives_with_mixed_directions(
+    evaluation: Callable[[Scenario], Outcome], objectives: list[tuple[str, str | None]]
+) -> None:
+    fields = [f"{{metric: {metric}" + (f", stat: {stat}}}" if stat else "}") for metric, stat in objectives]
+    space = serving(f"objectives=[{', '.join(fields)}]")
+    study = run_study(space, trials=16, evaluate=evaluation)
+    assert len(study.reference_point) == len(objectives)
+    assert study.frontier()
+    assert study.hypervolume() > 0.0
+
+
+def test_a_region_that_never_runs_is_left_alone() -> None:
+    def fragile(scenario: Scenario) -> Outcome:
+        disaggregated = scenario.deployment.mode == "disaggregated"
+        return Outcome(Status.INFEASIBLE, reason="no link") if disaggregated else evaluate(scenario)
+
+    study = run_study(serving(), trials=30, evaluate=fragile)
+    late = [trial.scenario.deployment.mode for trial in study.trials[15:]]
+    assert late.count("disaggregated") <= 3
+
+
+def test_pending_points_are_not_proposed_again_and_lower_the_gain_nearby() -> None:
+    space, rng = serving(), np.random.default_rng(0)
+    sampler = BayesSampler(space, startup=4)
+    points = [space.complete(space.sample(rng)) for _ in range(12)]
+    values = np.array([evaluate(space.scenario(point)).values for point in points])
+    history = History(("minimize",) * 3, points, values, {}, [], [])
+    proposal = sampler.propose(space, history, np.random.default_rng(1))
+    waiting = History(("minimize",) * 3, points, values, {}, [], [proposal])
+    assert key(sampler.propose(space, waiting, np.random.default_rng(1))) != key(proposal)
+    encoder = Encoder(space, fleet_features(space.parameters))
+    alone, together = (sampler.score(encoder, sampler.belief(encoder, h))([proposal])[0] for h in (history, waiting))
+    assert together < alone
+
+
+def test_feasibility_is_learned_from_constraints() -> None:
+    space, rng = serving(), np.random.default_rng(0)
+    points = [space.sample(rng) for _ in range(40)]
+    outcomes = [evaluate(space.scenario(point)) for point in points]
+    constraints = {name: np.array([o.constraints[name] for o in outcomes]) for name in outcomes[0].constraints}
+    history = History(
+        ("minimize",) * 3, points[:30], np.array([o.values for o in outcomes[:30]]),
+        {name: values[:30] for name, values in constraints.items()}, [], [],
+    )  # fmt: skip
+    encoder = Encoder(space, fleet_features(space.parameters))
+    belief = BayesSampler(space).belief(encoder, history)
+    predicted = belief.log_feasibility(encoder(points[30:]))
+    met = np.array([o.feasible for o in outcomes[30:]])
+    assert predicted[met].mean() > predicted[~met].mean()
+    assert (predicted <= 0.0).all()
+    assert log_feasibility(np.array([[-9.0]]), np.array([[1.0]]))[0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_encoding_of_conditions_logs_and_choices() -> None:
+    space = serving()
+    encoder = Encoder(space, fleet_features(space.parameters))
+    point = space.complete({"deployment.mode": "aggregated", "deployment.router.policy": "round_robin"})
+    base = encoder([point])[0]
+    assert encoder([{**point, "deployment.gpu": "b200_sxm"}])[0].shape == base.shape
+
+    def distance(path: str, one: object, other: object) -> float:
+        rows = encoder([{**point, path: one}, {**point, path: other}])
+        columns = rows[:, :-1]  # without the derived total of GPUs
+        return float(np.linalg.norm(columns[0] - columns[1]))
+
+    assert distance("deployment.gpu", "l40s", "b200_sxm") == pytest.approx(1.0)
+    tp = "deployment.aggregated.tensor_parallel_size"
+    assert distance(tp, 1, 2) == pytest.approx(distance(tp, 2, 4)) == pytest.approx(0.5)
+    seqs = "deployment.aggregated.max_num_seqs"
+    assert distance(seqs, 16, 64) == pytest.approx(distance(seqs, 64, 256))
+    inactive = {"deployment.disaggregated.prefill.replicas": 5}
+    assert inactive.keys().isdisjoint(point)
+    total = encoder([{**point, tp: 1}, {**point, tp: 4}])[:, -1]
+    assert total[1] > total[0]
+
+
+def test_composite_choices_cross_the_border_to_optuna() -> None:
+    space = small("deployment.router={choices: [{policy: round_robin}, {policy: least_outstanding}]}")
+    point = {**space.sample(np.random.default_rng(0)), "deployment.router": {"policy": "least_outstanding"}}
+    assert decode(space, encode(point)) == point
+    study = optuna.create_study(sampler=RandomSampler(space))
+    assert isinstance(suggest(study.ask(), space)["deployment.router"], dict)
+    assert len(run_study(space, trials=14, evaluate=evaluate).trials) == 14
+
+
+def test_plain_optuna_finds_a_plain_optimum() -> None:
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        x, n = trial.suggest_float("x", -2.0, 2.0), trial.suggest_int("n", 1, 64, log=True)
+        trial.set_constraint("c", 0.5 - x)
+        return (x - 1.0) ** 2 + 0.1 * np.log(n), 10.0 + n**0.5 if trial.suggest_categorical(
+            "k", ["a", "b"]
+        ) == "a" else 12.0
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=BayesSampler(seed=0), directions=["minimize", "minimize"])
+    study.optimize(objective, n_trials=30)
+    assert min(trial.values[0] for trial in study.best_trials) < 0.1
+
+
+def test_plain_space_has_optunas_values() -> None:
+    distributions = {
+        "a": optuna.distributions.FloatDistribution(0.0, 1.0, step=0.25),
+        "b": optuna.distributions.IntDistribution(2, 10, step=4),
+        "c": optuna.distributions.CategoricalDistribution(["x", None]),
+    }
+    space = PlainSpace.of(distributions)
+    assert space.size() == 5 * 3 * 2
+    assert all(d._contains(d.to_internal_repr(p[name])) for p in space.points() for name, d in distributions.items())
+
+
+class TestOptunasOwnContract(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
+    """The tests that Optuna ships for people who write samplers."""
+
+    @pytest.fixture(params=[BayesSampler, RandomSampler], ids=["bayes", "random"])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return request.param

@@ -1,0 +1,223 @@
+"""The loop: known fronts, the three endings of a trial, storage, resuming, workers."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from dynosim.config import Scenario
+from dynosim.errors import InfeasibleError, StudyError
+from dynosim.search import pareto
+from dynosim.search.distributions import key
+from dynosim.search.evaluate import evaluate as simulate_and_score
+from dynosim.search.study import Study, load_study, run_study
+from dynosim.search.trial import Outcome, Status, Trial
+from search.analytic import evaluate
+from search.problems import serving, small
+
+
+def _sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+def _summary(study: Study) -> list[object]:
+    return [(trial.number, key(trial.point), trial.outcome) for trial in study.trials]
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.events: list[object] = []
+
+    def study_started(self, study: Study) -> None:
+        self.events.append(("started", len(study.trials)))
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        assert study.trials[-1] is trial
+        self.events.append(trial.number)
+
+    def study_finished(self, study: Study) -> None:
+        self.events.append("finished")
+
+
+def test_finds_the_whole_front_of_an_enumerable_space() -> None:
+    study = run_study(small(), trials=100, evaluate=evaluate)
+    values = np.array([evaluate(trial.scenario).values for trial in study.trials])
+    expected = values[pareto.nondominated(values)]
+    front = np.array([trial.outcome.values for trial in study.frontier()])
+    assert sorted(map(tuple, front)) == sorted(map(tuple, expected))
+    assert (np.diff(front[:, 0]) >= 0.0).all()
+
+
+def test_picks_are_on_the_front_and_mean_what_they_say() -> None:
+    study = run_study(serving(), trials=30, evaluate=evaluate)
+    picks, front = study.picks(), study.frontier()
+    cost = [trial.outcome.values[0] for trial in front if trial.outcome.values]
+    assert list(picks) == ["cheapest", "balanced", "fastest"]
+    assert all(pick in front for pick in picks.values())
+    assert picks["cheapest"].outcome.values[0] == min(cost)  # type: ignore[index]
+    slow, fast = picks["cheapest"].outcome.values, picks["fastest"].outcome.values
+    assert fast is not None
+    assert slow is not None
+    assert min(fast[1] / slow[1], fast[2] / slow[2]) <= 1.0
+    assert study.baseline is not None
+    assert study.baseline.point == serving().baseline_point()
+
+
+def test_reference_point_and_hypervolume_by_hand() -> None:
+    space = serving("slo={time_to_first_token: {p99: 100.0}}")
+    study = run_study(space, trials=1, evaluate=lambda _: Outcome(Status.COMPLETE, (4.0, 50.0, 8.0), {}))
+    assert study.bounds == (None, 100.0, None)
+    assert study.reference_point == (4.0, 100.0, 8.0)
+    assert study.hypervolume(reference=(8.0, 100.0, 16.0)) == pytest.approx(0.125)
+
+
+def test_listeners_hear_everything_in_order() -> None:
+    recorder = _Recorder()
+    run_study(serving(), trials=3, evaluate=evaluate, listeners=[recorder])
+    assert recorder.events == [("started", 0), 0, 1, 2, "finished"]
+
+
+def test_equal_configurations_are_evaluated_once() -> None:
+    calls = []
+
+    def counting(scenario: Scenario) -> Outcome:
+        calls.append(scenario.content_hash())
+        return evaluate(scenario)
+
+    study = run_study(small(), trials=15, sampler="nsga2", evaluate=counting)
+    assert len(study.trials) == 15
+    assert len(calls) == len(set(calls)) == len({key(trial.point) for trial in study.trials})
+
+
+def _moody(scenario: Scenario) -> Outcome:
+    """End in every way there is, by the number of replicas."""
+    replicas = scenario.deployment.pools()["mixed"].replicas
+    if replicas == 1:
+        return Outcome(Status.INFEASIBLE, reason="does not fit")
+    return Outcome(Status.FAILED, reason="Traceback ...") if replicas == 2 else evaluate(scenario)
+
+
+@pytest.mark.parametrize("sampler", ["bayes", "tpe"])
+def test_infeasible_is_told_as_a_violated_constraint_and_a_crash_as_failed(tmp_path: Path, sampler: str) -> None:
+    url = _sqlite(tmp_path)
+    study = run_study(small(), storage=url, study_id="s", trials=15, sampler=sampler, evaluate=_moody)
+    assert {trial.outcome.status for trial in study.trials} == set(Status)
+    stored = optuna.load_study(study_name="s", storage=url)
+    for frozen in stored.trials:
+        outcome = frozen.user_attrs.get("outcome")
+        if outcome is None:
+            assert "GPUs" in frozen.user_attrs["infeasible"]
+        elif outcome["status"] == "failed":
+            assert frozen.state is optuna.trial.TrialState.FAIL
+        else:
+            assert frozen.state is optuna.trial.TrialState.COMPLETE
+            assert (max(frozen.constraints.values(), default=0.0) > 0.0) is (outcome["status"] == "infeasible")
+    assert all(trial.outcome.status is Status.COMPLETE for trial in study.frontier())
+    assert stored.metric_names == [objective.name for objective in study.objectives]
+
+
+def test_maximised_objective_of_an_infeasible_trial_is_told_as_minus_infinity(tmp_path: Path) -> None:
+    space = small("objectives=[{metric: output_token_throughput}]")
+    run_study(space, storage=_sqlite(tmp_path), trials=1, evaluate=lambda _: Outcome(Status.INFEASIBLE, reason="no"))
+    (frozen, *_) = optuna.load_study(study_name="study", storage=_sqlite(tmp_path)).trials
+    assert frozen.values == [-math.inf]
+
+
+def test_study_is_rebuilt_from_storage_alone(tmp_path: Path) -> None:
+    url = _sqlite(tmp_path)
+    study = run_study(serving(), storage=url, study_id="s", trials=12, evaluate=evaluate)
+    loaded = load_study(serving(), storage=url, study_id="s")
+    assert _summary(loaded) == _summary(study)
+    assert [t.scenario for t in loaded.trials] == [t.scenario for t in study.trials]
+    assert loaded.hypervolume() == study.hypervolume()
+
+
+def test_another_space_seed_or_name_is_refused(tmp_path: Path) -> None:
+    url = _sqlite(tmp_path)
+    run_study(serving(), storage=url, study_id="s", trials=1, seed=1, evaluate=evaluate)
+    with pytest.raises(StudyError, match="seed 1, not 2"):
+        run_study(serving(), storage=url, study_id="s", trials=1, seed=2, evaluate=evaluate)
+    with pytest.raises(StudyError, match="was started with space"):
+        run_study(small(), storage=url, study_id="s", trials=1, seed=1, evaluate=evaluate)
+    with pytest.raises(StudyError, match="no study t"):
+        load_study(serving(), storage=url, study_id="t")
+    with pytest.raises(StudyError, match="cannot open"):
+        run_study(serving(), storage="sqlite:////no/such/folder/x.db", trials=1, evaluate=evaluate)
+
+
+def test_more_trials_continue_as_if_asked_for_at_once(tmp_path: Path) -> None:
+    whole = run_study(serving(), trials=18, seed=3, evaluate=evaluate)
+    for trials in (1, 7, 13, 18):
+        parts = run_study(serving(), storage=_sqlite(tmp_path), trials=trials, seed=3, evaluate=evaluate)
+    assert _summary(parts) == _summary(whole)
+
+
+@pytest.mark.parametrize("where", ["evaluate", "tell"])
+def test_killed_study_continues_exactly(tmp_path: Path, where: str) -> None:
+    whole = run_study(serving(), trials=16, seed=3, evaluate=evaluate)
+    child = Path(__file__).with_name("resume_child.py")
+    environment = {**os.environ, "PYTHONPATH": str(child.parents[1])}
+    for die_at in (4, 8):
+        command = [sys.executable, str(child), _sqlite(tmp_path), "16", str(die_at), where]
+        assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    resumed = run_study(serving(), storage=_sqlite(tmp_path), trials=16, seed=3, evaluate=evaluate)
+    assert _summary(resumed) == _summary(whole)
+
+
+def _dies_at_4xtp2(scenario: Scenario) -> Outcome:
+    if scenario.deployment.label() == "4xTP2":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evaluate(scenario)
+
+
+def test_workers_give_reproducible_trials_and_survive_their_own_death() -> None:
+    runs = [run_study(small(), trials=15, workers=2, evaluate=_dies_at_4xtp2) for _ in range(2)]
+    assert _summary(runs[0]) == _summary(runs[1])
+    (failed,) = [trial for trial in runs[0].trials if trial.outcome.status is Status.FAILED]
+    assert failed.scenario.deployment.label() == "4xTP2"
+    assert "died twice" in failed.outcome.reason
+    assert len(runs[0].trials) == 15
+
+
+def test_no_valid_configuration_is_said() -> None:
+    space = serving("budget.max_gpus=1", "baseline={}", "deployment.aggregated.replicas={range: {min: 2, max: 9}}")
+    with pytest.raises(InfeasibleError, match="no valid configuration"):
+        run_study(space, trials=2, evaluate=evaluate)
+
+
+def test_evaluate_ends_in_one_of_three_ways() -> None:
+    space = small()
+    point = space.sample(np.random.default_rng(0))
+    fine = simulate_and_score(space.scenario(point))
+    assert fine.status is Status.COMPLETE
+    assert fine.values is not None
+    assert len(fine.values) == 3
+    assert fine.metrics is not None
+    assert fine.wall_s > 0.0
+    tight = small("deployment.aggregated.gpu_memory_utilization=0.01").scenario(point)
+    assert simulate_and_score(tight).status is Status.INFEASIBLE
+
+
+def test_a_custom_objective_that_raises_or_is_nan_fails_the_trial(tmp_path: Path) -> None:
+    file = tmp_path / "goals.py"
+    file.write_text(
+        "from dynosim.objectives import objective\n"
+        "@objective(direction='minimize', unit='1')\n"
+        "def bad(metrics):\n    return 1 / 0\n"
+        "@objective(direction='minimize', unit='1')\n"
+        "def missing(metrics):\n    return float('nan')\n"
+    )
+    for name, reason in (("bad", "ZeroDivisionError"), ("missing", "missing is NaN")):
+        study = run_study(small(f"objectives=[{{python: '{file}:{name}'}}]"), trials=2)
+        assert [trial.outcome.status for trial in study.trials] == [Status.FAILED] * 2
+        assert reason in study.trials[0].outcome.reason
+        assert study.frontier() == []
+        assert study.picks() == {}

@@ -29,7 +29,8 @@ serve: setup ## HTTP API and live frontier page on 127.0.0.1:8080
 
 mlflow: setup ## MLflow UI on 127.0.0.1:5000 over what was tracked
 	@mkdir -p runs
-	@$(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000
+	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow.db \
+		--host 127.0.0.1 --port 5000 --workers 1
 
 test: $(VENV)/.installed-dev ## install what the tests need and run them all
 	$(BIN)/python -m pytest $(ARGS)

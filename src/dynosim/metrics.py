@@ -63,6 +63,7 @@ METRICS: Mapping[str, MetricInfo] = {
     "total_token_throughput_per_gpu": MetricInfo("total throughput per GPU", "tok/s/GPU", "higher"),
     "goodput": MetricInfo("goodput", "req/s", "higher"),
     "good_request_fraction": MetricInfo("SLO attainment", "ratio", "higher"),
+    "served_request_fraction": MetricInfo("requests served", "ratio", "higher"),
     "goodput_token_throughput": MetricInfo("good output throughput", "tok/s", "higher"),
     "goodput_token_throughput_per_gpu": MetricInfo("good output throughput per GPU", "tok/s/GPU", "higher"),
     "usd_per_million_output_tokens": MetricInfo("cost", "USD/M output tokens", "lower"),
@@ -223,6 +224,7 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
     values |= _usage(result, done, span_s)
     values |= {
         "good_request_fraction": float(good.sum()) / len(measured) if len(measured) else None,
+        "served_request_fraction": len(done) / len(measured) if len(measured) else None,
         "completed": float(len(done)),
         "rejected": float((measured["status"] == REJECTED).sum()),
         "incomplete": float((measured["status"] == INCOMPLETE).sum()),

@@ -96,6 +96,7 @@ def make_metrics(scenario: Scenario) -> Metrics:
         "output_token_throughput": throughput,
         "output_token_throughput_per_gpu": throughput / gpus,
         "usd_per_million_output_tokens": usd_per_s / throughput * 1e6,
+        "served_request_fraction": 1.0,
         "good_request_fraction": 1.0 - max(load - 0.8, 0.0),
         "goodput": 15.0,
         "gpus": float(gpus),

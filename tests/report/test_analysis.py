@@ -154,4 +154,5 @@ def test_a_scalar_slo_is_bounded_from_its_side() -> None:
         "time_to_first_token.p99": "lower",
         "inter_token_latency.p99": "lower",
         "good_request_fraction.min": "higher",
+        "served_request_fraction.min": "higher",
     }

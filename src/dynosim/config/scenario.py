@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dynosim.config.base import Config
 from dynosim.config.deployment import DeploymentConfig
@@ -28,10 +28,17 @@ class Scenario(Config):
     """Root seed of the workload and of random policies; equal seeds mean equal traffic in every trial."""
     workload: WorkloadConfig
     deployment: DeploymentConfig
-    slo: SLO = Field(default_factory=dict)
+    slo: SLO = Field(default_factory=dict, validate_default=True)
+    """metric -> statistic -> bound. Unless it says otherwise, 99.9 % of requests must be served: latencies only tell of
+    requests that were, so a deployment that turns the long ones away must not look fast."""
     objectives: tuple[ObjectiveConfig, ...] = DEFAULT_OBJECTIVES
     budget: BudgetConfig = BudgetConfig()
     prices: PriceConfig = PriceConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     baseline: dict[str, Any] = Field(default_factory=dict)
     """Spaces only: the values of today's deployment, nested like the file; it becomes trial 0."""
+
+    @field_validator("slo")
+    @classmethod
+    def _requests_are_served(cls, slo: SLO) -> SLO:
+        return {"served_request_fraction": {"min": 0.999}} | slo

@@ -1,0 +1,77 @@
+"""What every registered router must do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynosim import rng
+from dynosim.errors import ConfigError
+from dynosim.policies.base import PoolView, RequestView, Router
+from dynosim.policies.registry import check_options, make_router, router_class, routers
+
+ALL = sorted(routers())
+
+
+def _make_view(seed: int, replicas: int) -> PoolView:
+    random = np.random.default_rng(seed)
+    columns = [random.integers(0, 50, replicas) * unit for unit in (1, 900, 1000)]
+    cached = random.integers(0, 4, replicas) * 256
+    for column in columns:
+        column.flags.writeable = False
+    return PoolView(16, *columns, cached_tokens=cached.copy)
+
+
+def _route(router: Router, seed: int, replicas: int, requests: int = 20) -> list[int]:
+    return [router.route(RequestView(i, 700), _make_view(seed + i, replicas)) for i in range(requests)]
+
+
+@pytest.mark.parametrize("policy", ALL)
+@given(seed=st.integers(0, 1000), replicas=st.integers(1, 9))
+def test_answers_a_replica_and_the_same_one_again(policy: str, seed: int, replicas: int) -> None:
+    routes = [_route(make_router(policy, {}, rng.stream(seed, "routing")), seed, replicas) for _ in range(2)]
+    assert routes[0] == routes[1]
+    assert all(0 <= chosen < replicas for chosen in routes[0])
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_declares_whether_it_looks(policy: str) -> None:
+    assert isinstance(router_class(policy).looks, bool)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_unknown_options_are_refused(policy: str) -> None:
+    with pytest.raises(ConfigError, match=f"router {policy} takes"):
+        check_options(policy, {"no_such_option": 1})
+
+
+def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
+    def choose(load: int, **options: float) -> int:
+        view = PoolView(
+            16, np.array([1, 1]), np.array([0, 0]), np.array([load, 0]), cached_tokens=lambda: np.array([640, 0])
+        )
+        return make_router("kv_aware", options, rng.stream(0, "r")).route(RequestView(0, 700), view)
+
+    # 640 cached tokens are worth 40 blocks of 16: exactly what a load of 640 tokens takes away.
+    assert choose(load=639) == 0
+    assert choose(load=641) == 1
+    assert choose(load=641, overlap_weight=2.0, prefill_weight=1.0) == 1
+    assert choose(load=639, overlap_weight=0.5) == 1
+    assert choose(load=1200, prefill_weight=2.0) == 0
+
+
+def test_kv_aware_at_a_high_temperature_spreads() -> None:
+    router = make_router("kv_aware", {"temperature": 50.0}, rng.stream(0, "r"))
+    view = PoolView(16, *(np.array([0, 0, 0]),) * 2, np.array([9000, 0, 0]), cached_tokens=lambda: np.zeros(3, np.int64))
+    chosen = [router.route(RequestView(i, 700), view) for i in range(300)]
+    assert set(chosen) == {0, 1, 2}
+
+
+def test_names_from_anywhere_and_names_from_nowhere() -> None:
+    assert router_class("dynosim.policies.routing.round_robin:RoundRobin") is routers()["round_robin"]
+    with pytest.raises(ConfigError, match="did you mean 'kv_aware'"):
+        router_class("kv_awar")
+    with pytest.raises(ConfigError, match="no_module"):
+        router_class("no_module:Router")

@@ -1,7 +1,7 @@
 """How fast the simulator replays a workload: one JSON line, warm, the simulation call only.
 
-    python benchmarks/replay.py --trace ../shared/traces/mooncake_conversation_trace.jsonl.gz --replicas 8
-    python benchmarks/replay.py --prefill 4 --decode 4 --router kv_aware          # the bundled chat profile
+python benchmarks/replay.py --trace ../shared/traces/mooncake_conversation_trace.jsonl.gz --replicas 8
+python benchmarks/replay.py --prefill 4 --decode 4 --router kv_aware          # the bundled chat profile
 """
 
 from __future__ import annotations

@@ -21,7 +21,10 @@ LAYERS = [
     ["search"],
     ["tracking", "report"],
     ["run"],
-    ["service", "cli", "__main__", "__init__"],
+    ["views", "progress"],
+    ["service"],
+    ["cli"],
+    ["__main__", "__init__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 HOMES = {

@@ -6,6 +6,7 @@ Warm-up requests are left out of everything that is counted per request. Left ou
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -117,8 +118,6 @@ class Metrics:
 
 def check_metric(metric: str, stat: str | None, path: str) -> MetricInfo:
     """Return the metric's info; ConfigError when the name or the statistic does not exist."""
-    import difflib
-
     if metric not in METRICS:
         near = difflib.get_close_matches(metric, METRICS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -160,7 +159,8 @@ def _latencies(requests: NDArray[Any]) -> dict[str, Array]:
     with np.errstate(divide="ignore", invalid="ignore"):
         itl_s = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
         per_user, end_to_end = 1.0 / itl_s, tokens / (last - arrival)
-    parts = {f"{p}_time": requests[f"{p}_s"] for p in ("queue", "prefill", "kv_transfer", "decode", "preempted", "stall")}
+    phases = ("queue", "prefill", "kv_transfer", "decode", "preempted", "stall")
+    parts = {f"{phase}_time": requests[f"{phase}_s"] for phase in phases}
     seconds = {
         "time_to_first_token": first - arrival,
         "time_to_second_token": requests["second_token_s"] - first,
@@ -242,7 +242,9 @@ def _gpus(result: SimulationResult) -> float:
     return sum(pool.gpu_seconds for pool in result.pools) / result.duration_s if result.duration_s else math.nan
 
 
-def _throughput(result: SimulationResult, done: NDArray[Any], good: NDArray[np.bool_], span_s: float) -> dict[str, Value]:
+def _throughput(
+    result: SimulationResult, done: NDArray[Any], good: NDArray[np.bool_], span_s: float
+) -> dict[str, Value]:
     gpus = _gpus(result)
     output, total = float(done["output_tokens"].sum()), float(done["input_tokens"].sum() + done["output_tokens"].sum())
     good_output = float(done["output_tokens"][good].sum())

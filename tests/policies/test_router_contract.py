@@ -64,7 +64,8 @@ def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
 
 def test_kv_aware_at_a_high_temperature_spreads() -> None:
     router = make_router("kv_aware", {"temperature": 50.0}, rng.stream(0, "r"))
-    view = PoolView(16, *(np.array([0, 0, 0]),) * 2, np.array([9000, 0, 0]), cached_tokens=lambda: np.zeros(3, np.int64))
+    idle, busy = np.zeros(3, np.int64), np.array([9000, 0, 0])
+    view = PoolView(16, idle, idle, busy, cached_tokens=idle.copy)
     chosen = [router.route(RequestView(i, 700), view) for i in range(300)]
     assert set(chosen) == {0, 1, 2}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from typing import Any
@@ -118,7 +119,7 @@ def _assert_lawful(result: SimulationResult, workload: Workload) -> None:
     for part in PARTS:
         assert (done[part] >= -1e-9).all(), part
     stages = [done[name] for name in ("arrival_s", "scheduled_s", "prefill_done_s", "kv_landed_s", "last_token_s")]
-    for earlier, later in zip(stages, stages[1:], strict=False):
+    for earlier, later in itertools.pairwise(stages):
         assert (later >= earlier - 1e-12).all()
     assert (done["first_token_s"] <= done["last_token_s"]).all()
     assert (done["cached_tokens"] < done["input_tokens"]).all()
@@ -177,7 +178,8 @@ def test_blocks_are_conserved_and_all_free_at_the_end(monkeypatch: pytest.Monkey
 def test_equal_arguments_give_byte_equal_results_in_any_process() -> None:
     code = (
         "import hashlib; from simulation import test_laws as t; from dynosim.simulation import simulate;"
-        "r = simulate(t._make_deployment('roofline', 'kv_aware', replicas=3), t._make_workload(t.POISSON, **t.CHAT), 5);"
+        "d = t._make_deployment('roofline', 'kv_aware', replicas=3);"
+        "r = simulate(d, t._make_workload(t.POISSON, **t.CHAT), 5);"
         "print(hashlib.sha256(r.requests.tobytes() + r.gaps.sum_s.tobytes()).hexdigest())"
     )
     runs = {

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from simulation.oracle import OracleCore
 
 from dynosim.config import DeploymentConfig, FixedTiming, PolynomialTiming, RooflineTiming
 from dynosim.simulation import cluster, engine, simulate
 from dynosim.simulation.pool import Pool
 from dynosim.simulation.records import COMPLETED, REQUEST_DTYPE
 from dynosim.workload.table import Workload
+from simulation.oracle import OracleCore
 
 
 def _make_workload(

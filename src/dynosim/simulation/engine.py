@@ -181,7 +181,7 @@ def _first_reaching(first, step, count, target):
     """Smallest m in [1, count] whose first m terms of first, first + step, ... sum to at least *target*."""
     a, b = 0.5 * step, first - 0.5 * step
     root = 2.0 * target / (b + math.sqrt(max(b * b + 4.0 * a * target, 0.0)))
-    m = min(max(int(math.ceil(root)), 1), count)
+    m = min(max(math.ceil(root), 1), count)
     while m > 1 and (m - 1) * first + step * (m - 1) * (m - 2) * 0.5 >= target:
         m -= 1
     while m < count and m * first + step * m * (m - 1) * 0.5 < target:
@@ -203,7 +203,7 @@ def _jump(e, batch, context, passes, target, weight):
         slope = (values[j + 1] - values[j]) / (nodes[j + 1] - nodes[j])
         first, step, m = base + values[j] + slope * (context - nodes[j]), slope * batch, passes - done
         if j + 2 < len(nodes):
-            m = min(m, max(int(math.ceil((nodes[j + 1] - context) / batch)), 1))
+            m = min(m, max(math.ceil((nodes[j + 1] - context) / batch), 1))
         seconds = m * first + step * m * (m - 1) * 0.5
         reached = total + seconds >= target
         if reached:

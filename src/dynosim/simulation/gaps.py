@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from dynosim.simulation.compiled import inner
-
 from dynosim.simulation.records import TokenGaps
 
 LOWEST_S = 1e-6
@@ -33,7 +32,7 @@ def record_gaps(count, total, limits, first, step, n, weight):
         m = n - i
         if step != 0.0 and m > 1:
             edge = LOWEST_S * math.exp((b + (1 if step > 0.0 else 0)) * LOG_WIDTH)
-            m = min(m, max(int(math.ceil((edge - x) / step)), 1))
+            m = min(m, max(math.ceil((edge - x) / step), 1))
         count[b] += weight * m
         total[b] += weight * (m * x + step * m * (m - 1) * 0.5)
         i += m

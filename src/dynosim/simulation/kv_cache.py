@@ -117,7 +117,7 @@ def give(e, r, blocks):
 
 @inner
 def take(e, r, blocks):
-    """Take *blocks* from the head of the free queue, evicting what they held. The caller has checked that they exist."""
+    """Take *blocks* from the head of the free queue, evicting what they held. The caller knows they exist."""
     rep = e.replicas[r]
     while blocks > 0:
         s = rep.lru_head

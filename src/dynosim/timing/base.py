@@ -1,6 +1,6 @@
 """What every timing source delivers: the time of one forward pass, as tables the compiled engine reads.
 
-A pass computes ``p`` prefill tokens in ``k`` chunks (chunk i has n_i new tokens behind c_i cached ones, s_i = n_i + c_i)
+A pass computes ``p`` prefill tokens in ``k`` chunks (chunk i: n_i new tokens behind c_i cached ones, s_i = n_i + c_i)
 and decodes ``B`` requests whose contexts, the new token included, sum to ``S`` tokens. Its time is
 
     token_wise + prefill_attention + decode_attention

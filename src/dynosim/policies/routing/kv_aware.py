@@ -1,6 +1,7 @@
 """Cheapest replica by prefill still to compute and KV cache in use: Dynamo's KV router.
 
-    cost = prefill_weight * max(0, prefill blocks queued + prompt blocks - overlap_weight * cached blocks) + KV blocks in use
+    cost = prefill_weight * max(0, queued prefill blocks + prompt blocks - overlap_weight * cached blocks)
+           + KV blocks in use
 
 both with this request included (Dynamo ``docs/components/router/router-concepts.md``: prefill_load_scale,
 overlap_score_credit). The lowest cost wins, ties at random; a temperature T > 0 draws from

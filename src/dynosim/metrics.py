@@ -6,7 +6,6 @@ Warm-up requests are left out of everything that is counted per request. Left ou
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.config import SLO, PriceConfig
+from dynosim.config.schema import nearest
 from dynosim.errors import ConfigError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.simulation import SimulationResult, gaps
@@ -119,12 +119,10 @@ class Metrics:
 def check_metric(metric: str, stat: str | None, path: str) -> MetricInfo:
     """Return the metric's info; ConfigError when the name or the statistic does not exist."""
     if metric not in METRICS:
-        near = difflib.get_close_matches(metric, METRICS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{metric!r}: {hint}allowed: {', '.join(METRICS)}", path=path)
+        raise ConfigError(f"{metric!r}: {nearest(metric, METRICS)}allowed: {', '.join(METRICS)}", path=path)
     info = METRICS[metric]
     if info.distribution and stat not in STATS:
-        raise ConfigError(f"{stat!r}: statistics of {metric}: {', '.join(STATS)}", path=path)
+        raise ConfigError(f"{stat!r}: {nearest(str(stat), STATS)}allowed for {metric}: {', '.join(STATS)}", path=path)
     if not info.distribution and stat is not None:
         raise ConfigError(f"{stat!r}: {metric} is one number without statistics", path=path)
     return info
@@ -177,14 +175,15 @@ def _latencies(requests: NDArray[Any]) -> dict[str, Array]:
 def _good(latencies: Mapping[str, Array], slo: SLO) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which requests meet every per-request bound, and for which a bound says nothing (one-token outputs).
 
-    A bound on any statistic of a per-request metric bounds each request (AIPerf's and vLLM's goodput).
+    A bound on any statistic of a per-request metric bounds each request (AIPerf's and vLLM's goodput); of several, the
+    widest: a median bound is meant for half of the requests only.
     """
     n = len(next(iter(latencies.values())))
     good, undetermined = np.ones(n, bool), np.zeros(n, bool)
     for name, bounds in slo.items():
         if name in latencies:
-            x, bound = latencies[name], next(iter(bounds.values()))
-            met = x <= bound if METRICS[name].better == "lower" else x >= bound
+            x, below = latencies[name], METRICS[name].better == "lower"
+            met = x <= max(bounds.values()) if below else x >= min(bounds.values())
             good &= met | np.isnan(x)
             undetermined |= np.isnan(x)
     return good, undetermined
@@ -223,8 +222,8 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
     values |= _throughput(result, done, good, span_s) | _cost(result, prices, done, good, span_s)
     values |= _usage(result, done, span_s)
     values |= {
-        "good_request_fraction": float(good.sum()) / len(measured) if len(measured) else None,
-        "served_request_fraction": len(done) / len(measured) if len(measured) else None,
+        "good_request_fraction": _ratio(float(good.sum()), len(measured)),
+        "served_request_fraction": _ratio(len(done), len(measured)),
         "completed": float(len(done)),
         "rejected": float((measured["status"] == REJECTED).sum()),
         "incomplete": float((measured["status"] == INCOMPLETE).sum()),
@@ -237,47 +236,45 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
     return Metrics({name: finite[name] for name in METRICS})
 
 
+def _ratio(part: float, whole: float) -> float:
+    """Return part / whole; NaN, a missing value, where there is no whole."""
+    return part / whole if whole else math.nan
+
+
 def _gpus(result: SimulationResult) -> float:
     """Time-averaged provisioned GPUs."""
-    return sum(pool.gpu_seconds for pool in result.pools) / result.duration_s if result.duration_s else math.nan
+    return _ratio(sum(pool.gpu_seconds for pool in result.pools), result.duration_s)
 
 
 def _throughput(
     result: SimulationResult, done: NDArray[Any], good: NDArray[np.bool_], span_s: float
 ) -> dict[str, Value]:
-    gpus = _gpus(result)
-    output, total = float(done["output_tokens"].sum()), float(done["input_tokens"].sum() + done["output_tokens"].sum())
-    good_output = float(done["output_tokens"][good].sum())
-    return {
-        "request_throughput": len(done) / span_s,
-        "output_token_throughput": output / span_s,
-        "input_token_throughput": (total - output) / span_s,
-        "total_token_throughput": total / span_s,
-        "output_token_throughput_per_gpu": output / span_s / gpus,
-        "total_token_throughput_per_gpu": total / span_s / gpus,
-        "goodput": float(good.sum()) / span_s,
-        "goodput_token_throughput": good_output / span_s,
-        "goodput_token_throughput_per_gpu": good_output / span_s / gpus,
-        "gpus": gpus,
+    gpus, output, input_ = _gpus(result), float(done["output_tokens"].sum()), float(done["input_tokens"].sum())
+    amounts = {
+        "request_throughput": float(len(done)),
+        "output_token_throughput": output,
+        "input_token_throughput": input_,
+        "total_token_throughput": input_ + output,
+        "goodput": float(good.sum()),
+        "goodput_token_throughput": float(done["output_tokens"][good].sum()),
     }
+    rates = {name: _ratio(amount, span_s) for name, amount in amounts.items()}
+    tokens = ("output_token_throughput", "total_token_throughput", "goodput_token_throughput")
+    return {**rates, **{f"{name}_per_gpu": _ratio(rates[name], gpus) for name in tokens}, "gpus": gpus}
 
 
 def _cost(
     result: SimulationResult, prices: PriceConfig, done: NDArray[Any], good: NDArray[np.bool_], span_s: float
 ) -> dict[str, Value]:
     """Cost of the measured span: the run's mean USD per second times the span."""
-    usd_per_s = _price(result, prices) / result.duration_s if result.duration_s else math.nan
+    usd_per_s = _ratio(_price(result, prices), result.duration_s)
     usd = usd_per_s * span_s
-
-    def per(amount: float, unit: float) -> float | None:
-        return usd / (amount / unit) if amount else None
-
     output = float(done["output_tokens"].sum())
     return {
-        "usd_per_million_output_tokens": per(output, 1e6),
-        "usd_per_million_total_tokens": per(output + float(done["input_tokens"].sum()), 1e6),
-        "usd_per_million_good_output_tokens": per(float(done["output_tokens"][good].sum()), 1e6),
-        "usd_per_1k_requests": per(len(done), 1e3),
+        "usd_per_million_output_tokens": 1e6 * _ratio(usd, output),
+        "usd_per_million_total_tokens": 1e6 * _ratio(usd, output + float(done["input_tokens"].sum())),
+        "usd_per_million_good_output_tokens": 1e6 * _ratio(usd, float(done["output_tokens"][good].sum())),
+        "usd_per_1k_requests": 1e3 * _ratio(usd, len(done)),
         "usd_per_hour": usd_per_s * 3600.0,
     }
 
@@ -289,24 +286,24 @@ def _usage(result: SimulationResult, done: NDArray[Any], span_s: float) -> dict[
 
     busy = sum(pool.busy_s for pool in result.pools)
     return {
-        "effective_concurrency": float((done["last_token_s"] - done["arrival_s"]).sum()) / span_s,
+        "effective_concurrency": _ratio(float((done["last_token_s"] - done["arrival_s"]).sum()), span_s),
         "kv_cache_utilization": weighted(lambda pool: pool.mean_kv_utilization),
         "batch_slot_utilization": weighted(lambda pool: pool.mean_batch / pool.max_num_seqs),
-        "replica_utilization": busy / max(sum(p.replicas for p in result.pools) * result.duration_s, 1e-12),
-        "prefix_cache_hit_rate": float(done["cached_tokens"].sum()) / max(float(done["input_tokens"].sum()), 1.0),
-        "extrapolated_pass_share": sum(p.extrapolated_pass_share * p.busy_s for p in result.pools) / max(busy, 1e-12),
+        "replica_utilization": _ratio(busy, sum(p.replicas for p in result.pools) * result.duration_s),
+        "prefix_cache_hit_rate": _ratio(float(done["cached_tokens"].sum()), float(done["input_tokens"].sum())),
+        "extrapolated_pass_share": _ratio(sum(p.extrapolated_pass_share * p.busy_s for p in result.pools), busy),
     }
 
 
 def check_slo(slo: SLO) -> None:
-    """Raise ConfigError when an SLO names an unknown metric or statistic, or one that has no better direction."""
+    """Raise ConfigError when an SLO names an unknown metric or statistic; a number is bounded by min or max."""
     for metric, bounds in slo.items():
         for stat in bounds:
             path = f"slo.{metric}.{stat}"
-            is_bound = stat in ("min", "max") and not METRICS.get(metric, MetricInfo("", "", None, True)).distribution
-            info = check_metric(metric, None if is_bound else stat, path)
-            if info.better is None and not is_bound:
-                raise ConfigError(f"{metric} has no better direction: use min or max", path=path)
+            if metric not in METRICS or METRICS[metric].distribution:
+                check_metric(metric, stat, path)
+            elif stat not in ("min", "max"):
+                raise ConfigError(f"{stat!r}: {metric} is one number: allowed: min, max", path=path)
 
 
 def slo_violations(metrics: Metrics, slo: SLO) -> dict[str, float]:

@@ -71,12 +71,13 @@ def _from_metric(config: ObjectiveConfig) -> Objective:
 
 def load_python(reference: str) -> Objective:
     """Return the objective of ``package.module:name`` or ``path/to/file.py:name``."""
-    source, colon, name = reference.rpartition(":")
-    if not colon:
+    source, _, name = reference.rpartition(":")
+    is_file = source.endswith(".py")
+    if not source or (source.startswith(".") and not is_file):
         raise ConfigError(f"{reference!r}: expected package.module:name or file.py:name", path="objectives.python")
     try:
-        found = getattr(_load_file(Path(source)) if source.endswith(".py") else importlib.import_module(source), name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
+        found = getattr(_load_file(Path(source)) if is_file else importlib.import_module(source), name)
+    except (ImportError, AttributeError, FileNotFoundError, SyntaxError) as error:
         raise ConfigError(f"{reference!r}: {error}", path="objectives.python") from error
     if not isinstance(found, Objective):
         raise ConfigError(f"{reference!r}: not an @objective", path="objectives.python")

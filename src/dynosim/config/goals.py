@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from dynosim.config.base import Config
 
 SLO = dict[str, dict[str, float]]
-"""metric -> statistic -> bound, in the metric's unit (latencies in ms); see ``dynosim.metrics.SLO_DIRECTION``."""
+"""metric -> statistic -> bound, in the metric's unit (latencies in ms); see ``dynosim.metrics.slo_violations``."""
 
 
 class ObjectiveConfig(Config):

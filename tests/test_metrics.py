@@ -123,9 +123,8 @@ def test_inter_chunk_latency_is_over_all_token_gaps() -> None:
     assert metrics.value("inter_chunk_latency", "count") == 3000
     assert metrics.value("inter_chunk_latency", "std") == pytest.approx(1e3 * seconds.std(), rel=1e-3)
     for stat in ("p50", "p90", "p99"):
-        assert metrics.value("inter_chunk_latency", stat) == pytest.approx(
-            1e3 * np.percentile(seconds, PERCENTILES[stat]), rel=0.01
-        )
+        expected = 1e3 * np.percentile(seconds, PERCENTILES[stat])
+        assert metrics.value("inter_chunk_latency", stat) == pytest.approx(expected, rel=0.002)
 
 
 def test_throughput_and_cost_by_hand() -> None:

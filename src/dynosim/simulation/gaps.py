@@ -1,4 +1,4 @@
-"""Token gaps as a histogram with bins 0.2 % wide: constant memory, exact means, percentiles within 0.1 %."""
+"""Token gaps as a histogram with bins 0.2 % wide: constant memory, exact means, percentiles within 0.2 %."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ def merge(parts: list[TokenGaps]) -> TokenGaps:
 
 
 def percentile(gaps: TokenGaps, q: float) -> float:
-    """Return the *q*-th percentile in seconds: linear between the bins' means; NaN without gaps."""
+    """Return the *q*-th percentile in seconds: numpy's, each gap taken as the mean of its bin; NaN without gaps."""
     filled = np.flatnonzero(gaps.count)
     if not len(filled):
         return math.nan
     count = gaps.count[filled]
-    middle = np.cumsum(count) - 0.5 * count
-    means = gaps.sum_s[filled] / count
-    return float(np.clip(np.interp(q / 100.0 * count.sum(), middle, means), gaps.min_s, gaps.max_s))
+    means, up_to = gaps.sum_s[filled] / count, np.cumsum(count)
+    rank = q / 100.0 * (up_to[-1] - 1)
+    below, above = means[np.searchsorted(up_to, [math.floor(rank), math.ceil(rank)], side="right")]
+    return float(np.clip(below + (rank - math.floor(rank)) * (above - below), gaps.min_s, gaps.max_s))

@@ -45,7 +45,7 @@ REQUEST_DTYPE = np.dtype(
 class TokenGaps:
     """Every gap between consecutive tokens, pooled over requests, as a fine histogram (bins 0.2 % wide).
 
-    ``count[i]`` gaps of mean ``sum_s[i] / count[i]`` lie in bin *i*; means are exact, percentiles within 0.1 %.
+    ``count[i]`` gaps of mean ``sum_s[i] / count[i]`` lie in bin *i*; means are exact, percentiles within 0.2 %.
     """
 
     count: NDArray[np.float64]

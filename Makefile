@@ -54,6 +54,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -c constraints.txt $$(grep '^torch==' constraints.txt)
 	@$(INSTALL) -c constraints.txt -e .
+	@echo "compiling the engine (once)" >&2
+	@$(BIN)/dynosim doctor >/dev/null
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -18,10 +18,11 @@ from threadpoolctl import threadpool_limits
 
 from dynosim.search import pareto
 from dynosim.search.distributions import Point
+from dynosim.search.features import ServingFeatures
 from dynosim.search.samplers.acquisition import log_ehvi, log_feasibility, nondominated_cells
 from dynosim.search.samplers.base import History, PointSampler, draw_valid
 from dynosim.search.samplers.candidates import Score, maximize, space_filling
-from dynosim.search.samplers.encoding import Encoder, fleet_features
+from dynosim.search.samplers.encoding import Encoder
 from dynosim.search.samplers.model import GP, Hyperparameters, fit
 from dynosim.space import SearchSpace
 
@@ -81,12 +82,12 @@ class BayesSampler(PointSampler):
     ) -> None:
         super().__init__(space, seed=seed)
         self._startup, self._bounds = startup, bounds
-        self._encoder = Encoder(space, fleet_features(space.parameters)) if space is not None else None
+        self._encoder = Encoder(space, ServingFeatures(space)) if space is not None else None
         self._fits: dict[str, tuple[bytes, Hyperparameters]] = {}
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the point with the highest acquisition value; early on, the one farthest from all others."""
-        encoder = self._encoder or Encoder(space, fleet_features(space.parameters))
+        encoder = self._encoder or Encoder(space)
         # These matrices are small: a second thread makes BLAS and torch slower, and takes a core from simulations.
         with threadpool_limits(1):
             if len(history.taken) < self._startup or not np.isfinite(history.values).all(axis=1).any():
@@ -116,7 +117,7 @@ class BayesSampler(PointSampler):
         violations = {name: np.where(ran, _symlog(v), np.nan) for name, v in history.constraints.items()}
         X = encoder(history.points)
         objectives = [self._model(name, X, y) for name, y in outputs.items()]
-        constraints = [self._model(name, X, y) for name, y in violations.items() if np.isfinite(y).any()]
+        constraints = [self._model(name, X, y) for name, y in violations.items() if _varies(y)]
         if not ran.all() or history.failed:
             points = history.points + history.failed
             runs = np.append(np.where(ran, -1.0, 1.0), np.ones(len(history.failed)))
@@ -159,6 +160,11 @@ class BayesSampler(PointSampler):
 
 def _identity(column: Array) -> Array:
     return column
+
+
+def _varies(y: Array) -> bool:
+    """Whether there is something to learn: an SLO that every trial meets alike needs no model."""
+    return len(np.unique(y[np.isfinite(y)])) > 1
 
 
 def _symlog(violation: Array) -> Array:

@@ -7,6 +7,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
 
     import torch
+    from botorch import settings
     from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
     from botorch.acquisition.multi_objective.objective import WeightedMCMultiOutputObjective
     from botorch.models.gp_regression import SingleTaskGP
@@ -21,5 +22,6 @@ __all__ = [
     "SobolQMCNormalSampler",
     "WeightedMCMultiOutputObjective",
     "qLogNoisyExpectedHypervolumeImprovement",
+    "settings",
     "torch",
 ]

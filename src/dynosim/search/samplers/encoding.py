@@ -10,9 +10,8 @@ space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from numpy.typing import NDArray
 
 from dynosim.rng import stream
 from dynosim.search.distributions import Point
-from dynosim.space import Choices, Parameter, Range, SearchSpace
+from dynosim.space import Choices, Range, SearchSpace
 
 Array = NDArray[np.float64]
-Features = Callable[[Mapping[str, Any]], Sequence[float]]
+Derived = Callable[[Point], list[float]]
+"""From a point to further features on whatever scale; NaN where one is unknown."""
 
 _INACTIVE = 0.5
 _LOG_SPAN = 4.0
@@ -31,20 +31,23 @@ _RANGE_SAMPLES = 256
 
 
 class Encoder:
-    """Turns points of a space into rows of ``d`` features."""
+    """Turns points of a space into rows of ``d`` features; *derived* adds some to those of the parameters."""
 
-    def __init__(self, space: SearchSpace, features: Features) -> None:
+    def __init__(self, space: SearchSpace, derived: Derived | None = None) -> None:
         self._columns = [(p.path, _column(p.domain), _width(p.domain)) for p in space.parameters]
-        self._features = features
+        self._derived = derived or _none
         rng = stream(0, "feature ranges")
-        rows = np.array([features(space.sample(rng)) for _ in range(_RANGE_SAMPLES)])
-        span = np.ptp(rows, axis=0)
-        self._low, self._span = rows.min(axis=0), np.where(span > 0.0, span, 1.0)
+        rows = np.array([self._derived(space.sample(rng)) for _ in range(_RANGE_SAMPLES)])
+        rows = rows[~np.isnan(rows).any(axis=1)]
+        self._low = rows.min(axis=0, initial=np.inf)
+        span = rows.max(axis=0, initial=-np.inf) - self._low
+        self._span = np.where(span > 0.0, span, 1.0)
 
     def __call__(self, points: Sequence[Point]) -> Array:
         """Return the features of *points*, ``n x d``."""
-        derived = (np.array([self._features(point) for point in points]) - self._low) / self._span
-        return np.hstack([np.array([self._row(point) for point in points]), derived])
+        raw = np.array([self._row(point) for point in points])
+        derived = (np.array([self._derived(point) for point in points]) - self._low) / self._span
+        return np.hstack([raw, np.nan_to_num(derived, nan=_INACTIVE, posinf=_INACTIVE, neginf=_INACTIVE)])
 
     def _row(self, point: Point) -> list[float]:
         row: list[float] = []
@@ -53,22 +56,8 @@ class Encoder:
         return row
 
 
-def fleet_features(parameters: Sequence[Parameter]) -> Features:
-    """Return the derived features of a serving space: log2 of all searched GPUs.
-
-    They need only names that end in ``replicas`` and ``tensor_parallel_size``, so any space may use them; a
-    space without has none.
-    """
-    factors: dict[str, list[str]] = {}
-    for path in (parameter.path for parameter in parameters):
-        if path.endswith((".replicas", ".tensor_parallel_size")):
-            factors.setdefault(path.rpartition(".")[0], []).append(path)
-
-    def features(point: Mapping[str, Any]) -> list[float]:
-        pools = [prod(point[path] for path in paths) for paths in factors.values() if paths[0] in point]
-        return [float(np.log2(sum(pools)))] if pools else [0.0] * bool(factors)
-
-    return features
+def _none(point: Point) -> list[float]:
+    return []
 
 
 def _is_numeric(domain: Choices | Range) -> bool:

@@ -158,7 +158,7 @@ class GP:
 
 def to_botorch(models: list[GP]) -> ModelListGP:
     """Return BoTorch's own models with the same data and hyperparameters."""
-    from dynosim.search.samplers.botorch_api import ModelListGP, SingleTaskGP, torch
+    from dynosim.search.samplers.botorch_api import ModelListGP, SingleTaskGP, settings, torch
 
     def convert(gp: GP) -> SingleTaskGP:
         model = SingleTaskGP(torch.as_tensor(gp.X), torch.as_tensor(gp.y)[:, None])
@@ -167,4 +167,6 @@ def to_botorch(models: list[GP]) -> ModelListGP:
         model.mean_module.constant = gp._solved[2]
         return model.eval()
 
-    return ModelListGP(*map(convert, models))
+    # Derived features may leave [0, 1] a little, and an output may be constant: both are fine here.
+    with settings.validate_input_scaling(False):
+        return ModelListGP(*map(convert, models))

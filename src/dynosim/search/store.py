@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 
 from dynosim.config import SLO
 from dynosim.errors import StudyError
@@ -34,10 +35,11 @@ def open_storage(url: str | None) -> BaseStorage:
     """Return Optuna's storage at *url*; None keeps trials in memory. Raises StudyError if it cannot be opened."""
     if url is None:
         return InMemoryStorage()
+    # SQLAlchemy takes plain postgresql:// for psycopg2; the extra installs its successor.
+    driver_url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     try:
-        # The tables may not exist yet when the first connection is made, so the listener comes with the engine.
-        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    except Exception as error:  # SQLAlchemy, the driver and Optuna each have their own
+        storage = RDBStorage(driver_url, engine_kwargs={"pool_pre_ping": True})
+    except (ImportError, SQLAlchemyError, RuntimeError) as error:
         raise StudyError(f"cannot open the storage {url.rpartition('@')[2]}: {error}") from error
     if storage.engine.dialect.name == "sqlite":
         event.listen(storage.engine, "connect", _relax_sqlite)

@@ -238,6 +238,7 @@ def _positive(text: str) -> int:
 def _optimize(args: argparse.Namespace) -> int:
     from dynosim import run
     from dynosim.progress import GracefulStop, ProgressLine
+    from dynosim.report import terminal
 
     overrides = [*args.overrides, *([f"optimizer.sampler={args.sampler}"] if args.sampler else [])]
     asked = {"overrides": overrides, "trace": args.trace, "objectives": args.objectives}
@@ -256,7 +257,7 @@ def _optimize(args: argparse.Namespace) -> int:
                 listeners=[line, stop],
             )
         except KeyboardInterrupt:
-            command = shlex.join(["dynosim", *sys.argv[1:]])
+            command = shlex.join([terminal.command("dynosim"), *sys.argv[1:]])
             kept = (
                 f"; {len(line.study.trials)} trials and a report are in {args.runs_dir}/{line.study.id}"
                 if line.study

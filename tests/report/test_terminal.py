@@ -1,6 +1,7 @@
 """What is printed, read back from a recording console."""
 
 import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from dynosim.report.analysis import number, percent
 from report.fake_study import make_study
 
 
-def _print(renderable: RenderableType) -> str:
-    console = Console(width=200, file=io.StringIO())
+def _print(renderable: RenderableType, width: int = 200) -> str:
+    console = Console(width=width, file=io.StringIO())
     console.print(renderable)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -25,6 +26,30 @@ def test_the_frontier_table_has_a_row_per_point_with_its_values() -> None:
         row = next(line for line in text.splitlines() if line.strip("│ ").startswith(f"{trial.number} "))
         assert trial.scenario.deployment.label() in row
         assert all(number(value) in row for value in trial.outcome.values or ())
+
+
+def test_a_narrow_frontier_table_keeps_every_label_whole() -> None:
+    study = make_study(60)
+    text = _print(terminal.frontier_table(study), width=100)
+    assert all(f" {trial.scenario.deployment.label()} " in text for trial in study.frontier())
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_command_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    for name in ("python", "dynosim"):
+        (bin_folder / name).touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(bin_folder / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert terminal.command("dynosim") == ".venv/bin/dynosim"
+    assert terminal.command("mlflow") == "mlflow"  # not of this installation
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert terminal.command("dynosim") == str(bin_folder / "dynosim")
+    monkeypatch.setenv("PATH", str(bin_folder))
+    assert terminal.command("dynosim") == "dynosim"
 
 
 def test_picks_are_compared_with_the_baseline() -> None:
@@ -41,7 +66,7 @@ def test_next_steps_point_to_the_balanced_recommendation() -> None:
     study = make_study(60)
     place = [t.number for t in study.frontier()].index(study.picks()["balanced"].number) + 1
     text = _print(terminal.next_steps(study, Path("runs/x"), "sqlite:///runs/mlflow.db"))
-    assert f"dynosim predict runs/x/recommendations/{place:04d}.yaml" in text
+    assert f"dynosim predict runs/x/recommendations/{place:04d}.yaml\n" in text
     assert "runs/x/report.html" in text
     assert "mlflow server --backend-store-uri sqlite:///runs/mlflow.db" in text
     assert "MLflow" not in _print(terminal.next_steps(study, Path("runs/x"), None))

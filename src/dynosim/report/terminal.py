@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +32,7 @@ def frontier_table(study: Study) -> Table:
     """Return the Pareto set, one row per trial, ordered by the first objective."""
     table = Table(title=f"Pareto frontier of {study.space.name} (simulated)", title_justify="left")
     for head in ("trial", "deployment", "GPU"):
-        table.add_column(head, justify="right" if head == "trial" else "left")
+        table.add_column(head, justify="right" if head == "trial" else "left", no_wrap=head != "GPU")
     for head in ("GPUs", *map(_head, study.objectives), "tok/s/user\np50", "requests\nserved", "SLO\nattained"):
         table.add_column(head, justify="right")
     for trial in study.frontier():
@@ -52,7 +55,7 @@ def picks_table(study: Study) -> Table:
     baseline = study.baseline if study.baseline and study.baseline.outcome.values else None
     table = Table(title="Picks" + (", compared with the baseline" if baseline else ""), title_justify="left")
     for head in ("pick", "trial", "deployment"):
-        table.add_column(head, justify="right" if head == "trial" else "left")
+        table.add_column(head, justify="right" if head == "trial" else "left", no_wrap=True)
     for objective in study.objectives:
         table.add_column(_head(objective), justify="right")
     rows = study.picks() | ({"baseline": baseline} if baseline else {})
@@ -82,14 +85,23 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
     """Return where to look and what to run next."""
     lines = [f"report    {run_dir / 'report.html'}"]
     if tracking_uri is not None:
+        serve = shlex.join([command("mlflow"), "server", "--backend-store-uri", tracking_uri])
         local = tracking_uri.startswith("sqlite:")
-        serve = f"mlflow server --backend-store-uri {tracking_uri}, then http://127.0.0.1:5000"
-        lines.append(f"MLflow    {serve if local else tracking_uri}")
+        lines.append(f"MLflow    {f'http://127.0.0.1:5000 after {serve}' if local else tracking_uri}")
     balanced = study.picks().get("balanced")
     if balanced is not None:
         place = [trial.number for trial in study.frontier()].index(balanced.number) + 1
-        lines.append(f"next      dynosim predict {run_dir / 'recommendations' / f'{place:04d}.yaml'}")
+        config = str(run_dir / "recommendations" / f"{place:04d}.yaml")
+        lines.append(f"next      {shlex.join([command('dynosim'), 'predict', config])}")
     return Text("\n".join(lines), no_wrap=True, overflow="ignore")
+
+
+def command(program: str) -> str:
+    """Return what to type for *program* of this installation: its name if PATH leads to it, else its path."""
+    ours, found = Path(sys.executable).with_name(program), shutil.which(program)
+    if not ours.exists() or (found and ours.samefile(found)):
+        return program
+    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
 
 
 def _compared(study: Study, trial: Trial, baseline: Trial | None, column: int) -> Text:

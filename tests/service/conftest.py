@@ -57,16 +57,19 @@ def _untracked() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceClient]:
+    """A service for the tests that start no study of their own."""
     with ServiceClient(tmp_path_factory.mktemp("runs")) as client:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(client: ServiceClient) -> str:
-    """The id of a study of five trials that has run in *client*."""
-    study_id = client.submit(trials=5)
-    status = client.wait_for(study_id, lambda s: s["state"] in ("completed", "failed"))
+    """The id of a study of five trials that has run in *client*: one for all tests, since a process takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DYNOSIM_TRACKING", "off")
+        study_id = client.submit(trials=5)
+        status = client.wait_for(study_id, lambda s: s["state"] in ("completed", "failed"))
     assert status["state"] == "completed", status
     return study_id

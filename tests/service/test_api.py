@@ -68,26 +68,27 @@ def test_events_are_replayed_after_the_last_seen_one(client: Any, finished: str)
         assert _events(client, finished, **{"Last-Event-ID": str(ids[seen])}) == events[seen + 1 :]
 
 
-def test_cancel_keeps_the_results_resume_goes_on_and_a_crash_is_contained(client: Any) -> None:
-    study_id = client.submit(trials=300, space=TINY.read_text())
-    client.wait_for(study_id, lambda s: s["progress"].get("done", 0) >= 2)
-    assert client.post(f"/v1/studies/{study_id}/cancel").status_code == 202
-    done = client.wait_for(study_id, lambda s: s["state"] == "cancelled")["progress"]["done"]
-    assert 2 <= done < 300
-    assert len(client.get(f"/v1/studies/{study_id}/trials").json()) == done
-    assert client.get(f"/v1/studies/{study_id}/report").status_code == 200
+def test_cancel_keeps_the_results_resume_goes_on_and_a_crash_is_contained(tmp_path: Path, make_client: Any) -> None:
+    with make_client(tmp_path) as client:
+        study_id = client.submit(trials=300, space=TINY.read_text())
+        client.wait_for(study_id, lambda s: s["progress"].get("done", 0) >= 2)
+        assert client.post(f"/v1/studies/{study_id}/cancel").status_code == 202
+        done = client.wait_for(study_id, lambda s: s["state"] == "cancelled")["progress"]["done"]
+        assert 2 <= done < 300
+        assert len(client.get(f"/v1/studies/{study_id}/trials").json()) == done
+        assert client.get(f"/v1/studies/{study_id}/report").status_code == 200
 
-    queued = client.submit(trials=300)
-    assert client.post(f"/v1/studies/{queued}/cancel").json()["state"] in ("cancelled", "cancelling")
-    client.post(f"/v1/studies/{study_id}/resume")
-    client.wait_for(study_id, lambda s: s["progress"]["done"] > done)
-    numbers = [e["number"] for e in _trial_events(client, study_id)]
-    assert numbers == sorted(set(numbers))
+        queued = client.submit(trials=300)
+        assert client.post(f"/v1/studies/{queued}/cancel").json()["state"] in ("cancelled", "cancelling")
+        client.post(f"/v1/studies/{study_id}/resume")
+        client.wait_for(study_id, lambda s: s["progress"]["done"] > done)
+        numbers = [e["number"] for e in _trial_events(client, study_id)]
+        assert numbers == sorted(set(numbers))
 
-    (worker,) = multiprocessing.active_children()
-    worker.kill()
-    assert "exit code -9" in client.wait_for(study_id, lambda s: s["state"] == "failed")["error"]
-    assert client.get("/healthz").json() == {"status": "ok"}
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        assert "exit code -9" in client.wait_for(study_id, lambda s: s["state"] == "failed")["error"]
+        assert client.get("/healthz").json() == {"status": "ok"}
 
 
 def test_a_killed_service_finds_its_studies_again(tmp_path: Path, make_client: Any, fast: list[str]) -> None:

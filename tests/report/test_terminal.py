@@ -20,7 +20,7 @@ def _print(renderable: RenderableType, width: int = 200) -> str:
 
 
 def test_the_frontier_table_has_a_row_per_point_with_its_values() -> None:
-    study = make_study(60)
+    study = make_study(30)
     text = _print(terminal.frontier_table(study))
     for trial in study.frontier():
         row = next(line for line in text.splitlines() if line.strip("│ ").startswith(f"{trial.number} "))
@@ -29,10 +29,19 @@ def test_the_frontier_table_has_a_row_per_point_with_its_values() -> None:
 
 
 def test_a_narrow_frontier_table_keeps_every_label_whole() -> None:
-    study = make_study(60)
+    study = make_study(30)
     text = _print(terminal.frontier_table(study), width=100)
     assert all(f" {trial.scenario.deployment.label()} " in text for trial in study.frontier())
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_long_frontier_is_thinned_but_keeps_its_ends_and_picks() -> None:
+    study = make_study(300)
+    front, text = study.frontier(), _print(terminal.frontier_table(study))
+    rows = {int(line.strip("│ ").split()[0]) for line in text.splitlines() if line.startswith("│")}
+    assert len(front) > terminal.MAX_ROWS >= len(rows) - len(study.picks())
+    assert rows >= {front[0].number, front[-1].number} | {trial.number for trial in study.picks().values()}
+    assert f"{len(front) - len(rows)} more in frontier.csv" in text
 
 
 def test_a_command_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
 
+MAX_ROWS = 20
+"""Rows of the frontier that a screen takes; the files have all of them."""
+
 
 def summary(study: Study, run_dir: Path, tracking_uri: str | None = None) -> Group:
     """Return the whole summary: frontier, picks, trade-off, health, where to look next."""
@@ -29,13 +32,16 @@ def summary(study: Study, run_dir: Path, tracking_uri: str | None = None) -> Gro
 
 
 def frontier_table(study: Study) -> Table:
-    """Return the Pareto set, one row per trial, ordered by the first objective."""
-    table = Table(title=f"Pareto frontier of {study.space.name} (simulated)", title_justify="left")
+    """Return the Pareto set ordered by the first objective: the picks, and rows evenly spread over the rest."""
+    shown, front = _spread(study), study.frontier()
+    more = f"{len(front) - len(shown)} more in frontier.csv" if len(shown) < len(front) else None
+    title = f"Pareto frontier of {study.space.name} (simulated)"
+    table = Table(title=title, title_justify="left", caption=more, caption_justify="left")
     for head in ("trial", "deployment", "GPU"):
         table.add_column(head, justify="right" if head == "trial" else "left", no_wrap=head != "GPU")
     for head in ("GPUs", *map(_head, study.objectives), "tok/s/user\np50", "requests\nserved", "SLO\nattained"):
         table.add_column(head, justify="right")
-    for trial in study.frontier():
+    for trial in shown:
         flat, gpus = trial.outcome.flat_metrics(), gpu_counts(trial)
         table.add_row(
             str(trial.number),
@@ -48,6 +54,13 @@ def frontier_table(study: Study) -> Table:
             _known(flat.get("good_request_fraction")),
         )
     return table
+
+
+def _spread(study: Study) -> list[Trial]:
+    front = study.frontier()
+    even = {round(i * (len(front) - 1) / max(MAX_ROWS - 1, 1)) for i in range(min(MAX_ROWS, len(front)))}
+    picked = {trial.number for trial in study.picks().values()}
+    return [trial for i, trial in enumerate(front) if i in even or trial.number in picked]
 
 
 def picks_table(study: Study) -> Table:

@@ -22,7 +22,7 @@ from dynosim.config import DeploymentConfig, LinkConfig, PoolConfig, PriceConfig
 from dynosim.errors import DynosimError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_capacity
-from dynosim.search.distributions import Key, decode, key
+from dynosim.search.distributions import Key, decode, label
 from dynosim.space import SearchSpace
 from dynosim.timing import forward_times
 from dynosim.workload import load_workload
@@ -84,7 +84,8 @@ class ServingFeatures:
         """Return the features of *point*."""
         mode = point.get("deployment.mode") or self._space.reference.deployment.mode
         roles = ("mixed", "mixed") if mode == "aggregated" else ("prefill", "decode")
-        prefill, decode = (self._replica(role, self._relevant(point, role)) for role in roles)
+        able = {role: self._replica(role, self._relevant(point, role)) for role in dict.fromkeys(roles)}
+        prefill, decode = (able[role] for role in roles)
         if prefill is None or decode is None:
             return [np.nan] * len(FEATURES)
         return list(np.log(self._estimate(point, roles, prefill, decode)))
@@ -129,7 +130,7 @@ class ServingFeatures:
         section = _SECTIONS[role]
         others = (prefix for name, prefix in _SECTIONS.items() if name != role)
         dropped = (*others, *_ELSEWHERE, *(f"{section}.{name}" for name in _COUNTS))
-        return key({path: value for path, value in point.items() if not path.startswith(dropped)})
+        return tuple((path, label(value)) for path, value in point.items() if not path.startswith(dropped))
 
     def _measure(self, role: str, relevant: Key) -> Replica | None:
         try:

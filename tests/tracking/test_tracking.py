@@ -178,6 +178,20 @@ def test_kill_nine_loses_and_doubles_nothing(runs_dir: Path) -> None:
         assert outcome.flat_metrics().items() <= runs[str(number)].data.metrics.items()
 
 
+def test_the_thread_does_not_import_what_changes_the_warnings_of_the_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading; from pathlib import Path; from dynosim.tracking import MLflowTracker;"
+        "from report.fake_study import make_study;"
+        "threading.Thread.start = lambda thread: print('requests' in sys.modules);"
+        f"MLflowTracker({NOBODY!r}, Path({str(tmp_path)!r})).study_started(make_study(0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); {code}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_a_fresh_store_leaves_nothing_half_built_beside_it(empty_store: Path) -> None:
     left = {path.name for path in empty_store.parent.iterdir()} - {"mlflow.db-wal", "mlflow.db-shm"}
     assert left == {"mlflow.db", "mlflow.lock"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import queue
 from itertools import chain
@@ -40,6 +41,9 @@ class MLflowTracker:
         self._tell(STUDY, study_message(study))
         for trial in study.trials:
             self._tell(trial_name(trial.number), trial_message(study, trial))
+        # MLflow imports requests, which silences a warning of urllib3 for the whole process. In the thread, a
+        # warnings.catch_warnings() that ends in the search meanwhile would bring it back.
+        importlib.import_module("requests")
         self._thread.start()
 
     def trial_finished(self, study: Study, trial: Trial) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -58,7 +59,7 @@ def frontier_table(study: Study) -> Table:
 
 def _spread(study: Study) -> list[Trial]:
     front = study.frontier()
-    even = {round(i * (len(front) - 1) / max(MAX_ROWS - 1, 1)) for i in range(min(MAX_ROWS, len(front)))}
+    even = set(np.linspace(0, len(front) - 1, MAX_ROWS).round().astype(int))
     picked = {trial.number for trial in study.picks().values()}
     return [trial for i, trial in enumerate(front) if i in even or trial.number in picked]
 

@@ -20,7 +20,7 @@ def _print(renderable: RenderableType, width: int = 200) -> str:
 
 
 def test_the_frontier_table_has_a_row_per_point_with_its_values() -> None:
-    study = make_study(12)
+    study = make_study(60)
     text = _print(terminal.frontier_table(study))
     for trial in study.frontier():
         row = next(line for line in text.splitlines() if line.strip("│ ").startswith(f"{trial.number} "))
@@ -29,7 +29,7 @@ def test_the_frontier_table_has_a_row_per_point_with_its_values() -> None:
 
 
 def test_a_narrow_frontier_table_keeps_every_label_whole() -> None:
-    study = make_study(12)
+    study = make_study(60)
     text = _print(terminal.frontier_table(study), width=100)
     assert all(f" {trial.scenario.deployment.label()} " in text for trial in study.frontier())
     assert max(map(len, text.splitlines())) <= 100

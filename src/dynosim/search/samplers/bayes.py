@@ -10,7 +10,7 @@ equal traffic in every trial.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,10 @@ _DRAWS = 32
 _PARENTS = 24
 _WORST_VIOLATION = 1e4
 """An SLO whose metric has no value at all is violated infinitely; beyond this it makes no difference."""
+_DOUBT_EVERY, _DOUBT = 5, 4.0
+"""Every fifth proposal trusts the objectives' models less. Maximum a posteriori lengthscales are overconfident about
+parameters that few trials have varied: the search would settle beside, say, a routing policy it has met only in bad
+company (docs/search.md has the measurement)."""
 _MARGIN = 0.1
 """The reference of an objective without an SLO lies this share of the feasible range beyond the worst feasible loss
 (the share that Ishibuchi et al. 2011 found robust), so that the ends of the front count too."""
@@ -50,10 +54,13 @@ class Belief:
     """Feasible non-dominated losses, ``p x m``, with the predicted ones of running trials."""
     reference: Array
     """``m``; NaN while nothing is feasible and no SLO bounds an objective."""
+    doubt: float = 1.0
+    """Factor on the standard deviations of the objectives."""
 
     def predict(self, X: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of the losses at X (``q x d``), each ``q x m``."""
-        return _stack(self.objectives, X)
+        mean, sd = _stack(self.objectives, X)
+        return mean, self.doubt * sd
 
     def log_feasibility(self, X: Array) -> Array:
         """Return the log probability that all constraints hold at X (``q x d``), ``q``."""
@@ -93,6 +100,8 @@ class BayesSampler(PointSampler):
             if len(history.taken) < self._startup or not np.isfinite(history.values).all(axis=1).any():
                 return _design(space, encoder, history, rng)
             belief = self.belief(encoder, history)
+            if len(history.taken) % _DOUBT_EVERY == 0:
+                belief = replace(belief, doubt=_DOUBT)
             best = maximize(space, self.score(encoder, belief), _parents(history, rng), history.taken, rng)
         return best or draw_valid(space, rng, history.taken)
 
@@ -113,8 +122,11 @@ class BayesSampler(PointSampler):
         ran = np.isfinite(history.values).all(axis=1)
         scales = [np.log if (column[ran] > 0.0).all() else _identity for column in history.values.T]
         losses = self._losses(history.values, history, scales)
+        best = losses[history.feasible]
+        reference = self._reference(best, history, scales)
+        losses = _calm(losses, best, reference)
         outputs = {f"objective {j}": np.where(ran, losses[:, j], np.nan) for j in range(losses.shape[1])}
-        violations = {name: np.where(ran, _symlog(v), np.nan) for name, v in history.constraints.items()}
+        violations = {name: np.where(ran, _bounded(v), np.nan) for name, v in history.constraints.items()}
         X = encoder(history.points)
         objectives = [self._model(name, X, y) for name, y in outputs.items()]
         constraints = [self._model(name, X, y) for name, y in violations.items() if _varies(y)]
@@ -122,8 +134,6 @@ class BayesSampler(PointSampler):
             points = history.points + history.failed
             runs = np.append(np.where(ran, -1.0, 1.0), np.ones(len(history.failed)))
             constraints.append(self._model("runs", encoder(points), runs))
-        best = losses[history.feasible]
-        reference = self._reference(best, history, scales)
         if history.pending:
             P = encoder(history.pending)
             hopeful = log_feasibility(*_stack(constraints, P)) > np.log(0.5) if constraints else slice(None)
@@ -167,10 +177,23 @@ def _varies(y: Array) -> bool:
     return len(np.unique(y[np.isfinite(y)])) > 1
 
 
-def _symlog(violation: Array) -> Array:
-    """Compress violations, which explode at saturation, and keep their sign: sign(v) log(1 + |v|)."""
-    bounded = np.clip(violation, -_WORST_VIOLATION, _WORST_VIOLATION)
-    return np.asarray(np.sign(bounded) * np.log1p(np.abs(bounded)))
+def _calm(losses: Array, feasible: Array, reference: Array) -> Array:
+    """Return losses (``n x m``) with what lies beyond the reference compressed: excess e becomes w log(1 + e / w).
+
+    No hypervolume lies there, but one saturated trial, a thousand times slower than the rest, would set the scale of
+    the model and make the differences along the frontier look like nothing. w is half the range that counts.
+    """
+    if not len(feasible):
+        return losses
+    width = 0.5 * np.maximum(reference - feasible.min(axis=0), 1e-3)
+    excess = np.maximum(losses - reference, 0.0)
+    return np.asarray(np.minimum(losses, reference) + width * np.log1p(excess / width))
+
+
+def _bounded(violation: Array) -> Array:
+    """Compress violations, which explode at saturation, into [-1, 1): v / (1 + v) above 0, and themselves below."""
+    broken = np.clip(violation, 0.0, _WORST_VIOLATION)
+    return np.asarray(np.where(violation > 0.0, broken / (1.0 + broken), np.maximum(violation, -1.0)))
 
 
 def _design(space: SearchSpace, encoder: Encoder, history: History, rng: np.random.Generator) -> Point:

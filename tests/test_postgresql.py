@@ -7,17 +7,13 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 import pytest
 
 import dynosim
 from dynosim.run import load_study
-from dynosim.search import store
-from dynosim.search.store import open_storage
 
 BINARIES = Path("/usr/lib/postgresql")
 PASSWORD = "opensesame"
@@ -66,21 +62,6 @@ def server() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture
-def _closed_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Close what Optuna's storages keep in their connection pools for as long as they are not collected."""
-    with ExitStack() as stack:
-
-        def open_and_remember(url: str | None) -> Any:
-            storage: Any = open_storage(url)
-            stack.callback(storage.engine.dispose)
-            return storage
-
-        monkeypatch.setattr(store, "open_storage", open_and_remember)
-        yield
-
-
-@pytest.mark.usefixtures("_closed_connections")
 def test_a_study_in_postgresql_goes_on_and_keeps_its_password_to_itself(server: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     options = {"storage": server, "overrides": FAST, "runs_dir": runs, "tracking": "off", "workers": 1}

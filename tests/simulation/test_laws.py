@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,14 @@ def test_disaggregated_runs_are_lawful(engine: str) -> None:
     first = {"vllm": "kv_landed_s", "sglang": "kv_landed_s", "trtllm": "prefill_done_s"}[engine]
     assert (requests["first_token_s"] >= requests[first]).all()
     assert (requests["first_token_s"] == requests[first]).all() == (engine != "vllm")
+
+
+def test_the_run_lasts_from_the_first_arrival_to_the_last_token() -> None:
+    workload = _make_workload(POISSON, requests=50)
+    late = replace(workload, arrival_s=workload.arrival_s + 1000.0)
+    durations = [simulate(_make_deployment("roofline"), w).duration_s for w in (workload, late)]
+    assert durations[0] == pytest.approx(durations[1], rel=1e-9)
+    assert durations[0] < late.arrival_s.min()
 
 
 def test_blocks_are_conserved_and_all_free_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

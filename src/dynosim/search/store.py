@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ def open_storage(url: str | None) -> BaseStorage:
     if storage.engine.dialect.name == "sqlite":
         event.listen(storage.engine, "connect", _relax_sqlite)
         storage.engine.dispose()
+    weakref.finalize(storage, storage.engine.dispose)  # Optuna never closes the pooled connections
     return storage
 
 

@@ -23,7 +23,8 @@ def simulate(deployment: DeploymentConfig, workload: Workload, seed: int = 0) ->
     cluster = Cluster(deployment, workload, seed)
     cluster.run()
     requests = _requests(cluster)
-    duration_s = float(np.nanmax(requests["last_token_s"], initial=0.0) - requests["arrival_s"].min(initial=0.0))
+    ends = requests["last_token_s"][np.isfinite(requests["last_token_s"])]
+    duration_s = float(ends.max() - requests["arrival_s"].min()) if len(ends) else 0.0
     pools = cluster.pools.values()
     return SimulationResult(
         requests=requests,

@@ -11,6 +11,9 @@ from dynosim import rng
 from dynosim.errors import ConfigError
 from dynosim.policies.base import PoolView, RequestView, Router
 from dynosim.policies.registry import check_options, make_router, router_class, routers
+from dynosim.simulation import simulate
+from dynosim.space import SearchSpace
+from dynosim.workload import load_workload
 
 ALL = sorted(routers())
 
@@ -76,3 +79,21 @@ def test_names_from_anywhere_and_names_from_nowhere() -> None:
         router_class("kv_awar")
     with pytest.raises(ConfigError, match="no_module"):
         router_class("no_module:Router")
+
+
+class OffByOne:
+    """A user's mistake: replicas are numbered from 0."""
+
+    looks = False
+
+    def route(self, request: RequestView, pool: PoolView) -> int:
+        return len(pool.outstanding_requests)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_an_answer_outside_the_pool_is_an_error_not_a_crash(looks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OffByOne, "looks", looks)
+    scenario = SearchSpace.load("tiny", [f"deployment.router.policy={__name__}:OffByOne"]).reference
+    workload = load_workload(scenario.workload, 0).head(3)
+    with pytest.raises(ValueError, match="chose replica 2 of 2"):
+        simulate(scenario.deployment, workload)

@@ -16,7 +16,7 @@ import simpy
 
 from dynosim import rng
 from dynosim.config import DeploymentConfig
-from dynosim.policies.base import RequestView
+from dynosim.policies.base import PoolView, RequestView
 from dynosim.policies.registry import make_router
 from dynosim.simulation import engine as core
 from dynosim.simulation.network import Network
@@ -50,6 +50,7 @@ class Cluster:
         self._awaited: dict[tuple[str, int, int], simpy.Event] = {}
         self.admissible = np.logical_and.reduce([pool.fits(workload) for pool in self.pools.values()])
         self.arrival_s = workload.arrival_s.copy()
+        self._input_tokens = workload.input_tokens.tolist()
         self.landed_s = np.full(len(workload), math.nan)
         if deployment.disaggregated is not None:
             self._network = self._make_network()
@@ -100,9 +101,10 @@ class Cluster:
 
     def _run_in_bulk(self) -> None:
         pool = self.pools["mixed"]
+        view = pool.view(0, 0.0, overlap=False)
         replica_of = np.full(len(self.workload), core.NONE, np.int64)
-        for i in np.flatnonzero(self.admissible):
-            replica_of[i] = self._pick("mixed", int(i), 0.0)
+        for i in np.flatnonzero(self.admissible).tolist():
+            replica_of[i] = self._route("mixed", i, view)
         core.submit_all(pool.handle, replica_of, self.arrival_s)
         core.advance_all(pool.handle, math.inf)
 
@@ -148,7 +150,7 @@ class Cluster:
         yield from self._network.transfer(("prefill", source), ("decode", target), size)
         time = self.landed_s[i] = self.env.now
         core.release(prefill.handle, i, time)
-        rule, tokens = FIRST_TOKEN[self.deployment.engine.name], int(self.workload.input_tokens[i])
+        rule, tokens = FIRST_TOKEN[self.deployment.engine.name], self._input_tokens[i]
         if rule == "decode":
             core.land(decode.handle, i, time, 0, tokens - 1, math.nan)
         else:
@@ -159,19 +161,18 @@ class Cluster:
 
     # -------------------------------------------------------------------------------------------------------- routing
 
-    def _pick(self, role: str, i: int, time: float) -> int:
-        pool = self.pools[role]
-        # Decode replicas get their KV cache over the link: only their load counts.
-        view = pool.view(i, time, overlap=role != "decode")
-        return self._routers[role].route(RequestView(i, int(self.workload.input_tokens[i])), view)
+    def _route(self, role: str, i: int, view: PoolView) -> int:
+        replica = self._routers[role].route(RequestView(i, self._input_tokens[i]), view)
+        if not 0 <= replica < self.pools[role].config.replicas:
+            policy, replicas = self.deployment.router.policy, self.pools[role].config.replicas
+            raise ValueError(f"router {policy} chose replica {replica} of {replicas}")
+        return replica
 
     def _send(self, role: str, i: int, time: float) -> int:
         """Route request *i* and queue it; returns the replica."""
-        pool, replica = self.pools[role], self._pick(role, i, time)
-        if not 0 <= replica < pool.config.replicas:
-            raise ValueError(
-                f"router {self.deployment.router.policy} chose replica {replica} of {pool.config.replicas}"
-            )
+        pool = self.pools[role]
+        # Decode replicas get their KV cache over the link: only their load counts.
+        replica = self._route(role, i, pool.view(i, time, overlap=role != "decode"))
         core.submit(pool.handle, replica, i, time)
         return replica
 

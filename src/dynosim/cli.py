@@ -293,7 +293,7 @@ def _predict(args: argparse.Namespace) -> int:
     if args.format == "json":
         _print_json(view)
     else:
-        missed = [name for name, violation in view["slo_violations"].items() if violation > 0.0]
+        missed = [name for name, violation in view["slo_violations"].items() if violation is None or violation > 0.0]
         _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view["metrics"])
         print(f"SLO: {'missed: ' + ', '.join(missed) if missed else 'met' if view['slo_violations'] else 'none given'}")
     return OK

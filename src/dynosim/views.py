@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from dynosim.metrics import slo_violations
@@ -21,6 +23,11 @@ def objective_view(objective: Objective) -> dict[str, str]:
     }
 
 
+def _known(violations: Mapping[str, float]) -> dict[str, float | None]:
+    """Return violations as JSON can hold them: None where the metric has no value, which is a violation too."""
+    return {name: violation if math.isfinite(violation) else None for name, violation in violations.items()}
+
+
 def trial_view(trial: Trial) -> dict[str, Any]:
     """Return a trial without its metrics; ``reason`` of a failure is its last line."""
     deployment, outcome = trial.scenario.deployment, trial.outcome
@@ -31,7 +38,7 @@ def trial_view(trial: Trial) -> dict[str, Any]:
         "label": deployment.label(),
         "gpus": deployment.num_gpus(),
         "values": outcome.values,
-        "constraints": dict(outcome.constraints),
+        "constraints": _known(outcome.constraints),
         "point": dict(trial.point),
         "reason": outcome.reason.strip().rpartition("\n")[2],
     }
@@ -74,7 +81,7 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         "gpus": scenario.deployment.num_gpus(),
         "config_hash": scenario.content_hash(),
         "metrics": metrics.to_dict(),
-        "slo_violations": violations,
+        "slo_violations": _known(violations),
         "feasible": all(violation <= 0.0 for violation in violations.values()),
         "timing": prediction.result.timing,
     }

@@ -66,4 +66,7 @@ def make_router(policy: str, options: Mapping[str, Any], rng: np.random.Generato
     check_options(policy, options)
     cls = router_class(policy)
     extra = {"rng": rng} if "rng" in inspect.signature(cls).parameters else {}
-    return cast(Router, cls(**options, **extra))
+    try:
+        return cast(Router, cls(**options, **extra))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{dict(options)}: router {policy}: {error}", path="deployment.router.options") from error

@@ -36,6 +36,12 @@ def evaluate(scenario: Scenario, workload: Workload | None = None) -> Outcome:
 def _score(scenario: Scenario, workload: Workload) -> Outcome:
     result = simulate(scenario.deployment, workload, seed=scenario.seed)
     metrics = summarize(result, scenario.slo, scenario.prices)
+    if not metrics.value("completed"):
+        shortest = int((workload.input_tokens + workload.output_tokens).min())
+        held = min(pool.kv_blocks * pool.block_size for pool in result.pools)
+        raise InfeasibleError(
+            f"no request fits: a replica's KV blocks hold {held} tokens, the shortest needs {shortest}"
+        )
     objectives = [resolve(config) for config in scenario.objectives]
     values = tuple(float(objective.function(metrics)) for objective in objectives)
     for objective, value in zip(objectives, values, strict=True):

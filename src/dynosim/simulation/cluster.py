@@ -120,7 +120,7 @@ class Cluster:
                 self.env.process(self._hand_off(i, time))
 
     def _start_clients(self, concurrency: int) -> None:
-        queue = iter(np.flatnonzero(self.admissible).tolist())
+        queue = iter(range(len(self.workload)))
         for _ in range(concurrency):
             self.env.process(self._client(queue))
 
@@ -129,6 +129,8 @@ class Cluster:
         time = 0.0
         for i in queue:
             self.arrival_s[i] = time
+            if not self.admissible[i]:
+                continue
             if "mixed" in self.pools:
                 self._send("mixed", i, time)
                 time = yield self._await("mixed", core.FINISHED, i)

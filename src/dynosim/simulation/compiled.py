@@ -7,7 +7,9 @@ than most calls do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,25 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-entry = njit(cache=True)
-inner = njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+SOURCES = ("compiled.py", "engine.py", "gaps.py", "kv_cache.py")
+"""Modules whose functions are compiled into each other."""
+DIGEST = hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)).hexdigest()
+
+
+def entry(function: Callable[..., Any], **options: bool) -> Any:
+    """Compile *function* and cache it on disk until any of SOURCES changes.
+
+    numba alone asks only whether the function's own file has changed, and would go on with old code of the others.
+    """
+    dispatcher = njit(cache=True, **options)(function)
+    dispatcher._cache._cache_file._source_stamp = DIGEST
+    return dispatcher
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compile a function that only compiled code calls."""
+    return entry(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
 
 INT32, INT64, FLOAT64 = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64)
 

@@ -116,20 +116,20 @@ class Pool:
 def _nodes(workload: Workload, config: PoolConfig) -> tuple[int, IntArray, IntArray]:
     """Return (tokens per node, offsets, ids): the trace's block ids on a grid that whole KV blocks fit into.
 
-    Equal ids mean equal prompts up to there, so keeping every m-th id (and a prompt's last) coarsens the grid.
+    Where KV blocks do not fit into the trace's blocks, a node is one KV block: two are equal when they stand at the
+    same place and the trace's block that holds their last token is equal, because equal ids mean equal prefixes.
     """
     if not workload.hash_block_tokens or not config.enable_prefix_caching:
         return 1, np.zeros(len(workload) + 1, np.int64), np.zeros(0, np.int64)
-    node_tokens = math.lcm(workload.hash_block_tokens, config.block_size)
-    every = node_tokens // workload.hash_block_tokens
-    if every == 1:
-        return node_tokens, workload.hash_offsets, workload.hash_ids
-    counts = np.diff(workload.hash_offsets)
-    kept = -(-counts // every)
-    offsets = np.concatenate([[0], np.cumsum(kept)])
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], kept)
-    last = np.minimum((within + 1) * every, np.repeat(counts, kept)) - 1
-    return node_tokens, offsets, workload.hash_ids[np.repeat(workload.hash_offsets[:-1], kept) + last]
+    if workload.hash_block_tokens % config.block_size == 0:
+        return workload.hash_block_tokens, workload.hash_offsets, workload.hash_ids
+    counts = workload.input_tokens // config.block_size
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+    holder = ((place + 1) * config.block_size - 1) // workload.hash_block_tokens
+    ids = workload.hash_ids[np.repeat(workload.hash_offsets[:-1], counts) + holder]
+    _, dense = np.unique(np.column_stack([ids, place]), axis=0, return_inverse=True)
+    return config.block_size, offsets, dense.astype(np.int64)
 
 
 def _limits(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.config import DeploymentConfig
+from dynosim.hardware import memory
 from dynosim.simulation import gaps, records
 from dynosim.simulation.cluster import FIRST_TOKEN, Cluster
 from dynosim.simulation.records import REQUEST_DTYPE, SimulationResult
@@ -20,6 +21,7 @@ def simulate(deployment: DeploymentConfig, workload: Workload, seed: int = 0) ->
     Raises InfeasibleError when the model does not fit, TimingError when the pass times are unknown, ConfigError for
     names that do not exist.
     """
+    memory.check(deployment)
     cluster = Cluster(deployment, workload, seed)
     cluster.run()
     requests = _requests(cluster)

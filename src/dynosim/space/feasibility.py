@@ -12,7 +12,8 @@ from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.hardware import memory
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
-from dynosim.policies.registry import check_options, router_class
+from dynosim.policies.registry import check_options, make_router, router_class
+from dynosim.rng import stream
 from dynosim.timing import forward_times
 
 
@@ -76,6 +77,11 @@ def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], 
     for option in router.options:
         path = ("deployment", "router", "options", option)
         yield path, lambda name: check_options(router.policy, {name: None}), option
+    yield (
+        ("deployment", "router", "options"),
+        lambda given: make_router(router.policy, given, stream(0, "")),
+        router.options,
+    )
     for index, objective in enumerate(scenario.objectives):
         if objective.metric:
             yield ("objectives", str(index), "metric"), resolve, objective

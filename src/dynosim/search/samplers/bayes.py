@@ -35,7 +35,7 @@ _DRAWS = 32
 _PARENTS = 24
 _WORST_VIOLATION = 1e4
 """An SLO whose metric has no value at all is violated infinitely; beyond this it makes no difference."""
-_DOUBT_EVERY, _DOUBT = 5, 4.0
+_DOUBT_EVERY, _DOUBT = 5, 8.0
 """Every fifth proposal trusts the objectives' models less. Maximum a posteriori lengthscales are overconfident about
 parameters that few trials have varied: the search would settle beside, say, a routing policy it has met only in bad
 company (docs/search.md has the measurement)."""

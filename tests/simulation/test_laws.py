@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dynosim.config import DeploymentConfig, PoolConfig, PriceConfig, WorkloadConfig
+from dynosim.errors import InfeasibleError
 from dynosim.metrics import Metrics, summarize
 from dynosim.simulation import SimulationResult, gaps, simulate
 from dynosim.simulation.pool import Pool
@@ -209,6 +210,32 @@ def test_oversized_requests_are_rejected_not_served() -> None:
     assert too_big.any()
     assert ((requests["status"] == REJECTED) == too_big).all()
     assert np.isnan(requests["last_token_s"][too_big]).all()
+
+
+@pytest.mark.parametrize("block_size", [16, 24, 100, 250, 300])
+def test_prefixes_are_shared_up_to_whole_kv_blocks_of_any_size(block_size: int) -> None:
+    """All prompts begin with the same 1,000 tokens, which the trace names in blocks of 250."""
+    prefix = {"block_tokens": 250, "shared_blocks": 4}
+    workload = _make_workload({"type": "constant_rate", "rate_rps": 1.0}, 30, {"type": "fixed", "tokens": 1400},
+                              output_tokens={"type": "fixed", "tokens": 5}, prefix=prefix)  # fmt: skip
+    requests = simulate(_make_deployment("roofline", block_size=block_size), workload).requests
+    assert requests["cached_tokens"][0] == 0
+    assert (requests["cached_tokens"][1:] == 1000 // block_size * block_size).all()
+
+
+def test_a_deployment_that_cannot_start_is_refused_before_simulating() -> None:
+    deployment = _make_deployment("roofline", tensor_parallel_size=3)
+    with pytest.raises(InfeasibleError, match="does not divide"):
+        simulate(deployment, _make_workload(POISSON, requests=5))
+
+
+def test_rejected_requests_of_a_closed_loop_take_no_time() -> None:
+    workload = _make_workload({"type": "concurrency", "concurrency": 4}, requests=100)
+    requests = simulate(_make_deployment("roofline", num_gpu_blocks_override=250), workload).requests
+    rejected = requests["status"] == REJECTED
+    assert rejected.any()
+    assert (requests["arrival_s"][4:] > 0.0).all()
+    assert (np.diff(requests["arrival_s"]) >= 0.0).all()
 
 
 def test_closed_loop_keeps_its_concurrency() -> None:

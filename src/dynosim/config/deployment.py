@@ -7,11 +7,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from dynosim.config.base import Config
 
 EngineName = Literal["vllm", "sglang", "trtllm"]
+DEFAULT_BLOCK_SIZE = {"vllm": 16, "sglang": 1, "trtllm": 32}
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class SpeculativeConfig(Config):
+    """Speculative decoding: every decode pass checks drafted tokens beside the next one (MTP, EAGLE, n-gram)."""
+
+    num_speculative_tokens: int = Field(ge=1, le=16)
+    """Draft tokens per request and pass."""
+    acceptance_rates: tuple[Probability, ...] = Field(default=(0.85, 0.3, 0.0), min_length=1)
+    """Probability that draft token 1, 2, ... is accepted if all before it were; the last value holds for all further
+    ones. The default is the neighbour's (research/dynosim.md, 5.9)."""
+    draft_cost: NonNegativeFloat = 0.02
+    """Time of making one draft token as a share of a decode pass: about 1 / layers for one MTP layer, 0 for n-gram."""
+
+
+ENGINE_ONLY = {
+    "schedule_conservativeness": "sglang",
+    "enable_mixed_chunk": "sglang",
+    "max_prefill_tokens": "sglang",
+    "capacity_scheduler_policy": "trtllm",
+}
+"""Engine settings that only one engine has."""
 
 
 class EngineConfig(Config):
@@ -20,6 +43,26 @@ class EngineConfig(Config):
     name: EngineName = "vllm"
     version: str = "current"
     """Version slot of the timing data; ``current`` is the newest measured one."""
+    pass_overhead_us: NonNegativeFloat = 0.0
+    """CPU time between passes for which the GPU waits: scheduling, batch preparation, sampling launch."""
+    request_overhead_us: NonNegativeFloat = 0.0
+    """CPU time per request of a pass for which the GPU waits: sampling, detokenising, streaming."""
+    schedule_conservativeness: PositiveFloat = 1.0
+    """SGLang: scales the share of the outputs to come that admission keeps tokens for; more retracts less."""
+    enable_mixed_chunk: bool = False
+    """SGLang: prefill passes carry the running decodes along."""
+    max_prefill_tokens: PositiveInt = 16384
+    """SGLang: prompt tokens of one prefill pass that holds several requests."""
+    capacity_scheduler_policy: Literal["GUARANTEED_NO_EVICT", "MAX_UTILIZATION"] = "GUARANTEED_NO_EVICT"
+    """TensorRT-LLM: admit a request when its whole context will fit, or as soon as its next blocks do."""
+    speculative: SpeculativeConfig | None = None
+
+    @model_validator(mode="after")
+    def _settings_of_this_engine(self) -> EngineConfig:
+        for name, engine in ENGINE_ONLY.items():
+            if engine != self.name and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect under engine {self.name}: it is a setting of {engine}")
+        return self
 
 
 class PackTiming(Config):
@@ -54,25 +97,116 @@ class FixedTiming(Config):
 Timing = Annotated[PackTiming | RooflineTiming | PolynomialTiming | FixedTiming, Field(discriminator="type")]
 
 
+class TierConfig(Config):
+    """One tier of KV offloading below the GPU: what it holds and the link to it."""
+
+    size_gib: PositiveFloat
+    bandwidth_gb_s: PositiveFloat
+    """1e9 bytes/s and direction. Concurrent transfers share it."""
+    latency_us: NonNegativeFloat = 10.0
+
+
+class HostTier(TierConfig):
+    """G2: pinned host memory of one replica (vLLM's ``kv_offloading_size``: all its GPUs together)."""
+
+    bandwidth_gb_s: PositiveFloat = 50.0
+    """Per GPU, 1e9 bytes/s and direction: 50-55 are seen on PCIe 5.0 x16 (design/simulator.md, 8)."""
+
+
+class DiskTier(TierConfig):
+    """G3: local disk of one replica."""
+
+    bandwidth_gb_s: PositiveFloat = 10.0
+    """1e9 bytes/s and direction of the replica (the neighbour's default)."""
+    latency_us: NonNegativeFloat = 100.0
+
+
+class RemoteTier(TierConfig):
+    """G4: one store shared by all replicas of the pool."""
+
+    bandwidth_gb_s: PositiveFloat = 25.0
+    """1e9 bytes/s and direction of one replica's way to the store."""
+    store_bandwidth_gb_s: PositiveFloat = 80.0
+    """1e9 bytes/s and direction of the store itself, shared by all replicas."""
+    latency_us: NonNegativeFloat = 1000.0
+
+
+class OffloadConfig(Config):
+    """Tiers of KV blocks below the GPU. Computed blocks are written through to every tier in turn; a prompt's prefix
+    found in one is copied back instead of computed."""
+
+    host: HostTier | None = None
+    disk: DiskTier | None = None
+    remote: RemoteTier | None = None
+
+
+class AutoscalerConfig(Config):
+    """Replicas follow the load between ``min_replicas`` and ``max_replicas``; ``replicas`` is where they start."""
+
+    policy: str = "queue_depth"
+    """An autoscaling policy by name, or ``package.module:Class``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the policy: targets and thresholds."""
+    min_replicas: PositiveInt = 1
+    max_replicas: PositiveInt
+    interval_s: PositiveFloat = 30.0
+    """Time between two decisions of the fast loop, which reacts to load."""
+    throughput_interval_s: PositiveFloat | None = None
+    """Time between two decisions of the slow loop, which sizes the pool for the predicted request rate and is the
+    lower bound of the fast one; no slow loop where not given."""
+    predictor: str = "last_value"
+    """Load predictor of the slow loop: last_value, moving_average, holt or seasonal."""
+    predictor_options: dict[str, Any] = Field(default_factory=dict)
+    scale_up_cooldown_s: NonNegativeFloat = 0.0
+    """Time after a scaling action before the next one upwards."""
+    scale_down_cooldown_s: NonNegativeFloat = 300.0
+    """Time after a scaling action before the next one downwards."""
+    max_step: PositiveInt = 8
+    """Replicas added or removed by one decision at most."""
+    provision_s: NonNegativeFloat = 60.0
+    """Cold start, part one: a node is found and the image is there."""
+    weights_load_gb_s: PositiveFloat = 2.0
+    """Cold start, part two: the replica's weights are read at this rate, 1e9 bytes/s per GPU."""
+    startup_s: NonNegativeFloat = 30.0
+    """Cold start, part three: compilation, CUDA graphs, memory profiling."""
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> AutoscalerConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas})")
+        return self
+
+
 class PoolConfig(Config):
-    """Equal replicas of one role. One replica is one engine on ``tensor_parallel_size`` GPUs."""
+    """Equal replicas of one role. One replica is one engine on tensor x pipeline x data parallel GPUs."""
 
     replicas: PositiveInt = 1
     gpu: str | None = None
     """GPU of this pool where it differs from ``deployment.gpu``."""
     tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    """Stages that the layers are divided into; as many micro-batches are in flight."""
+    data_parallel_size: PositiveInt = 1
+    """MoE only: attention data-parallel ranks of one replica. Each has its own scheduler and KV cache; they share the
+    experts, so every pass ends with the slowest rank."""
     enable_expert_parallel: bool = False
     """MoE only: shard experts over the tensor-parallel group instead of slicing each of them."""
     max_num_seqs: PositiveInt = 256
     max_num_batched_tokens: PositiveInt = 8192
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
-    block_size: PositiveInt = 16
+    block_size: PositiveInt | None = None
+    """Tokens per KV block; where not given the engine's default: vLLM 16, SGLang 1, TensorRT-LLM 32."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
     num_gpu_blocks_override: PositiveInt | None = None
-    """KV blocks of one replica; computed from GPU memory where not given."""
+    """KV blocks of one replica, or of one data-parallel rank; computed from GPU memory where not given."""
+    scheduling_policy: str = "fcfs"
+    """Order of the waiting queue: a scheduling policy by name, or ``package.module:Class``."""
+    scheduling_options: dict[str, Any] = Field(default_factory=dict)
     scheduler_reserve_full_isl: bool = False
     """Admit a request only when its whole prompt fits in the free blocks, not just the next chunk."""
+    kv_offload: OffloadConfig = OffloadConfig()
+    autoscaler: AutoscalerConfig | None = None
 
     @model_validator(mode="after")
     def _budget_covers_decodes(self) -> PoolConfig:
@@ -83,6 +217,32 @@ class PoolConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _parallelism_is_modelled(self) -> PoolConfig:
+        if self.pipeline_parallel_size > 1 and self.data_parallel_size > 1:
+            raise ValueError("pipeline_parallel_size and data_parallel_size cannot both be above 1: not modelled")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_are_in_bounds(self) -> PoolConfig:
+        scaler = self.autoscaler
+        if scaler is not None and not scaler.min_replicas <= self.replicas <= scaler.max_replicas:
+            raise ValueError(
+                f"replicas ({self.replicas}) must be between autoscaler.min_replicas ({scaler.min_replicas})"
+                f" and autoscaler.max_replicas ({scaler.max_replicas})"
+            )
+        return self
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs of one replica."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+
+    @property
+    def max_replicas(self) -> int:
+        """Most replicas that can be provisioned at once."""
+        return self.autoscaler.max_replicas if self.autoscaler else self.replicas
+
 
 class LinkConfig(Config):
     """The KV hand-off network. Concurrent transfers of one sending or receiving replica share its bandwidth."""
@@ -92,20 +252,95 @@ class LinkConfig(Config):
     latency_us: NonNegativeFloat = 20.0
 
 
-class DisaggregatedConfig(Config):
-    """Separate prefill and decode pools with KV transfer between them."""
-
-    prefill: PoolConfig
-    decode: PoolConfig
-    kv_transfer: LinkConfig = LinkConfig()
-
-
 class RouterConfig(Config):
     """The routing policy by name, or ``package.module:Class``, with its options."""
 
     policy: str = "round_robin"
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the policy, for example ``overlap_weight`` of ``kv_aware``."""
+    load_report_interval_s: NonNegativeFloat = 0.0
+    """Replicas report their load this often; between reports the router sees the last one. 0 is always current."""
+    kv_event_lag_s: NonNegativeFloat = 0.0
+    """Delay after which the router's prefix index knows of a cached or evicted block."""
+
+
+class LocalPrefillConfig(Config):
+    """Conditional disaggregation: a decode replica prefills a prompt itself when little of it is left to compute.
+
+    Both bounds must hold (Dynamo's conditional disaggregation, research/dynosim.md 5.4).
+    """
+
+    max_uncached_tokens: PositiveInt = 2048
+    """Prompt tokens that the decode replica does not have, at most."""
+    max_uncached_fraction: Probability = 0.7
+    """Their share of the prompt, at most."""
+
+
+class DisaggregatedConfig(Config):
+    """Separate prefill and decode pools with KV transfer between them."""
+
+    prefill: PoolConfig
+    decode: PoolConfig
+    kv_transfer: LinkConfig = LinkConfig()
+    local_prefill: LocalPrefillConfig | None = None
+    decode_router: RouterConfig | None = None
+    """Routing policy of the second stage where it differs from ``deployment.router``."""
+
+
+class TopologyConfig(Config):
+    """Where replicas stand. Without it every replica has its own network ports and no tensor-parallel group crosses.
+
+    A hand-off inside one NVLink domain takes NVLink; one between nodes of a rack takes both replicas' network ports,
+    and one between racks the racks' uplinks as well. A tensor-parallel group that crosses nodes pays for it in every
+    pass.
+    """
+
+    gpus_per_node: PositiveInt = 8
+    nodes_per_rack: PositiveInt = 4
+    nvlink_domain: Literal["node", "rack"] = "node"
+    """What one NVLink switch joins: ``rack`` for NVL72 systems."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Fill one node after the other, or put each replica on the emptiest node that it fits on."""
+    inter_node_bandwidth_gb_s: PositiveFloat = 50.0
+    """Per GPU and direction, 1e9 bytes/s: what a tensor-parallel group that crosses nodes has for its all-reduces."""
+    inter_node_latency_us: NonNegativeFloat = 5.0
+    rack_uplink_gb_s: PositiveFloat = 1600.0
+    """1e9 bytes/s and direction of one rack's uplinks, shared by all transfers that leave or enter it."""
+
+
+class CrashConfig(Config):
+    """One planned crash."""
+
+    pool: Literal["mixed", "prefill", "decode"]
+    replica: NonNegativeInt
+    at_s: NonNegativeFloat
+    down_s: PositiveFloat
+    """Until it serves again, with an empty KV cache."""
+
+
+class StragglerConfig(Config):
+    """A replica on a slow node."""
+
+    pool: Literal["mixed", "prefill", "decode"]
+    replica: NonNegativeInt
+    slowdown: float = Field(gt=1.0)
+    """Its passes take so many times as long."""
+
+
+class FailuresConfig(Config):
+    """What goes wrong while serving."""
+
+    mtbf_s: PositiveFloat | None = None
+    """Mean time between crashes of one replica, exponentially distributed; none crash by chance where not given."""
+    mttr_s: PositiveFloat = 120.0
+    """Time from a crash by chance until the replica serves again, with an empty KV cache."""
+    crashes: tuple[CrashConfig, ...] = ()
+    stragglers: tuple[StragglerConfig, ...] = ()
+    on_crash: Literal["retry", "migrate", "lose"] = "retry"
+    """What happens to the requests on a crashed replica: start again from the prompt, go on elsewhere with the tokens
+    shown so far (computed again as part of the prompt), or fail."""
+    detection_s: NonNegativeFloat = 1.0
+    """Time after a crash before its requests are sent again; routers avoid the replica from then on too."""
 
 
 class DeploymentConfig(Config):
@@ -122,6 +357,8 @@ class DeploymentConfig(Config):
     aggregated: PoolConfig | None = None
     disaggregated: DisaggregatedConfig | None = None
     router: RouterConfig = RouterConfig()
+    topology: TopologyConfig | None = None
+    failures: FailuresConfig = FailuresConfig()
 
     @model_validator(mode="after")
     def _sections_match_mode(self) -> DeploymentConfig:
@@ -144,13 +381,23 @@ class DeploymentConfig(Config):
         """Return the GPU type that *pool* runs on."""
         return pool.gpu or self.gpu
 
+    def block_size(self, pool: PoolConfig) -> int:
+        """Return the tokens per KV block of *pool*."""
+        return pool.block_size or DEFAULT_BLOCK_SIZE[self.engine.name]
+
     def num_gpus(self) -> int:
-        """Return the GPUs of all replicas of all pools."""
-        return sum(pool.replicas * pool.tensor_parallel_size for pool in self.pools().values())
+        """Return the GPUs of all replicas of all pools, all that an autoscaler may add included."""
+        return sum(pool.max_replicas * pool.gpus_per_replica for pool in self.pools().values())
 
     def label(self) -> str:
-        """Return the field's shorthand: ``2xTP4``, or ``2xTP2+1xTP4`` (prefill + decode)."""
-        return "+".join(
-            f"{pool.replicas}x{'TEP' if pool.enable_expert_parallel else 'TP'}{pool.tensor_parallel_size}"
-            for pool in self.pools().values()
-        )
+        """Return the field's shorthand: ``2xTP4``, ``2xTP2+1xTP4`` (prefill + decode), ``1-4xTP2PP2`` (autoscaled)."""
+        return "+".join(map(_pool_label, self.pools().values()))
+
+
+def _pool_label(pool: PoolConfig) -> str:
+    count = str(pool.replicas)
+    if pool.autoscaler is not None:
+        count = f"{pool.autoscaler.min_replicas}-{pool.autoscaler.max_replicas}"
+    sizes = {"PP": pool.pipeline_parallel_size, "DP": pool.data_parallel_size}
+    more = "".join(f"{name}{size}" for name, size in sizes.items() if size > 1)
+    return f"{count}x{'TEP' if pool.enable_expert_parallel else 'TP'}{pool.tensor_parallel_size}{more}"

@@ -103,7 +103,7 @@ def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
     Raises InfeasibleError with the sum when not even one block fits, ConfigError for unknown models and GPUs.
     """
     model, gpu = get_model(deployment.model), get_gpu(deployment.pool_gpu(pool))
-    engine, tp = deployment.engine.name, pool.tensor_parallel_size
+    engine, tp, block_size = deployment.engine.name, pool.tensor_parallel_size, deployment.block_size(pool)
     weights = weights_bytes_per_gpu(model, tp, deployment.quantization)
     activations = activation_bytes_per_gpu(model, engine, pool)
     runtime = round(RUNTIME_BYTES[engine] + next(size for group, size in NCCL_BYTES.items() if group >= min(tp, 8)))
@@ -111,7 +111,7 @@ def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
     fraction = pool.gpu_memory_utilization
     budget = (gpu.memory_bytes - used) * fraction if engine == "trtllm" else gpu.memory_bytes * fraction - used
     per_token = kv_bytes_per_token(model, tp, kv_dtype(deployment))
-    blocks = pool.num_gpu_blocks_override or int(budget // (per_token * pool.block_size))
+    blocks = pool.num_gpu_blocks_override or int(budget // (per_token * block_size))
     if blocks < 1:
         raise InfeasibleError(
             f"{model.name} does not fit on {tp} x {gpu.name}: {fraction:g} x {_gib(gpu.memory_bytes)} less"
@@ -119,7 +119,7 @@ def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
             f" {_gib(budget)} per GPU for KV blocks"
         )
     return KVCapacity(
-        blocks, pool.block_size, per_token * tp, gpu.memory_bytes, weights, activations, runtime, int(budget)
+        blocks, block_size, per_token * tp, gpu.memory_bytes, weights, activations, runtime, int(budget)
     )
 
 

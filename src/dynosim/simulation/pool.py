@@ -38,7 +38,7 @@ class Pool:
         self.tables = forward_times(deployment, config).tables(
             max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
         )
-        node_tokens, offsets, ids = _nodes(workload, config)
+        node_tokens, offsets, ids = _nodes(workload, config, self.capacity.block_size)
         self.engine = core.Engine(
             limits=_limits(role, config, self.capacity, self.tables, workload, node_tokens, watch),
             replicas=_replicas(config.replicas, self.capacity.blocks),
@@ -77,7 +77,7 @@ class Pool:
             return out
 
         return PoolView(
-            self.config.block_size,
+            self.capacity.block_size,
             replicas["outstanding"],
             replicas["prefill_load"],
             replicas["kv_load"],
@@ -113,7 +113,7 @@ class Pool:
         return TokenGaps(self.engine.gap_count, self.engine.gap_sum, float(low), float(high))
 
 
-def _nodes(workload: Workload, config: PoolConfig) -> tuple[int, IntArray, IntArray]:
+def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> tuple[int, IntArray, IntArray]:
     """Return (tokens per node, offsets, ids): the trace's block ids on a grid that whole KV blocks fit into.
 
     Where KV blocks do not fit into the trace's blocks, a node is one KV block: two are equal when they stand at the
@@ -121,15 +121,15 @@ def _nodes(workload: Workload, config: PoolConfig) -> tuple[int, IntArray, IntAr
     """
     if not workload.hash_block_tokens or not config.enable_prefix_caching:
         return 1, np.zeros(len(workload) + 1, np.int64), np.zeros(0, np.int64)
-    if workload.hash_block_tokens % config.block_size == 0:
+    if workload.hash_block_tokens % block_size == 0:
         return workload.hash_block_tokens, workload.hash_offsets, workload.hash_ids
-    counts = workload.input_tokens // config.block_size
+    counts = workload.input_tokens // block_size
     offsets = np.concatenate([[0], np.cumsum(counts)])
     place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-    holder = ((place + 1) * config.block_size - 1) // workload.hash_block_tokens
+    holder = ((place + 1) * block_size - 1) // workload.hash_block_tokens
     ids = workload.hash_ids[np.repeat(workload.hash_offsets[:-1], counts) + holder]
     _, dense = np.unique(np.column_stack([ids, place]), axis=0, return_inverse=True)
-    return config.block_size, offsets, dense.astype(np.int64)
+    return block_size, offsets, dense.astype(np.int64)
 
 
 def _limits(
@@ -143,8 +143,9 @@ def _limits(
 ) -> NDArray[Any]:
     limits = np.zeros(1, core.LIMITS)
     row = limits[0]
-    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
         row[name] = getattr(config, name)
+    row["block_size"] = capacity.block_size
     row["chunked"] = config.enable_chunked_prefill
     row["caching"] = config.enable_prefix_caching and workload.hash_block_tokens > 0
     row["reserve_full"] = config.scheduler_reserve_full_isl

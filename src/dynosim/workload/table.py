@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+_DEFAULT: NDArray[Any] = np.zeros(0)
+"""Stands for a column that was not given."""
+
+
+def _unset() -> NDArray[Any]:
+    return _DEFAULT
 
 
 def take_ragged(offsets: IntArray, values: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
@@ -43,9 +51,43 @@ class Workload:
     hash_ids: IntArray
     """Shape (hash_offsets[-1],)."""
     concurrency: int | None = None
-    """Closed loop: requests kept in flight; None is an open loop at ``arrival_s``."""
+    """Closed loop: sessions kept in flight (a plain request is a session of its own); None is an open loop at
+    ``arrival_s``."""
     warmup_requests: int = 0
     """The first so many requests are left out of all metrics."""
+    hashed_tokens: IntArray = field(default_factory=_unset)
+    """Shape (n,): tokens of prompt and answer that the block ids cover, at least the prompt where there are ids. More
+    than the prompt where a later turn repeats the answer. Default: ``input_tokens``."""
+    session: IntArray = field(default_factory=_unset)
+    """Shape (n,): number of the request's session, dense, in order of first request. Default: each its own."""
+    after_offsets: IntArray = field(default_factory=_unset)
+    """Shape (n + 1,): request *i* is sent ``delay_s[i]`` after the last of ``after_ids[after_offsets[i]:after_offsets[i
+    + 1]]`` has ended; all of them are earlier rows of its session. One that waits for none is a root: it arrives at
+    ``arrival_s`` (open loop) or when a client takes up its session (closed loop). Default: all are roots."""
+    after_ids: IntArray = field(default_factory=_unset)
+    delay_s: FloatArray = field(default_factory=_unset)
+    """Shape (n,): think or tool time before a request that waits for others. Default: 0."""
+    priority: IntArray = field(default_factory=_unset)
+    """Shape (n,): lower is more urgent (vLLM's order). Default: 0."""
+    deadline_s: FloatArray = field(default_factory=_unset)
+    """Shape (n,): wanted time to first token, seconds after arrival; inf for none. Default: inf."""
+    end_s: float = math.inf
+    """Virtual time at which the run stops, whatever is still in flight."""
+
+    def __post_init__(self) -> None:
+        n = len(self.arrival_s)
+        defaults = {
+            "hashed_tokens": self.input_tokens,
+            "session": np.arange(n),
+            "after_offsets": np.zeros(n + 1, np.int64),
+            "after_ids": np.zeros(0, np.int64),
+            "delay_s": np.zeros(n),
+            "priority": np.zeros(n, np.int64),
+            "deadline_s": np.full(n, math.inf),
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is _DEFAULT:
+                object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.arrival_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,11 +26,21 @@ def _make_view(seed: int, replicas: int) -> PoolView:
     cached = random.integers(0, 4, replicas) * 256
     for column in columns:
         column.flags.writeable = False
-    return PoolView(16, *columns, cached_tokens=cached.copy)
+    return _view(*columns, cached)
+
+
+def _view(outstanding: Any, prefill: Any, kv: Any, cached: Any, role: str = "mixed", host: Any = 0) -> PoolView:
+    columns = [np.asarray(column) for column in (outstanding, prefill, kv)]
+    here, below = np.asarray(cached), np.zeros(len(cached), np.int64) + host
+    return PoolView(role, 16, np.arange(len(here)), *columns, cached_tokens=here.copy, host_cached_tokens=below.copy)
+
+
+def _request(index: int = 0, input_tokens: int = 700) -> RequestView:
+    return RequestView(index, input_tokens, index, 0, np.arange(2), 512)
 
 
 def _route(router: Router, seed: int, replicas: int, requests: int = 20) -> list[int]:
-    return [router.route(RequestView(i, 700), _make_view(seed + i, replicas)) for i in range(requests)]
+    return [router.route(_request(i), _make_view(seed + i, replicas)) for i in range(requests)]
 
 
 @pytest.mark.parametrize("policy", ALL)
@@ -52,10 +64,8 @@ def test_unknown_options_are_refused(policy: str) -> None:
 
 def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
     def choose(load: int, **options: float) -> int:
-        view = PoolView(
-            16, np.array([1, 1]), np.array([0, 0]), np.array([load, 0]), cached_tokens=lambda: np.array([640, 0])
-        )
-        return make_router("kv_aware", options, rng.stream(0, "r")).route(RequestView(0, 700), view)
+        view = _view([1, 1], [0, 0], [load, 0], [640, 0])
+        return make_router("kv_aware", options, rng.stream(0, "r")).route(_request(), view)
 
     # 640 cached tokens are worth 40 blocks of 16: exactly what a load of 640 tokens takes away.
     assert choose(load=639) == 0
@@ -68,8 +78,8 @@ def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
 def test_kv_aware_at_a_high_temperature_spreads() -> None:
     router = make_router("kv_aware", {"temperature": 50.0}, rng.stream(0, "r"))
     idle, busy = np.zeros(3, np.int64), np.array([9000, 0, 0])
-    view = PoolView(16, idle, idle, busy, cached_tokens=idle.copy)
-    chosen = [router.route(RequestView(i, 700), view) for i in range(300)]
+    view = _view(idle, idle, busy, idle)
+    chosen = [router.route(_request(i), view) for i in range(300)]
     assert set(chosen) == {0, 1, 2}
 
 

@@ -7,66 +7,109 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from dynosim.errors import ConfigError
-from dynosim.policies import routing
 from dynosim.policies.base import Router
+
+Kind = Literal["router", "scheduling_policy", "autoscaler", "predictor"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a kind of policy lives and is configured."""
+
+    folder: str
+    method: str
+    """What makes a class of a file the policy."""
+    field: str
+    """Of the policy's name in its section of the configuration,"""
+    options: str
+    """and of its options."""
+
+
+PLACES: Mapping[Kind, _Place] = {
+    "router": _Place("routing", "route", "policy", "options"),
+    "scheduling_policy": _Place("scheduling", "keys", "scheduling_policy", "scheduling_options"),
+    "autoscaler": _Place("autoscaling", "desired", "policy", "options"),
+    "predictor": _Place("predictors", "observe", "predictor", "predictor_options"),
+}
 
 
 @cache
-def routers() -> Mapping[str, type]:
-    """Return name -> class of the built-in routers; a file's name is its policy's name."""
-    found = {}
-    for info in pkgutil.iter_modules(routing.__path__):
-        module = importlib.import_module(f"{routing.__name__}.{info.name}")
+def policies(kind: Kind) -> Mapping[str, type]:
+    """Return name -> class of the built-in policies of *kind*; a file's name is its policy's name."""
+    place, found = PLACES[kind], {}
+    folder = importlib.import_module(f"dynosim.policies.{place.folder}")
+    for info in pkgutil.iter_modules(folder.__path__):
+        module = importlib.import_module(f"{folder.__name__}.{info.name}")
         found[info.name] = next(
             cls
             for cls in vars(module).values()
-            if inspect.isclass(cls) and hasattr(cls, "route") and cls.__module__ == module.__name__
+            if inspect.isclass(cls) and hasattr(cls, place.method) and cls.__module__ == module.__name__
         )
     return found
 
 
+def policy_class(kind: Kind, name: str, path: str = "") -> type:
+    """Return the class of policy *name*, set in section *path*; ConfigError with the known names on a miss."""
+    known, path = policies(kind), f"{path}.{PLACES[kind].field}"
+    if name in known:
+        return known[name]
+    module, colon, cls = name.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{name!r}: {hint}allowed: {', '.join(sorted(known))}, or package.module:Class", path=path)
+    try:
+        return cast(type, getattr(importlib.import_module(module), cls))
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name!r}: {error}", path=path) from error
+
+
+def check_names(kind: Kind, name: str, options: Mapping[str, Any], path: str = "") -> None:
+    """Raise ConfigError when policy *name* does not take one of *options*."""
+    allowed = [option for option in inspect.signature(policy_class(kind, name, path)).parameters if option != "rng"]
+    for option in options:
+        if option not in allowed:
+            raise ConfigError(
+                f"{option!r}: {kind} {name} takes {', '.join(allowed) or 'no options'}",
+                path=f"{path}.{PLACES[kind].options}.{option}",
+            )
+
+
+def make(kind: Kind, name: str, options: Mapping[str, Any], path: str, rng: np.random.Generator) -> Any:
+    """Return policy *name*, set in section *path*; one that declares an ``rng`` argument gets *rng*."""
+    check_names(kind, name, options, path)
+    cls, section = policy_class(kind, name, path), f"{path}.{PLACES[kind].options}"
+    extra = {"rng": rng} if "rng" in inspect.signature(cls).parameters else {}
+    try:
+        return cls(**options, **extra)
+    except ConfigError as error:
+        raise ConfigError(error.message, path=f"{section}.{error.path}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{dict(options)}: {kind} {name}: {error}", path=section) from error
+
+
+def routers() -> Mapping[str, type]:
+    """Return name -> class of the built-in routers."""
+    return policies("router")
+
+
 def router_class(policy: str) -> type:
     """Return the class of router *policy*; ConfigError with the known names on a miss."""
-    if policy in routers():
-        return routers()[policy]
-    module, colon, name = policy.partition(":")
-    if not colon:
-        near = difflib.get_close_matches(policy, routers(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(
-            f"{policy!r}: {hint}allowed: {', '.join(sorted(routers()))}, or package.module:Class",
-            path="deployment.router.policy",
-        )
-    try:
-        return cast(type, getattr(importlib.import_module(module), name))
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{policy!r}: {error}", path="deployment.router.policy") from error
+    return policy_class("router", policy, "deployment.router")
 
 
 def check_options(policy: str, options: Mapping[str, Any]) -> None:
-    """Raise ConfigError when *policy* does not take one of *options*."""
-    parameters = inspect.signature(router_class(policy)).parameters
-    allowed = [name for name in parameters if name != "rng"]
-    for name in options:
-        if name not in allowed:
-            raise ConfigError(
-                f"{name!r}: router {policy} takes {', '.join(allowed) or 'no options'}",
-                path=f"deployment.router.options.{name}",
-            )
+    """Raise ConfigError when router *policy* does not take one of *options*."""
+    check_names("router", policy, options, "deployment.router")
 
 
 def make_router(policy: str, options: Mapping[str, Any], rng: np.random.Generator) -> Router:
     """Return a router; one that declares an ``rng`` argument gets the run's stream for routing."""
-    check_options(policy, options)
-    cls = router_class(policy)
-    extra = {"rng": rng} if "rng" in inspect.signature(cls).parameters else {}
-    try:
-        return cast(Router, cls(**options, **extra))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{dict(options)}: router {policy}: {error}", path="deployment.router.options") from error
+    return cast(Router, make("router", policy, options, "deployment.router", rng))

@@ -164,11 +164,22 @@ class Cluster:
     # -------------------------------------------------------------------------------------------------------- routing
 
     def _route(self, role: str, i: int, view: PoolView) -> int:
-        replica = self._routers[role].route(RequestView(i, self._input_tokens[i]), view)
+        replica = self._routers[role].route(self._request(i), view)
         if not 0 <= replica < self.pools[role].config.replicas:
             policy, replicas = self.deployment.router.policy, self.pools[role].config.replicas
             raise ValueError(f"router {policy} chose replica {replica} of {replicas}")
         return replica
+
+    def _request(self, i: int) -> RequestView:
+        workload = self.workload
+        return RequestView(
+            number=i,
+            input_tokens=self._input_tokens[i],
+            session=int(workload.session[i]),
+            priority=int(workload.priority[i]),
+            block_hashes=workload.hash_ids[workload.hash_offsets[i] : workload.hash_offsets[i + 1]],
+            hash_block_tokens=workload.hash_block_tokens,
+        )
 
     def _send(self, role: str, i: int, time: float) -> int:
         """Route request *i* and queue it; returns the replica."""

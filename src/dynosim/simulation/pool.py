@@ -77,11 +77,14 @@ class Pool:
             return out
 
         return PoolView(
-            self.capacity.block_size,
-            replicas["outstanding"],
-            replicas["prefill_load"],
-            replicas["kv_load"],
-            cached_tokens,
+            role=self.role,
+            block_size=self.capacity.block_size,
+            targets=np.arange(len(replicas)),
+            outstanding_requests=replicas["outstanding"],
+            prefill_tokens=replicas["prefill_load"],
+            kv_tokens=replicas["kv_load"],
+            cached_tokens=cached_tokens,
+            host_cached_tokens=lambda: np.zeros(len(replicas), np.int64),
         )
 
     def record(self, duration_s: float) -> PoolRecord:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
+from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, TopologyConfig
 from dynosim.errors import InfeasibleError
 from dynosim.hardware.memory import check, kv_bytes_per_token, kv_capacity, weights_bytes_per_gpu
 from dynosim.hardware.models import MODELS, get_model
@@ -125,11 +125,76 @@ def test_override_wins_even_where_nothing_would_fit():
         (("llama-3.1-70b", "h100_sxm", 16), {}, "exceeds the 8 GPUs"),
         (("qwen3-235b-a22b", "h200_sxm", 8, "fp8"), {}, "to 192 columns, not a multiple of their 128-wide"),
         (("gpt-oss-120b", "h200_sxm", 2, "fp8"), {}, "no FP8 checkpoint"),
+        (("llama-3.1-70b", "h200_sxm", 2), {"data_parallel_size": 2}, "is dense: data_parallel_size has no experts"),
+        (("llama-3.1-8b", "h200_sxm", 1), {"pipeline_parallel_size": 33}, "exceeds the 32 layers"),
+        (
+            ("qwen3-235b-a22b", "h200_sxm", 2),
+            {"data_parallel_size": 5, "enable_expert_parallel": True},
+            "tensor_parallel_size 2 x data_parallel_size 5 does not divide the 128 experts",
+        ),
+        (("qwen3-235b-a22b", "h200_sxm", 1), {"data_parallel_size": 7}, "does not divide the 1536 expert width"),
+        (("qwen3-235b-a22b", "h200_sxm", 2, "fp8"), {"data_parallel_size": 4}, "to 192 columns, not a multiple"),
+        (
+            ("qwen3-235b-a22b", "h200_sxm", 4, "fp8", "trtllm"),
+            {"data_parallel_size": 2, "enable_expert_parallel": True},
+            "one rank per GPU: use tensor_parallel_size 1",
+        ),
     ],
 )
 def test_check_says_why_not(arguments, options, reason):
     with pytest.raises(InfeasibleError, match=reason):
         check(_deployment(*arguments, **options))
+
+
+def test_a_topology_cannot_join_more_gpus_than_their_switches_do():
+    deployment = _deployment("llama-3.1-70b", "h100_sxm", 4)
+    check(deployment.model_copy(update={"topology": TopologyConfig(gpus_per_node=8)}))
+    with pytest.raises(InfeasibleError, match="joins 32 x h100_sxm by NVLink, which links 8"):
+        check(deployment.model_copy(update={"topology": TopologyConfig(nvlink_domain="rack")}))
+
+
+@given(model=st.sampled_from(sorted(MODELS)), stages=st.integers(1, 32))
+def test_pipeline_stages_add_up_to_the_model(model, stages):
+    card = get_model(model)
+    parts = card.stages(stages)
+    assert sum(part.parameters for part in parts) == card.parameters
+    assert sum(kv_bytes_per_token(part, 1, "bf16") for part in parts) == kv_bytes_per_token(card, 1, "bf16")
+    assert max(part.layers for part in parts) - min(part.layers for part in parts) <= 1
+
+
+def test_layers_left_over_go_to_the_stages_before_the_last():
+    assert [stage.layers for stage in get_model("deepseek-v3").stages(4)] == [15, 15, 16, 15]
+    assert [stage.moe.dense_layers for stage in get_model("deepseek-v3").stages(61)][:4] == [1, 1, 1, 0]
+
+
+def test_the_fullest_stage_bounds_the_blocks_of_a_pipeline():
+    one, two = (_capacity("llama-3.1-70b", "h200_sxm", 2, pipeline_parallel_size=stages) for stages in (1, 2))
+    table = 128256 * 8192 * 2 / 2
+    layers = (one.weights_bytes_per_gpu - 2 * table) / 2
+    assert two.weights_bytes_per_gpu == pytest.approx(layers + table, rel=1e-6)
+    assert two.blocks == two.kv_bytes_per_gpu // (one.bytes_per_token // 2 // 2)  # two stages of two GPUs
+    assert two.bytes_per_token == one.bytes_per_token
+
+
+def test_data_parallel_ranks_copy_attention_and_share_experts():
+    model = get_model("qwen3-235b-a22b")
+    experts = sum(weight.parameters for weight in model.weights() if weight.role == "expert")
+    alone, shared = (weights_bytes_per_gpu(model, 1, "none", ranks) for ranks in (1, 8))
+    assert alone - shared == pytest.approx(2 * experts * 7 / 8)
+    sliced = weights_bytes_per_gpu(model, 8, "none")
+    copied = sum(weight.parameters for weight in model.weights() if weight.role in ("attention", "embedding", "head"))
+    # K and V of 4 heads are cut in 4 only
+    key_value = 94 * 2 * 4096 * 4 * 128
+    assert shared - sliced == pytest.approx(2 * ((copied - key_value) * 7 / 8 + key_value * 3 / 4))
+
+
+def test_mla_ranks_hold_their_own_latents_where_tensor_parallel_copies_them():
+    """The reason for attention data parallelism: a TP group keeps the same latent on every GPU."""
+    options = {"enable_expert_parallel": True, "max_num_batched_tokens": 1024}
+    tensor = _capacity("deepseek-v3", "b200_sxm", 8, "fp8", **options)
+    data = _capacity("deepseek-v3", "b200_sxm", 1, "fp8", data_parallel_size=8, **options)
+    assert data.bytes_per_token == tensor.bytes_per_token // 8 == 61 * 576
+    assert 8 * data.tokens > 5 * tensor.tokens
 
 
 @given(

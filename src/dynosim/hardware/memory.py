@@ -2,18 +2,21 @@
 
 Weights are exact from the model card, sliced as tensor and expert parallelism slice them. The reserves for
 activations, CUDA, libraries and NCCL buffers are the empirical constants that aiconfigurator-core 0.12.0 plans with
-(its ``backends/*.py`` and ``systems/*.yaml``), so capacities agree with NVIDIA's planner. Left out: pipeline and
-attention data parallelism, LoRA adapters, and vLLM's profiling run, which measures what is estimated here.
+(its ``backends/*.py`` and ``systems/*.yaml``), so capacities agree with NVIDIA's planner. With pipeline stages every
+stage must hold its layers of every block: the fullest one counts. With attention data parallelism each rank has a copy
+of the attention weights and a KV cache of its own; the routed experts are spread over the GPUs of all ranks, whole or
+sliced (vLLM's ``FusedMoEParallelConfig``). Left out: the weights and KV cache of draft models, LoRA adapters, and
+vLLM's profiling run, which measures what is estimated here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynosim.config import DeploymentConfig, PoolConfig
 from dynosim.errors import InfeasibleError
 from dynosim.hardware.gpus import get_gpu
-from dynosim.hardware.models import ModelCard, get_model
+from dynosim.hardware.models import ModelCard, MoE, get_model
 
 KV_DTYPE_BYTES = {"bf16": 2, "fp8": 1}
 
@@ -31,13 +34,13 @@ NCCL_BYTES = {1: 0, 2: 342 * 2**20, 4: 392 * 2**20, 8: 392 * 2**20}
 
 @dataclass(frozen=True)
 class KVCapacity:
-    """The KV cache of one replica and what stands beside it in each GPU's memory."""
+    """The KV cache of one scheduler rank and what stands beside it in the memory of its fullest GPUs."""
 
     blocks: int
     block_size: int
     """Tokens per block."""
     bytes_per_token: int
-    """On all GPUs of the replica together; heads or latents that several GPUs hold count once per copy."""
+    """On all GPUs of the rank, all stages together; heads or latents that several GPUs hold count once per copy."""
     gpu_memory_bytes: int
     weights_bytes_per_gpu: int
     activation_bytes_per_gpu: int
@@ -72,15 +75,24 @@ def kv_bytes_per_token(model: ModelCard, tensor_parallel_size: int, dtype: str) 
     return layers * 2 * heads * model.head_dim * KV_DTYPE_BYTES[dtype]
 
 
-def weights_bytes_per_gpu(model: ModelCard, tensor_parallel_size: int, quantization: str) -> int:
+def weights_bytes_per_gpu(
+    model: ModelCard, tensor_parallel_size: int, quantization: str, data_parallel_size: int = 1
+) -> int:
     """Return the bytes of weights on one GPU; sliced experts and whole experts (expert parallel) take the same."""
-    return round(sum(weight.bytes_per_gpu(tensor_parallel_size, quantization) for weight in model.weights()))
+    shards = {"expert": tensor_parallel_size * data_parallel_size}
+    return round(
+        sum(
+            weight.bytes_per_gpu(shards.get(weight.role, tensor_parallel_size), quantization)
+            for weight in model.weights()
+        )
+    )
 
 
 def activation_bytes_per_gpu(model: ModelCard, engine: str, pool: PoolConfig) -> int:
-    """Return the peak activations of a pass of ``max_num_batched_tokens`` tokens on one GPU.
+    """Return the peak activations of a pass of ``max_num_batched_tokens`` tokens of every rank on one GPU.
 
-    The block-scaled dispatch workspace of DeepSeek's experts is tokens x hidden x experts x top_k / EP / 128 x 4 bytes.
+    The block-scaled dispatch workspace of DeepSeek's experts is tokens of all ranks x hidden x experts x top_k / EP /
+    128 x 4 bytes.
     """
     group = min(pool.tensor_parallel_size, 8)
     coefficient = next(value for size, value in ACTIVATION_COEFFICIENTS[engine].items() if size >= group)
@@ -88,13 +100,14 @@ def activation_bytes_per_gpu(model: ModelCard, engine: str, pool: PoolConfig) ->
     tokens = pool.max_num_batched_tokens
     activations = 2 * tokens * width * coefficient * (2 if model.moe else 1)
     if model.mla and model.moe:
-        expert_parallel = pool.tensor_parallel_size if pool.enable_expert_parallel else 1
-        activations += tokens * model.hidden * model.moe.experts * model.moe.top_k / expert_parallel / 32
+        ranks = pool.data_parallel_size
+        expert_parallel = pool.tensor_parallel_size * ranks if pool.enable_expert_parallel else 1
+        activations += ranks * tokens * model.hidden * model.moe.experts * model.moe.top_k / expert_parallel / 32
     return round(max(activations, MIN_ACTIVATION_BYTES[engine]))
 
 
 def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
-    """Return the KV blocks of one replica of *pool*; ``num_gpu_blocks_override`` wins over the computed number.
+    """Return the KV blocks of one scheduler rank of *pool*; ``num_gpu_blocks_override`` wins over the computed number.
 
     ``gpu_memory_utilization`` means what each engine's own argument means: vLLM's ``gpu_memory_utilization`` and
     SGLang's ``mem_fraction_static`` are shares of the whole GPU, out of which everything else is paid;
@@ -102,24 +115,37 @@ def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
 
     Raises InfeasibleError with the sum when not even one block fits, ConfigError for unknown models and GPUs.
     """
-    model, gpu = get_model(deployment.model), get_gpu(deployment.pool_gpu(pool))
-    engine, tp, block_size = deployment.engine.name, pool.tensor_parallel_size, deployment.block_size(pool)
-    weights = weights_bytes_per_gpu(model, tp, deployment.quantization)
-    activations = activation_bytes_per_gpu(model, engine, pool)
+    stages = get_model(deployment.model).stages(pool.pipeline_parallel_size)
+    capacities = [_stage_capacity(deployment, pool, stage) for stage in stages]
+    fullest = min(capacities, key=lambda stage: stage.blocks)
+    if fullest.blocks < 1:
+        raise InfeasibleError(_does_not_fit(deployment, pool, fullest))
+    return replace(fullest, bytes_per_token=sum(stage.bytes_per_token for stage in capacities))
+
+
+def _stage_capacity(deployment: DeploymentConfig, pool: PoolConfig, stage: ModelCard) -> KVCapacity:
+    gpu, engine, tp = get_gpu(deployment.pool_gpu(pool)), deployment.engine.name, pool.tensor_parallel_size
+    block_size = deployment.block_size(pool)
+    weights = weights_bytes_per_gpu(stage, tp, deployment.quantization, pool.data_parallel_size)
+    activations = activation_bytes_per_gpu(stage, engine, pool)
     runtime = round(RUNTIME_BYTES[engine] + next(size for group, size in NCCL_BYTES.items() if group >= min(tp, 8)))
     used = weights + activations + runtime
     fraction = pool.gpu_memory_utilization
     budget = (gpu.memory_bytes - used) * fraction if engine == "trtllm" else gpu.memory_bytes * fraction - used
-    per_token = kv_bytes_per_token(model, tp, kv_dtype(deployment))
-    blocks = pool.num_gpu_blocks_override or int(budget // (per_token * block_size))
-    if blocks < 1:
-        raise InfeasibleError(
-            f"{model.name} does not fit on {tp} x {gpu.name}: {fraction:g} x {_gib(gpu.memory_bytes)} less"
-            f" {_gib(weights)} weights, {_gib(activations)} activations and {_gib(runtime)} runtime leaves"
-            f" {_gib(budget)} per GPU for KV blocks"
-        )
+    per_token = kv_bytes_per_token(stage, tp, kv_dtype(deployment))
+    # A stage of sliding-window layers only keeps next to nothing per token.
+    blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * block_size, 1))
     return KVCapacity(
         blocks, block_size, per_token * tp, gpu.memory_bytes, weights, activations, runtime, int(budget)
+    )  # fmt: skip
+
+
+def _does_not_fit(deployment: DeploymentConfig, pool: PoolConfig, full: KVCapacity) -> str:
+    return (
+        f"{get_model(deployment.model).name} does not fit on {pool.gpus_per_replica} x {deployment.pool_gpu(pool)}:"
+        f" {pool.gpu_memory_utilization:g} x {_gib(full.gpu_memory_bytes)} less {_gib(full.weights_bytes_per_gpu)}"
+        f" weights, {_gib(full.activation_bytes_per_gpu)} activations and {_gib(full.runtime_bytes_per_gpu)} runtime"
+        f" leaves {_gib(full.kv_bytes_per_gpu)} per GPU for KV blocks"
     )
 
 
@@ -143,35 +169,60 @@ def _check_precision(deployment: DeploymentConfig, pool: PoolConfig) -> None:
 
 
 def _check_parallelism(model: ModelCard, deployment: DeploymentConfig, pool: PoolConfig) -> None:
-    tp, gpu = pool.tensor_parallel_size, get_gpu(deployment.pool_gpu(pool))
-    if tp > gpu.scale_up_gpus:
-        raise InfeasibleError(f"tensor_parallel_size {tp} exceeds the {gpu.scale_up_gpus} GPUs that {gpu.name} links")
-    divided = {"attention heads": model.heads}
-    if model.mla is None:
-        divided["KV heads"] = model.kv_heads if tp <= model.kv_heads else tp // model.kv_heads * model.kv_heads
-    if model.moe is None or model.moe.dense_layers:
-        divided["feed-forward width"] = model.intermediate
-    if model.moe is not None:
-        divided |= {"experts": model.moe.experts} if pool.enable_expert_parallel else {
-            "expert width": model.moe.intermediate
-        }  # fmt: skip
-    elif pool.enable_expert_parallel:
-        raise InfeasibleError(f"{model.name} is dense: enable_expert_parallel has no experts to shard")
-    for what, size in divided.items():
+    _check_links(deployment, pool)
+    tp, pp = pool.tensor_parallel_size, pool.pipeline_parallel_size
+    if pp > model.layers:
+        raise InfeasibleError(f"pipeline_parallel_size {pp} exceeds the {model.layers} layers of {model.name}")
+    for what, size in _sliced(model, tp).items():
         if size % tp:
             raise InfeasibleError(f"tensor_parallel_size {tp} does not divide the {size} {what} of {model.name}")
-    _check_fp8_blocks(model, deployment, pool)
+    if model.moe is not None:
+        _check_experts(model, model.moe, deployment, pool)
+    elif pool.enable_expert_parallel:
+        raise InfeasibleError(f"{model.name} is dense: enable_expert_parallel has no experts to shard")
+    elif pool.data_parallel_size > 1:
+        raise InfeasibleError(f"{model.name} is dense: data_parallel_size has no experts to share; use more replicas")
 
 
-def _check_fp8_blocks(model: ModelCard, deployment: DeploymentConfig, pool: PoolConfig) -> None:
-    """Block-scaled FP8 experts cannot be sliced across a scale block (vLLM and SGLang refuse to load them)."""
-    if deployment.quantization != "fp8" or not model.fp8_block or model.moe is None or pool.enable_expert_parallel:
-        return
-    width = model.moe.intermediate // pool.tensor_parallel_size
-    if width % model.fp8_block:
+def _check_links(deployment: DeploymentConfig, pool: PoolConfig) -> None:
+    tp, gpu, topology = pool.tensor_parallel_size, get_gpu(deployment.pool_gpu(pool)), deployment.topology
+    if tp > gpu.scale_up_gpus:
+        raise InfeasibleError(f"tensor_parallel_size {tp} exceeds the {gpu.scale_up_gpus} GPUs that {gpu.name} links")
+    if topology is not None:
+        linked = topology.gpus_per_node * (topology.nodes_per_rack if topology.nvlink_domain == "rack" else 1)
+        if linked > gpu.scale_up_gpus:
+            raise InfeasibleError(f"topology joins {linked} x {gpu.name} by NVLink, which links {gpu.scale_up_gpus}")
+    if deployment.engine.name == "trtllm" and pool.data_parallel_size > 1 and tp > 1:
         raise InfeasibleError(
-            f"tensor_parallel_size {pool.tensor_parallel_size} slices the FP8 experts of {model.name} to {width}"
-            f" columns, not a multiple of their {model.fp8_block}-wide scale blocks: set enable_expert_parallel"
+            "TensorRT-LLM's attention data parallelism has one rank per GPU: use tensor_parallel_size 1"
+        )
+
+
+def _sliced(model: ModelCard, tensor_parallel_size: int) -> dict[str, int]:
+    """What tensor parallelism cuts into equal slices; KV heads are copied where there are too few of them."""
+    sizes, tp = {"attention heads": model.heads}, tensor_parallel_size
+    if model.mla is None:
+        sizes["KV heads"] = model.kv_heads if tp <= model.kv_heads else tp // model.kv_heads * model.kv_heads
+    if model.moe is None or model.moe.dense_layers:
+        sizes["feed-forward width"] = model.intermediate
+    return sizes
+
+
+def _check_experts(model: ModelCard, moe: MoE, deployment: DeploymentConfig, pool: PoolConfig) -> None:
+    """The GPUs of all ranks share the experts; block-scaled FP8 ones cannot be sliced across a scale block (vLLM and
+    SGLang refuse to load them)."""
+    gpus = pool.tensor_parallel_size * pool.data_parallel_size
+    group = f"tensor_parallel_size {pool.tensor_parallel_size}"
+    if pool.data_parallel_size > 1:
+        group += f" x data_parallel_size {pool.data_parallel_size}"
+    what, size = ("experts", moe.experts) if pool.enable_expert_parallel else ("expert width", moe.intermediate)
+    if size % gpus:
+        raise InfeasibleError(f"{group} does not divide the {size} {what} of {model.name}")
+    blocks = model.fp8_block if deployment.quantization == "fp8" and not pool.enable_expert_parallel else None
+    if blocks and size // gpus % blocks:
+        raise InfeasibleError(
+            f"{group} slices the FP8 experts of {model.name} to {size // gpus} columns, not a multiple of their"
+            f" {blocks}-wide scale blocks: set enable_expert_parallel"
         )
 
 

@@ -9,8 +9,9 @@ Sources: each model's ``config.json`` on the Hugging Face Hub; tensor-parallel l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Literal
 
@@ -93,6 +94,9 @@ class ModelCard:
     """Block size of the FP8 checkpoint's weight scales; none for per-tensor scales."""
     fp8_checkpoint: bool = True
     """Whether an FP8 checkpoint exists."""
+    embeds: bool = True
+    predicts: bool = True
+    """Whether the first and last layers' surroundings are here: not on every stage of a pipeline."""
 
     @property
     def parameters(self) -> int:
@@ -108,13 +112,37 @@ class ModelCard:
     def weights(self) -> tuple[Weight, ...]:
         """Every weight of the model, norms and biases included."""
         table = self.vocabulary * self.hidden
-        norms = self.layers * self._norm_parameters() + self.hidden
+        norms = self.layers * self._norm_parameters() + (self.hidden if self.predicts else 0)
         return (
-            Weight("embedding", table, fp8=False),
-            Weight("head", table, fp8=False),
+            *((Weight("embedding", table, fp8=False),) if self.embeds else ()),
+            *((Weight("head", table, fp8=False),) if self.predicts else ()),
             Weight("norm", norms, max_shards=1, fp8=False),
             *(self._gqa_weights() if self.mla is None else self._mla_weights(self.mla)),
             *self._feed_forward_weights(),
+        )
+
+    def stages(self, count: int) -> tuple[ModelCard, ...]:
+        """Return the layers cut into *count* pipeline stages, as vLLM and SGLang cut them (``get_pp_indices``).
+
+        Equal parts; layers left over go to the stages before the last, which has the vocabulary projection.
+        """
+        each, more = divmod(self.layers, count)
+        sizes = [each + (count - 1 - more <= stage < count - 1) for stage in range(count)]
+        ends = [0, *accumulate(sizes)]
+        return tuple(self._slice(*span, first=span[0] == 0, last=span[1] == self.layers) for span in pairwise(ends))
+
+    def _slice(self, start: int, end: int, first: bool, last: bool) -> ModelCard:
+        windows = [-(-at * self.sliding_window_layers // self.layers) for at in (start, end)]
+        moe = self.moe
+        if moe is not None:
+            moe = replace(moe, dense_layers=min(max(moe.dense_layers - start, 0), end - start))
+        return replace(
+            self,
+            layers=end - start,
+            sliding_window_layers=windows[1] - windows[0],
+            moe=moe,
+            embeds=first,
+            predicts=last,
         )
 
     def _norm_parameters(self) -> int:

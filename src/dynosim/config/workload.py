@@ -17,6 +17,8 @@ from pydantic import (
 
 from dynosim.config.base import Config
 
+NEEDS_LOAD = "allowed are poisson, constant_rate, diurnal, step, spike, rate_curve and concurrency"
+"""What an error about a source without arrival times ends with."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -73,7 +75,55 @@ class QuantileLength(Config):
         return _checked_quantiles(value)
 
 
-Length = Annotated[FixedLength | UniformLength | LognormalLength | QuantileLength, Field(discriminator="type")]
+class RatioLength(Config):
+    """Uniform integers in [ratio x tokens, tokens], as SGLang's ``bench_serving --random-range-ratio``."""
+
+    type: Literal["ratio"] = "ratio"
+    tokens: PositiveInt
+    ratio: Probability
+
+
+Length = Annotated[
+    FixedLength | UniformLength | RatioLength | LognormalLength | QuantileLength, Field(discriminator="type")
+]
+
+
+class FixedDelay(Config):
+    """Always the same time."""
+
+    type: Literal["fixed"] = "fixed"
+    seconds: NonNegativeFloat = 0.0
+
+
+class ExponentialDelay(Config):
+    """Exponential with the given mean."""
+
+    type: Literal["exponential"] = "exponential"
+    mean_s: PositiveFloat
+
+
+class LognormalDelay(Config):
+    """Lognormal with the given median and log standard deviation, at most ``max_s``."""
+
+    type: Literal["lognormal"] = "lognormal"
+    median_s: PositiveFloat
+    sigma: NonNegativeFloat
+    max_s: PositiveFloat = 3600.0
+
+
+class QuantileDelay(Config):
+    """Empirical quantiles: probability -> seconds, interpolated linearly."""
+
+    type: Literal["quantiles"] = "quantiles"
+    quantiles: dict[float, NonNegativeFloat] = Field(min_length=2)
+
+    @field_validator("quantiles")
+    @classmethod
+    def _quantiles(cls, value: dict[float, float]) -> dict[float, float]:
+        return _checked_quantiles(value)
+
+
+Delay = Annotated[FixedDelay | ExponentialDelay | LognormalDelay | QuantileDelay, Field(discriminator="type")]
 
 
 Ratios = Annotated[dict[float, PositiveFloat], Field(min_length=2)]
@@ -134,6 +184,59 @@ class PrefixTree(Config):
     rewrites: Rewrites | None = None
 
 
+class PrefixGroups(Config):
+    """Texts that many first prompts start with: system prompts, tool lists, shared documents."""
+
+    groups: PositiveInt
+    prefix_tokens: Length
+    """Tokens of each group's text, in front of ``input_tokens``; whole blocks of it are shared."""
+    skew: NonNegativeFloat = 0.0
+    """Group k = 1, 2, ... is chosen in proportion to k ** -skew (Zipf); 0 is evenly."""
+
+
+class FanOut(Config):
+    """Parallel calls of tools or sub-agents between two turns: each waits for the turn before, the next turn for all.
+
+    The next turn's prompt holds the answers of all calls.
+    """
+
+    probability: Probability = 1.0
+    """Of calls before a further turn."""
+    calls: Length
+    """How many calls."""
+    new_tokens: Length
+    """Prompt tokens of a call beyond what it shares."""
+    output_tokens: Length
+    shares_context: bool = True
+    """Whether a call's prompt starts with the prompt and answer of its turn (a branch of the same agent) or with none
+    of it (a fresh sub-agent)."""
+    delay_s: Delay = FixedDelay()
+    """From the end of the turn to the call."""
+
+
+class Sessions(Config):
+    """Requests that wait for each other: turns of a conversation or of an agent, each sent after the one before ended.
+
+    A further turn's prompt is the prompt before, its answer and new tokens, so a prefix cache can serve all of its
+    history. ``requests`` of the source counts turns and calls of all sessions; the last session may end early.
+    """
+
+    block_tokens: PositiveInt = 16
+    """Tokens per block id; whole blocks are shared."""
+    groups: PrefixGroups | None = None
+    turns: Length = FixedLength(tokens=1)
+    """Turns per session."""
+    new_tokens: Length = LognormalLength(median=100, sigma=1.0)
+    """Prompt tokens that a further turn adds to prompt and answer before it."""
+    think_s: Delay = FixedDelay()
+    """From the end of a turn, or of its calls, to the next turn: reading, thinking, running tools."""
+    fan_out: FanOut | None = None
+    output_persistence: Probability = 0.0
+    """Probability that a turn has its session's own output length instead of a fresh one."""
+    max_input_tokens: PositiveInt = 131072
+    """A session ends where its next prompt would be longer."""
+
+
 class Arrivals(Config):
     """Arrival times that belong to a synthetic source: a renewal process under a piecewise constant rate.
 
@@ -161,20 +264,33 @@ class TraceSource(Config):
 
     type: Literal["trace"] = "trace"
     path: str
-    format: Literal["auto", "mooncake", "azure"] = "auto"
+    format: Literal["auto", "mooncake", "azure", "lengths", "llmservingsim", "inferencex"] = "auto"
+    block_tokens: PositiveInt | None = None
+    """Prompt tokens per id of a Mooncake trace's ``hash_ids``; 512 where not given."""
+    max_delay_s: PositiveFloat | None = None
+    """Cap on the think and tool times of the trace."""
 
 
 class SyntheticSource(Config):
-    """Requests with given length distributions and, optionally, shared prefixes and arrival times of their own."""
+    """Requests with given length distributions and, optionally, conversations and arrival times of their own."""
 
     type: Literal["synthetic"] = "synthetic"
     requests: PositiveInt = 1000
     input_tokens: Length
-    """Prompt tokens; with ``prefix`` those of the first turn of a conversation."""
+    """Prompt tokens; with ``prefix`` or ``sessions`` those of the first turn."""
     output_tokens: Length
     prefix: PrefixTree | None = None
+    """Conversations whose turns follow each other by request order, at any load."""
+    sessions: Sessions | None = None
+    """Conversations whose turns wait for each other."""
     arrivals: Arrivals | None = None
-    """Used by load ``trace_timestamps``."""
+    """Used by load ``trace_timestamps``; with ``sessions`` these are the starts of sessions."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_conversation(self) -> SyntheticSource:
+        if self.prefix is not None and self.sessions is not None:
+            raise ValueError("prefix and sessions are two models of conversations; allowed is one of them")
+        return self
 
 
 class ProfileSource(Config):
@@ -190,18 +306,22 @@ Source = Annotated[TraceSource | SyntheticSource | ProfileSource, Field(discrimi
 
 
 class TraceLoad(Config):
-    """Arrival times of the source, divided by ``speedup``."""
+    """Arrival times of the source; ``speedup`` divides them and the delays within sessions."""
 
     type: Literal["trace_timestamps"] = "trace_timestamps"
     speedup: PositiveFloat = 1.0
 
 
-class PoissonLoad(Config):
-    """Open loop with gamma-distributed gaps; ``burstiness`` 1 is Poisson, smaller is burstier (vLLM's definition)."""
+class _Burstiness(Config):
+    burstiness: PositiveFloat = 1.0
+    """Shape of the gamma-distributed gaps: 1 is Poisson, smaller is burstier (vLLM's definition)."""
+
+
+class PoissonLoad(_Burstiness):
+    """Open loop at a constant mean rate, in requests per second; sessions per second where there are sessions."""
 
     type: Literal["poisson"] = "poisson"
     rate_rps: PositiveFloat
-    burstiness: PositiveFloat = 1.0
 
 
 class ConstantLoad(Config):
@@ -211,14 +331,81 @@ class ConstantLoad(Config):
     rate_rps: PositiveFloat
 
 
+class DiurnalLoad(_Burstiness):
+    """Open loop whose rate swings between base and peak as a cosine, from the base at time 0."""
+
+    type: Literal["diurnal"] = "diurnal"
+    base_rps: NonNegativeFloat
+    peak_rps: PositiveFloat
+    period_s: PositiveFloat = 86400.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DiurnalLoad:
+        if self.base_rps > self.peak_rps:
+            raise ValueError(f"base_rps {self.base_rps} is above peak_rps {self.peak_rps}")
+        return self
+
+
+class StepLoad(_Burstiness):
+    """Open loop whose rate changes once."""
+
+    type: Literal["step"] = "step"
+    before_rps: PositiveFloat
+    after_rps: PositiveFloat
+    at_s: PositiveFloat
+
+
+class SpikeLoad(_Burstiness):
+    """Open loop at a base rate, with one burst at a peak rate."""
+
+    type: Literal["spike"] = "spike"
+    base_rps: PositiveFloat
+    peak_rps: PositiveFloat
+    at_s: PositiveFloat
+    duration_s: PositiveFloat
+
+
+class CurveLoad(_Burstiness):
+    """Open loop whose rate follows a CSV file with columns ``t_s`` (window start) and ``rate_rps``.
+
+    From its end the curve starts again.
+    """
+
+    type: Literal["rate_curve"] = "rate_curve"
+    path: str
+    series: str | None = None
+    """Use the rows with this value in column ``workload``; needed where the file has several."""
+    mean_rps: PositiveFloat | None = None
+    """Scale the rates to this mean; as they are where not given."""
+    speedup: PositiveFloat = 1.0
+    """Divides the times of the curve, not its rates: 24 plays a day in an hour."""
+
+
 class ConcurrencyLoad(Config):
-    """Closed loop: ``concurrency`` requests are kept in flight; the arrival times of the source are ignored."""
+    """Closed loop: ``concurrency`` sessions are kept in flight; the arrival times of the source are ignored.
+
+    A request that belongs to no session is a session of its own.
+    """
 
     type: Literal["concurrency"] = "concurrency"
     concurrency: PositiveInt
 
 
-Load = Annotated[TraceLoad | PoissonLoad | ConstantLoad | ConcurrencyLoad, Field(discriminator="type")]
+Load = Annotated[
+    TraceLoad | PoissonLoad | ConstantLoad | DiurnalLoad | StepLoad | SpikeLoad | CurveLoad | ConcurrencyLoad,
+    Field(discriminator="type"),
+]
+
+
+class RequestClass(Config):
+    """A class of service, drawn for each session."""
+
+    share: PositiveFloat = 1.0
+    """In proportion to the shares of the other classes."""
+    priority: int = 0
+    """Lower is more urgent (vLLM's order)."""
+    deadline_s: PositiveFloat | None = None
+    """Wanted time from arrival to first token, for policies that look at it; none where not given."""
 
 
 class WorkloadConfig(Config):
@@ -226,8 +413,13 @@ class WorkloadConfig(Config):
 
     source: Source
     load: Load = TraceLoad()
+    classes: tuple[RequestClass, ...] = ()
+    """Mixture of priorities and deadlines; without any, the priorities of the trace or 0, and no deadlines."""
     max_requests: PositiveInt | None = None
     """Use only the first so many requests of the source."""
+    max_virtual_time_s: PositiveFloat | None = None
+    """The run stops here, whatever is still in flight. Where not given, an open loop stops at 10 times the time of
+    its last arrival plus one hour, so that a saturated run ends; a closed loop runs to its end."""
     warmup_requests: NonNegativeInt = 0
     """The first so many arrivals are simulated but left out of all metrics."""
 
@@ -236,7 +428,6 @@ class WorkloadConfig(Config):
         untimed = isinstance(self.source, SyntheticSource) and self.source.arrivals is None
         if untimed and isinstance(self.load, TraceLoad):
             raise ValueError(
-                "load trace_timestamps: the synthetic source has no arrivals; "
-                "allowed are poisson, constant_rate and concurrency, or source.arrivals"
+                f"load trace_timestamps: the synthetic source has no arrivals; {NEEDS_LOAD}, or source.arrivals"
             )
         return self

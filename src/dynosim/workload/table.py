@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,26 @@ def take_ragged(offsets: IntArray, values: IntArray, rows: IntArray) -> tuple[In
     return taken, values[source]
 
 
+def ragged(rows: IntArray, values: IntArray, n: int) -> tuple[IntArray, IntArray]:
+    """Return (offsets, values) of *n* rows from pairs (row, value); within a row the pairs keep their order."""
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=n)))).astype(np.int64)
+    return offsets, values[np.argsort(rows, kind="stable")]
+
+
+def numbered(labels: NDArray[Any]) -> IntArray:
+    """Return labels as numbers from 0 in order of first appearance."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Requests in order of arrival.
+    """Requests in order of arrival; what a request waits for stands before it.
 
-    Request *i* has the prompt block ids ``hash_ids[hash_offsets[i]:hash_offsets[i + 1]]``: one id per
-    ``hash_block_tokens`` prompt tokens, the last block partial. Equal ids mean equal prompts up to and including that
+    Request *i* has the block ids ``hash_ids[hash_offsets[i]:hash_offsets[i + 1]]``: one id per ``hash_block_tokens`` of
+    its first ``hashed_tokens[i]`` tokens, the last block partial. Equal ids mean equal tokens up to and including that
     block (Mooncake's definition). Ids are dense, from 0. Without block ids ``hash_block_tokens`` is 0 and nothing is
     shared.
     """
@@ -73,6 +87,8 @@ class Workload:
     """Shape (n,): wanted time to first token, seconds after arrival; inf for none. Default: inf."""
     end_s: float = math.inf
     """Virtual time at which the run stops, whatever is still in flight."""
+    timed: bool = True
+    """Whether ``arrival_s`` means something; False for a source of lengths alone, before a load gives it times."""
 
     def __post_init__(self) -> None:
         n = len(self.arrival_s)
@@ -93,27 +109,43 @@ class Workload:
         return len(self.arrival_s)
 
     def head(self, n: int) -> Workload:
-        """Return the first *n* requests."""
-        offsets = self.hash_offsets[: n + 1]
+        """Return the first *n* requests; the last session may end early."""
+        return self.take(np.arange(min(n, len(self))))
+
+    def take(self, rows: IntArray) -> Workload:
+        """Return the requests *rows* in that order; what they wait for must be among them, and before them."""
+        place = np.zeros(len(self), np.int64)
+        place[rows] = np.arange(len(rows))
+        hash_offsets, hash_ids = take_ragged(self.hash_offsets, self.hash_ids, rows)
+        after_offsets, after_ids = take_ragged(self.after_offsets, self.after_ids, rows)
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        columns["session"] = numbered(columns["session"])
         return replace(
             self,
-            arrival_s=self.arrival_s[:n],
-            input_tokens=self.input_tokens[:n],
-            output_tokens=self.output_tokens[:n],
-            hash_offsets=offsets,
-            hash_ids=self.hash_ids[: offsets[-1]],
+            **columns,
+            hash_offsets=hash_offsets,
+            hash_ids=hash_ids,
+            after_offsets=after_offsets,
+            after_ids=place[after_ids],
         )
 
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of everything the simulator sees."""
         digest = hashlib.sha256()
-        for array in (
-            self.arrival_s,
-            self.input_tokens,
-            self.output_tokens,
-            self.hash_offsets,
-            self.hash_ids,
-        ):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(f"{self.hash_block_tokens} {self.concurrency} {self.warmup_requests}".encode())
+        for name in (*_COLUMNS, "hash_offsets", "hash_ids", "after_offsets", "after_ids"):
+            digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        digest.update(f"{self.hash_block_tokens} {self.concurrency} {self.warmup_requests} {self.end_s}".encode())
         return digest.hexdigest()[:16]
+
+
+_COLUMNS: Final = (
+    "arrival_s",
+    "input_tokens",
+    "output_tokens",
+    "hashed_tokens",
+    "session",
+    "delay_s",
+    "priority",
+    "deadline_s",
+)
+"""What has one value per request."""

@@ -13,17 +13,8 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.errors import ConfigError
-
 Counts = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-
-
-def check_at_least(bound: float, **options: float) -> None:
-    """Raise ConfigError, with the option's name as path, for an option that is no number of at least *bound*."""
-    for name, value in options.items():
-        if not isinstance(value, int | float) or not value >= bound:
-            raise ConfigError(f"{value}: must be a number of at least {bound:g}", path=name)
 
 
 # ---------------------------------------------------------------------------------------------------------- routing

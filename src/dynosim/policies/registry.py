@@ -91,7 +91,7 @@ def make(kind: Kind, name: str, options: Mapping[str, Any], path: str, rng: np.r
         return cls(**options, **extra)
     except ConfigError as error:
         raise ConfigError(error.message, path=f"{section}.{error.path}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"{dict(options)}: {kind} {name}: {error}", path=section) from error
 
 

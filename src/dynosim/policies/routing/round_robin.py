@@ -17,6 +17,6 @@ class RoundRobin:
 
     def route(self, request: RequestView, pool: PoolView) -> int:
         """Return the next replica in turn."""
-        chosen = self._next % len(pool.outstanding_requests)
+        chosen = self._next % len(pool.targets)
         self._next += 1
         return chosen

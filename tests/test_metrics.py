@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,55 @@ def test_use_of_the_deployment_by_hand() -> None:
         assert metrics.value(name) == pytest.approx(value, rel=1e-12), name
 
 
+def test_autoscaling_links_speculation_and_tiers_by_hand() -> None:
+    requests = _make_rows((0.0, 1.0, 2.0, 1000, 9, COMPLETED), (0.0, 1.0, 2.0, 3000, 9, COMPLETED))
+    requests["cached_tokens"], requests["cached_host_tokens"] = (400, 600), (0, 1000)
+    requests["queue_s"] = (1.0, 3.0)
+    requests["wait_kv_blocks_s"], requests["wait_cold_start_s"] = (1.0, 2.0), (0.0, 1.0)
+    requests["retries"] = (0, 2)
+    grown = np.array([[0.0, 1, 1], [10.0, 3, 1], [40.0, 3, 3], [60.0, 2, 2], [80.0, 3, 2]])
+    links = {"host_read": 0.2, "host_write": 0.3}
+    pools = (
+        _make_pool(role="prefill", gpu_seconds=200.0, timeline=grown, link_utilization=links),
+        _make_pool(role="decode", gpu_seconds=400.0, gpus_per_replica=4, timeline=np.array([[0.0, 1, 1]]),
+                   decode_tokens=300, decode_rounds=120),
+    )  # fmt: skip
+    metrics = summarize(_make_result(requests, pools), {}, PriceConfig())
+    expected = {
+        "prefix_cache_hit_rate": 0.25,
+        "host_cache_hit_rate": 0.25,
+        "disk_cache_hit_rate": 0.0,
+        "wait_kv_blocks_share": 0.75,
+        "wait_cold_start_share": 0.25,
+        "wait_batch_slots_share": 0.0,
+        "retries": 2,
+        "kv_link_utilization": 0.3,
+        "acceptance_length": 2.5,
+        "gpu_hours": 600.0 / 3600.0,
+        "gpus": 6.0,
+        "replicas": 2.0 + 1.0,
+        "replicas_min": 1 + 1,
+        "replicas_max": 3 + 1,
+        "replica_starts": 3,
+        "kv_cache_utilization": 0.5,
+        "replica_utilization": 100.0 / 300.0,
+    }
+    for name, value in expected.items():
+        assert metrics.value(name) == pytest.approx(value, rel=1e-12), name
+
+
+def test_a_run_that_ends_with_a_growing_queue_is_saturated() -> None:
+    rows = [(float(t), t + 1.0, t + 2.0, 10, 2, COMPLETED) for t in range(100)]
+    waiting = [(float(t), math.nan, math.nan, 10, 2, INCOMPLETE) for t in range(100, 160)]
+    for extra, saturated in (([], 0.0), (waiting, 1.0)):
+        requests = _make_rows(*rows, *extra)
+        requests["scheduled_s"] = np.where(requests["status"] == COMPLETED, requests["arrival_s"], np.nan)
+        result = replace(_make_result(requests, duration_s=160.0), stopped="duration" if extra else "")
+        metrics = summarize(result, {}, PriceConfig())
+        assert metrics.value("saturated") == saturated
+        assert metrics.value("stopped_early") == saturated
+
+
 def test_warm_up_is_left_out_and_who_was_not_served_counts_against_attainment() -> None:
     metrics = _by_hand(time_to_first_token={"p99": 1000.0})  # met with equality by the second
     assert metrics.value("time_to_first_token", "count") == 3
@@ -210,12 +260,17 @@ def test_what_is_unknown_is_missing_and_never_zero(duration_s: float) -> None:
     rows = _make_rows((0.0, math.nan, math.nan, 10, 5, REJECTED))
     idle = _make_pool(gpu_seconds=duration_s, busy_s=0.0)
     metrics = summarize(_make_result(rows, (idle,), duration_s), {}, PriceConfig())
-    counted = {"good_request_fraction", "served_request_fraction", "completed", "incomplete", "preemptions"}
+    counted = {
+        "good_request_fraction", "served_request_fraction", "completed", "incomplete", "failed", "preemptions",
+        "retries", "saturated", "stopped_early", "replica_starts",
+    }  # fmt: skip
     present = {name for name, value in metrics.to_dict().items() if value is not None}
-    of_the_run = {"usd_per_hour", "gpus", "replica_utilization"} if duration_s else set()
+    of_the_run = {
+        "usd_per_hour", "gpus", "replicas", "replica_utilization", "kv_cache_utilization", "batch_slot_utilization",
+    }  # fmt: skip
     assert present == {
-        *counted, *of_the_run, "rejected", "saturated", "duration", "slo_undetermined_requests",
-        "kv_cache_utilization", "batch_slot_utilization",
+        *counted, *(of_the_run if duration_s else ()), "rejected", "duration", "slo_undetermined_requests", "gpu_hours",
+        "replicas_min", "replicas_max",
     }  # fmt: skip
     assert all(metrics.value(name) == 0.0 for name in counted)
     assert metrics.flat().keys() == present

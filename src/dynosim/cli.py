@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_optimize(verbs)
     _add_predict(verbs)
     _add_show(verbs)
+    _add_launch(verbs)
     _add_config(verbs)
     _add_spaces(verbs)
     _add_trace(verbs)
@@ -172,6 +173,12 @@ def _add_show(verbs: Any) -> None:
     what.add_argument("--trial", type=int, metavar="N", help="one trial with all its metrics")
 
 
+def _add_launch(verbs: Any) -> None:
+    summary = "print the commands that start real servers like a configuration"
+    parser = _verb(verbs, "launch", _launch, summary, [_overrides()])
+    parser.add_argument("config", metavar="CONFIG", help="YAML file of one configuration; of a space: its baseline")
+
+
 def _add_config(verbs: Any) -> None:
     group = _group(verbs, "config", "check, expand and start configuration files")
     for name, function, summary in (
@@ -181,6 +188,7 @@ def _add_config(verbs: Any) -> None:
         parser = _verb(group, name, function, summary, [_overrides()])
         parser.add_argument("config", metavar="CONFIG", help="bundled name or YAML file")
     _verb(group, "schema", _config_schema, "print the JSON Schema of all YAML files")
+    _verb(group, "coverage", _config_coverage, "print what the simulator makes of every field, as Markdown")
     parser = _verb(group, "init", _config_init, "print a bundled space as the start of your own")
     parser.add_argument("space", metavar="SPACE", nargs="?", default="tiny", help="bundled name (default: tiny)")
 
@@ -331,6 +339,14 @@ def _show_trial(study: Study, args: argparse.Namespace) -> int:
     return OK
 
 
+def _launch(args: argparse.Namespace) -> int:
+    from dynosim.report import launch_script
+    from dynosim.run import load_space
+
+    print(launch_script(load_space(args.config, overrides=args.overrides).reference), end="")
+    return OK
+
+
 def _config_validate(args: argparse.Namespace) -> int:
     from dynosim.run import load_space
 
@@ -366,6 +382,13 @@ def _config_schema(args: argparse.Namespace) -> int:
     from dynosim.space import json_schema
 
     _print_json(json_schema())
+    return OK
+
+
+def _config_coverage(args: argparse.Namespace) -> int:
+    from dynosim.space import coverage
+
+    print(coverage.markdown(), end="")
     return OK
 
 

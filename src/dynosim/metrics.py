@@ -19,7 +19,7 @@ from dynosim.config.schema import nearest
 from dynosim.errors import ConfigError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.simulation import SimulationResult, gaps
-from dynosim.simulation.records import COMPLETED, INCOMPLETE, REJECTED
+from dynosim.simulation.records import COMPLETED, FAILED, INCOMPLETE, REJECTED, WAIT_REASONS, PoolRecord
 
 Array = NDArray[np.float64]
 Value = float | dict[str, float] | None
@@ -73,17 +73,34 @@ METRICS: Mapping[str, MetricInfo] = {
     "usd_per_1k_requests": MetricInfo("cost", "USD/1k requests", "lower"),
     "usd_per_hour": MetricInfo("cost", "USD/h", "lower"),
     "gpus": MetricInfo("GPUs", "GPUs", "lower"),
+    "gpu_hours": MetricInfo("GPU-hours", "GPU-h", "lower"),
+    "replicas": MetricInfo("replicas", "replicas", "lower"),
+    "replicas_min": MetricInfo("fewest replicas", "replicas", None),
+    "replicas_max": MetricInfo("most replicas", "replicas", None),
+    "replica_starts": MetricInfo("replicas started", "count", "lower"),
     "effective_concurrency": MetricInfo("requests in flight", "requests", None),
     "kv_cache_utilization": MetricInfo("KV cache use", "ratio", None),
     "batch_slot_utilization": MetricInfo("batch slot use", "ratio", None),
     "replica_utilization": MetricInfo("busy replicas", "ratio", None),
     "prefix_cache_hit_rate": MetricInfo("prefix cache hits", "ratio", "higher"),
+    "host_cache_hit_rate": MetricInfo("host memory cache hits", "ratio", "higher"),
+    "disk_cache_hit_rate": MetricInfo("disk cache hits", "ratio", "higher"),
+    "remote_cache_hit_rate": MetricInfo("remote cache hits", "ratio", "higher"),
+    "kv_link_utilization": MetricInfo("busiest KV link", "ratio", None),
+    "acceptance_length": MetricInfo("tokens per decode pass", "tokens", "higher"),
+    **{
+        f"wait_{reason}_share": MetricInfo(f"queueing for {reason.replace('_', ' ')}", "ratio", None)
+        for reason in WAIT_REASONS
+    },
     "preemptions": MetricInfo("preemptions", "count", "lower"),
+    "retries": MetricInfo("retries", "count", "lower"),
     "extrapolated_pass_share": MetricInfo("extrapolated pass time", "ratio", "lower"),
     "saturated": MetricInfo("saturated", "0 or 1", "lower"),
+    "stopped_early": MetricInfo("ended by a stop rule", "0 or 1", None),
     "duration": MetricInfo("duration", "s", None),
     "completed": MetricInfo("completed", "count", "higher"),
     "rejected": MetricInfo("rejected", "count", "lower"),
+    "failed": MetricInfo("failed", "count", "lower"),
     "incomplete": MetricInfo("incomplete", "count", "lower"),
     "slo_undetermined_requests": MetricInfo("without an SLO-bound metric", "count", None),
 }
@@ -197,17 +214,20 @@ def _price(result: SimulationResult, prices: PriceConfig) -> float:
     )
 
 
-def _saturated(requests: NDArray[Any]) -> bool:
+def _saturated(requests: NDArray[Any], end_s: float) -> bool:
     """Whether the backlog grew: waiting in the last fifth of arrivals is over three times the first half's.
 
-    And long against the service itself, so that a busy but stable queue does not count.
+    And long against the service itself, so that a busy but stable queue does not count. Requests that still wait at
+    *end_s* have waited until then.
     """
     if len(requests) < 100 or not np.ptp(requests["arrival_s"]):
         return False
-    order = np.argsort(requests["arrival_s"], kind="stable")
-    waited, served = requests["queue_s"][order], (requests["last_token_s"] - requests["scheduled_s"])[order]
-    early, late = np.nanmean(waited[: len(order) // 2]), np.nanmean(waited[-(len(order) // 5) :])
-    return bool(late > 3.0 * early and late > np.nanmean(served))
+    requests = requests[np.argsort(requests["arrival_s"], kind="stable")]
+    started = np.isfinite(requests["scheduled_s"])
+    waited = np.where(started, requests["queue_s"], end_s - requests["arrival_s"])
+    served = np.where(np.isfinite(requests["last_token_s"]), requests["last_token_s"], end_s) - requests["scheduled_s"]
+    early, late = waited[: len(requests) // 2].mean(), waited[-(len(requests) // 5) :].mean()
+    return bool(late > 3.0 * early and started.any() and late > np.nanmean(served))
 
 
 def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metrics:
@@ -226,10 +246,13 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
         "served_request_fraction": _ratio(len(done), len(measured)),
         "completed": float(len(done)),
         "rejected": float((measured["status"] == REJECTED).sum()),
+        "failed": float((measured["status"] == FAILED).sum()),
         "incomplete": float((measured["status"] == INCOMPLETE).sum()),
         "slo_undetermined_requests": float(undetermined.sum()),
         "preemptions": float(measured["preemptions"].sum()),
-        "saturated": float(_saturated(done)),
+        "retries": float(measured["retries"].sum()),
+        "saturated": float(_saturated(measured[~np.isin(measured["status"], (REJECTED, FAILED))], _end_s(result))),
+        "stopped_early": float(bool(result.stopped)),
         "duration": result.duration_s,
     }
     finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
@@ -239,6 +262,11 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
 def _ratio(part: float, whole: float) -> float:
     """Return part / whole; NaN, a missing value, where there is no whole."""
     return part / whole if whole else math.nan
+
+
+def _end_s(result: SimulationResult) -> float:
+    """Return the virtual time at which the run ended."""
+    return float(result.requests["arrival_s"].min()) + result.duration_s
 
 
 def _gpus(result: SimulationResult) -> float:
@@ -280,18 +308,57 @@ def _cost(
 
 
 def _usage(result: SimulationResult, done: NDArray[Any], span_s: float) -> dict[str, Value]:
-    def weighted(attribute: Callable[[Any], float]) -> float:
-        weights = [pool.replicas for pool in result.pools]
-        return float(np.average([attribute(pool) for pool in result.pools], weights=weights))
+    served = {pool.role: pool.gpu_seconds / pool.gpus_per_replica for pool in result.pools}  # replica-seconds
+
+    def weighted(attribute: Callable[[PoolRecord], float]) -> float:
+        return _ratio(sum(attribute(pool) * served[pool.role] for pool in result.pools), sum(served.values()))
 
     busy = sum(pool.busy_s for pool in result.pools)
     return {
         "effective_concurrency": _ratio(float((done["last_token_s"] - done["arrival_s"]).sum()), span_s),
         "kv_cache_utilization": weighted(lambda pool: pool.mean_kv_utilization),
         "batch_slot_utilization": weighted(lambda pool: pool.mean_batch / pool.max_num_seqs),
-        "replica_utilization": _ratio(busy, sum(p.replicas for p in result.pools) * result.duration_s),
-        "prefix_cache_hit_rate": _ratio(float(done["cached_tokens"].sum()), float(done["input_tokens"].sum())),
+        "replica_utilization": _ratio(busy, sum(served.values())),
+        "kv_link_utilization": max(
+            (x for pool in result.pools for x in pool.link_utilization.values()), default=math.nan
+        ),
+        "acceptance_length": _acceptance_length(result),
         "extrapolated_pass_share": _ratio(sum(p.extrapolated_pass_share * p.busy_s for p in result.pools), busy),
+        **_cache_hits(done),
+        **_waits(done),
+        **_replicas(result),
+    }
+
+
+def _cache_hits(done: NDArray[Any]) -> dict[str, Value]:
+    """Share of prompt tokens that each tier of the KV cache had at first admission."""
+    columns = {"prefix_cache_hit_rate": "cached_tokens"}
+    columns |= {f"{tier}_cache_hit_rate": f"cached_{tier}_tokens" for tier in ("host", "disk", "remote")}
+    prompts = float(done["input_tokens"].sum())
+    return {name: _ratio(float(done[column].sum()), prompts) for name, column in columns.items()}
+
+
+def _waits(done: NDArray[Any]) -> dict[str, Value]:
+    """Share of all queueing by what the head of the queue waited for."""
+    waited = {reason: float(done[f"wait_{reason}_s"].sum()) for reason in WAIT_REASONS}
+    return {f"wait_{reason}_share": _ratio(x, sum(waited.values())) for reason, x in waited.items()}
+
+
+def _acceptance_length(result: SimulationResult) -> float:
+    """Tokens that one request gets per decode pass; NaN without speculative decoding."""
+    pools = [pool for pool in result.pools if pool.decode_rounds]
+    return _ratio(sum(pool.decode_tokens for pool in pools), sum(pool.decode_rounds for pool in pools))
+
+
+def _replicas(result: SimulationResult) -> dict[str, Value]:
+    """Replicas that were paid for, summed over the pools."""
+    provisioned = [pool.timeline[:, 1] for pool in result.pools]
+    return {
+        "gpu_hours": sum(pool.gpu_seconds for pool in result.pools) / 3600.0,
+        "replicas": _ratio(sum(p.gpu_seconds / p.gpus_per_replica for p in result.pools), result.duration_s),
+        "replicas_min": float(sum(counts.min() for counts in provisioned)),
+        "replicas_max": float(sum(counts.max() for counts in provisioned)),
+        "replica_starts": float(sum(np.maximum(np.diff(counts), 0).sum() for counts in provisioned)),
     }
 
 

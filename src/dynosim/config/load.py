@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from dynosim.config import schema
 from dynosim.config.scenario import Scenario
 from dynosim.config.schema import Path
+from dynosim.config.unmodelled import foreign
 from dynosim.errors import ConfigError
 
 Origin = tuple[str | None, int | None]
@@ -250,6 +251,9 @@ def _message(kind: str, path: Path, value: Any, error: Mapping[str, Any], data: 
         return str(error["ctx"]["error"])
     if kind == "extra_forbidden":
         keys = list(schema.node_at(path[:-1], data).get("properties", {}))
+        known = foreign(path[-1])
+        if known:
+            return known
         return f"unknown key: {schema.nearest(path[-1], keys)}allowed: {', '.join(keys)}"
     if kind.startswith("union_tag"):
         tags = list(schema.node_at(path[:-1], data)["discriminator"]["mapping"])

@@ -20,6 +20,7 @@ from dynosim.config.load import dump_scenario
 from dynosim.files import write_whole
 from dynosim.report.analysis import gpu_counts, saturated
 from dynosim.report.html import html
+from dynosim.report.launch import launch_script
 from dynosim.workload import load_workload
 
 if TYPE_CHECKING:
@@ -98,19 +99,20 @@ def lossless(trial: Trial) -> dict[str, Any]:
 
 
 def recommendations(study: Study) -> dict[str, str]:
-    """Return file -> YAML that ``dynosim predict`` runs: the frontier by first objective, and the baseline."""
-    files = {
-        f"recommendations/{place:04d}.yaml": dump_scenario(trial.scenario)
-        for place, trial in enumerate(study.frontier(), start=1)
-    }
+    """Return two files each of the frontier, by first objective, and of the baseline.
+
+    The YAML is what ``dynosim predict`` runs, the script is how real servers are started like it.
+    """
+    named = {f"{place:04d}": trial for place, trial in enumerate(study.frontier(), start=1)}
     if study.baseline is not None:
-        files["recommendations/baseline.yaml"] = dump_scenario(study.baseline.scenario)
-    return files
+        named["baseline"] = study.baseline
+    files = {f"recommendations/{name}.yaml": dump_scenario(trial.scenario) for name, trial in named.items()}
+    return files | {f"recommendations/{name}.sh": launch_script(trial.scenario) for name, trial in named.items()}
 
 
 def _remove_stale(folder: Path, keep: Mapping[str, Any]) -> None:
     """Remove recommendations of an earlier, longer frontier of the same run."""
-    for path in folder.glob("*.yaml"):
+    for path in (*folder.glob("*.yaml"), *folder.glob("*.sh")):
         if f"{folder.name}/{path.name}" not in keep:
             path.unlink()
 

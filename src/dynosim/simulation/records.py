@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-COMPLETED, REJECTED, INCOMPLETE = 0, 1, 2
-"""Values of a request's ``status``. Rejected: it could never fit. Incomplete: the run stopped before it was done."""
+COMPLETED, REJECTED, INCOMPLETE, FAILED = 0, 1, 2, 3
+"""Values of a request's ``status``. Rejected: it could never fit. Incomplete: the run stopped before it was done.
+Failed: lost to a crash."""
+
+WAIT_REASONS = (
+    "prefill_busy",
+    "decode_busy",
+    "batch_slots",
+    "token_budget",
+    "kv_blocks",
+    "kv_link",
+    "cold_start",
+    "outage",
+)
+"""What the head of the queue waited for: the end of a pass with or without prompt chunks, a place in the batch, tokens
+of the pass, KV blocks, its own KV from a lower tier, a replica that starts, a replica that has crashed."""
 
 REQUEST_DTYPE = np.dtype(
     [
@@ -23,6 +37,7 @@ REQUEST_DTYPE = np.dtype(
         ("first_token_s", "f8"),  # visible to the client
         ("second_token_s", "f8"),  # NaN for one-token outputs
         ("last_token_s", "f8"),
+        *((f"wait_{reason}_s", "f8") for reason in WAIT_REASONS),  # they sum to queue_s
         ("queue_s", "f8"),  # the six parts sum to last_token_s - arrival_s
         ("prefill_s", "f8"),
         ("kv_transfer_s", "f8"),
@@ -32,7 +47,11 @@ REQUEST_DTYPE = np.dtype(
         ("input_tokens", "i8"),
         ("output_tokens", "i8"),
         ("cached_tokens", "i8"),  # prompt tokens served from the prefix cache at first admission
+        ("cached_host_tokens", "i8"),  # further ones from host memory,
+        ("cached_disk_tokens", "i8"),  # local disk
+        ("cached_remote_tokens", "i8"),  # and the store of the pool
         ("preemptions", "i4"),
+        ("retries", "i4"),  # times it was sent again after a crash
         ("prefill_replica", "i4"),  # index in its pool; equals decode_replica when aggregated
         ("decode_replica", "i4"),
         ("status", "i4"),
@@ -81,6 +100,12 @@ class PoolRecord:
     """Used share of the KV blocks, weighted by time over the run."""
     extrapolated_pass_share: float
     """Share of pass time outside the timing source's measured grid."""
+    timeline: NDArray[np.float64] = field(default_factory=lambda: np.zeros((1, 3)))
+    """Rows of (time in s, provisioned replicas, serving replicas), one at the first arrival and one per change."""
+    decode_rounds: int = 0
+    """Passes in which a request decoded, summed over requests; 0 without speculative decoding."""
+    link_utilization: dict[str, float] = field(default_factory=dict)
+    """KV link -> moved bytes over bandwidth x duration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,3 +122,5 @@ class SimulationResult:
     """The first so many rows of ``requests`` count for nothing."""
     timing: tuple[dict[str, Any], ...]
     """Provenance of the pass times, one per pool."""
+    stopped: str = ""
+    """The rule that ended the run before all requests had ended; empty where none did."""

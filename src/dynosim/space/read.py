@@ -9,6 +9,7 @@ from typing import Any
 from dynosim.config import schema
 from dynosim.config.load import DOMAIN_KEYS, Document, find_domains, show
 from dynosim.config.schema import Path
+from dynosim.space.coverage import not_modelled
 from dynosim.space.domains import Choices, Domain, Parameter, Range
 
 SEARCHABLE = ("workload", "deployment")
@@ -30,6 +31,9 @@ def read_parameters(document: Document) -> tuple[Parameter, ...]:
     for path, mapping in find_domains(document.data):
         if path[:1] not in [(key,) for key in SEARCHABLE]:
             raise document.error(path, f"cannot be searched; allowed: fields under {' and '.join(SEARCHABLE)}")
+        left_out = not_modelled(path, document.data)
+        if left_out:
+            raise document.error(path, f"not modelled ({left_out}): it cannot be searched")
         waiting[".".join(path)] = (_domain(document, path, mapping), _conditions(document, path, mapping))
     placed: dict[str, Parameter | None] = {}
     while waiting:

@@ -19,7 +19,7 @@ from dynosim.timing.aic import Kernels
 from dynosim.timing.base import PassTables
 from dynosim.timing.bundle import bundled_keys, rebuild
 from dynosim.timing.cuda_graphs import padded_batches
-from dynosim.timing.pack import BUNDLED, PackKey, load_pack
+from dynosim.timing.pack import BUNDLED, PackKey, Size, load_pack
 
 PASSES = 200
 LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
@@ -44,14 +44,14 @@ def prefill_errors(tables: PassTables, kernels: Kernels, rng: np.random.Generato
         yield (tables.tokens_s[new] + attention) / library - 1
 
 
-def _row(key: PackKey, tensor_parallel_size: int) -> str:
-    tables = load_pack(BUNDLED / key.filename).tables(tensor_parallel_size, **LIMITS)
-    kernels = Kernels.compile(key, tensor_parallel_size, key.engine)
+def _row(key: PackKey, size: Size) -> str:
+    tables = load_pack(BUNDLED / key.filename).tables(size, **LIMITS)
+    kernels = Kernels.compile(key, size, key.engine)
     cells = []
     for errors in (decode_errors, prefill_errors):
         error = np.array(list(errors(tables, kernels, np.random.default_rng(0))))
         cells.append(f"{error.mean():+8.2%} {np.median(abs(error)):8.2%} {np.quantile(abs(error), 0.95):8.2%}")
-    return f"{key.stem:<44} TP{tensor_parallel_size} {'   '.join(cells)}"
+    return f"{key.stem:<40} {'TP' + size.label:<6} {'   '.join(cells)}"
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
     )
     for key, sizes in bundled_keys():
         for size in sizes if key.filename in chosen else ():
-            if size in load_pack(BUNDLED / key.filename).tensor_parallel_sizes:
+            if size in load_pack(BUNDLED / key.filename).sizes:
                 print(_row(key, size))
 
 

@@ -9,7 +9,7 @@ from dynosim import timing
 from dynosim.errors import TimingError
 from dynosim.hardware.models import get_model
 from dynosim.timing import aic
-from dynosim.timing.pack import BUNDLED, PackKey, load_pack
+from dynosim.timing.pack import BUNDLED, PackKey, Size, load_pack
 
 KEY = PackKey("llama-3.1-8b", "h100_sxm", "vllm")
 
@@ -30,8 +30,8 @@ def test_build_makes_the_bundled_pack_again(built):
 
 
 def test_passes_between_the_nodes_agree_with_the_library(built):
-    tables = built.tables(2, 256, 8192)
-    kernels = aic.Kernels.compile(KEY, 2, "vllm")
+    tables = built.tables(Size(2), 256, 8192)
+    kernels = aic.Kernels.compile(KEY, Size(2), "vllm")
     for batch, context in ((24, 700), (40, 3000), (200, 5000), (144, 100)):
         attention = np.interp(batch * context, tables.decode_context[batch], tables.decode_s[batch])
         library_s = sum(kernels.decode(batch, context).values()) / 1e3
@@ -43,10 +43,20 @@ def test_passes_between_the_nodes_agree_with_the_library(built):
         assert pass_s == pytest.approx(library_s, rel=0.03)
 
 
+def test_data_parallel_rows_agree_with_the_library():
+    key, size = PackKey("qwen3-235b-a22b", "h200_sxm", "trtllm", "fp8", expert_parallel=True), Size(1, 8)
+    tables = load_pack(BUNDLED / key.filename).tables(size, 256, 8192)
+    kernels = aic.Kernels.compile(key, size, "trtllm")
+    for batch, context in ((16, 1000), (64, 4000)):
+        attention = np.interp(batch * context, tables.decode_context[batch], tables.decode_s[batch])
+        library_s = sum(kernels.decode(batch, context).values()) / 1e3
+        assert tables.graph_tokens_s[batch] + attention == pytest.approx(library_s, rel=0.03)
+
+
 def test_launch_bound_gemms_are_refused(monkeypatch):
     monkeypatch.setattr(aic, "gemm_engine", lambda key: key.engine)  # vLLM's own block-FP8 tables on Blackwell
     with pytest.raises(TimingError, match="of the memory roofline"):
-        aic.build_pack(PackKey("qwen3-32b", "b200_sxm", "vllm", "fp8"), (2,))
+        aic.build_pack(PackKey("qwen3-32b", "b200_sxm", "vllm", "fp8"), [Size(2)])
 
 
 def test_a_gpu_without_tables_is_a_timing_error(tmp_path):

@@ -12,7 +12,7 @@ from dynosim.errors import TimingError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
 from dynosim.hardware.roofline import decode_bound_s, prefill_bound_s
-from dynosim.timing.pack import BUNDLED, Pack, PackKey, find_pack, interpolate, load_pack
+from dynosim.timing.pack import BUNDLED, Pack, PackKey, Size, find_pack, interpolate, load_pack
 
 FILES = sorted(BUNDLED.glob("*.npz"))
 LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
@@ -54,12 +54,13 @@ def test_no_pack_beats_physics(path):
     model_name, gpu_name, _, quantization = path.stem.split(".ep")[0].rsplit(".", 3)
     model, gpu, pack = get_model(model_name), get_gpu(gpu_name), load_pack(path)
     kv_dtype = "fp8" if quantization == "fp8" else "bf16"
-    for tp in map(int, pack.tensor_parallel_sizes):
-        tables = pack.tables(tp, **LIMITS)
+    for size in pack.sizes:
+        tables, tp, dp = pack.tables(size, **LIMITS), *size
         for batch, context in ((1, 512), (64, 8192), (256, 2048)):
-            bound_ms = decode_bound_s(model, gpu, tp, quantization, kv_dtype, batch, context) * 1e3
+            bound_ms = decode_bound_s(model, gpu, tp, quantization, kv_dtype, batch, context, dp) * 1e3
             assert _decode_ms(tables, batch, context) > bound_ms
-        assert _prefill_ms(tables, 8192) > prefill_bound_s(model, gpu, tp, quantization, 8192) * 1e3
+        bound_ms = prefill_bound_s(model, gpu, tp, quantization, 8192, data_parallel_size=dp) * 1e3
+        assert _prefill_ms(tables, 8192) > bound_ms
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -139,6 +140,30 @@ def test_mla_decode_responds_to_context_in_mixed_passes():
     assert attention[1] > 3 * attention[0] > 0
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("model", ["qwen3-235b-a22b", "deepseek-v3"])
+def test_data_parallel_ranks_decode_more_tokens_in_slower_passes(model, engine):
+    """Why attention data parallelism is used: 8 ranks of a large batch beat one, and lose at a small one."""
+    tensor = _tables(model, "h200_sxm", 8, "fp8", engine, enable_expert_parallel=True)
+    ranks = _tables(model, "h200_sxm", 1, "fp8", engine, enable_expert_parallel=True, data_parallel_size=8)
+    assert _decode_ms(ranks, 1, 1024) > _decode_ms(tensor, 1, 1024)
+    assert 8 * 64 / _decode_ms(ranks, 64, 1024) > 1.3 * 256 / _decode_ms(tensor, 256, 1024)
+
+
+def test_the_experts_of_all_ranks_share_the_measured_grid():
+    pool = {"enable_expert_parallel": True, "quantization": "fp8"}
+    limits = [_tables("deepseek-v3", "h200_sxm", 8 // n, data_parallel_size=n, **pool).measured_tokens for n in (1, 8)]
+    assert limits == [16384, 16384 // 8]
+
+
+def test_packs_from_before_data_parallelism_have_one_rank(tmp_path):
+    pack = _tiny_pack()
+    pack.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as arrays:
+        np.savez(tmp_path / "old.npz", **{name: arrays[name] for name in arrays if name != "data_parallel_sizes"})
+    assert load_pack(tmp_path / "old.npz").sizes == pack.sizes
+
+
 def test_equal_chunks_cost_the_whole_kernel_and_the_floor_is_charged_once():
     tables = _tables("llama-3.1-70b", "h200_sxm", 4)
     pack = load_pack(BUNDLED / "llama-3.1-70b.h200_sxm.vllm.none.npz")
@@ -160,13 +185,14 @@ def test_a_missing_pack_names_the_command(monkeypatch):
     with pytest.raises(TimingError, match=r"dynosim timing build --model llama-3.1-8b --gpu l40s --engine trtllm`"):
         _tables("llama-3.1-8b", "l40s", 1, engine="trtllm")
     key = PackKey("qwen3-30b-a3b", "h100_sxm", "vllm", "fp8", "bf16", expert_parallel=True, version="0.27.0")
-    command = key.build_command(16)
+    command = key.build_command(Size(16, 2))
     for option in (
         "--quantization fp8",
         "--kv-cache-dtype bf16",
         "--engine-version 0.27.0",
         "--enable-expert-parallel",
         "--tensor-parallel-size 16",
+        "--data-parallel-size 2",
     ):
         assert option in command
 
@@ -175,6 +201,7 @@ def _tiny_pack(**provenance):
     ones = np.ones(2, np.float32)
     return Pack(
         tensor_parallel_sizes=np.array([2]),
+        data_parallel_sizes=np.array([1]),
         tokens=np.array([1, 2], np.float32),
         tokens_s=ones[None],
         graph_batch=np.array([1, 2], np.float32),
@@ -192,13 +219,13 @@ def _tiny_pack(**provenance):
 def test_user_packs_come_before_the_bundle(tmp_path, monkeypatch):
     key = PackKey("llama-3.1-8b", "h100_sxm", "vllm")
     monkeypatch.chdir(tmp_path)
-    assert find_pack(key, 2).path.parent == BUNDLED.resolve()
+    assert find_pack(key, Size(2)).path.parent == BUNDLED.resolve()
     _tiny_pack().save(tmp_path / "timing_packs" / key.filename)
-    assert find_pack(key, 2).path.parent == tmp_path / "timing_packs"
-    assert find_pack(key, 1).path.parent == BUNDLED.resolve()  # the user's has no TP 1
+    assert find_pack(key, Size(2)).path.parent == tmp_path / "timing_packs"
+    assert find_pack(key, Size(1)).path.parent == BUNDLED.resolve()  # the user's has no TP 1
     _tiny_pack().save(tmp_path / "elsewhere" / key.filename)
     monkeypatch.setenv("DYNOSIM_TIMING_PACKS", str(tmp_path / "elsewhere"))
-    assert find_pack(key, 2).path.parent == tmp_path / "elsewhere"
+    assert find_pack(key, Size(2)).path.parent == tmp_path / "elsewhere"
 
 
 def test_a_size_without_data_says_why(tmp_path, monkeypatch):
@@ -206,7 +233,7 @@ def test_a_size_without_data_says_why(tmp_path, monkeypatch):
     key = PackKey("llama-3.1-8b", "l40s", "vllm")
     _tiny_pack(without_data={"16": "no table"}).save(tmp_path / "timing_packs" / key.filename)
     with pytest.raises(TimingError, match=r"no kernel times for llama-3.1-8b on 16 x l40s.*no table"):
-        find_pack(key, 16)
+        find_pack(key, Size(16))
 
 
 def test_saving_and_loading_keeps_everything(tmp_path):

@@ -8,6 +8,8 @@ seconds, everything per GPU of a tensor-parallel group.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -45,36 +47,44 @@ def _attention_width(model: ModelCard) -> int:
     return model.heads * (model.mla.nope_head_dim + model.mla.rope_head_dim + model.mla.v_head_dim)
 
 
-def weight_bytes_read(model: ModelCard, tensor_parallel_size: int, quantization: str, tokens: ArrayLike) -> Array:
-    """Return the weight bytes that one GPU reads in a pass of *tokens* tokens.
+def weight_bytes_read(
+    model: ModelCard, tensor_parallel_size: int, quantization: str, tokens: ArrayLike, data_parallel_size: int = 1
+) -> Array:
+    """Return the weight bytes that one GPU reads in a pass of *tokens* tokens of every data-parallel rank.
 
-    An MoE pass reads the experts that its tokens reach, E (1 - (1 - k / E)^n) of E under uniform routing.
+    An MoE pass reads the experts that its tokens reach, E (1 - (1 - k / E)^n) of E under uniform routing of the n
+    tokens of all ranks, whose GPUs share the experts.
     """
     count = np.asarray(tokens, dtype=float)
     share = {"embedding": np.zeros_like(count)}
     if model.moe is not None:
-        share["expert"] = 1.0 - (1.0 - model.moe.top_k / model.moe.experts) ** count
-    always = np.ones_like(count)
-    return sum(
-        (
-            share.get(weight.role, always) * weight.bytes_per_gpu(tensor_parallel_size, quantization)
-            for weight in model.weights()
-        ),
-        start=np.zeros_like(count),
-    )
+        share["expert"] = 1.0 - (1.0 - model.moe.top_k / model.moe.experts) ** (count * data_parallel_size)
+    gpus = {"expert": tensor_parallel_size * data_parallel_size}
+    read = np.zeros_like(count)
+    for weight in model.weights():
+        size = weight.bytes_per_gpu(gpus.get(weight.role, tensor_parallel_size), quantization)
+        read = read + share.get(weight.role, 1.0) * size
+    return read
 
 
 def token_wise_bound_s(
-    model: ModelCard, gpu: GPU, tensor_parallel_size: int, quantization: str, tokens: ArrayLike
+    model: ModelCard,
+    gpu: GPU,
+    tensor_parallel_size: int,
+    quantization: str,
+    tokens: ArrayLike,
+    data_parallel_size: int = 1,
 ) -> Array:
-    """Return the least time of the weight matrices for *tokens* tokens: the larger of compute and weight traffic.
+    """Return the least time of the weight matrices for *tokens* tokens of every data-parallel rank: the larger of
+    compute and weight traffic.
 
     Only the last token of each request needs the vocabulary projection; it is counted in bytes but not in FLOPs.
+    The experts compute the tokens of all ranks on the GPUs of all ranks: as many FLOPs per GPU as for one rank.
     """
     count = np.asarray(tokens, dtype=float)
     head = sum(weight.parameters for weight in model.weights() if weight.role == "head")
     flops = count * (flops_per_token(model) - 2.0 * head) / tensor_parallel_size
-    traffic = weight_bytes_read(model, tensor_parallel_size, quantization, count)
+    traffic = weight_bytes_read(model, tensor_parallel_size, quantization, count, data_parallel_size)
     return np.maximum(flops / peak_flops(gpu, quantization), traffic / gpu.memory_bandwidth_bytes_s)
 
 
@@ -93,14 +103,39 @@ def decode_attention_bound_s(
     return np.asarray(total_context_tokens, dtype=float) * per_token / gpu.memory_bandwidth_bytes_s
 
 
-def all_reduce_bound_s(model: ModelCard, gpu: GPU, tensor_parallel_size: int, tokens: ArrayLike) -> Array:
+def verification_cost(model: ModelCard, gpu: GPU, tensor_parallel_size: int, kv_dtype: str, query_tokens: int) -> float:
+    """Return how much longer decode attention takes at least for *query_tokens* tokens of a request than for one.
+
+    One read of the KV cache serves them all, so it is 1 until the FLOPs, 2 per multiply-add in bf16, take longer. MLA
+    decodes on the compressed cache: every head scores and sums whole latents (arXiv 2405.04434, section 2.1.2).
+    """
+    layers = model.layers - model.sliding_window_layers
+    width = 2 * model.head_dim if model.mla is None else 2 * model.mla.kv_lora_rank + model.mla.rope_head_dim
+    compute_s = layers * 2 * model.heads / tensor_parallel_size * width / gpu.flops["bf16"]
+    read_s = kv_bytes_per_token(model, tensor_parallel_size, kv_dtype) / gpu.memory_bandwidth_bytes_s
+    return max(read_s, query_tokens * compute_s) / max(read_s, compute_s)
+
+
+def all_reduce_bound_s(
+    model: ModelCard,
+    gpu: GPU,
+    tensor_parallel_size: int,
+    tokens: ArrayLike,
+    data_parallel_size: int = 1,
+    network_bytes_s: float = math.inf,
+) -> Array:
     """Return the least time of the two bf16 all-reduces of every layer (Megatron-LM, arXiv 1909.08053, section 3).
 
-    Each GPU sends 2 (t - 1) / t of the hidden states (Patarasuk and Yuan, JPDC 69(2), 2009).
+    Each GPU sends 2 (n - 1) / n of the hidden states (Patarasuk and Yuan, JPDC 69(2), 2009): those of its rank after
+    attention, those of all ranks after the experts, whose gather and reduce-scatter send as much. Groups that the
+    scale-up link cannot join run at *network_bytes_s*.
     """
     hidden_bytes = np.asarray(tokens, dtype=float) * model.hidden * 2
-    sent = 2.0 * (tensor_parallel_size - 1) / tensor_parallel_size * hidden_bytes
-    return 2.0 * model.layers * sent / gpu.nvlink_bytes_s
+    gpus = tensor_parallel_size * data_parallel_size
+    attention = (tensor_parallel_size - 1) / tensor_parallel_size / gpu.nvlink_bytes_s
+    link = gpu.nvlink_bytes_s if gpus <= gpu.scale_up_gpus else min(gpu.nvlink_bytes_s, network_bytes_s)
+    experts = data_parallel_size * (gpus - 1) / gpus / link
+    return model.layers * 2.0 * hidden_bytes * (attention + experts)
 
 
 def prefill_bound_s(
@@ -110,10 +145,12 @@ def prefill_bound_s(
     quantization: str,
     new_tokens: int,
     cached_tokens: int = 0,
+    data_parallel_size: int = 1,
 ) -> float:
-    """Return the least time of a pass over one prompt's *new_tokens* behind *cached_tokens*."""
+    """Return the least time of a pass over one prompt's *new_tokens* behind *cached_tokens* on every rank."""
     attention = prefill_attention_bound_s(model, gpu, tensor_parallel_size, new_tokens, cached_tokens)
-    return float(token_wise_bound_s(model, gpu, tensor_parallel_size, quantization, new_tokens) + attention)
+    weights = token_wise_bound_s(model, gpu, tensor_parallel_size, quantization, new_tokens, data_parallel_size)
+    return float(weights + attention)
 
 
 def decode_bound_s(
@@ -124,7 +161,9 @@ def decode_bound_s(
     kv_dtype: str,
     batch: int,
     context: int,
+    data_parallel_size: int = 1,
 ) -> float:
-    """Return the least time of a decode pass of *batch* requests of *context* tokens each."""
+    """Return the least time of a decode pass of *batch* requests of *context* tokens each on every rank."""
     attention = decode_attention_bound_s(model, gpu, tensor_parallel_size, kv_dtype, batch * context)
-    return float(token_wise_bound_s(model, gpu, tensor_parallel_size, quantization, batch) + attention)
+    weights = token_wise_bound_s(model, gpu, tensor_parallel_size, quantization, batch, data_parallel_size)
+    return float(weights + attention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 from dynosim.config import DeploymentConfig, FixedTiming, PolynomialTiming, PoolConfig, RooflineTiming
@@ -10,16 +11,21 @@ from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_capacity, kv_dtype
 from dynosim.hardware.models import get_model
 from dynosim.timing.base import ForwardTimes, PassTables
+from dynosim.timing.effective import add_overheads, add_stage_transfers, verify_drafts
 from dynosim.timing.fixed import FixedTimes
-from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, find_pack
+from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, Size, find_pack
 from dynosim.timing.polynomial import PolynomialTimes
 from dynosim.timing.roofline import RooflineTimes
 
-__all__ = ["ForwardTimes", "PassTables", "build", "forward_times"]
+__all__ = ["ForwardTimes", "PassTables", "build", "effective_tables", "forward_times"]
 
 
 def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTimes:
-    """Return the timing source of one replica of *pool*; TimingError where it has no data."""
+    """Return the timing source of one rank of *pool*; TimingError where it has no data.
+
+    Its passes run through the whole model on one pipeline stage's GPUs, without the engine's own overheads: see
+    ``effective_tables``.
+    """
     timing = deployment.timing
     if isinstance(timing, FixedTiming):
         return FixedTimes(timing.prefill_ms_per_token / 1e3, timing.decode_ms / 1e3)
@@ -28,13 +34,29 @@ def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTime
     if isinstance(timing, RooflineTiming):
         return RooflineTimes(
             get_model(deployment.model), get_gpu(deployment.pool_gpu(pool)), pool.tensor_parallel_size,
-            deployment.quantization, kv_dtype(deployment), timing,
+            pool.data_parallel_size, deployment.quantization, kv_dtype(deployment), timing,
         )  # fmt: skip
     key = PackKey(
         get_model(deployment.model).name, deployment.pool_gpu(pool), deployment.engine.name, deployment.quantization,
         deployment.kv_cache_dtype, pool.enable_expert_parallel, deployment.engine.version,
     )  # fmt: skip
-    return find_pack(key, pool.tensor_parallel_size)
+    return find_pack(key, Size(pool.tensor_parallel_size, pool.data_parallel_size))
+
+
+def effective_tables(deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
+    """Return the pass times that the engine of one rank of *pool* reads; TimingError where the source has no data.
+
+    The source's tables with the verification of drafted tokens, the transfers between pipeline stages and the engine's
+    overheads in them. A pass still goes through the whole model: with P stages each takes a P-th of it.
+    """
+    drafted = deployment.engine.speculative.num_speculative_tokens if deployment.engine.speculative else 0
+    decode_tokens = pool.max_num_seqs * (1 + drafted)
+    tables = forward_times(deployment, pool).tables(
+        max_num_seqs=decode_tokens, max_num_batched_tokens=pool.max_num_batched_tokens + decode_tokens
+    )
+    tables = verify_drafts(tables, deployment, pool)
+    tables = add_stage_transfers(tables, deployment, pool)
+    return add_overheads(tables, deployment.engine)
 
 
 def build(
@@ -47,6 +69,7 @@ def build(
     expert_parallel: bool = False,
     version: str = "current",
     tensor_parallel_sizes: tuple[int, ...] = DEFAULT_SIZES,
+    data_parallel_sizes: tuple[int, ...] = (1,),
     out_dir: Path = Path(USER_FOLDER),
 ) -> Path:
     """Make the timing pack of a configuration from measured kernel tables and return its path.
@@ -62,5 +85,5 @@ def build(
     except ImportError as error:
         raise TimingError("building timing packs needs the extra: pip install 'dynosim[aic]'") from error
     path = out_dir / key.filename
-    build_pack(key, tensor_parallel_sizes).save(path)
+    build_pack(key, [Size(*size) for size in product(tensor_parallel_sizes, data_parallel_sizes)]).save(path)
     return path

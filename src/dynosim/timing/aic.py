@@ -15,7 +15,7 @@ need (shared/research/aiconfigurator.md, sections 5.3, 7 and 9):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -34,7 +34,7 @@ from scipy.optimize import isotonic_regression
 from dynosim.errors import TimingError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import ModelCard, get_model
-from dynosim.timing.pack import Pack, PackKey, interpolate
+from dynosim.timing.pack import Pack, PackKey, Size, interpolate
 
 HUB_IDS = {
     "llama-3.1-8b": "meta-llama/Meta-Llama-3.1-8B",
@@ -76,16 +76,16 @@ Array = NDArray[np.float64]
 Operations = dict[str, float]
 
 
-def build_pack(key: PackKey, tensor_parallel_sizes: tuple[int, ...]) -> Pack:
+def build_pack(key: PackKey, sizes: Iterable[Size]) -> Pack:
     """Measure *key* at each size that has data; TimingError when none has."""
     if key.model not in HUB_IDS:
         raise TimingError(f"aiconfigurator-core ships no config of {key.model}; known: {', '.join(HUB_IDS)}")
     rows, reasons = {}, {}
-    for size in tensor_parallel_sizes:
+    for size in sizes:
         try:
             rows[size] = _Sampler(key, size).sample()
         except (TimingError, *LIBRARY_ERRORS) as error:
-            reasons[str(size)] = (str(error).splitlines() or [type(error).__name__])[0]
+            reasons[size.label] = (str(error).splitlines() or [type(error).__name__])[0]
     if not rows:
         raise TimingError(f"aiconfigurator-core has no data for {key.stem}: {next(iter(reasons.values()))}")
     tables = {
@@ -101,7 +101,8 @@ def build_pack(key: PackKey, tensor_parallel_sizes: tuple[int, ...]) -> Pack:
         "context": CONTEXT_NODES,
     }
     return Pack(
-        tensor_parallel_sizes=np.array(list(rows)),
+        tensor_parallel_sizes=np.array([size.tensor_parallel for size in rows]),
+        data_parallel_sizes=np.array([size.data_parallel for size in rows]),
         provenance=_provenance(key) | {"without_data": reasons},
         **{name: values.astype(np.float32) for name, values in nodes.items()},
         **tables,
@@ -115,8 +116,9 @@ class Kernels:
     handle: EngineHandle
 
     @classmethod
-    def compile(cls, key: PackKey, tensor_parallel_size: int, engine: str) -> Kernels:
-        experts = (1, tensor_parallel_size) if key.expert_parallel else (tensor_parallel_size, 1)
+    def compile(cls, key: PackKey, size: Size, engine: str) -> Kernels:
+        gpus = size.tensor_parallel * size.data_parallel
+        experts = (1, gpus) if key.expert_parallel else (gpus, 1)
         moe_tp, moe_ep = experts if get_model(key.model).moe else (1, 1)
         return cls(
             EngineHandle.compile(
@@ -124,7 +126,8 @@ class Kernels:
                 key.gpu,
                 engine,
                 backend_version=key.version,
-                tp_size=tensor_parallel_size,
+                tp_size=size.tensor_parallel,
+                attention_dp_size=size.data_parallel,
                 moe_tp_size=moe_tp,
                 moe_ep_size=moe_ep,
                 **quant_modes(key, engine),
@@ -174,13 +177,13 @@ def gemm_engine(key: PackKey) -> str:
 
 
 class _Sampler:
-    """Samples one tensor-parallel size: one row of a pack."""
+    """Samples one parallel size: one row of a pack."""
 
-    def __init__(self, key: PackKey, tensor_parallel_size: int) -> None:
-        self.key, self.tensor_parallel_size, self.model = key, tensor_parallel_size, get_model(key.model)
-        self.kernels = Kernels.compile(key, tensor_parallel_size, key.engine)
+    def __init__(self, key: PackKey, size: Size) -> None:
+        self.key, self.size, self.model = key, size, get_model(key.model)
+        self.kernels = Kernels.compile(key, size, key.engine)
         donor = gemm_engine(key)
-        self.donor = None if donor == key.engine else Kernels.compile(key, tensor_parallel_size, donor)
+        self.donor = None if donor == key.engine else Kernels.compile(key, size, donor)
 
     def sample(self) -> dict[str, Array]:
         """Return the tables in seconds; TimingError where the GEMM times are not plausible."""
@@ -263,7 +266,7 @@ class _Sampler:
         bandwidth_ms = get_gpu(self.key.gpu).memory_bandwidth_bytes_s / 1e3
         bounds = {
             name: n * k * weight_bytes / bandwidth_ms
-            for name, (n, k) in gemm_shapes(self.model, self.tensor_parallel_size).items()
+            for name, (n, k) in gemm_shapes(self.model, self.size.tensor_parallel).items()
         }
         large = [name for name, bound in bounds.items() if bound >= SMALLEST_JUDGED_MS]
         if not large:
@@ -305,9 +308,8 @@ def _provenance(key: PackKey) -> dict[str, Any]:
         engine: resolve_query_version(key.gpu, engine, key.version) for engine in (key.engine, gemm_engine(key))
     }
     moe = get_model(key.model).moe is not None
-    tokens = [_grid_limit(key, measured, "gemm/gemm_perf", "m")]
-    if moe:
-        tokens.append(_grid_limit(key, measured, "moe/moe_perf", "num_tokens"))
+    expert_tokens = _grid_limit(key, measured, "moe/moe_perf", "num_tokens") if moe else 0
+    tokens = (_grid_limit(key, measured, "gemm/gemm_perf", "m"), expert_tokens)
     contexts = [
         _grid_limit(key, measured, f"{family}_perf", "step")
         for family in ("attention/generation_attention", "mla/mla_generation_module", "mla/generation_mla")
@@ -323,6 +325,7 @@ def _provenance(key: PackKey) -> dict[str, Any]:
         "gemm_tables": f"{gemm_engine(key)} {measured[gemm_engine(key)]}",
         "quant_modes": quant_modes(key, key.engine),
         "measured_tokens": min(limit for limit in tokens if limit),
+        **({"measured_expert_tokens": expert_tokens} if expert_tokens else {}),
         "measured_context": max(limit for limit in contexts if limit),
     }
 

@@ -3,7 +3,7 @@
 A pass computes ``p`` prefill tokens in ``k`` chunks (chunk i: n_i new tokens behind c_i cached ones, s_i = n_i + c_i)
 and decodes ``B`` requests whose contexts, the new token included, sum to ``S`` tokens. Its time is
 
-    token_wise + prefill_attention + decode_attention
+    token_wise + prefill_attention + decode_attention + k chunk_s
 
     token_wise        = tokens_s[p + B]   (fused sources)  or  tokens_s[p]  (additive ones: decode_s carries the rest)
                         decode-only passes: graph_tokens_s[B], the curve at the padded CUDA-graph batch size
@@ -13,7 +13,8 @@ and decodes ``B`` requests whose contexts, the new token included, sum to ``S`` 
     decode_attention  = linear interpolation of decode_s[B] over decode_context[B] at S; piecewise linear in S, which
                         is what makes jumps over many decode passes exact
 
-Beyond the last node every table continues on its last slope.
+Beyond the last node every table continues on its last slope. Requests that verify d drafted tokens count 1 + d tokens
+each in p + B; tables by batch stay indexed by requests.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class PassTables:
-    """Pass times in seconds of one replica, sized for its scheduler limits."""
+    """Pass times in seconds of one scheduler rank, sized for its limits."""
 
     tokens_s: Array
-    """Shape (max_num_batched_tokens + 1,): token-wise time of a pass by its tokens; [0] is 0."""
+    """Shape (most tokens of a pass + 1,): token-wise time of a pass by its tokens; [0] is 0."""
     graph_tokens_s: Array
     """Shape (max_num_seqs + 1,): token-wise time of a decode-only pass by its batch; [0] is 0."""
     decode_context: Array
@@ -44,6 +45,8 @@ class PassTables:
     prefill_share_s: Array
     """Shape (k_max + 1, m): one chunk's share of an attention kernel over k chunks of that length; row 0 is unused.
     More than k_max chunks read row k_max."""
+    chunk_s: float = 0.0
+    """Time added for every prefill chunk of a pass."""
     fused: bool = True
     """Whether prefill and decode tokens go through the token-wise operations together."""
     measured_tokens: int = 0
@@ -54,7 +57,7 @@ class PassTables:
 
 
 class ForwardTimes(Protocol):
-    """A timing source for one model on one replica's GPUs."""
+    """A timing source for one model on the GPUs of one rank."""
 
     def tables(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
         """Return the pass times; raises TimingError where the source has no data."""

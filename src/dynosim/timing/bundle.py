@@ -7,23 +7,34 @@ from itertools import product
 from pathlib import Path
 
 from dynosim.errors import TimingError
-from dynosim.timing.pack import DEFAULT_SIZES, PackKey
+from dynosim.timing.pack import DEFAULT_SIZES, PackKey, Size
 
 ENGINES = ("vllm", "sglang", "trtllm")
-MODERN_GPUS = ("h100_sxm", "h200_sxm", "b200_sxm")
+LARGE_GPUS = ("h200_sxm", "b200_sxm")
+MODERN_GPUS = ("h100_sxm", *LARGE_GPUS)
 
 
-def bundled_keys() -> Iterator[tuple[PackKey, tuple[int, ...]]]:
-    """Yield every key of the bundle with its tensor-parallel sizes."""
+def bundled_keys() -> Iterator[tuple[PackKey, list[Size]]]:
+    """Yield every key of the bundle with its parallel sizes."""
+    dense = [Size(tp) for tp in DEFAULT_SIZES]
     for model, engine in product(("llama-3.1-8b", "llama-3.1-70b", "qwen3-32b"), ENGINES):
-        yield PackKey(model, "a100_sxm", engine), DEFAULT_SIZES
+        yield PackKey(model, "a100_sxm", engine), dense
         for gpu, quantization in product(MODERN_GPUS, ("none", "fp8")):
-            yield PackKey(model, gpu, engine, quantization), DEFAULT_SIZES
+            yield PackKey(model, gpu, engine, quantization), dense
     for engine, expert_parallel in product(ENGINES, (False, True)):
         for gpu, quantization in product(MODERN_GPUS, ("none", "fp8")):
-            yield PackKey("qwen3-235b-a22b", gpu, engine, quantization, expert_parallel=expert_parallel), (4, 8)
-        for gpu in ("h200_sxm", "b200_sxm"):
-            yield PackKey("deepseek-v3", gpu, engine, "fp8", expert_parallel=expert_parallel), (8,)
+            key = PackKey("qwen3-235b-a22b", gpu, engine, quantization, expert_parallel=expert_parallel)
+            yield key, [Size(4), Size(8), *(data_parallel_sizes(engine, 4, 8) if gpu in LARGE_GPUS else ())]
+        for gpu in LARGE_GPUS:
+            key = PackKey("deepseek-v3", gpu, engine, "fp8", expert_parallel=expert_parallel)
+            yield key, [Size(8), *data_parallel_sizes(engine, 8, 16)]
+
+
+def data_parallel_sizes(engine: str, *gpus: int) -> list[Size]:
+    """Return the sizes with several attention ranks on so many GPUs; TensorRT-LLM has one rank per GPU."""
+    ranks = (2, 4, 8, 16)
+    sizes = [Size(total // size, size) for total in gpus for size in ranks if size <= total]
+    return [size for size in sizes if engine != "trtllm" or size.tensor_parallel == 1]
 
 
 def rebuild(folder: Path) -> dict[str, str]:

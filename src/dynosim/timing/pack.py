@@ -1,4 +1,4 @@
-"""Timing packs: measured kernel times of one (model, GPU, engine, precision), all tensor-parallel sizes in one file.
+"""Timing packs: measured kernel times of one (model, GPU, engine, precision), all parallel sizes in one file.
 
 A pack holds three functions, sampled at nodes and interpolated linearly between them:
 
@@ -6,6 +6,9 @@ A pack holds three functions, sampled at nodes and interpolated linearly between
                      which run other kernels
     C(chunks, seq)   attention of equal prefill chunks over whole sequences
     G(batch, context) attention of decodes with equal contexts
+
+Tokens, chunks and batch are those of one attention data-parallel rank; all ranks carry the same, so the experts see as
+many times the tokens.
 
 Beyond the last node they continue on the last slope. Packs are made by ``timing.aic``; reading one needs numpy only.
 """
@@ -17,7 +20,7 @@ import os
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +37,18 @@ MAX_CHUNKS = 64
 """Rows of the prefill table; passes with more chunks are rare and read the last row."""
 
 Array32 = NDArray[np.float32]
+
+
+class Size(NamedTuple):
+    """How one replica is spread over GPUs; pipeline stages leave the kernels as they are."""
+
+    tensor_parallel: int
+    data_parallel: int = 1
+
+    @property
+    def label(self) -> str:
+        """The size in one word."""
+        return f"{self.tensor_parallel}" + (f"dp{self.data_parallel}" if self.data_parallel > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ class PackKey:
         """The file that holds the pack."""
         return f"{self.stem}.npz"
 
-    def build_command(self, tensor_parallel_size: int) -> str:
+    def build_command(self, size: Size) -> str:
         """The shell command that makes the pack."""
         options = {
             "model": self.model,
@@ -79,16 +94,20 @@ class PackKey:
         defaults = {"quantization": "none", "kv-cache-dtype": "auto", "engine-version": "current"}
         given = [f"--{name} {value}" for name, value in options.items() if value != defaults.get(name)]
         expert_parallel = ["--enable-expert-parallel"] if self.expert_parallel else []
-        unusual = tensor_parallel_size not in DEFAULT_SIZES
-        size = [f"--tensor-parallel-size {tensor_parallel_size}"] if unusual else []
-        return " ".join(["dynosim timing build", *given, *expert_parallel, *size])
+        if size.tensor_parallel not in DEFAULT_SIZES:
+            given.append(f"--tensor-parallel-size {size.tensor_parallel}")
+        if size.data_parallel > 1:
+            given.append(f"--data-parallel-size {size.data_parallel}")
+        return " ".join(["dynosim timing build", *given, *expert_parallel])
 
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """The content of one file. Times in seconds; the first axis of every table is the tensor-parallel size."""
+    """The content of one file. Times in seconds; the first axis of every table is the parallel size."""
 
     tensor_parallel_sizes: NDArray[np.int64]
+    data_parallel_sizes: NDArray[np.int64]
+    """Beside those; files without them are all 1."""
     tokens: Array32
     """Nodes of tokens_s: pass tokens."""
     tokens_s: Array32
@@ -106,6 +125,12 @@ class Pack:
     """Shape (sizes, batch, context): G."""
     provenance: dict[str, Any]
 
+    @property
+    def sizes(self) -> list[Size]:
+        """The rows of the tables."""
+        pairs = zip(self.tensor_parallel_sizes.tolist(), self.data_parallel_sizes.tolist(), strict=True)
+        return [Size(*pair) for pair in pairs]
+
     def save(self, path: Path) -> None:
         """Write the pack as a compressed .npz."""
         arrays = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -113,9 +138,9 @@ class Pack:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **arrays)
 
-    def tables(self, tensor_parallel_size: int, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
-        """Expand to the tables of a replica with these scheduler limits."""
-        row = int(np.flatnonzero(self.tensor_parallel_sizes == tensor_parallel_size)[0])
+    def tables(self, size: Size, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
+        """Expand to the tables of a rank with these scheduler limits."""
+        row = self.sizes.index(size)
         batches = np.arange(max_num_seqs + 1)
         chunks = np.arange(MAX_CHUNKS + 1)
         passes = interpolate(np.arange(max_num_batched_tokens + 1), self.tokens, self.tokens_s[row])
@@ -129,39 +154,47 @@ class Pack:
             decode_s=interpolate(batches, self.batch, self.decode_s[row]),
             prefill_seq=self.sequence.astype(float),
             prefill_share_s=kernels / np.maximum(chunks, 1)[:, None],
-            measured_tokens=self.provenance["measured_tokens"],
+            measured_tokens=self._measured_tokens(size),
             measured_context=self.provenance["measured_context"],
             provenance=self.provenance,
         )
 
+    def _measured_tokens(self, size: Size) -> int:
+        """The end of the measured grid for one rank's tokens; the experts' grid counts those of all ranks."""
+        tokens: int = self.provenance["measured_tokens"]
+        if size.data_parallel > 1:
+            tokens = min(tokens, self.provenance.get("measured_expert_tokens", tokens) // size.data_parallel)
+        return tokens
+
 
 @dataclass(frozen=True)
 class PackTimes:
-    """One tensor-parallel size of the pack in the file *path*."""
+    """One parallel size of the pack in the file *path*."""
 
     path: Path
-    tensor_parallel_size: int
+    size: Size
 
     def tables(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
         """Return the tables; equal arguments share one object."""
-        return _tables(self.path, self.tensor_parallel_size, max_num_seqs, max_num_batched_tokens)
+        return _tables(self.path, self.size, max_num_seqs, max_num_batched_tokens)
 
 
-def find_pack(key: PackKey, tensor_parallel_size: int) -> PackTimes:
+def find_pack(key: PackKey, size: Size) -> PackTimes:
     """Return the pack of *key* from the user's folders or the bundle; TimingError with the command that makes it."""
-    what = f"{key.model} on {tensor_parallel_size} x {key.gpu} with {key.engine}, quantization {key.quantization}"
+    gpus = size.tensor_parallel * size.data_parallel
+    ranks = f" ({size.data_parallel} data-parallel ranks)" if size.data_parallel > 1 else ""
+    what = f"{key.model} on {gpus} x {key.gpu}{ranks} with {key.engine}, quantization {key.quantization}"
     for folder in (os.environ.get("DYNOSIM_TIMING_PACKS", USER_FOLDER), USER_FOLDER, BUNDLED):
         path = (Path(folder) / key.filename).resolve()
         if not path.is_file():
             continue
         pack = load_pack(path)
-        if tensor_parallel_size in pack.tensor_parallel_sizes:
-            return PackTimes(path, tensor_parallel_size)
-        if reason := pack.provenance["without_data"].get(str(tensor_parallel_size)):
+        if size in pack.sizes:
+            return PackTimes(path, size)
+        if reason := pack.provenance["without_data"].get(size.label):
             raise TimingError(f"no kernel times for {what}: {reason}")
     raise TimingError(
-        f"no timing pack for {what}: make one with `{key.build_command(tensor_parallel_size)}`,"
-        " or use timing type 'roofline'"
+        f"no timing pack for {what}: make one with `{key.build_command(size)}`, or use timing type 'roofline'"
     )
 
 
@@ -170,15 +203,16 @@ def load_pack(path: Path) -> Pack:
     """Read a pack; TimingError when the file is not one."""
     try:
         with np.load(path) as arrays:
-            values = {item.name: arrays[item.name] for item in fields(Pack)}
-    except (KeyError, ValueError, OSError) as error:
+            values = dict(arrays)
+            values.setdefault("data_parallel_sizes", np.ones_like(values["tensor_parallel_sizes"]))
+            return Pack(**(values | {"provenance": json.loads(str(values["provenance"]))}))
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise TimingError(f"{path}: not a timing pack: {error}") from error
-    return Pack(**(values | {"provenance": json.loads(str(values["provenance"]))}))
 
 
 @lru_cache(maxsize=128)
-def _tables(path: Path, tensor_parallel_size: int, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
-    return load_pack(path).tables(tensor_parallel_size, max_num_seqs, max_num_batched_tokens)
+def _tables(path: Path, size: Size, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
+    return load_pack(path).tables(size, max_num_seqs, max_num_batched_tokens)
 
 
 def interpolate(at: ArrayLike, nodes: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:

@@ -31,6 +31,8 @@ SMALL_KERNELS_PER_LAYER = 6
 """Two norms, rotary embedding, KV write, activation and attention epilogue."""
 ALL_REDUCE_LATENCY_S = 8e-6
 """Floor of a small custom all-reduce over NVLink."""
+NETWORK_BYTES_S = 50e9
+"""Per GPU and direction between NVLink domains: one 400 Gbit/s port (aiconfigurator-core, ``inter_node_bw``)."""
 MAX_SEQUENCE_TOKENS = 2**20
 SEQUENCE_STEP = 1.02
 """Ratio of neighbouring sequence nodes: chords of a quadratic err by (ratio - 1)^2 / 4 = 1e-4."""
@@ -38,11 +40,12 @@ SEQUENCE_STEP = 1.02
 
 @dataclass(frozen=True)
 class RooflineTimes:
-    """The roofline source of one replica."""
+    """The roofline source of one rank."""
 
     model: ModelCard
     gpu: GPU
     tensor_parallel_size: int
+    data_parallel_size: int
     quantization: str
     kv_dtype: str
     timing: RooflineTiming
@@ -72,12 +75,15 @@ class RooflineTimes:
         )
 
     def _tokens_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        tp, layers = self.tensor_parallel_size, self.model.layers
-        latency = layers * SMALL_KERNELS_PER_LAYER * KERNEL_LATENCY_S
-        if tp > 1:
-            latency += 2 * layers * ALL_REDUCE_LATENCY_S
-        compute = token_wise_bound_s(self.model, gpu, tp, self.quantization, tokens)
-        return np.where(tokens > 0, compute + all_reduce_bound_s(self.model, gpu, tp, tokens) + latency, 0.0)
+        model, tp, dp = self.model, self.tensor_parallel_size, self.data_parallel_size
+        all_reduces = (tp > 1) + (tp * dp > 1)
+        latency = model.layers * (
+            SMALL_KERNELS_PER_LAYER * KERNEL_LATENCY_S + all_reduces * ALL_REDUCE_LATENCY_S
+        )  # fmt: skip
+        network = NETWORK_BYTES_S * self.timing.network_efficiency
+        exchange = all_reduce_bound_s(model, gpu, tp, tokens, dp, network)
+        compute = token_wise_bound_s(model, gpu, tp, self.quantization, tokens, dp)
+        return np.where(tokens > 0, compute + exchange + latency, 0.0)
 
 
 def _sequence_nodes() -> NDArray[np.float64]:

@@ -1,0 +1,94 @@
+"""What an engine adds to the bare passes of a timing source: speculation, pipeline stages, CPU time between passes.
+
+Left out: the draft model's own prefill of each prompt, and the imbalance of pipeline stages (at most one layer, and the
+vocabulary projection on the last).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, TopologyConfig
+from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.memory import kv_dtype
+from dynosim.hardware.models import get_model
+from dynosim.hardware.roofline import verification_cost
+from dynosim.hardware.topology import stage_bytes
+from dynosim.timing.base import PassTables
+
+POINT_TO_POINT_LATENCY_S = 1e-5
+"""Latency of one send and receive (aiconfigurator-core 0.12.0, ``systems/*.yaml``, ``p2p_latency``)."""
+
+
+def verify_drafts(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
+    """Return tables by requests from *tables* by decode tokens, 1 + d to each request.
+
+    The operations by token work on all of them; attention reads the KV cache once for all tokens of a request and is
+    the dearer only where that makes it compute-bound. Formulas that know no hardware (additive sources) decode any
+    number of tokens in the same time. Making d drafts takes d x ``draft_cost`` of a pass that decodes one token each.
+    """
+    speculative = deployment.engine.speculative
+    if speculative is None:
+        return tables
+    drafted = speculative.num_speculative_tokens
+    rows = slice(None, pool.max_num_seqs + 1)
+    plain_s, context = tables.decode_s[rows] + tables.graph_tokens_s[rows, None], tables.decode_context[rows]
+    cost = 1.0
+    if tables.fused:
+        model, gpu = get_model(deployment.model), get_gpu(deployment.pool_gpu(pool))
+        cost = verification_cost(model, gpu, pool.tensor_parallel_size, kv_dtype(deployment), 1 + drafted)
+    return replace(
+        tables,
+        graph_tokens_s=tables.graph_tokens_s[:: 1 + drafted],
+        decode_context=context,
+        decode_s=cost * tables.decode_s[rows] + drafted * speculative.draft_cost * plain_s,
+    )
+
+
+def point_to_point_s(deployment: DeploymentConfig, pool: PoolConfig) -> tuple[float, float]:
+    """Return what all transfers between the pipeline stages of one pass take: (s, s per token).
+
+    Stages inside one NVLink domain send over NVLink. A replica without a place in a topology fills domains of its own,
+    which the network joins; what a topology's placement adds is ``hardware.topology``'s.
+    """
+    gpu, tp = get_gpu(deployment.pool_gpu(pool)), pool.tensor_parallel_size
+    seconds = token_s = 0.0
+    for boundary in range(tp, tp * pool.pipeline_parallel_size, tp):
+        crosses = deployment.topology is None and (boundary - tp) // gpu.scale_up_gpus != boundary // gpu.scale_up_gpus
+        network = TopologyConfig().inter_node_bandwidth_gb_s * 1e9
+        seconds += POINT_TO_POINT_LATENCY_S
+        token_s += stage_bytes(deployment, pool) / (network if crosses else gpu.nvlink_bytes_s)
+    return seconds, token_s
+
+
+def add_stage_transfers(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
+    """Add the transfers between pipeline stages, but to formulas that know no hardware."""
+    if pool.pipeline_parallel_size == 1 or not tables.fused:
+        return tables
+    speculative = deployment.engine.speculative
+    per_request = 1 + speculative.num_speculative_tokens if speculative else 1
+    seconds, token_s = point_to_point_s(deployment, pool)
+    return _add(tables, seconds, token_s, per_request * token_s)
+
+
+def add_overheads(tables: PassTables, engine: EngineConfig) -> PassTables:
+    """Add ``pass_overhead_us`` to every pass that is not empty and ``request_overhead_us`` for every request in it.
+
+    Decodes carry theirs in ``decode_s``, which all passes with decodes read; the pass's own is in both token-wise
+    curves, of which every pass reads exactly one.
+    """
+    request_s = engine.request_overhead_us * 1e-6
+    tables = _add(tables, engine.pass_overhead_us * 1e-6, 0.0, 0.0)
+    batches = np.arange(len(tables.decode_s))[:, None]
+    return replace(tables, decode_s=tables.decode_s + request_s * batches, chunk_s=tables.chunk_s + request_s)
+
+
+def _add(tables: PassTables, pass_s: float, token_s: float, request_s: float) -> PassTables:
+    tokens, batches = np.arange(len(tables.tokens_s)), np.arange(len(tables.graph_tokens_s))
+    return replace(
+        tables,
+        tokens_s=tables.tokens_s + pass_s * (tokens > 0) + token_s * tokens,
+        graph_tokens_s=tables.graph_tokens_s + pass_s * (batches > 0) + request_s * batches,
+    )

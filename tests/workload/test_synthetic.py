@@ -23,7 +23,8 @@ from dynosim.config import (
 )
 from dynosim.rng import stream
 from dynosim.workload import Workload, describe
-from dynosim.workload.synthetic import generate, sample_lengths
+from dynosim.workload.lengths import sample_lengths
+from dynosim.workload.synthetic import generate
 
 UNIT = st.floats(0.0, 1.0)
 RATIOS = st.lists(st.floats(0.01, 1.5), min_size=2, max_size=4).map(

@@ -1,7 +1,8 @@
 """What a request table looks like: rate, burstiness, lengths, and how much of its prompts a prefix cache could serve.
 
-Reuse is counted in tokens; blocks are there from the moment their request arrives. Left out: the time that prefill
-takes, memory taken by running requests, lower memory tiers. The simulator has those; this is their bound.
+Reuse is counted in prompt tokens; blocks, of answers too, are there from the moment their request arrives. Left out:
+the time that prefill takes, memory taken by running requests, lower memory tiers. The simulator has those; this is
+their bound.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dynosim.workload.table import IntArray, Workload
+from dynosim.workload.table import FloatArray, IntArray, Workload
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -22,8 +24,9 @@ def describe(workload: Workload) -> dict[str, Any]:
         "name": workload.name,
         "requests": len(workload),
         **_arrival_statistics(workload),
-        "input_tokens": _length_statistics(workload.input_tokens),
-        "output_tokens": _length_statistics(workload.output_tokens),
+        **_session_statistics(workload),
+        "input_tokens": _quantiles(workload.input_tokens),
+        "output_tokens": _quantiles(workload.output_tokens),
         **_prefix_statistics(workload),
     }
 
@@ -31,9 +34,7 @@ def describe(workload: Workload) -> dict[str, Any]:
 def reuse_bound(workload: Workload, workers: int = 1) -> float:
     """Return the share of prompt tokens found in caches that never evict, behind round robin over *workers*."""
     request = _request_of_block(workload)
-    key = workload.hash_ids * workers + request % workers
-    seen = np.ones(len(key), bool)
-    seen[np.unique(key, return_index=True)[1]] = False
+    seen = _seen(workload.hash_ids * workers + request % workers)
     return float(_tokens_of_block(workload)[seen].sum() / workload.input_tokens.sum())
 
 
@@ -60,6 +61,8 @@ def lru_reuse(workload: Workload, capacity_blocks: int) -> float:
 def _arrival_statistics(workload: Workload) -> dict[str, Any]:
     if workload.concurrency is not None:
         return {"concurrency": workload.concurrency}
+    if not workload.timed:
+        return {}
     times_s, gaps_s = workload.arrival_s, np.diff(workload.arrival_s)
     span_s = float(times_s[-1] - times_s[0])
     if not span_s:
@@ -73,27 +76,46 @@ def _arrival_statistics(workload: Workload) -> dict[str, Any]:
     }
 
 
-def _length_statistics(tokens: IntArray) -> dict[str, float]:
-    values = np.quantile(tokens, list(_QUANTILES.values()))
-    return {"mean": float(tokens.mean()), **dict(zip(_QUANTILES, values.tolist(), strict=True))}
+def _session_statistics(workload: Workload) -> dict[str, Any]:
+    if not len(workload.after_ids):
+        return {}
+    waits = np.diff(workload.after_offsets) > 0
+    sessions = int(workload.session.max()) + 1
+    return {
+        "sessions": sessions,
+        "requests_per_session": len(workload) / sessions,
+        "delay_s": _quantiles(workload.delay_s[waits]),
+    }
+
+
+def _quantiles(numbers: IntArray | FloatArray) -> dict[str, float]:
+    values = np.quantile(numbers, list(_QUANTILES.values()))
+    return {"mean": float(numbers.mean()), **dict(zip(_QUANTILES, values.tolist(), strict=True))}
 
 
 def _prefix_statistics(workload: Workload) -> dict[str, Any]:
     if not len(workload.hash_ids):
         return {}
-    uses = np.bincount(workload.hash_ids)
-    first = np.zeros(len(workload.hash_ids), bool)
-    first[np.unique(workload.hash_ids, return_index=True)[1]] = True
-    hits = np.bincount(_request_of_block(workload)[~first], minlength=len(workload))
+    prompt = _tokens_of_block(workload) > 0
+    uses = np.bincount(workload.hash_ids[prompt])
+    seen = _seen(workload.hash_ids) & prompt
+    hits = np.bincount(_request_of_block(workload)[seen], minlength=len(workload))
     return {
         "block_tokens": workload.hash_block_tokens,
-        "blocks": len(workload.hash_ids),
-        "unique_blocks": len(uses),
-        "blocks_used_once": float((uses == 1).mean()),
-        "blocks_reused": float(1 - len(uses) / len(workload.hash_ids)),
+        "blocks": int(prompt.sum()),
+        "unique_blocks": int((uses > 0).sum()),
+        "blocks_used_once": float((uses[uses > 0] == 1).mean()),
+        "blocks_reused": float(seen.sum() / prompt.sum()),
         "requests_reusing_two_blocks": float((hits > 1).mean()),
         "tokens_reused": reuse_bound(workload),
     }
+
+
+def _seen(keys: IntArray) -> NDArray[np.bool_]:
+    """Return whether each key has been there before."""
+    seen = np.ones(len(keys), bool)
+    seen[np.unique(keys, return_index=True)[1]] = False
+    return seen
 
 
 def _request_of_block(workload: Workload) -> IntArray:
@@ -101,9 +123,9 @@ def _request_of_block(workload: Workload) -> IntArray:
 
 
 def _tokens_of_block(workload: Workload) -> IntArray:
-    """Return how many prompt tokens each block holds; the last block of a prompt is partial."""
-    tokens = np.full(len(workload.hash_ids), workload.hash_block_tokens)
+    """Return how many prompt tokens each block holds; those of answers hold none."""
     blocks = np.diff(workload.hash_offsets)
-    last = workload.hash_offsets[1:][blocks > 0] - 1
-    tokens[last] = (workload.input_tokens - (blocks - 1) * workload.hash_block_tokens)[blocks > 0]
-    return tokens
+    place = np.arange(len(workload.hash_ids)) - np.repeat(workload.hash_offsets[:-1], blocks)
+    tokens = np.repeat(workload.input_tokens, blocks) - place * workload.hash_block_tokens
+    held: IntArray = np.clip(tokens, 0, workload.hash_block_tokens)
+    return held

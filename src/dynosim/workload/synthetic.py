@@ -1,6 +1,7 @@
 """Synthetic request tables: token lengths, conversations that share prefixes, arrival times.
 
-Left out: dependence of the answer's length on the prompt, think times in seconds (turns follow by request order).
+Conversations are of two kinds: here turns follow each other by request order, in ``sessions`` they wait for each other.
+Left out: dependence of the answer's length on the prompt.
 """
 
 from __future__ import annotations
@@ -11,19 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dynosim.config import (
-    FixedLength,
-    Length,
-    LognormalLength,
-    PrefixTree,
-    QuantileLength,
-    Rewrites,
-    SyntheticSource,
-    UniformLength,
-)
+from dynosim.config import PrefixTree, Rewrites, SyntheticSource
 from dynosim.rng import stream
 from dynosim.workload import arrivals
-from dynosim.workload.table import FloatArray, IntArray, Workload
+from dynosim.workload.lengths import interpolate, sample_lengths
+from dynosim.workload.prefixes import block_ids
+from dynosim.workload.sessions import generate_sessions
+from dynosim.workload.table import IntArray, Workload
 
 _NO_REWRITES = Rewrites(probability=0.0, kept_fraction={0.0: 1.0, 1.0: 1.0}, length_ratio={0.0: 1.0, 1.0: 1.0})
 
@@ -33,6 +28,8 @@ def generate(source: SyntheticSource, seed: int, name: str = "synthetic") -> Wor
 
     Input lengths, output lengths, prefixes and arrivals draw from streams of their own under *seed*.
     """
+    if source.sessions is not None:
+        return generate_sessions(source, source.sessions, seed, name)
     n = source.requests
     times_s = np.zeros(n)
     if source.arrivals is not None:
@@ -46,27 +43,8 @@ def generate(source: SyntheticSource, seed: int, name: str = "synthetic") -> Wor
         turns = _conversations(source.prefix, input_tokens, output_tokens, seed)
         input_tokens, output_tokens = turns.input_tokens, turns.output_tokens
         offsets, ids = _block_ids(turns, source.prefix)
-    return Workload(name, times_s, input_tokens, output_tokens, block_tokens, offsets, ids)
-
-
-def sample_lengths(length: Length, n: int, rng: np.random.Generator) -> IntArray:
-    """Return *n* token counts; exactly one uniform or normal number is drawn for each."""
-    match length:
-        case FixedLength(tokens=tokens):
-            return np.full(n, tokens, np.int64)
-        case UniformLength(min=low, max=high):
-            return rng.integers(low, high, n, endpoint=True)
-        case LognormalLength():
-            drawn = length.median * np.exp(length.sigma * rng.standard_normal(n))
-            return np.clip(np.rint(drawn), length.min, length.max).astype(np.int64)
-        case QuantileLength():
-            log_tokens = _interpolate({p: np.log(t) for p, t in length.quantiles.items()}, rng.random(n))
-            return np.rint(np.exp(log_tokens)).astype(np.int64)
-
-
-def _interpolate(quantiles: dict[float, float], probability: FloatArray) -> FloatArray:
-    values: FloatArray = np.interp(probability, list(quantiles), list(quantiles.values()))
-    return values
+    timed = source.arrivals is not None
+    return Workload(name, times_s, input_tokens, output_tokens, block_tokens, offsets, ids, timed=timed)
 
 
 class _Turns(NamedTuple):
@@ -130,8 +108,8 @@ def _draws(prefix: PrefixTree, n: int, seed: int) -> _Draws:
         gap=sample_lengths(prefix.gap_requests, 2 * n, rng("gap_requests")).tolist(),
         new_tokens=[sample_lengths(length, 2 * n, rng("new_tokens")).tolist() for length in prefix.new_tokens],
         rewrites=chance("rewrites", rule.probability),
-        kept_fraction=_interpolate(rule.kept_fraction, rng("kept_fraction").random(n)).tolist(),
-        length_ratio=_interpolate(rule.length_ratio, rng("length_ratio").random(n)).tolist(),
+        kept_fraction=interpolate(rule.kept_fraction, rng("kept_fraction").random(n)).tolist(),
+        length_ratio=interpolate(rule.length_ratio, rng("length_ratio").random(n)).tolist(),
     )
 
 
@@ -186,13 +164,7 @@ def _continue_probability(prefix: PrefixTree, turn: _Turn) -> float:
 
 
 def _block_ids(turns: _Turns, prefix: PrefixTree) -> tuple[IntArray, IntArray]:
-    """Return (offsets, ids): shared blocks take the parent's ids, all others are new."""
-    blocks = -(-turns.input_tokens // prefix.block_tokens)
-    offsets = np.concatenate(([0], np.cumsum(blocks)))
-    fresh = np.cumsum(blocks - turns.shared) - (blocks - turns.shared) + prefix.shared_blocks
-    ids = np.arange(offsets[-1]) + np.repeat(fresh - offsets[:-1] - turns.shared, blocks)
-    rows = zip(offsets.tolist(), turns.parent.tolist(), turns.shared.tolist(), strict=False)
-    for start, parent, shared in rows:
-        source = offsets[parent]
-        ids[start : start + shared] = np.arange(shared) if parent < 0 else ids[source : source + shared]
-    return offsets, np.unique(ids, return_inverse=True)[1]
+    """Return (offsets, ids): shared blocks take the parent's ids, those of the system prompt are one text."""
+    blocks = np.concatenate(([prefix.shared_blocks], -(-turns.input_tokens // prefix.block_tokens)))
+    parent, shared = np.concatenate(([-1], turns.parent)) + 1, np.concatenate(([0], turns.shared))
+    return block_ids(blocks, parent, shared, texts=1)

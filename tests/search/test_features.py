@@ -49,6 +49,58 @@ def test_more_replicas_mean_less_load_and_more_cost() -> None:
     assert two["first_token_s"] == pytest.approx(one["first_token_s"])
 
 
+def test_ranks_and_stages_run_batches_side_by_side() -> None:
+    one, ranks, stages = (
+        _features(small(FIXED, "workload.load={type: constant_rate, rate_rps: 1.0}", *more), aggregated__replicas=1)
+        for more in (
+            ("deployment.model=qwen3-30b-a3b",),
+            ("deployment.model=qwen3-30b-a3b", "deployment.aggregated.data_parallel_size=2"),
+            ("deployment.model=qwen3-30b-a3b", "deployment.aggregated.pipeline_parallel_size=2"),
+        )
+    )
+    assert ranks["gpus"] == stages["gpus"] == pytest.approx(2 * one["gpus"])
+    assert ranks["prefill_load"] == pytest.approx(one["prefill_load"] / 2)
+    # Transfers between the stages make a pass a little longer.
+    assert stages["prefill_load"] == pytest.approx(one["prefill_load"] / 2, rel=0.01)
+    assert stages["first_token_s"] == pytest.approx(one["first_token_s"], rel=0.01)
+    assert stages["kv_requests"] == pytest.approx(one["kv_requests"])  # max_num_seqs in both
+    assert ranks["cache_requests"] > 2 * one["cache_requests"]  # the experts are stored once
+
+
+def test_drafts_that_are_accepted_shorten_the_time_between_tokens() -> None:
+    drafts = "{num_speculative_tokens: 3, acceptance_rates: [0.8, 0.5], draft_cost: 0.1}"
+    plain, drafted = (
+        _features(small(FIXED, *more), aggregated__replicas=1)
+        for more in ((), (f"deployment.engine.speculative={drafts}",))
+    )
+    per_pass = 1 + 0.8 + 0.8 * 0.5 + 0.8 * 0.5 * 0.5
+    assert drafted["step_s"] == pytest.approx(plain["step_s"] * 1.3 / per_pass)
+
+
+def test_tiers_add_to_what_is_kept() -> None:
+    tiers = "{host: {size_gib: 10}, remote: {size_gib: 100}}"
+    plain, tiered = (
+        _features(small(FIXED, *more), aggregated__replicas=3)
+        for more in ((), (f"deployment.aggregated.kv_offload={tiers}",))
+    )
+    prompt_bytes = 100 * 2 * 32 * 8 * 128 * 2
+    added = (3 * 10 + 100) * 2**30 / prompt_bytes
+    assert tiered["cache_requests"] - plain["cache_requests"] == pytest.approx(added)
+    assert tiered["kv_requests"] == pytest.approx(plain["kv_requests"])
+
+
+@pytest.mark.parametrize(("rate_rps", "replicas"), [(1.0, 2.0), (35.0, 5.5), (1000.0, 8.0)])
+def test_an_autoscaled_pool_has_the_replicas_that_its_load_needs(rate_rps: float, replicas: float) -> None:
+    found = _features(
+        small(
+            FIXED,
+            f"workload.load={{type: constant_rate, rate_rps: {rate_rps}}}",
+            "deployment.aggregated={replicas: 2, autoscaler: {min_replicas: 2, max_replicas: {choices: [8, 16]}}}",
+        )
+    )
+    assert found["gpus"] == pytest.approx(replicas, rel=0.03)
+
+
 def test_unknown_where_the_deployment_cannot_be() -> None:
     space = small("deployment.model=llama-3.1-70b")
     point = space.complete({"deployment.aggregated.tensor_parallel_size": 1})

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dynosim.config import DeploymentConfig, PriceConfig, WorkloadConfig
@@ -82,6 +84,38 @@ RACKS = {**NODES, "deployment.topology.gpus_per_node": 4, "deployment.topology.p
 CRASH = {"pool": "mixed", "replica": 0, "at_s": 5.0, "down_s": 20.0}
 SLOW = {"pool": "mixed", "replica": 0, "slowdown": 3.0}
 KV_AWARE = {f"{POOL}.replicas": 4, "deployment.router.policy": "kv_aware"}
+TRACE = {SOURCE: {"type": "trace", "path": "trace.jsonl"}, "workload.load": {"type": "trace_timestamps"}}
+SESSIONS = {f"{SOURCE}.prefix": None, f"{SOURCE}.sessions": {"turns": {"type": "uniform", "min": 2, "max": 6}}}
+THINK = f"{SOURCE}.sessions.think_s"
+CALLS = {
+    "calls": {"type": "fixed", "tokens": 2},
+    **{name: {"type": "fixed", "tokens": 50} for name in ("new_tokens", "output_tokens")},
+}
+FAN_OUT = {**SESSIONS, f"{SOURCE}.sessions.fan_out": CALLS}
+GROUPS = {f"{SOURCE}.prefix": None, f"{SOURCE}.sessions.groups": {"prefix_tokens": {"type": "fixed", "tokens": 2000}}}
+DIURNAL = {"workload.load": {"type": "diurnal", "base_rps": 1.0, "peak_rps": 10.0, "period_s": 50.0}}
+STEP = {"workload.load": {"type": "step", "before_rps": 1.0, "after_rps": 10.0, "at_s": 20.0}}
+SPIKE = {"workload.load": {"type": "spike", "base_rps": 1.0, "peak_rps": 10.0, "at_s": 20.0, "duration_s": 10.0}}
+CURVE = {"workload.load": {"type": "rate_curve", "path": "curve.csv", "series": "a"}}
+FILES = {
+    "curve.csv": "t_s,rate_rps,workload\n0,2,a\n10,20,a\n0,30,b\n10,40,b\n",
+    "flat.csv": "t_s,rate_rps,workload\n0,5,a\n10,5,a\n",
+    "trace.jsonl": "".join(
+        json.dumps(
+            {
+                "session_id": str(i // 2),
+                "timestamp": 100 * i,
+                "delay": 5000,
+                "input_length": 900,
+                "output_length": 20,
+                "hash_ids": [0, i + 1],
+            }
+        )
+        + "\n"
+        for i in range(40)
+    ),
+}
+"""What the sources read, written into the working directory."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +141,7 @@ def _arrivals(**fields: Any) -> dict[str, Any]:
 
 TTFT, ITL, HITS = "time_to_first_token", "inter_token_latency", "prefix_cache_hit_rate"
 MEAN_INPUT, SHARED = "workload.input_tokens.mean", "workload.tokens_reused"
+RATE, GAPS = "workload.mean_rps", "workload.gap_cv"
 D, E, SPEC, TOPOLOGY, FAILURES = (
     "deployment",
     "deployment.engine",
@@ -230,6 +265,45 @@ EFFECTS = {
     "Arrivals.burstiness": Effect(f"{SOURCE}.arrivals.burstiness", 1.0, 0.2, "workload.gap_cv", +1, _arrivals()),
     "Arrivals.gap_quantiles": Effect(f"{SOURCE}.arrivals.gap_quantiles", {0.0: 1.0, 1.0: 1.0}, {0.0: 0.0, 0.9: 0.1, 1.0: 9.0}, "workload.gap_cv", +1, _arrivals()),
     "Arrivals.quantum_s": Effect(f"{SOURCE}.arrivals.quantum_s", 0.0, 5.0, "workload.gap_cv", +1, _arrivals()),
+    "WorkloadConfig.max_virtual_time_s": Effect("workload.max_virtual_time_s", None, 10.0, "incomplete", +1),
+    "RequestClass.share": Effect("workload.classes", [{"priority": 1}, {"share": 1.0}], [{"priority": 1}, {"share": 9.0}], "workload.priority", -1),
+    "RequestClass.priority": Effect("workload.classes", [{"priority": 1}], [{"priority": 5}], "workload.priority", +1),
+    "RequestClass.deadline_s": Effect("workload.classes", [{"deadline_s": 1.0}], [{"deadline_s": 2.0}], "workload.deadline_s", +1),
+    "TraceSource.block_tokens": Effect(f"{SOURCE}.block_tokens", 512, 256, "workload.block_tokens", -1, TRACE),
+    "TraceSource.max_delay_s": Effect(f"{SOURCE}.max_delay_s", None, 1.0, "workload.delay_s", -1, TRACE),
+    "RatioLength.tokens": Effect(f"{SOURCE}.input_tokens.tokens", 100, 200, MEAN_INPUT, +1, _length("ratio", ratio=0.5)),
+    "RatioLength.ratio": Effect(f"{SOURCE}.input_tokens.ratio", 0.2, 0.9, MEAN_INPUT, +1, _length("ratio", tokens=1000)),
+    "PrefixGroups.groups": Effect(f"{SOURCE}.sessions.groups.groups", 2, 100, SHARED, -1, GROUPS),
+    "PrefixGroups.skew": Effect(f"{SOURCE}.sessions.groups.skew", 0.0, 3.0, SHARED, +1, {**GROUPS, f"{SOURCE}.sessions.groups.groups": 200}),
+    "FanOut.probability": Effect(f"{SOURCE}.sessions.fan_out.probability", 0.0, 1.0, "workload.roots", -1, FAN_OUT),
+    "FanOut.shares_context": Effect(f"{SOURCE}.sessions.fan_out.shares_context", False, True, SHARED, +1, FAN_OUT),
+    "Sessions.block_tokens": Effect(f"{SOURCE}.sessions.block_tokens", 16, 1024, SHARED, -1, SESSIONS),
+    "Sessions.output_persistence": Effect(f"{SOURCE}.sessions.output_persistence", 0.0, 1.0, "workload.output_tokens.mean", 0, SESSIONS),
+    "Sessions.max_input_tokens": Effect(f"{SOURCE}.sessions.max_input_tokens", 131072, 7000, "workload.input_tokens.max", -1, SESSIONS),
+    "FixedDelay.seconds": Effect(f"{THINK}.seconds", 1.0, 5.0, "workload.delay_s", +1, {**SESSIONS, THINK: {"type": "fixed"}}),
+    "ExponentialDelay.mean_s": Effect(f"{THINK}.mean_s", 1.0, 5.0, "workload.delay_s", +1, {**SESSIONS, THINK: {"type": "exponential"}}),
+    "LognormalDelay.median_s": Effect(f"{THINK}.median_s", 1.0, 5.0, "workload.delay_s", +1, {**SESSIONS, THINK: {"type": "lognormal", "sigma": 1.0}}),
+    "LognormalDelay.sigma": Effect(f"{THINK}.sigma", 0.1, 1.5, "workload.delay_s", +1, {**SESSIONS, THINK: {"type": "lognormal", "median_s": 1.0}}),
+    "LognormalDelay.max_s": Effect(f"{THINK}.max_s", 3600.0, 1.0, "workload.delay_s", -1, {**SESSIONS, THINK: {"type": "lognormal", "median_s": 1.0, "sigma": 1.0}}),
+    "QuantileDelay.quantiles": Effect(f"{THINK}.quantiles", {0.0: 0.0, 1.0: 1.0}, {0.0: 1.0, 1.0: 9.0}, "workload.delay_s", +1, {**SESSIONS, THINK: {"type": "quantiles"}}),
+    "DiurnalLoad.base_rps": Effect("workload.load.base_rps", 1.0, 5.0, RATE, +1, DIURNAL),
+    "DiurnalLoad.peak_rps": Effect("workload.load.peak_rps", 10.0, 20.0, RATE, +1, DIURNAL),
+    "DiurnalLoad.period_s": Effect("workload.load.period_s", 20.0, 2000.0, RATE, -1, DIURNAL),
+    "DiurnalLoad.burstiness": Effect("workload.load.burstiness", 1.0, 0.1, GAPS, +1, DIURNAL),
+    "StepLoad.before_rps": Effect("workload.load.before_rps", 1.0, 5.0, RATE, +1, STEP),
+    "StepLoad.after_rps": Effect("workload.load.after_rps", 10.0, 20.0, RATE, +1, STEP),
+    "StepLoad.at_s": Effect("workload.load.at_s", 10.0, 50.0, RATE, -1, STEP),
+    "StepLoad.burstiness": Effect("workload.load.burstiness", 1.0, 0.1, GAPS, +1, STEP),
+    "SpikeLoad.base_rps": Effect("workload.load.base_rps", 1.0, 5.0, RATE, +1, SPIKE),
+    "SpikeLoad.peak_rps": Effect("workload.load.peak_rps", 10.0, 20.0, RATE, +1, SPIKE),
+    "SpikeLoad.at_s": Effect("workload.load.at_s", 10.0, 50.0, "workload.gap_cv", 0, SPIKE),
+    "SpikeLoad.duration_s": Effect("workload.load.duration_s", 5.0, 10.0, RATE, +1, SPIKE),
+    "SpikeLoad.burstiness": Effect("workload.load.burstiness", 1.0, 0.1, GAPS, +1, SPIKE),
+    "CurveLoad.path": Effect("workload.load.path", "curve.csv", "flat.csv", GAPS, -1, CURVE),
+    "CurveLoad.series": Effect("workload.load.series", "a", "b", RATE, +1, CURVE),
+    "CurveLoad.mean_rps": Effect("workload.load.mean_rps", 5.0, 10.0, RATE, +1, CURVE),
+    "CurveLoad.speedup": Effect("workload.load.speedup", 1.0, 50.0, RATE, 0, CURVE),
+    "CurveLoad.burstiness": Effect("workload.load.burstiness", 1.0, 0.1, GAPS, +1, CURVE),
     **{
         f"Rewrites.{name}": Effect(f"{SOURCE}.prefix.rewrites.{name}", before, after, metric, sign, {
             f"{SOURCE}.prefix.rewrites": {"probability": 0.5, "kept_fraction": {0.0: 0.3, 1.0: 0.5}, "length_ratio": {0.0: 1.0, 1.0: 1.2}},
@@ -253,6 +327,15 @@ def _put(data: dict[str, Any], path: str, value: Any) -> None:
     data[name] = copy.deepcopy(value)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("sources")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    with contextlib.chdir(folder):
+        yield
+
+
 @cache
 def _measure(changes: str) -> tuple[Metrics, dict[str, Any]]:
     """Return metrics and workload statistics of the base scenario with the changes, ``[[path, value], ...]`` as JSON."""
@@ -263,7 +346,14 @@ def _measure(changes: str) -> tuple[Metrics, dict[str, Any]]:
     data["deployment"].pop(other, None)
     workload = load_workload(WorkloadConfig.model_validate(data["workload"]), 1)
     result = simulate(DeploymentConfig.model_validate(data["deployment"]), workload, seed=1)
-    return summarize(result, {}, PriceConfig()), describe(workload)
+    roots = np.diff(workload.after_offsets) == 0
+    columns = {
+        "roots": int(roots.sum()),
+        "delay_s": float(workload.delay_s[~roots].sum()),
+        "priority": float(workload.priority.mean()),
+        "deadline_s": float(workload.deadline_s.mean()),
+    }
+    return summarize(result, {}, PriceConfig()), describe(workload) | columns
 
 
 def measure(given: Mapping[str, Any], metric: str) -> float:

@@ -7,7 +7,6 @@ share one stream of random numbers) and surrogate-based parameter importance.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -48,6 +47,9 @@ AXES = (
 """Metrics that every report offers beside the objectives."""
 
 
+SHORTHANDS = {"tensor_parallel_size": "TP", "pipeline_parallel_size": "PP", "data_parallel_size": "DP"}
+"""What people call a field."""
+
 MAX_EDGES = 4
 """Edges of the space that one line names."""
 
@@ -63,7 +65,10 @@ class Check:
 def short(path: str) -> str:
     """Return a parameter's path as people say it: ``decode.TP``, ``max_num_seqs`` under its role."""
     keys = [key for key in path.split(".") if key not in ("deployment", "disaggregated")]
-    return ".".join(keys).replace("tensor_parallel_size", "TP")
+    path = ".".join(keys)
+    for name, shorthand in SHORTHANDS.items():
+        path = path.replace(name, shorthand)
+    return path
 
 
 def number(value: float) -> str:
@@ -93,12 +98,8 @@ def saturated(trial: Trial) -> bool:
 
 
 def gpu_counts(trial: Trial) -> dict[str, int]:
-    """Return GPU name -> GPUs of all pools."""
-    deployment = trial.scenario.deployment
-    counts: Counter[str] = Counter()
-    for pool in deployment.pools().values():
-        counts[deployment.pool_gpu(pool)] += pool.replicas * pool.tensor_parallel_size
-    return dict(counts)
+    """Return GPU name -> GPUs of all pools, all that an autoscaler may add included."""
+    return trial.scenario.deployment.gpu_counts()
 
 
 def difference(trial: Trial, reference: Trial) -> dict[str, tuple[Any, Any]]:

@@ -56,7 +56,7 @@ mode | aggregated: one pool serves all; disaggregated: a prefill pool hands KV c
 
 [EngineConfig]
 name | scheduler, memory rules, kernels, block size and first-token rule of vLLM V1, SGLang or TensorRT-LLM
-version | ~ version of the measured kernels; the scheduler is that of the newest one | timing/test_pack.py::test_a_requested_version_is_looked_up_and_its_absence_explained
+version | ~ version of the measured kernels; the scheduler is that of the newest one | timing/test_pack.py::test_a_missing_pack_names_the_command
 pass_overhead_us | ~ a constant added to every pass
 request_overhead_us | ~ a constant per request of a pass
 schedule_conservativeness | SGLang: how much room admission keeps for outputs to come; more retracts less
@@ -170,11 +170,19 @@ slowdown | by how much
 
 [WorkloadConfig]
 max_requests | how many of the source
+max_virtual_time_s | when the run stops, whatever is in flight
 warmup_requests | the first ones count for no metric
 
+[RequestClass]
+share | how many sessions are of the class
+priority | who goes first under a priority policy
+deadline_s | who goes first under a deadline policy
+
 [TraceSource]
-path | which file | workload/test_readers.py::test_mooncake_lines
-format | how it is read | workload/test_readers.py::test_format_is_recognised_by_content
+path | which file | workload/test_readers.py::test_mooncake
+format | how it is read | workload/test_readers.py::test_azure
+block_tokens | prompt tokens per block id
+max_delay_s | cap on the think and tool times of the trace
 
 [SyntheticSource]
 requests | how many
@@ -189,6 +197,10 @@ tokens | how long
 [UniformLength]
 min | shortest
 max | longest
+
+[RatioLength]
+tokens | longest
+ratio | shortest, as a share of it
 
 [LognormalLength]
 median | the middle
@@ -209,6 +221,32 @@ burstiness | how regular: below 1 in bursts
 [ConstantLoad]
 rate_rps | how many per second
 
+[DiurnalLoad]
+base_rps | the rate at night
+peak_rps | the rate at noon
+period_s | the length of a day
+burstiness | how regular
+
+[StepLoad]
+before_rps | the rate before
+after_rps | the rate after
+at_s | when it changes
+burstiness | how regular
+
+[SpikeLoad]
+base_rps | the rate around the spike
+peak_rps | the rate in it
+at_s | when it begins
+duration_s | how long it lasts
+burstiness | how regular
+
+[CurveLoad]
+path | which file of rates
+series | which rows of it
+mean_rps | rates scaled to this mean
+speedup | how much faster the curve plays
+burstiness | how regular
+
 [ConcurrencyLoad]
 concurrency | sessions in flight
 [PrefixTree]
@@ -220,6 +258,33 @@ max_input_tokens | where conversations end
 persistence | conversations keep their own pace
 output_persistence | conversations keep their own answer length
 resubmit_probability | prompts that come again
+
+[PrefixGroups]
+groups | how many texts prompts start with
+skew | how unequal their use
+
+[FanOut]
+probability | turns that call tools or sub-agents before the next
+shares_context | whether a call can reuse the context of its turn
+
+[Sessions]
+block_tokens | granularity of what turns share
+output_persistence | sessions keep their own answer length
+max_input_tokens | where sessions end
+
+[FixedDelay]
+seconds | think or tool time
+
+[ExponentialDelay]
+mean_s | think or tool time
+
+[LognormalDelay]
+median_s | the middle
+sigma | the spread
+max_s | the longest
+
+[QuantileDelay]
+quantiles | probability -> seconds
 
 [Rewrites]
 probability | further turns that keep only part of the history

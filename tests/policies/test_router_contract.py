@@ -1,7 +1,8 @@
-"""What every registered router must do."""
+"""What every registered router must do, and what each one is there for."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,64 +11,158 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynosim import rng
-from dynosim.errors import ConfigError
 from dynosim.policies.base import PoolView, RequestView, Router
-from dynosim.policies.registry import check_options, make_router, router_class, routers
+from dynosim.policies.registry import make_router, policies, policy_class
 from dynosim.simulation import simulate
 from dynosim.space import SearchSpace
 from dynosim.workload import load_workload
 
-ALL = sorted(routers())
+ALL = sorted(policies("router"))
 
 
-def _make_view(seed: int, replicas: int) -> PoolView:
-    random = np.random.default_rng(seed)
-    columns = [random.integers(0, 50, replicas) * unit for unit in (1, 900, 1000)]
-    cached = random.integers(0, 4, replicas) * 256
-    for column in columns:
+def _view(
+    outstanding: Any = (0, 0),
+    prefill: Any = 0,
+    kv: Any = 0,
+    cached: Any = 0,
+    host: Any = 0,
+    targets: Any = None,
+    role: str = "mixed",
+) -> PoolView:
+    zeros = np.zeros(len(outstanding), np.int64)
+    columns = [zeros + np.asarray(column) for column in (outstanding, prefill, kv, cached, host)]
+    names = np.arange(len(zeros)) if targets is None else np.asarray(targets)
+    for column in (names, *columns):
         column.flags.writeable = False
-    return _view(*columns, cached)
+    return PoolView(role, 16, names, *columns[:3], lambda: columns[3], lambda: columns[4])
 
 
-def _view(outstanding: Any, prefill: Any, kv: Any, cached: Any, role: str = "mixed", host: Any = 0) -> PoolView:
-    columns = [np.asarray(column) for column in (outstanding, prefill, kv)]
-    here, below = np.asarray(cached), np.zeros(len(cached), np.int64) + host
-    return PoolView(role, 16, np.arange(len(here)), *columns, cached_tokens=here.copy, host_cached_tokens=below.copy)
+def _random_view(seed: int, replicas: int) -> PoolView:
+    random = np.random.default_rng(seed)
+    loads = [random.integers(0, 90, replicas) * unit for unit in (1, 900, 1000, 256, 256)]
+    return _view(*loads, targets=np.sort(random.choice(20, replicas, replace=False)))
 
 
-def _request(index: int = 0, input_tokens: int = 700) -> RequestView:
-    return RequestView(index, input_tokens, index, 0, np.arange(2), 512)
+def _request(number: int = 0, input_tokens: int = 700, **fields: Any) -> RequestView:
+    given = {"session": number % 5, "priority": number % 3, "block_hashes": np.arange(2), "hash_block_tokens": 512}
+    return RequestView(number=number, input_tokens=input_tokens, **{**given, **fields})
 
 
-def _route(router: Router, seed: int, replicas: int, requests: int = 20) -> list[int]:
-    return [router.route(_request(i), _make_view(seed + i, replicas)) for i in range(requests)]
+def _make(policy: str, **options: Any) -> Router:
+    return make_router(policy, options, rng.stream(0, "routing"))
 
 
 @pytest.mark.parametrize("policy", ALL)
-@given(seed=st.integers(0, 1000), replicas=st.integers(1, 9))
-def test_answers_a_replica_and_the_same_one_again(policy: str, seed: int, replicas: int) -> None:
-    routes = [_route(make_router(policy, {}, rng.stream(seed, "routing")), seed, replicas) for _ in range(2)]
-    assert routes[0] == routes[1]
-    assert all(0 <= chosen < replicas for chosen in routes[0])
+@given(seed=st.integers(0, 1000), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12))
+def test_answers_a_position_and_the_same_one_again(policy: str, seed: int, sizes: list[int]) -> None:
+    """Replicas come and go between requests; views that are written to would raise."""
+    views = [_random_view(seed + i, size) for i, size in enumerate(sizes)]
+    one, two = _make(policy), _make(policy)
+    chosen = [one.route(_request(i), view) for i, view in enumerate(views)]
+    assert chosen == [two.route(_request(i), view) for i, view in enumerate(views)]
+    assert all(type(position) is int and 0 <= position < size for position, size in zip(chosen, sizes, strict=True))
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_works_without_block_ids(policy: str) -> None:
+    request = _request(block_hashes=np.zeros(0, np.int64), hash_block_tokens=0)
+    router = _make(policy)
+    assert {router.route(request, _view([3, 1])) for _ in range(9)} <= {0, 1}
 
 
 @pytest.mark.parametrize("policy", ALL)
 def test_declares_whether_it_looks(policy: str) -> None:
-    assert isinstance(router_class(policy).looks, bool)  # type: ignore[attr-defined]
+    """One that says it does not look decides the same on an empty pool."""
+    assert isinstance(policy_class("router", policy).looks, bool)  # type: ignore[attr-defined]
+    if not policy_class("router", policy).looks:  # type: ignore[attr-defined]
+        one, two = _make(policy), _make(policy)
+        empty = _view([0] * 6)
+        for i in range(30):
+            assert one.route(_request(i), empty) == two.route(_request(i), _random_view(i, 6))
 
 
-@pytest.mark.parametrize("policy", ALL)
-def test_unknown_options_are_refused(policy: str) -> None:
-    with pytest.raises(ConfigError, match=f"router {policy} takes"):
-        check_options(policy, {"no_such_option": 1})
+def test_round_robin_takes_turns() -> None:
+    router = _make("round_robin")
+    assert [router.route(_request(), _view([9, 0, 0])) for _ in range(5)] == [0, 1, 2, 0, 1]
+
+
+def test_random_is_uniform() -> None:
+    router = _make("random")
+    counts = Counter(router.route(_request(), _view([9, 0, 0, 0])) for _ in range(4000))
+    # 1000 +- 5 standard deviations of a binomial count.
+    assert all(abs(counts[i] - 1000) < 5 * np.sqrt(4000 * 0.25 * 0.75) for i in range(4))
+
+
+def test_least_outstanding_counts_requests_or_prompt_tokens() -> None:
+    view = _view([3, 2, 2], kv=[100, 900, 800])
+    assert _make("least_outstanding").route(_request(), view) == 1
+    assert _make("least_outstanding", unit="tokens").route(_request(), view) == 0
+
+
+def test_power_of_two_draws_two_different_ones() -> None:
+    router = _make("power_of_two")
+    counts = Counter(router.route(_request(), _view([7, 3, 5])) for _ in range(3000))
+    # The most loaded of three never wins; the least loaded wins 2 of 3 pairs.
+    assert counts.keys() == {1, 2}
+    assert abs(counts[1] - 2000) < 5 * np.sqrt(3000 * 2 / 9)
+
+
+def test_session_affinity_stays_until_the_replica_goes() -> None:
+    router = _make("session_affinity")
+    assert router.route(_request(session=8), _view([4, 1, 2])) == 1
+    assert router.route(_request(session=8), _view([0, 9, 0])) == 1
+    assert router.route(_request(session=9), _view([0, 9, 0])) == 0
+    assert router.route(_request(session=8), _view([9, 9, 0], targets=[1, 3, 4])) == 0
+    assert router.route(_request(session=8), _view([9, 0], targets=[2, 3])) == 1
+    assert router.route(_request(session=8), _view([0, 0, 9], targets=[1, 2, 3])) == 2
+
+
+def test_prefix_affinity_sticks_to_what_it_sent() -> None:
+    router = _make("prefix_affinity")
+    first = _request(input_tokens=1000, block_hashes=np.array([1, 2]))
+    assert router.route(first, _view([0, 1, 2])) == 0
+    longer = _request(input_tokens=1500, block_hashes=np.array([1, 2, 3]))
+    assert router.route(longer, _view([5, 0, 2])) == 0, "two of three blocks are known"
+    other = _request(input_tokens=1500, block_hashes=np.array([1, 8, 9]))
+    assert router.route(other, _view([5, 0, 2])) == 1, "one of three is not more than half"
+    assert router.route(other, _view([5, 6, 2], targets=[0, 5, 6])) == 2, "its replica has gone"
+
+
+def test_prefix_affinity_gives_way_to_balance() -> None:
+    def second(loads: list[int], **options: Any) -> int:
+        router = _make("prefix_affinity", **options)
+        router.route(_request(), _view([0, 1]))
+        return router.route(_request(), _view(loads))
+
+    assert second([32, 0]) == 0
+    assert second([33, 0]) == 1
+    assert second([133, 100], balance_rel_threshold=1.5) == 0, "both thresholds must be passed"
+    assert second([5, 0], balance_abs_threshold=4) == 1
+
+
+def test_prefix_affinity_forgets_the_least_recently_used() -> None:
+    router = _make("prefix_affinity", max_blocks=4)
+    old, new, third = (_request(block_hashes=np.array(ids)) for ids in ([1, 2], [3, 4], [5, 6]))
+    for request in (old, new, old, third):
+        assert router.route(request, _view([0, 1])) == 0
+    assert router.route(old, _view([5, 0])) == 0
+    assert router.route(new, _view([5, 0])) == 1
+
+
+def test_priority_aware_keeps_replicas_for_the_urgent() -> None:
+    router = _make("priority_aware", reserved=0.5)
+    view = _view([0, 0, 3, 2])
+    assert router.route(_request(priority=0), view) == 0
+    assert router.route(_request(priority=1), view) == 3
+    assert _make("priority_aware", reserved=0.5, urgent=1).route(_request(priority=1), view) == 0
+    assert _make("priority_aware", reserved=1.0).route(_request(priority=1), view) == 3, "one replica is for all"
 
 
 def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
     def choose(load: int, **options: float) -> int:
-        view = _view([1, 1], [0, 0], [load, 0], [640, 0])
-        return make_router("kv_aware", options, rng.stream(0, "r")).route(_request(), view)
+        return _make("kv_aware", **options).route(_request(), _view([1, 1], kv=[load, 0], cached=[640, 0]))
 
-    # 640 cached tokens are worth 40 blocks of 16: exactly what a load of 640 tokens takes away.
+    # 640 cached tokens are worth exactly what a load of 640 tokens takes away.
     assert choose(load=639) == 0
     assert choose(load=641) == 1
     assert choose(load=641, overlap_weight=2.0) == 0
@@ -75,20 +170,34 @@ def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
     assert choose(load=1200, prefill_weight=2.0) == 0
 
 
-def test_kv_aware_at_a_high_temperature_spreads() -> None:
-    router = make_router("kv_aware", {"temperature": 50.0}, rng.stream(0, "r"))
-    idle, busy = np.zeros(3, np.int64), np.array([9000, 0, 0])
-    view = _view(idle, idle, busy, idle)
-    chosen = [router.route(_request(i), view) for i in range(300)]
-    assert set(chosen) == {0, 1, 2}
+def test_kv_aware_gives_less_credit_to_lower_tiers() -> None:
+    def choose(here: int, **options: float) -> int:
+        return _make("kv_aware", **options).route(_request(), _view(cached=[here, 0], host=[0, 640]))
+
+    assert choose(481) == 0
+    assert choose(479) == 1
+    assert choose(479, host_weight=0.5) == 0
 
 
-def test_names_from_anywhere_and_names_from_nowhere() -> None:
-    assert router_class("dynosim.policies.routing.round_robin:RoundRobin") is routers()["round_robin"]
-    with pytest.raises(ConfigError, match="did you mean 'kv_aware'"):
-        router_class("kv_awar")
-    with pytest.raises(ConfigError, match="no_module"):
-        router_class("no_module:Router")
+def test_kv_aware_ignores_kv_in_use_where_nothing_is_decoded() -> None:
+    for role, expected in (("mixed", 1), ("decode", 1), ("prefill", 0)):
+        view = _view(prefill=[100, 200], kv=[5000, 0], role=role)
+        assert _make("kv_aware").route(_request(), view) == expected
+
+
+def test_kv_aware_breaks_ties_at_random_and_spreads_when_hot() -> None:
+    for options, busy in (({}, 0), ({"temperature": 50.0}, 9000)):
+        router = _make("kv_aware", **options)
+        chosen = Counter(router.route(_request(), _view([0, 0, 0], kv=[busy, 0, 0])) for _ in range(900))
+        assert all(abs(chosen[i] - 300) < 5 * np.sqrt(900 * 2 / 9) for i in range(3))
+
+
+def test_kv_aware_draws_by_the_documented_softmax() -> None:
+    router = _make("kv_aware", temperature=1.0)
+    chosen = Counter(router.route(_request(), _view([0, 0, 0], kv=[0, 1000, 2000])) for _ in range(6000))
+    weights = np.exp([0.0, -0.5, -1.0])
+    expected = 6000 * weights / weights.sum()
+    assert all(abs(chosen[i] - expected[i]) < 5 * np.sqrt(expected[i]) for i in range(3))
 
 
 class OffByOne:
@@ -97,7 +206,7 @@ class OffByOne:
     looks = False
 
     def route(self, request: RequestView, pool: PoolView) -> int:
-        return len(pool.outstanding_requests)
+        return len(pool.targets)
 
 
 @pytest.mark.parametrize("looks", [False, True])

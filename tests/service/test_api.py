@@ -149,6 +149,8 @@ def test_predict_says_what_the_function_says(client: Any, fast: list[str]) -> No
         ("objectives=[{python: 'os:system'}]", "objectives.0.python"),
         ("deployment.router.policy=os:system", "deployment.router.policy"),
         ("deployment.router.policy={choices: [round_robin, 'os:system']}", "deployment.router.policy"),
+        ("deployment.aggregated.scheduling_policy=os:system", "deployment.aggregated.scheduling_policy"),
+        ("deployment.aggregated.autoscaler.predictor=os:system", "deployment.aggregated.autoscaler.predictor"),
         ("workload.source={type: trace, path: /etc/passwd}", "workload.source.path"),
         ("workload.source={choices: [{type: trace, path: ../../etc/passwd}]}", "workload.source.choices.0.path"),
         ("workload.source.requests=100000000", "workload.source.requests"),

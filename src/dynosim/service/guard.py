@@ -15,12 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynosim.config.load import parse_document
 from dynosim.errors import ConfigError
+from dynosim.policies.registry import PLACES
 from dynosim.space import SearchSpace, bundled_spaces
 
 SPACE_FILE = "space.yaml"
 MAX_BODY_BYTES = 1_000_000
 MAX_TRIALS = 2_000
 MAX_REQUESTS = 1_000_000
+POLICY_FIELDS = {place.field for place in PLACES.values()}
 
 
 def space_text(given: str | Mapping[str, Any]) -> str:
@@ -50,7 +52,7 @@ def check_data(data: Any, traces: Path | None) -> None:
     for path, value in _leaves(data):
         if "python" in path and value is not None:
             raise _refused(path, value, "Python objectives cannot be given over HTTP")
-        if "policy" in path and ":" in str(value):
+        if not POLICY_FIELDS.isdisjoint(path) and ":" in str(value):
             raise _refused(path, value, "policies over HTTP are bundled ones, by name")
         if path[-1] == "path" and not _is_inside(str(value), traces):
             raise _refused(path, value, "traces over HTTP are files of the directory given to 'serve --traces'")

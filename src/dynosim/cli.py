@@ -217,6 +217,9 @@ def _add_timing(verbs: Any) -> None:
     parser.add_argument(
         "--tensor-parallel-size", type=_positive, action="append", metavar="N", help="repeatable (default: 1 2 4 8)"
     )
+    parser.add_argument(
+        "--data-parallel-size", type=_positive, action="append", metavar="N", help="repeatable (default: 1)"
+    )
 
 
 def _add_track(verbs: Any) -> None:
@@ -419,10 +422,9 @@ def _spaces(args: argparse.Namespace) -> int:
 
 
 def _trace_stats(args: argparse.Namespace) -> int:
-    from dynosim.config import TraceSource, WorkloadConfig
-    from dynosim.workload import describe, load_workload
+    from dynosim.workload import describe, read_trace
 
-    stats = describe(load_workload(WorkloadConfig(source=TraceSource(path=args.path)), seed=0))
+    stats = describe(read_trace(args.path))
     if args.format == "json":
         _print_json(stats)
     else:
@@ -456,6 +458,7 @@ def _timing_build(args: argparse.Namespace) -> int:
         expert_parallel=args.enable_expert_parallel,
         version=args.engine_version,
         tensor_parallel_sizes=tuple(args.tensor_parallel_size or DEFAULT_SIZES),
+        data_parallel_sizes=tuple(args.data_parallel_size or (1,)),
     )
     print(path)
     return OK

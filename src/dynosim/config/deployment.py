@@ -149,9 +149,9 @@ class AutoscalerConfig(Config):
     """Keyword arguments of the policy: targets and thresholds."""
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt
-    interval_s: PositiveFloat = 30.0
+    interval_s: float = Field(default=30.0, ge=0.1)
     """Time between two decisions of the fast loop, which reacts to load."""
-    throughput_interval_s: PositiveFloat | None = None
+    throughput_interval_s: float | None = Field(default=None, ge=0.1)
     """Time between two decisions of the slow loop, which sizes the pool for the predicted request rate and is the
     lower bound of the fast one; no slow loop where not given."""
     predictor: str = "last_value"
@@ -203,8 +203,9 @@ class PoolConfig(Config):
     scheduling_policy: str = "fcfs"
     """Order of the waiting queue: a scheduling policy by name, or ``package.module:Class``."""
     scheduling_options: dict[str, Any] = Field(default_factory=dict)
-    scheduler_reserve_full_isl: bool = False
-    """Admit a request only when its whole prompt fits in the free blocks, not just the next chunk."""
+    scheduler_reserve_full_isl: bool = True
+    """vLLM and MAX_UTILIZATION: admit a request only when its whole prompt fits in the free blocks, not just the next
+    chunk. vLLM's default (``SchedulerConfig``)."""
     kv_offload: OffloadConfig = OffloadConfig()
     autoscaler: AutoscalerConfig | None = None
 
@@ -381,13 +382,27 @@ class DeploymentConfig(Config):
         """Return the GPU type that *pool* runs on."""
         return pool.gpu or self.gpu
 
+    def role_router(self, role: str) -> RouterConfig:
+        """Return the routing policy of the pool of *role*."""
+        if role == "decode" and self.disaggregated is not None and self.disaggregated.decode_router is not None:
+            return self.disaggregated.decode_router
+        return self.router
+
     def block_size(self, pool: PoolConfig) -> int:
         """Return the tokens per KV block of *pool*."""
         return pool.block_size or DEFAULT_BLOCK_SIZE[self.engine.name]
 
+    def gpu_counts(self) -> dict[str, int]:
+        """Return GPU type -> GPUs of all replicas of all pools, all that an autoscaler may add included."""
+        counts: dict[str, int] = {}
+        for pool in self.pools().values():
+            gpu = self.pool_gpu(pool)
+            counts[gpu] = counts.get(gpu, 0) + pool.max_replicas * pool.gpus_per_replica
+        return counts
+
     def num_gpus(self) -> int:
-        """Return the GPUs of all replicas of all pools, all that an autoscaler may add included."""
-        return sum(pool.max_replicas * pool.gpus_per_replica for pool in self.pools().values())
+        """Return the GPUs of all types."""
+        return sum(self.gpu_counts().values())
 
     def label(self) -> str:
         """Return the field's shorthand: ``2xTP4``, ``2xTP2+1xTP4`` (prefill + decode), ``1-4xTP2PP2`` (autoscaled)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from dynosim.config.base import Config
 
@@ -35,6 +35,8 @@ class BudgetConfig(Config):
 
     max_gpus: PositiveInt | None = None
     max_usd_per_hour: PositiveFloat | None = None
+    inventory: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    """GPUs that there are, by GPU type; types not named there are none of. No limit where empty."""
 
 
 class OptimizerConfig(Config):

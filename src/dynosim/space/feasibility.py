@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from dynosim.config import Scenario
+from dynosim.config import DeploymentConfig, Scenario
 from dynosim.config.load import Problem
 from dynosim.config.schema import Path
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.hardware import memory
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
-from dynosim.policies.registry import check_options, make_router, router_class
+from dynosim.policies.registry import Kind, make
 from dynosim.rng import stream
 from dynosim.timing import forward_times
 
@@ -27,6 +28,10 @@ def check(scenario: Scenario) -> None:
 
 def _check_budget(scenario: Scenario) -> None:
     budget, gpus = scenario.budget, scenario.deployment.num_gpus()
+    for gpu, count in scenario.deployment.gpu_counts().items():
+        available = budget.inventory.get(gpu, 0)
+        if budget.inventory and count > available:
+            raise InfeasibleError(f"needs {count} x {gpu}, budget.inventory has {available}")
     if budget.max_gpus is not None and gpus > budget.max_gpus:
         raise InfeasibleError(f"needs {gpus} GPUs, budget.max_gpus is {budget.max_gpus}")
     if budget.max_usd_per_hour is not None:
@@ -37,12 +42,10 @@ def _check_budget(scenario: Scenario) -> None:
 
 
 def usd_per_hour(scenario: Scenario) -> float:
-    """Return what the GPUs of *scenario* cost per hour."""
-    prices, deployment, total = scenario.prices, scenario.deployment, 0.0
-    for pool in deployment.pools().values():
-        gpu = deployment.pool_gpu(pool)
-        price = prices.usd_per_gpu_hour.get(gpu) or get_gpu(gpu).usd_per_hour[prices.table]
-        total += pool.replicas * pool.tensor_parallel_size * price
+    """Return what the GPUs of *scenario* cost per hour, all that an autoscaler may add included."""
+    prices, total = scenario.prices, 0.0
+    for gpu, count in scenario.deployment.gpu_counts().items():
+        total += count * (prices.usd_per_gpu_hour.get(gpu) or get_gpu(gpu).usd_per_hour[prices.table])
     return total
 
 
@@ -56,16 +59,16 @@ def unknown_names(scenario: Scenario) -> list[Problem]:
         try:
             look_up(name)
         except ConfigError as error:
-            problems.append(Problem(path, error.message, "unknown_name"))
+            problems.append(Problem(path or tuple(error.path.split(".")), error.message, "unknown_name"))
     return problems
 
 
 def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], Any]]:
-    """Yield (path, function that raises ConfigError for an unknown name, name)."""
+    """Yield (path, function that raises ConfigError for an unknown name, name); without a path the error has it."""
     from dynosim.metrics import check_slo  # imports the simulator
     from dynosim.objectives import resolve
 
-    deployment, router = scenario.deployment, scenario.deployment.router
+    deployment = scenario.deployment
     yield ("deployment", "model"), get_model, deployment.model
     yield ("deployment", "gpu"), get_gpu, deployment.gpu
     for role, pool in deployment.pools().items():
@@ -73,18 +76,29 @@ def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], 
         yield ("deployment", *section, "gpu"), get_gpu, deployment.pool_gpu(pool)
     for name in scenario.prices.usd_per_gpu_hour:
         yield ("prices", "usd_per_gpu_hour", name), get_gpu, name
-    yield ("deployment", "router", "policy"), router_class, router.policy
-    for option in router.options:
-        path = ("deployment", "router", "options", option)
-        yield path, lambda name: check_options(router.policy, {name: None}), option
-    yield (
-        ("deployment", "router", "options"),
-        lambda given: make_router(router.policy, given, stream(0, "")),
-        router.options,
-    )
+    for name in scenario.budget.inventory:
+        yield ("budget", "inventory", name), get_gpu, name
+    for kind, where, name, options in _policies(deployment):
+        yield (), partial(make, kind, options=options, path=where, rng=stream(0, "")), name
     for index, objective in enumerate(scenario.objectives):
         if objective.metric:
             yield ("objectives", str(index), "metric"), resolve, objective
     for metric, bounds in scenario.slo.items():
         for stat, bound in bounds.items():
             yield ("slo", metric, stat), check_slo, {metric: {stat: bound}}
+
+
+def _policies(deployment: DeploymentConfig) -> Iterator[tuple[Kind, str, str, dict[str, Any]]]:
+    """Yield (kind, section, name, options) of every policy of *deployment*."""
+    yield "router", "deployment.router", deployment.router.policy, deployment.router.options
+    split = deployment.disaggregated
+    if split is not None and split.decode_router is not None:
+        second = split.decode_router
+        yield "router", "deployment.disaggregated.decode_router", second.policy, second.options
+    for role, pool in deployment.pools().items():
+        section = "deployment.aggregated" if role == "mixed" else f"deployment.disaggregated.{role}"
+        yield "scheduling_policy", section, pool.scheduling_policy, pool.scheduling_options
+        if pool.autoscaler is not None:
+            scaler, section = pool.autoscaler, f"{section}.autoscaler"
+            yield "autoscaler", section, scaler.policy, scaler.options
+            yield "predictor", section, scaler.predictor, scaler.predictor_options

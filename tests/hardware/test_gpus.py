@@ -5,9 +5,16 @@ from dynosim.hardware.gpus import GPUS, get_gpu
 
 SURVEYED = {
     "h100_sxm": (1.30, 1.69, 1.30, 1730),
+    "h200_sxm": (1.41, 1.74, 1.60, 1730),
     "b200_sxm": (1.95, 2.34, 2.90, 2170),
+    "b300_sxm": (2.34, 2.808, 3.48, 2170),
+    "gb200": (2.21, 2.75, 3.30, 2100),
+    "gb300": (2.652, 3.30, 3.96, 2100),
+    "mi300x": (1.12, 1.40, 1.55, 1790),
+    "mi325x": (1.28, 1.59, 1.80, 2180),
     "mi355x": (1.48, 1.90, 2.10, 2650),
 }
+"""design/simulator.md, section 8: hyperscaler, neocloud, three-year rental, W."""
 
 
 @pytest.mark.parametrize("name", SURVEYED)

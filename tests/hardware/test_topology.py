@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from dynosim.config import DeploymentConfig, DisaggregatedConfig, PoolConfig, TopologyConfig
 from dynosim.hardware.topology import Rank, place
 
-GB = 1e9
-
 
 def _aggregated(topology, model="llama-3.1-70b", gpu="h200_sxm", **pool):
     return place(DeploymentConfig(model=model, gpu=gpu, topology=topology, aggregated=PoolConfig(**pool)))
@@ -56,36 +54,27 @@ def test_gpu_types_have_racks_of_their_own():
     assert _nodes(placement, "decode") == [[4]]
 
 
-def test_routes_take_nvlink_ports_then_network_ports_then_uplinks():
-    topology = TopologyConfig(placement="spread", nodes_per_rack=1, rack_uplink_gb_s=100)
-    placement = _disaggregated(topology, {"replicas": 2, "tensor_parallel_size": 2}, {"replicas": 2})
-    source = Rank("prefill", 0)
-    near, far = (placement.route(source, Rank("decode", replica)) for replica in (0, 1))
-    assert near == (("prefill/0/0/nvlink/out", 2 * 450 * GB), ("decode/0/0/nvlink/in", 4 * 450 * GB))
-    assert far == (
-        ("prefill/0/0/network/out", 2 * 50 * GB),
-        ("decode/1/0/network/in", 4 * 50 * GB),
-        ("rack/0/out", 100 * GB),
-        ("rack/1/in", 100 * GB),
-    )
-    one_rack = _disaggregated(topology.model_copy(update={"nodes_per_rack": 2}), {"replicas": 2}, {"replicas": 2})
-    assert len(one_rack.route(source, Rank("decode", 1))) == 2
+def test_a_hand_off_meets_in_a_domain_or_in_a_rack_or_not_at_all():
+    topology = TopologyConfig(placement="spread", nodes_per_rack=2)
+    placement = _disaggregated(topology, {"replicas": 3, "tensor_parallel_size": 4}, {"replicas": 3})
+    places = [Rank("prefill", 0), *(Rank("decode", replica) for replica in range(3))]
+    assert [placement.domains(place) for place in places] == [{0}, {0}, {1}, {2}]
+    assert [placement.rack(place) for place in places] == [0, 0, 0, 1]
+    joined = topology.model_copy(update={"nvlink_domain": "rack"})
+    placement = _disaggregated(joined, {"replicas": 3, "tensor_parallel_size": 4}, {"replicas": 3})
+    assert [placement.domains(place) for place in places] == [{0}, {0}, {0}, {1}]
 
 
-def test_without_a_topology_every_hand_off_takes_the_network():
+def test_without_a_topology_nothing_crosses():
     placement = _disaggregated(None, {"tensor_parallel_size": 2}, {})
-    route = placement.route(Rank("prefill", 0), Rank("decode", 0))
-    assert [link.bandwidth_bytes_s for link in route] == [2 * 50 * GB, 4 * 50 * GB]
+    assert not placement.nodes
     assert placement.crossing("prefill", 0) == (0.0, 0.0)
 
 
-def test_a_data_parallel_rank_sends_through_the_ports_of_its_own_gpus():
-    placement = _disaggregated(
-        TopologyConfig(gpus_per_node=4), {"tensor_parallel_size": 4, "data_parallel_size": 2}, {}
-    )
-    first, second = (placement.route(Rank("prefill", 0, rank), Rank("decode", 0)) for rank in (0, 1))
-    assert first[0] == ("prefill/0/0/network/out", 4 * 50 * GB)
-    assert second[0] == ("prefill/0/1/network/out", 4 * 50 * GB)
+def test_data_parallel_ranks_have_places_of_their_own():
+    pool = {"tensor_parallel_size": 4, "data_parallel_size": 2}
+    placement = _disaggregated(TopologyConfig(gpus_per_node=4), pool, {})
+    assert [placement.domains(Rank("prefill", 0, rank)) for rank in (0, 1)] == [{0}, {1}]
 
 
 def test_crossing_is_the_slower_all_reduces_by_hand():

@@ -1,8 +1,8 @@
 """Where replicas stand: GPUs on nodes, NVLink domains and racks, and what crossing between them costs.
 
-Pure geometry of a deployment; time does not appear. All replicas that an autoscaler may add have their place from the
-start. Nodes hold one type of GPU, and racks one type of node. A deployment without ``topology`` has no places: its
-hand-offs go from network port to network port and nothing crosses.
+A pure function of the deployment: all replicas that an autoscaler may add have their place from the start. Nodes hold
+one type of GPU, and racks one type of node. A deployment without ``topology`` has no places: its hand-offs go from
+network port to network port and nothing crosses.
 """
 
 from __future__ import annotations
@@ -33,13 +33,6 @@ class Rank(NamedTuple):
     rank: int = 0
 
 
-class Link(NamedTuple):
-    """A link that transfers share, one direction of it."""
-
-    name: str
-    bandwidth_bytes_s: float
-
-
 @dataclass(frozen=True)
 class Placement:
     """The places of all replicas of a deployment."""
@@ -56,20 +49,6 @@ class Placement:
         """Return the rack of *place*, of its first GPU where it spans several."""
         assert self.deployment.topology is not None
         return int(self._nodes(place)[0]) // self.deployment.topology.nodes_per_rack
-
-    def route(self, source: Rank, target: Rank) -> tuple[Link, ...]:
-        """Return the links that a KV hand-off takes at the same time.
-
-        Inside one NVLink domain both NVLink ports; else both network ports, and between racks their uplinks too.
-        """
-        topology = self.deployment.topology
-        if topology is not None and len(self.domains(source) | self.domains(target)) == 1:
-            return self._port(source, "nvlink", "out"), self._port(target, "nvlink", "in")
-        ports = self._port(source, "network", "out"), self._port(target, "network", "in")
-        if topology is None or self.rack(source) == self.rack(target):
-            return ports
-        uplink = topology.rack_uplink_gb_s * 1e9
-        return *ports, Link(f"rack/{self.rack(source)}/out", uplink), Link(f"rack/{self.rack(target)}/in", uplink)
 
     def crossing(self, role: str, replica: int) -> tuple[float, float]:
         """Return what standing on several NVLink domains adds to a pass of one replica: (s, s per token).
@@ -133,15 +112,6 @@ class Placement:
         nodes = self.nodes[place.role][place.replica]
         gpus = len(nodes) // self.deployment.pools()[place.role].data_parallel_size
         return nodes[place.rank * gpus :][:gpus]
-
-    def _port(self, place: Rank, kind: str, direction: str) -> Link:
-        """All GPUs of a rank hold a part of its KV cache and send it side by side."""
-        pool = self.deployment.pools()[place.role]
-        gpus = pool.gpus_per_replica // pool.data_parallel_size
-        assert self.deployment.disaggregated is not None
-        network = self.deployment.disaggregated.kv_transfer.bandwidth_gb_s * 1e9
-        per_gpu = network if kind == "network" else get_gpu(self.deployment.pool_gpu(pool)).nvlink_bytes_s
-        return Link(f"{place.role}/{place.replica}/{place.rank}/{kind}/{direction}", gpus * per_gpu)
 
 
 def stage_bytes(deployment: DeploymentConfig, pool: PoolConfig) -> float:

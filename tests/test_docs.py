@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 from dynosim.cli import _parser
 from dynosim.config import SLO, DeploymentConfig, LinkConfig, PoolConfig, RouterConfig, WorkloadConfig
 from dynosim.metrics import METRICS, STATS, check_slo
-from dynosim.policies.registry import routers
+from dynosim.policies.registry import PLACES, Kind, policies, policy_class
 from dynosim.space import SearchSpace, bundled_spaces
 from dynosim.workload import load_workload
 
@@ -71,9 +72,12 @@ def test_bundled_spaces_are_listed() -> None:
     assert set(re.findall(r"`(.*?)`", listed[1])) == set(bundled_spaces())
 
 
-@pytest.mark.parametrize("router", routers())
-def test_every_router_is_described(router: str) -> None:
-    assert router in TERMS
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in PLACES for name in policies(kind)])
+def test_every_policy_has_a_row_with_its_options(kind: Kind, name: str) -> None:
+    options = inspect.signature(policy_class(kind, name)).parameters.values()
+    defaults = [f"`{option.name}` {option.default}" for option in options if option.name != "rng"]
+    rows = re.findall(rf"^\| `{name}` \| .+ \| (.*)\|$", PAGES["policies"], re.MULTILINE)
+    assert [row.replace('"', "").strip() for row in rows] == [", ".join(defaults)]
 
 
 @pytest.mark.parametrize("model", [DeploymentConfig, PoolConfig, LinkConfig])

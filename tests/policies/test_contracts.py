@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dynosim.errors import ConfigError
@@ -117,3 +121,16 @@ def test_views_do_not_show_the_answers_length() -> None:
     queue, scaling = ({field.name for field in dataclasses.fields(view)} for view in (QueueView, ScalingView))
     names = {*RequestView._fields, *PoolView._fields, *queue, *scaling}
     assert not [name for name in names if "output" in name or "generated" in name]
+
+
+def test_the_examples_of_the_page_work() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    space: dict[str, Any] = {"__name__": "examples"}
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], space)
+    loads, cached = np.array([9, 2, 0]), np.array([512, 256, 0])
+    view = PoolView("mixed", 16, np.arange(3), loads, loads, loads, lambda: cached, lambda: 0 * cached)
+    request = RequestView(0, 700, 0, 0, np.arange(2), 512)
+    assert [space["ShortestQueue"](spill).route(request, view) for spill in (8, 9, 1)] == [1, 0, 2]
+    queue = QueueView(np.array([50, 20, 10]), np.array([0, 0, 1]), np.full(3, np.inf))
+    assert space["ShortPromptsOfUrgentUsers"]().keys(queue).argsort().tolist() == [1, 0, 2]
+    assert space["OneReplicaPer100Requests"]().desired(SimpleNamespace(outstanding_requests=101)) == 2

@@ -1,8 +1,12 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from dynosim.errors import ConfigError
 from dynosim.hardware.gpus import GPUS, get_gpu
 
+PAGE = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
 SURVEYED = {
     "h100_sxm": (1.30, 1.69, 1.30, 1730),
     "h200_sxm": (1.41, 1.74, 1.60, 1730),
@@ -38,3 +42,11 @@ def test_a100_has_no_fp8():
 def test_unknown_gpu_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'h100_sxm'"):
         get_gpu("h100")
+
+
+@pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS.keys())
+def test_the_page_has_the_card(gpu):
+    (row,) = re.findall(rf"^\| `{gpu.name}` \| (.+) \|$", PAGE, re.MULTILINE)
+    prices = ", ".join(f"{price:.2f}" for price in gpu.usd_per_hour.values())
+    assert row.split(" | ")[0] == f"{gpu.memory_bytes / 2**30:.0f}"
+    assert row.split(" | ")[-3:] == [str(gpu.scale_up_gpus), prices, f"{gpu.power_w / 1e3:.2f}"]

@@ -95,21 +95,6 @@ def make(kind: Kind, name: str, options: Mapping[str, Any], path: str, rng: np.r
         raise ConfigError(f"{dict(options)}: {kind} {name}: {error}", path=section) from error
 
 
-def routers() -> Mapping[str, type]:
-    """Return name -> class of the built-in routers."""
-    return policies("router")
-
-
-def router_class(policy: str) -> type:
-    """Return the class of router *policy*; ConfigError with the known names on a miss."""
-    return policy_class("router", policy, "deployment.router")
-
-
-def check_options(policy: str, options: Mapping[str, Any]) -> None:
-    """Raise ConfigError when router *policy* does not take one of *options*."""
-    check_names("router", policy, options, "deployment.router")
-
-
 def make_router(policy: str, options: Mapping[str, Any], rng: np.random.Generator) -> Router:
     """Return a router; one that declares an ``rng`` argument gets the run's stream for routing."""
     return cast(Router, make("router", policy, options, "deployment.router", rng))

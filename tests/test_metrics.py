@@ -27,6 +27,7 @@ def _make_pool(**fields: Any) -> PoolRecord:
         "role": "mixed", "gpu": "h100_sxm", "replicas": 1, "gpus_per_replica": 1, "kv_blocks": 1000, "block_size": 16,
         "max_num_seqs": 10, "gpu_seconds": 100.0, "busy_s": 50.0, "passes": 1, "prefill_tokens": 1, "decode_tokens": 1,
         "mean_batch": 2.0, "mean_kv_utilization": 0.5, "extrapolated_pass_share": 0.0,
+        "timeline": np.array([[0.0, 1, 1, 0, 0]]), "decode_rounds": 0, "link_utilization": {},
     }  # fmt: skip
     return PoolRecord(**(defaults | fields))
 
@@ -34,7 +35,7 @@ def _make_pool(**fields: Any) -> PoolRecord:
 def _make_result(
     requests: NDArray[Any], pools: tuple[PoolRecord, ...] = (), duration_s: float = 100.0, warmup: int = 0
 ) -> SimulationResult:
-    return SimulationResult(requests, make_gaps(()), pools or (_make_pool(),), duration_s, warmup, ())
+    return SimulationResult(requests, make_gaps(()), pools or (_make_pool(),), duration_s, warmup, (), "")
 
 
 def _make_random(n: int = 500) -> NDArray[Any]:
@@ -116,7 +117,7 @@ def test_every_statistic_of_a_per_request_metric_is_numpys() -> None:
 
 def test_inter_chunk_latency_is_over_all_token_gaps() -> None:
     seconds = np.random.default_rng(0).lognormal(-4.0, 1.0, 3000)
-    result = SimulationResult(_make_random(), make_gaps((x, 0.0, 1, 1) for x in seconds), (_make_pool(),), 100.0, 0, ())
+    result = SimulationResult(_make_random(), make_gaps((x, 0.0, 1, 1) for x in seconds), (_make_pool(),), 100.0, 0, (), "")
     metrics = summarize(result, {}, PriceConfig())
     exact = {"avg": seconds.mean(), "min": seconds.min(), "max": seconds.max(), "sum": seconds.sum()}
     for stat, value in exact.items():
@@ -174,12 +175,11 @@ def test_autoscaling_links_speculation_and_tiers_by_hand() -> None:
     requests["queue_s"] = (1.0, 3.0)
     requests["wait_kv_blocks_s"], requests["wait_cold_start_s"] = (1.0, 2.0), (0.0, 1.0)
     requests["retries"] = (0, 2)
-    grown = np.array([[0.0, 1, 1], [10.0, 3, 1], [40.0, 3, 3], [60.0, 2, 2], [80.0, 3, 2]])
+    grown = np.array([[0.0, 1, 1, 0, 0], [10, 3, 1, 2, 0], [40, 3, 3, 0, 0], [60, 2, 2, 0, 0], [80, 3, 2, 1, 0]])
     links = {"host_read": 0.2, "host_write": 0.3}
     pools = (
         _make_pool(role="prefill", gpu_seconds=200.0, timeline=grown, link_utilization=links),
-        _make_pool(role="decode", gpu_seconds=400.0, gpus_per_replica=4, timeline=np.array([[0.0, 1, 1]]),
-                   decode_tokens=300, decode_rounds=120),
+        _make_pool(role="decode", gpu_seconds=400.0, gpus_per_replica=4, decode_tokens=300, decode_rounds=120),
     )  # fmt: skip
     metrics = summarize(_make_result(requests, pools), {}, PriceConfig())
     expected = {

@@ -306,6 +306,7 @@ def _predict(args: argparse.Namespace) -> int:
     else:
         missed = [name for name, violation in view["slo_violations"].items() if violation is None or violation > 0.0]
         _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view["metrics"])
+        print(view["bottleneck"])
         print(f"SLO: {'missed: ' + ', '.join(missed) if missed else 'met' if view['slo_violations'] else 'none given'}")
     return OK
 
@@ -338,6 +339,8 @@ def _show_trial(study: Study, args: argparse.Namespace) -> int:
         _print_metrics(f"trial {args.trial}: {view['label']} on {view['gpus']} GPUs", view["metrics"] or {})
         for path, value in view["point"].items():
             print(f"{path} = {value}")
+        if view["bottleneck"]:
+            print(view["bottleneck"])
         print(f"{view['status']} {view['reason']}".strip())
     return OK
 

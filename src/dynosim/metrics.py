@@ -19,7 +19,15 @@ from dynosim.config.schema import nearest
 from dynosim.errors import ConfigError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.simulation import SimulationResult, gaps
-from dynosim.simulation.records import COMPLETED, FAILED, INCOMPLETE, REJECTED, WAIT_REASONS, PoolRecord
+from dynosim.simulation.records import (
+    COMPLETED,
+    FAILED,
+    INCOMPLETE,
+    REJECTED,
+    UNSENT,
+    WAIT_REASONS,
+    PoolRecord,
+)
 
 Array = NDArray[np.float64]
 Value = float | dict[str, float] | None
@@ -233,6 +241,7 @@ def _saturated(requests: NDArray[Any], end_s: float) -> bool:
 def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metrics:
     """Return all metrics of *result*. Rates are per second from the first measured arrival to the last token."""
     measured = result.requests[result.warmup_requests :]
+    measured = measured[measured["status"] != UNSENT]
     done = measured[measured["status"] == COMPLETED]
     latencies = _latencies(done)
     values: dict[str, Value] = {name: _describe(x) for name, x in latencies.items()}
@@ -266,7 +275,7 @@ def _ratio(part: float, whole: float) -> float:
 
 def _end_s(result: SimulationResult) -> float:
     """Return the virtual time at which the run ended."""
-    return float(result.requests["arrival_s"].min()) + result.duration_s
+    return float(np.nanmin(result.requests["arrival_s"])) + result.duration_s
 
 
 def _gpus(result: SimulationResult) -> float:

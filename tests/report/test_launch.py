@@ -47,7 +47,7 @@ CASES = [
     ("vllm", {"max_num_seqs": 64, "max_num_batched_tokens": 2048}, {}, {"max-num-seqs": "64", "max-num-batched-tokens": "2048"}),
     ("vllm", {"enable_chunked_prefill": False}, {}, {"no-enable-chunked-prefill": True, "enable-prefix-caching": True}),
     ("vllm", {"enable_prefix_caching": False, "block_size": 32}, {}, {"no-enable-prefix-caching": True, "block-size": "32"}),
-    ("vllm", {"scheduling_policy": "priority", "scheduler_reserve_full_isl": True}, {}, {"scheduling-policy": "priority", "scheduler-reserve-full-isl": True}),
+    ("vllm", {"scheduling_policy": "priority", "scheduler_reserve_full_isl": False}, {}, {"scheduling-policy": "priority", "no-scheduler-reserve-full-isl": True}),
     ("vllm", {"kv_offload": {"host": {"size_gib": 200.0}}}, {}, {"kv-offloading-size": "200", "kv-offloading-backend": "native"}),
     ("vllm", {"num_gpu_blocks_override": 77, "gpu_memory_utilization": 0.8}, {}, {"num-gpu-blocks-override": "77", "gpu-memory-utilization": "0.8"}),
     ("vllm", {}, {"quantization": "fp8"}, {"kv-cache-dtype": "fp8"}),

@@ -16,6 +16,7 @@ import numpy as np
 
 from dynosim.hardware.gpus import get_gpu
 from dynosim.metrics import METRICS
+from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
 from dynosim.search import pareto
 from dynosim.search.trial import Status
 from dynosim.space import Parameter, Range
@@ -23,9 +24,6 @@ from dynosim.space import Parameter, Range
 if TYPE_CHECKING:
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
-
-LATENCY_PARTS = ("queue_time", "prefill_time", "kv_transfer_time", "decode_time", "preempted_time", "stall_time")
-"""They sum to ``request_latency``, request by request."""
 
 AXES = (
     "gpus",
@@ -346,5 +344,6 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "metrics": {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
         "violations": {name: v if math.isfinite(v) else None for name, v in outcome.constraints.items()},
+        "bottleneck": bottleneck(flat) if outcome.metrics else "",
         "reason": outcome.reason,
     }

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dynosim.report.analysis import data
+from dynosim.report.timeline import timelines
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def html(study: Study, provenance: dict[str, Any] | None = None) -> str:
     """Return the page of *study* with its data embedded; *provenance* goes into the footer."""
-    return page({**data(study), "provenance": provenance or {}}, None)
+    return page({**data(study), "timelines": timelines(study), "provenance": provenance or {}}, None)
 
 
 def page(data: dict[str, Any] | None, live_url: str | None) -> str:

@@ -50,7 +50,6 @@ def _without_flag(deployment: DeploymentConfig, pool: PoolConfig) -> dict[str, A
     disk, remote = (tier and f"{tier.size_gib:g} GiB" for tier in (tiers.disk, tiers.remote))
     found = {
         "scheduling_policy": None if pool.scheduling_policy in policies[engine] else pool.scheduling_policy,
-        "scheduler_reserve_full_isl": (pool.scheduler_reserve_full_isl and engine != "vllm") or None,
         "num_gpu_blocks_override": None if engine == "vllm" else pool.num_gpu_blocks_override,
         "enable_chunked_prefill": False if engine == "sglang" and not pool.enable_chunked_prefill else None,
         "kv_offload.disk": disk if engine != "sglang" else None,
@@ -104,7 +103,7 @@ def _vllm(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: str)
         "gpu-memory-utilization": pool.gpu_memory_utilization,
         "num-gpu-blocks-override": pool.num_gpu_blocks_override,
         "scheduling-policy": "priority" if pool.scheduling_policy == "priority" else None,
-        "scheduler-reserve-full-isl": pool.scheduler_reserve_full_isl,
+        "scheduler-reserve-full-isl" if pool.scheduler_reserve_full_isl else "no-scheduler-reserve-full-isl": True,
         "quantization": "fp8" if _quantises(deployment) else None,
         "kv-cache-dtype": "fp8" if kv_dtype(deployment) == "fp8" else None,
         "kv-offloading-size": host and f"{host.size_gib:g}",

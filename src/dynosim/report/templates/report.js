@@ -158,6 +158,19 @@ function budget(t) {
   Plotly.react("budget", D.parts.map((part, i) => ({ type: "bar", orientation: "h", name: part.label, y: bars.map(name), x: bars.map(b => b.parts[i]), marker: { color: PARTS[i] }, hovertemplate: `${part.label}: %{x:,.1f} ms<extra>%{y}</extra>` })).filter(b => b.x.some(v => v > 0)),
     { ...LAYOUT, barmode: "stack", bargap: 0.35, margin: { l: 64, r: 8, t: 4, b: 40 }, xaxis: { title: { text: "mean request latency by phase (ms)", font: { size: 12.5 } }, gridcolor: "#e9edf1", zeroline: false }, yaxis: { automargin: true }, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal", font: { ...FONT, size: 11.5 } } }, { ...CONFIG, displayModeBar: false });
 }
+function timeline(t) {
+  const course = (D.timelines || {})[t.number], node = el("timeline");
+  node.hidden = !course;
+  if (!course) return;
+  const step = (name, x, y, more) => ({ type: "scatter", mode: "lines", name, x, y, line: { shape: "hv", width: 1.5 }, ...more });
+  const pools = Object.entries(course.pools).flatMap(([role, p], i) => [
+    step(`${role}: paid for`, p.time_s, p.provisioned, { line: { shape: "hv", width: 1.5, dash: "dot", color: PARTS[i + 1] } }),
+    step(`${role}: serving`, p.time_s, p.serving, { line: { shape: "hv", width: 2, color: PARTS[i + 1] } })]);
+  const queue = { type: "scatter", mode: "lines", name: "queue", x: course.queue.time_s, y: course.queue.requests, yaxis: "y2", line: { width: 1, color: WARM } };
+  const axis = (text, more) => ({ title: { text, font: { size: 12.5 } }, rangemode: "tozero", zeroline: false, gridcolor: "#e9edf1", ...more });
+  Plotly.react("timeline", [...pools, queue], { ...LAYOUT, height: 230, margin: { l: 44, r: 48, t: 4, b: 40 }, xaxis: axis("time (s)"), yaxis: axis("replicas"),
+    yaxis2: axis("requests waiting", { overlaying: "y", side: "right", showgrid: false }), legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { ...FONT, size: 11.5 } } }, { ...CONFIG, displayModeBar: false });
+}
 // ---- text
 function table(node, heads, rows, textColumns) {
   const cls = i => i < textColumns ? ' class="text"' : "";
@@ -177,6 +190,8 @@ function select(number) {
   const t = trialOf(number), base = D.baseline === null ? null : trialOf(D.baseline), at = D.frontier.indexOf(number);
   el("selected-title").innerHTML = `Trial ${number} · ${esc(t.label)} <span class="muted">${gpusOf(t)} × ${esc(gpuText(t))}</span>`;
   budget(t);
+  el("bottleneck").textContent = t.bottleneck;
+  timeline(t);
   const file = at >= 0 ? `${String(at + 1).padStart(4, "0")}.yaml` : number === D.baseline ? "baseline.yaml" : null;
   el("detail").innerHTML = `<table id="numbers"></table><table id="changes"></table>` + (file ? `<code>dynosim predict runs/${esc(D.study)}/recommendations/${file}</code>` : "");
   const keys = [...new Set([...D.objectives.map(o => o.key), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.metrics);

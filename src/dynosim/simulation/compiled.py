@@ -8,16 +8,22 @@ than most calls do.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from llvmlite import ir
+from numba import from_dtype, njit, types
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
+from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
-SOURCES = ("compiled.py", "engine.py", "gaps.py", "kv_cache.py")
+SOURCES = (
+    "compiled.py", "engine.py", "gaps.py", "kv_cache.py", "links.py", "passes.py", "queues.py", "schedulers.py",
+    "state.py", "tiers.py",
+)  # fmt: skip
 """Modules whose functions are compiled into each other."""
 DIGEST = hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)).hexdigest()
 
@@ -28,16 +34,16 @@ def entry(function: Callable[..., Any], **options: bool) -> Any:
     numba alone asks only whether the function's own file has changed, and would go on with old code of the others.
     """
     dispatcher = njit(cache=True, **options)(function)
-    dispatcher._cache._cache_file._source_stamp = DIGEST
+    index = dispatcher._cache._cache_file
+    index._source_stamp = DIGEST
+    # Numba unpickles an index before it compares stamps; one of other sources may name what is no longer there.
+    index._index_path += f".{DIGEST[:8]}"
     return dispatcher
 
 
 def inner(function: Callable[..., Any]) -> Any:
     """Compile a function that only compiled code calls."""
     return entry(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
-
-INT32, INT64, FLOAT64 = np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float64)
 
 
 def handle_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
@@ -48,21 +54,60 @@ def handle_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
-@intrinsic
-def _pointer(typing_context, address):
-    def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(types.voidptr))
+class State(types.Type):
+    """In compiled code: the address of a handle, with the arrays as attributes. One word to pass on, whatever it holds.
 
-    return types.voidptr(types.int64), codegen
+    *fields* is name -> (dtype, dimensions) in the order of the handle.
+    """
+
+    def __init__(self, name: str, fields: Mapping[str, tuple[np.dtype[Any], int]]) -> None:
+        super().__init__(name)
+        self.arrays = {
+            field: (row, types.Array(from_dtype(dtype), ndim, "C"))
+            for row, (field, (dtype, ndim)) in enumerate(fields.items())
+        }
 
 
-@inner
-def view(handle, row, dtype):
-    """Return array *row* of a handle, one-dimensional."""
-    return carray(_pointer(handle[row, 0]), (handle[row, 1],), dtype)
+@register_model(State)
+class _StateModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, ir.IntType(64))
 
 
-@inner
-def view2(handle, row, dtype):
-    """Return array *row* of a handle, two-dimensional."""
-    return carray(_pointer(handle[row, 0]), (handle[row, 1], handle[row, 2]), dtype)
+@infer_getattr
+class _StateAttributes(AttributeTemplate):
+    key = State
+
+    def generic_resolve(self, state, name):
+        return state.arrays[name][1] if name in state.arrays else None
+
+
+@lower_getattr_generic(State)
+def _lower_attribute(context, builder, state, address, name):
+    """Build the array from its row of the handle."""
+    row, array_type = state.arrays[name]
+    table = builder.inttoptr(address, ir.IntType(64).as_pointer())
+    data, length, width = (builder.load(builder.gep(table, [ir.IntType(64)(3 * row + i)])) for i in range(3))
+    size = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+    one = ir.IntType(64)(size)
+    shape, strides = [length], [one]
+    if array_type.ndim == 2:
+        shape, strides = [length, width], [builder.mul(width, one), one]
+    array = context.make_array(array_type)(context, builder)
+    pointer = builder.inttoptr(data, array.data.type)
+    populate_array(array, data=pointer, shape=shape, strides=strides, itemsize=one, meminfo=None)
+    return array._getvalue()
+
+
+def opener(state: State) -> Any:
+    """Return the compiled function from a handle to *state*."""
+
+    @intrinsic
+    def open_state(typing_context, handle):
+        def codegen(context, builder, signature, args):
+            array = context.make_array(signature.args[0])(context, builder, args[0])
+            return builder.ptrtoint(array.data, ir.IntType(64))
+
+        return state(handle), codegen
+
+    return open_state

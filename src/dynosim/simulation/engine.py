@@ -1,405 +1,92 @@
-"""The replica engine: vLLM V1's continuous batching on flat arrays, compiled, with exact jumps over decode passes.
+"""The replica engine: continuous batching on flat arrays, compiled, with exact jumps over decode passes.
 
-One ``Engine`` holds all replicas of one pool. A replica alternates ``_plan`` and ``_commit``: plan schedules the next
-forward pass as vLLM V1 does (running requests first, then the waiting queue, under one token budget) and knows when it
-ends; commit makes its effects visible. While a batch only decodes, nothing is decided between passes: plan then covers
-k passes at once, up to the first finish, arrival or block shortage. Their total time is closed form because a pass is
-piecewise linear in the batch's total context (``timing.base``).
+One ``Engine`` holds all replicas of one pool. A row alternates ``_plan`` and ``_commit``: plan lets the scheduler choose
+the next forward pass (``schedulers``) and knows when it ends; commit makes its effects visible. While a batch only
+decodes, nothing is decided between passes: plan then covers k passes at once, up to the first finish, arrival or block
+shortage. Their total time is closed form because a pass is piecewise linear in the batch's total context
+(``timing.base``). Ranks step through their passes one by one, as the slowest may change; pipelines and speculative
+decoding plan every pass.
 
-As in vLLM V1 there is no prefill phase and no decode phase: a request knows ``input + generated`` tokens and has
-computed ``ctx`` of them; a pass moves ``ctx`` forward, and when it has caught up a token comes out.
-
-Left out: pipeline stages, attention data parallelism, speculative decoding, KV tiers, other queue orders.
+``next_event`` runs all pools and the links in time order. At equal times copies end first, then passes, then passes
+start, so that whatever an end causes can still join.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dynosim.simulation import kv_cache
-from dynosim.simulation.compiled import FLOAT64, INT32, INT64, entry, inner, view, view2
+from dynosim.simulation import kv_cache, links, queues, tiers
+from dynosim.simulation.compiled import entry, inner
 from dynosim.simulation.gaps import record_gaps
-
-NONE = np.int64(-1)  # a typed constant: a literal would compile every function twice
-LOCAL, REMOTE, MOVING, LANDED = 0, 1, 2, 3
-"""Where a job's prompt KV is: computed here; on another replica; on its way; arrived, about to decode."""
-PREFILL_DONE, FINISHED, RESERVED = 0, 1, 2
-"""Kinds of events the cluster may watch."""
-
-REPLICA = np.dtype(
-    [
-        ("now", "f8"),  # start of the planned pass, or of the next one
-        ("end", "f8"),  # end of the planned passes; inf when there is nothing to do
-        ("planned", "i8"),
-        ("passes_planned", "i8"),
-        ("n_running", "i8"),
-        ("n_decode", "i8"),  # in the planned pass
-        ("n_measured", "i8"),  # decodes whose gap counts: after the warm-up, not resumed from preemption
-        ("prefill_tokens", "i8"),  # in the planned pass
-        ("context", "i8"),  # total context of the planned pass's decodes
-        ("wait_head", "i8"),
-        ("wait_tail", "i8"),
-        ("lru_head", "i8"),
-        ("lru_tail", "i8"),
-        ("slot_head", "i8"),
-        ("slots_used", "i8"),
-        ("free_blocks", "i8"),
-        ("outstanding", "i8"),  # what a router sees: requests sent here and not finished,
-        ("prefill_load", "i8"),  # their uncached prompt tokens before the first token,
-        ("kv_load", "i8"),  # and their prompt tokens
-        ("busy_s", "f8"),
-        ("passes", "i8"),
-        ("prefill_done_tokens", "i8"),
-        ("decode_done_tokens", "i8"),
-        ("batch_time", "f8"),
-        ("block_time", "f8"),
-        ("stall_planned", "f8"),  # what prefill chunks add to the planned pass, and
-        ("stalled", "f8"),  # have added to all passes with decodes so far
-        ("extrapolated_s", "f8"),
-    ]
+from dynosim.simulation.passes import pass_time, run_decodes, stall, through_stages
+from dynosim.simulation.schedulers import blocks_of, cache_of, emit, grow, schedule, set_aside
+from dynosim.simulation.state import (
+    BY_DECODE,
+    BY_TRANSFER,
+    DEAD,
+    DECODE_BUSY,
+    FINISHED,
+    HAND_OFF,
+    LANDED,
+    LOAD,
+    LOADED,
+    LOCAL,
+    MOVING,
+    NET_IN,
+    NET_OUT,
+    NONE,
+    NVLINK_IN,
+    NVLINK_OUT,
+    PREFILL_BUSY,
+    PREFILL_DONE,
+    RACK_IN,
+    RACK_OUT,
+    REMOTE,
+    STORE,
+    open_engine,
 )
-
-JOB = np.dtype(
-    [
-        ("visible", "f8"),  # in the queue from then on
-        ("scheduled", "f8"),
-        ("first", "f8"),
-        ("second", "f8"),
-        ("last", "f8"),
-        ("gap_from", "f8"),  # when the last token was shown, if not one pass ago
-        ("preempted_at", "f8"),  # NaN unless it has lost its blocks and not caught up yet
-        ("preempted_prefill_s", "f8"),  # without blocks before the first token,
-        ("preempted_decode_s", "f8"),  # and after it, until the next one
-        ("stall_mark", "f8"),  # the replica's ``stalled`` when this job's decoding last began
-        ("stall_s", "f8"),
-        ("hash_start", "i8"),
-        ("hash_count", "i4"),
-        ("nodes", "i4"),  # leading prompt nodes whose blocks are settled as shared or own
-        ("input", "i4"),
-        ("output", "i4"),
-        ("generated", "i4"),
-        ("ctx", "i4"),
-        ("chunk", "i4"),  # tokens in the planned pass
-        ("prefilling", "i4"),
-        ("blocks", "i4"),  # held, shared ones included
-        ("own", "i4"),  # held and not shared
-        ("cached", "i4"),
-        ("preemptions", "i4"),
-        ("replica", "i4"),
-        ("next", "i4"),
-        ("kv", "i4"),  # LOCAL, REMOTE, MOVING or LANDED
-        ("prefill_load", "i4"),
-    ]
-)
-
-EVENT = np.dtype([("time", "f8"), ("kind", "i4"), ("job", "i4")])
-
-LIMITS = np.dtype(
-    [
-        ("max_num_seqs", "i8"),
-        ("max_num_batched_tokens", "i8"),
-        ("chunked", "i4"),
-        ("caching", "i4"),
-        ("reserve_full", "i4"),
-        ("hold", "i4"),  # prefill pool: blocks stay until released, outputs end after one token
-        ("watch", "i4"),  # whether finishes are reported as events
-        ("fused", "i4"),
-        ("block_size", "i8"),
-        ("num_blocks", "i8"),
-        ("hash_tokens", "i8"),
-        ("warmup", "i8"),
-        ("measured_tokens", "f8"),
-        ("measured_context", "f8"),
-        ("n_events", "i8"),
-    ]
-)
-
-
-class Engine(NamedTuple):
-    """All state of one pool. Row r of a two-dimensional array is replica r's."""
-
-    limits: NDArray[Any]
-    replicas: NDArray[Any]
-    jobs: NDArray[Any]
-    running: NDArray[np.int32]
-    slots: NDArray[Any]
-    buckets: NDArray[np.int32]
-    hash_ids: NDArray[np.int64]
-    held: NDArray[np.int32]
-    events: NDArray[Any]
-    gap_count: NDArray[np.float64]
-    gap_sum: NDArray[np.float64]
-    gap_range: NDArray[np.float64]
-    tokens_s: NDArray[np.float64]
-    graph_tokens_s: NDArray[np.float64]
-    decode_context: NDArray[np.float64]
-    decode_s: NDArray[np.float64]
-    prefill_seq: NDArray[np.float64]
-    prefill_share_s: NDArray[np.float64]
-
-
-@inner
-def _open(handle):
-    """Return the Engine behind a handle; see ``compiled.handle_of``."""
-    return Engine(
-        view(handle, 0, LIMITS), view(handle, 1, REPLICA), view(handle, 2, JOB), view2(handle, 3, INT32),
-        view2(handle, 4, kv_cache.SLOT), view2(handle, 5, INT32), view(handle, 6, INT64), view(handle, 7, INT32),
-        view(handle, 8, EVENT), view(handle, 9, FLOAT64), view(handle, 10, FLOAT64), view(handle, 11, FLOAT64),
-        view(handle, 12, FLOAT64), view(handle, 13, FLOAT64), view2(handle, 14, FLOAT64), view2(handle, 15, FLOAT64),
-        view(handle, 16, FLOAT64), view2(handle, 17, FLOAT64),
-    )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------------------------- time
-
-
-@inner
-def _segment(nodes, x):
-    """Index j of the segment [nodes[j], nodes[j+1]) that *x* lies in; the outer ones reach to infinity."""
-    low, high = 0, len(nodes) - 1
-    while high - low > 1:
-        mid = (low + high) >> 1
-        if nodes[mid] <= x:
-            low = mid
-        else:
-            high = mid
-    return low
-
-
-@inner
-def _line(nodes, values, x):
-    j = _segment(nodes, x)
-    return values[j] + (values[j + 1] - values[j]) / (nodes[j + 1] - nodes[j]) * (x - nodes[j])
-
-
-@inner
-def _first_reaching(first, step, count, target):
-    """Smallest m in [1, count] whose first m terms of first, first + step, ... sum to at least *target*."""
-    a, b = 0.5 * step, first - 0.5 * step
-    root = 2.0 * target / (b + math.sqrt(max(b * b + 4.0 * a * target, 0.0)))
-    m = min(max(math.ceil(root), 1), count)
-    while m > 1 and (m - 1) * first + step * (m - 1) * (m - 2) * 0.5 >= target:
-        m -= 1
-    while m < count and m * first + step * m * (m - 1) * 0.5 < target:
-        m += 1
-    return m
-
-
-@inner
-def _jump(e, batch, context, passes, target, weight):
-    """Run up to *passes* decode passes of *batch* requests from total *context*, until *target* seconds are reached.
-
-    Pass i (from 0) takes g + d(context + i batch), g the padded token-wise time and d piecewise linear, so inside one
-    segment the times are an arithmetic series. With *weight* > 0 each pass adds that many token gaps to the histogram.
-    Returns (passes done, seconds).
-    """
-    nodes, values, base = e.decode_context[batch], e.decode_s[batch], e.graph_tokens_s[batch]
-    j, done, total = _segment(nodes, context), 0, 0.0
-    while done < passes:
-        slope = (values[j + 1] - values[j]) / (nodes[j + 1] - nodes[j])
-        first, step, m = base + values[j] + slope * (context - nodes[j]), slope * batch, passes - done
-        if j + 2 < len(nodes):
-            m = min(m, max(math.ceil((nodes[j + 1] - context) / batch), 1))
-        seconds = m * first + step * m * (m - 1) * 0.5
-        reached = total + seconds >= target
-        if reached:
-            m = _first_reaching(first, step, m, target - total)
-            seconds = m * first + step * m * (m - 1) * 0.5
-        if weight > 0:
-            record_gaps(e.gap_count, e.gap_sum, e.gap_range, first, step, m, weight)
-        total, done, context = total + seconds, done + m, context + m * batch
-        if reached:
-            break
-        while j + 2 < len(nodes) and nodes[j + 1] <= context:
-            j += 1
-    return done, total
-
-
-@inner
-def _prefill_attention(e, r):
-    """Sum over the planned chunks of share(k, s) (1 - (c/s)^2); see ``timing.base``."""
-    rep, chunks, seconds = e.replicas[r], 0, 0.0
-    for i in range(rep.n_running):
-        chunks += e.jobs[e.running[r, i]].prefilling > 0 and e.jobs[e.running[r, i]].chunk > 0
-    shares = e.prefill_share_s[min(chunks, len(e.prefill_share_s) - 1)]
-    for i in range(rep.n_running):
-        job = e.jobs[e.running[r, i]]
-        if job.prefilling and job.chunk > 0:
-            s = job.ctx + job.chunk
-            seconds += _line(e.prefill_seq, shares, s) * (1.0 - (job.ctx / s) ** 2)
-    return seconds
-
-
-@inner
-def _pass_time(e, r):
-    """Time of one planned pass with prefill chunks in it, and how much longer it is than its decodes alone."""
-    rep, b = e.replicas[r], e.replicas[r].n_decode
-    seconds = e.tokens_s[rep.prefill_tokens + (b if e.limits[0].fused else 0)] + _prefill_attention(e, r)
-    if b == 0:
-        return seconds, 0.0
-    attention = _line(e.decode_context[b], e.decode_s[b], rep.context)
-    return seconds + attention, max(seconds - e.graph_tokens_s[b], 0.0)
-
-
-# --------------------------------------------------------------------------------------------------------------- queue
-
-
-@inner
-def _push(e, r, j, front):
-    """Put job *j* at the front or the back of the waiting queue."""
-    rep = e.replicas[r]
-    e.jobs[j].next = rep.wait_head if front else NONE
-    if rep.wait_head == NONE:
-        rep.wait_head = rep.wait_tail = j
-    elif front:
-        rep.wait_head = j
-    else:
-        e.jobs[rep.wait_tail].next = j
-        rep.wait_tail = j
-
-
-@inner
-def _pop(e, r):
-    rep = e.replicas[r]
-    rep.wait_head = e.jobs[rep.wait_head].next
-    if rep.wait_head == NONE:
-        rep.wait_tail = NONE
-
-
-@inner
-def _emit(e, time, kind, j):
-    event = e.events[e.limits[0].n_events]
-    event.time, event.kind, event.job = time, kind, j
-    e.limits[0].n_events += 1
-
 
 # ---------------------------------------------------------------------------------------------------------------- plan
 
 
 @inner
-def _blocks(e, tokens):
-    return (tokens + e.limits[0].block_size - 1) // e.limits[0].block_size
+def _leader(e, r):
+    """First of the rows that plan and commit together with row *r*."""
+    return r - r % e.limits[0].ranks
 
 
 @inner
-def _preempt_last(e, r):
-    """Take the blocks of the last running request away; it goes to the front of the queue to be computed again."""
+def _start(e, r):
+    """When row *r* may start its next pass: inf when there is nothing to do."""
     rep = e.replicas[r]
-    rep.n_running -= 1
-    j = e.running[r, rep.n_running]
-    job = e.jobs[j]
-    kv_cache.release(e, r, j)
-    job.ctx = job.chunk = job.prefilling = 0
-    job.preemptions += 1
-    job.visible = rep.now
-    if math.isnan(job.preempted_at):
-        job.preempted_at = rep.now
-        if job.generated > 0:
-            job.stall_s += rep.stalled - job.stall_mark
-    _push(e, r, j, True)
+    queue = e.replicas[rep.queue]
+    if rep.n_running > 0:
+        start = rep.now
+    elif queue.wait_head != NONE:
+        start = max(rep.now, e.jobs[queue.wait_head].visible)
+    else:
+        start = max(rep.now, queues.next_arrival(e, rep.queue))
+    if e.limits[0].lanes > 1:
+        start = max(start, e.stage_free[rep.queue, 0])
+    return start
 
 
 @inner
-def _schedule_running(e, r):
-    """Give every running request its tokens and blocks, in order; returns (tokens left in the budget, preempted)."""
-    rep, budget, preempted, i = e.replicas[r], e.limits[0].max_num_batched_tokens, False, 0
-    while i < rep.n_running:
-        job = e.jobs[e.running[r, i]]
-        job.chunk = min(job.input + job.generated - job.ctx, budget)
-        need = max(_blocks(e, job.ctx + job.chunk) - job.blocks, 0)
-        while need > rep.free_blocks and i < rep.n_running:
-            _preempt_last(e, r)
-            preempted = True
-        if i < rep.n_running:
-            kv_cache.take(e, r, need)
-            job.own += need
-            job.blocks += need
-            if job.prefilling:
-                kv_cache.register(e, r, e.running[r, i], job.ctx + job.chunk)
-            budget -= job.chunk
-        i += 1
-    return budget, preempted
-
-
-@inner
-def _admit(e, r, j, budget):
-    """Admit the head of the queue with its first chunk if blocks and budget allow; returns its tokens, or 0."""
-    rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
-    total = job.input + job.generated
-    hit, matched, pinned = kv_cache.match(e, r, j, total)
-    chunk = total - hit
-    if chunk > budget:
-        if not lim.chunked:
-            return 0
-        chunk = budget
-    wanted = _blocks(e, total if lim.reserve_full else hit + chunk) - hit // lim.block_size
-    if wanted > rep.free_blocks - pinned:
-        return 0
-    kv_cache.hold(e, r, j, matched)
-    need = _blocks(e, hit + chunk) - hit // lim.block_size
-    kv_cache.take(e, r, need)
-    job.own, job.blocks = need, need + hit // lim.block_size
-    job.ctx, job.chunk, job.prefilling = hit, chunk, 1
-    if math.isnan(job.scheduled):
-        job.scheduled, job.cached = rep.now, hit
-    elif job.generated == 0 and not math.isnan(job.preempted_at):
-        job.preempted_prefill_s += rep.now - job.preempted_at
-        job.preempted_at = math.nan
-    kv_cache.register(e, r, j, hit + chunk)
-    return chunk
-
-
-@inner
-def _reserve(e, r, j):
-    """Reserve the blocks of a prompt that will be copied in, one generated token included; False when short."""
-    rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
-    hit, matched, pinned = kv_cache.match(e, r, j, job.input)
-    need = _blocks(e, job.input + 1) - hit // lim.block_size
-    if need > rep.free_blocks - pinned:
-        return False
-    kv_cache.hold(e, r, j, matched)
-    kv_cache.take(e, r, need)
-    job.own, job.blocks, job.cached, job.kv = need, need + hit // lim.block_size, hit, MOVING
-    job.scheduled = rep.now
-    return True
-
-
-@inner
-def _schedule_waiting(e, r, budget):
-    """Move the head of the queue into the batch, again and again, until something is short."""
-    rep, lim = e.replicas[r], e.limits[0]
-    while rep.wait_head != NONE and rep.n_running < lim.max_num_seqs:
-        j = rep.wait_head
-        job = e.jobs[j]
-        if job.visible > rep.now:
-            break
-        if job.kv == REMOTE:
-            if not _reserve(e, r, j):
-                break
-            _pop(e, r)
-            _emit(e, rep.now, RESERVED, j)
-            continue
-        if budget <= 0:
-            break
-        if job.kv == LANDED:
-            job.kv, job.chunk, job.stall_mark = LOCAL, 1, rep.stalled
-        elif _admit(e, r, j, budget) == 0:
-            break
-        _pop(e, r)
-        budget -= job.chunk
-        e.running[r, rep.n_running] = j
-        rep.n_running += 1
+def _start_together(e, g):
+    """When the rows that start with *g* may start their next pass."""
+    start = math.inf
+    for r in range(g, g + e.limits[0].ranks):
+        start = min(start, _start(e, r))
+    return start
 
 
 @inner
 def _count_batch(e, r):
     """Sum up the planned pass; returns the passes until a decode finishes, or 1 if a gap is to be noted by itself."""
     rep, warmup = e.replicas[r], e.limits[0].warmup
-    rep.n_decode = rep.n_measured = 0
+    rep.n_decode = rep.n_measured = rep.decode_tokens = 0
     rep.prefill_tokens = rep.context = 0
     left = 1 << 60
     for i in range(rep.n_running):
@@ -407,11 +94,12 @@ def _count_batch(e, r):
         job = e.jobs[j]
         if job.prefilling:
             rep.prefill_tokens += job.chunk
-        else:
+        elif job.chunk > 0:
             rep.n_decode += 1
+            rep.decode_tokens += job.chunk
             alone = job.generated == 0 or not math.isnan(job.gap_from)
             rep.n_measured += j >= warmup and not alone
-            rep.context += job.ctx + 1
+            rep.context += job.ctx + job.chunk
             left = min(left, 1 if alone else job.output - job.generated)
     return left
 
@@ -422,20 +110,20 @@ def _blocks_after(e, r, passes):
     rep, total = e.replicas[r], 0
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
-        total += max(_blocks(e, job.ctx + passes) - job.blocks, 0)
+        total += max(blocks_of(e, job.ctx + passes) - job.blocks, 0)
     return total
 
 
 @inner
 def _passes_with_blocks(e, r, passes):
     """Largest number of decode passes, up to *passes*, for which the free blocks suffice."""
-    rep = e.replicas[r]
-    if rep.n_decode * _blocks(e, passes) <= rep.free_blocks:
+    free = cache_of(e, r).free_blocks
+    if e.replicas[r].n_decode * blocks_of(e, passes) <= free:
         return passes
     low, high = 1, passes + 1
     while high - low > 1:
         mid = (low + high) >> 1
-        if _blocks_after(e, r, mid) <= rep.free_blocks:
+        if _blocks_after(e, r, mid) <= free:
             low = mid
         else:
             high = mid
@@ -444,32 +132,63 @@ def _passes_with_blocks(e, r, passes):
 
 @inner
 def _next_arrival(e, r):
-    """When a queued request may change the batch: never while it is full or the head is blocked."""
-    rep = e.replicas[r]
-    if rep.wait_head == NONE or rep.n_running >= e.limits[0].max_num_seqs:
+    """When an arrival may change the batch: never while it is full or the head of the queue is blocked."""
+    rep, lim = e.replicas[r], e.limits[0]
+    blocked = rep.wait_head != NONE and not lim.ordered and not lim.longest_prefix
+    if blocked or rep.full or rep.n_running >= lim.max_num_seqs:
         return math.inf
-    visible = e.jobs[rep.wait_head].visible
-    return visible if visible > rep.now else math.inf
+    return queues.next_arrival(e, r)
 
 
 @inner
-def _plan(e, r):
-    """Schedule the next pass, or the next run of pure decode passes."""
+def _wait_reason(e, r, short):
+    """Note what those who wait in the queue of row *r* wait for from now on."""
     rep = e.replicas[r]
-    rep.now = _start(e, r)
-    budget, preempted = _schedule_running(e, r)
-    if not preempted or rep.n_running == 0:
-        _schedule_waiting(e, r, budget)
-    rep.planned, rep.end = 1, math.inf
+    queue = e.replicas[rep.queue]
+    if short != NONE:
+        queue.reason = short
+    else:
+        queue.reason = PREFILL_BUSY if rep.prefill_tokens > 0 else DECODE_BUSY
+
+
+@inner
+def _choose(e, r, now):
+    """Let row *r* choose its next pass; returns how many decode passes nothing can change in, as far as it knows."""
+    rep = e.replicas[r]
+    rep.now = now
+    e.limits[0].clock = now
+    queues.look(e, rep.queue, now)
+    preempted, short = schedule(e, r)
     left = _count_batch(e, r)
-    if rep.n_decode < rep.n_running:
-        seconds, rep.stall_planned = _pass_time(e, r)
-        rep.passes_planned, rep.end = 1, rep.now + seconds
-    elif rep.n_decode > 0:
-        passes = _passes_with_blocks(e, r, 1 if preempted else left)
-        target = _next_arrival(e, r) - rep.now
-        rep.passes_planned, seconds = _jump(e, rep.n_decode, rep.context, passes, target, 0)
-        rep.end = rep.now + seconds
+    _wait_reason(e, r, short)
+    if rep.n_decode == 0 or rep.prefill_tokens > 0:
+        return left
+    if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
+        return 1
+    return _passes_with_blocks(e, r, left)
+
+
+@inner
+def _plan(e, g):
+    """Schedule the next pass of the rows that start with *g*, or their next run of pure decode passes."""
+    now, lim = _start_together(e, g), e.limits[0]
+    passes, decodes, prefill, slowest, arrival = 1 << 60, 0, 0, 0.0, math.inf
+    for r in range(g, g + lim.ranks):
+        passes = min(passes, _choose(e, r, now))
+        decodes, prefill = decodes + e.replicas[r].n_decode, prefill + e.replicas[r].prefill_tokens
+        arrival = min(arrival, _next_arrival(e, r))
+    end = math.inf
+    if prefill > 0 or (decodes > 0 and (lim.lanes > 1 or lim.tokens_per_decode > 1)):
+        for r in range(g, g + lim.ranks):
+            slowest = max(slowest, pass_time(e, r))
+        passes, end = 1, through_stages(e, g, now, slowest) if lim.lanes > 1 else now + slowest
+    elif decodes > 0:
+        passes, seconds = run_decodes(e, g, passes, arrival - now, 0)
+        end = now + seconds
+    for r in range(g, g + lim.ranks):
+        rep = e.replicas[r]
+        rep.planned, rep.passes_planned, rep.end = 1, passes, end
+        rep.stall_planned = stall(e, r, slowest) if prefill > 0 else 0.0
 
 
 # -------------------------------------------------------------------------------------------------------------- commit
@@ -480,12 +199,24 @@ def _finish(e, r, j):
     rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
     job.last = rep.end
     job.stall_s += rep.stalled - job.stall_mark
+    rep.full = 0
+    rep.finished += 1
+    kv_cache.register(e, rep.cache, j, job.ctx)
+    tiers.store(e, r, j, rep.end)
     if not lim.hold:
-        kv_cache.release(e, r, j)
-        rep.outstanding -= 1
-        rep.kv_load -= job.input
+        _let_go(e, r, j, rep.end)
     if lim.watch:
-        _emit(e, rep.end, PREFILL_DONE if lim.hold else FINISHED, j)
+        emit(e, rep.end, PREFILL_DONE if lim.hold else FINISHED, j)
+
+
+@inner
+def _let_go(e, r, j, time):
+    """Job *j* needs nothing of its row any more."""
+    owner = e.replicas[e.replicas[r].queue]
+    kv_cache.release(e, owner.cache, j)
+    owner.outstanding -= 1
+    owner.kv_load -= e.jobs[j].input
+    owner.left = max(owner.left, time)
 
 
 @inner
@@ -497,7 +228,8 @@ def _token(e, r, j):
     job.generated += 1
     if job.generated == 1:
         job.first = rep.end
-        rep.prefill_load -= job.prefill_load
+        e.replicas[rep.queue].prefill_load -= job.prefill_load
+        job.prefill_load = 0
     elif job.generated == 2:
         job.second = rep.end
     if not math.isnan(job.preempted_at):
@@ -505,17 +237,6 @@ def _token(e, r, j):
         job.preempted_decode_s += rep.end - job.preempted_at
         job.preempted_at = math.nan
     _show_gap(e, j, rep.end)
-
-
-@inner
-def _early_tokens(e, r, j):
-    """Note when the first token (then the run is one pass long) or the second comes out of the planned decodes."""
-    rep, job = e.replicas[r], e.jobs[j]
-    if job.generated == 0:
-        job.first = rep.end
-    else:
-        job.second = rep.now + _jump(e, rep.n_decode, rep.context, 1, math.inf, 0)[1]
-        _show_gap(e, j, rep.end)
 
 
 @inner
@@ -529,71 +250,139 @@ def _show_gap(e, j, time):
 
 
 @inner
+def _early_tokens(e, r, j):
+    """Note when the first token (then the run is one pass long) or the second comes out of the planned decodes."""
+    rep, job = e.replicas[r], e.jobs[j]
+    if job.generated == 0:
+        job.first = rep.end
+    else:
+        job.second = rep.now + run_decodes(e, _leader(e, r), 1, math.inf, 0)[1]
+        _show_gap(e, j, rep.end)
+
+
+@inner
 def _commit_decodes(e, r):
-    """Apply k decode passes to every running request."""
+    """Apply the planned decode passes to every running request of row *r*."""
     rep, k = e.replicas[r], e.replicas[r].passes_planned
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
         if job.generated < 2:
             _early_tokens(e, r, j)
+        elif not math.isnan(job.gap_from):
+            _show_gap(e, j, rep.end)
         job.ctx += k
         job.generated += k
-        if job.ctx > job.blocks * e.limits[0].block_size:
-            need = _blocks(e, job.ctx) - job.blocks
-            kv_cache.take(e, r, need)
-            job.own += need
-            job.blocks += need
-    _jump(e, rep.n_decode, rep.context, k, math.inf, rep.n_measured)
+        grow(e, r, j, job.ctx)
+    rep.ratio_steps += k
 
 
 @inner
-def _commit_mixed(e, r):
-    """Apply one pass with prefill chunks in it."""
+def _mix(x):
+    """One step of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@inner
+def accepted(rates, seed, j, round, most):
+    """Draft tokens of job *j* that are accepted in a round, up to *most*: independent of everything else."""
+    state = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(j + 1))
+    for k in range(most):
+        draw = _mix(state + np.uint64(round * 64 + k + 1) * np.uint64(0x9E3779B97F4A7C15))
+        if (draw >> np.uint64(11)) * (1.0 / 9007199254740992.0) >= rates[min(k, len(rates) - 1)]:
+            return k
+    return most
+
+
+@inner
+def _decode_once(e, r, j):
+    """Apply one pass to a decode: a token, and the drafts that were right."""
+    rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
+    tokens = 1
+    if job.chunk > 1:
+        tokens += accepted(e.accept, lim.seed, j, job.rounds, job.chunk - 1)
+        job.rounds += 1
+    tokens = min(tokens, job.output - job.generated)
+    if job.generated == 0:
+        job.first = rep.end
+    else:
+        _show_gap(e, j, rep.end)
+    if job.generated < 2 <= job.generated + tokens:
+        job.second = rep.end
+    if tokens > 1 and j >= lim.warmup:
+        record_gaps(e.gap_count, e.gap_sum, e.gap_range, 0.0, 0.0, 1, tokens - 1)
+    job.ctx += tokens
+    job.generated += tokens
+
+
+@inner
+def _commit_pass(e, r):
+    """Apply one pass, with whatever is in it."""
     rep = e.replicas[r]
     rep.stalled += rep.stall_planned
+    rep.ratio_steps += rep.prefill_tokens == 0
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
-        job.ctx += job.chunk
-        if job.prefilling == 0:
-            job.generated += 1
-            if job.generated == 1:
-                job.first = rep.end
-            elif job.generated == 2:
-                job.second = rep.end
-                _show_gap(e, j, rep.end)
-        elif job.ctx == job.input + job.generated:
-            _token(e, r, j)
+        if job.prefilling and job.chunk > 0:
+            job.ctx += job.chunk
+            if job.ctx == job.input + job.generated:
+                _token(e, r, j)
+            tiers.store(e, r, j, rep.end)
+        elif job.chunk > 0:
+            _decode_once(e, r, j)
+        elif not job.prefilling and job.generated > 0 and math.isnan(job.gap_from):
+            job.gap_from = rep.last_end
     if rep.n_measured > 0:
-        record_gaps(e.gap_count, e.gap_sum, e.gap_range, rep.end - rep.now, 0.0, 1, rep.n_measured)
+        record_gaps(e.gap_count, e.gap_sum, e.gap_range, rep.end - rep.last_end, 0.0, 1, rep.n_measured)
 
 
 @inner
 def _account(e, r):
-    """Add the planned passes to what the replica has done."""
-    rep, lim = e.replicas[r], e.limits[0]
+    """Add the planned passes to what the row has done."""
+    rep, lim, cache = e.replicas[r], e.limits[0], cache_of(e, r)
     seconds = rep.end - rep.now
     rep.busy_s += seconds
     rep.passes += rep.passes_planned
     rep.prefill_done_tokens += rep.prefill_tokens
-    rep.decode_done_tokens += rep.n_decode * rep.passes_planned
+    rep.decode_done_tokens += rep.decode_tokens * rep.passes_planned
     rep.batch_time += seconds * rep.n_decode
-    rep.block_time += seconds * (lim.num_blocks - rep.free_blocks)
-    if rep.prefill_tokens + rep.n_decode > lim.measured_tokens or rep.context > lim.measured_context * rep.n_decode:
+    rep.block_time += seconds * (lim.num_blocks - cache.free_blocks)
+    if (
+        rep.prefill_tokens + rep.decode_tokens > lim.measured_tokens
+        or rep.context > lim.measured_context * rep.n_decode
+    ):
         rep.extrapolated_s += seconds
 
 
 @inner
-def _commit(e, r):
-    """Make the planned passes' effects visible at their end; finished requests leave in batch order."""
-    rep = e.replicas[r]
-    _account(e, r)
-    if rep.n_decode < rep.n_running:
-        _commit_mixed(e, r)
-    else:
-        _commit_decodes(e, r)
-    kept = 0
+def _record_run(e, g):
+    """Note the token gaps of a run of decode passes."""
+    weight = 0
+    for r in range(g, g + e.limits[0].ranks):
+        weight += e.replicas[r].n_measured
+    if weight > 0:
+        run_decodes(e, g, e.replicas[g].passes_planned, math.inf, weight)
+
+
+@inner
+def _is_run(e, g):
+    """Whether the planned passes are pure decodes, one token each."""
+    lim = e.limits[0]
+    if lim.lanes > 1 or lim.tokens_per_decode > 1:
+        return False
+    for r in range(g, g + lim.ranks):
+        if e.replicas[r].prefill_tokens > 0 or e.replicas[r].n_decode < e.replicas[r].n_running:
+            return False
+    return True
+
+
+@inner
+def _clear_out(e, r):
+    """Let finished requests leave, in batch order, and get ready for the next plan."""
+    rep, kept = e.replicas[r], 0
     for i in range(rep.n_running):
         j = e.running[r, i]
         if e.jobs[j].generated >= e.jobs[j].output:
@@ -602,186 +391,470 @@ def _commit(e, r):
             e.running[r, kept] = j
             kept += 1
     rep.n_running = kept
-    rep.now, rep.planned, rep.end = rep.end, 0, math.inf
-
-
-# ---------------------------------------------------------------------------------------------------------- from Python
-
-
-@inner
-def _start(e, r):
-    """When the next pass of replica *r* may start: inf when there is nothing to do."""
-    rep = e.replicas[r]
-    if rep.n_running > 0:
-        return rep.now
-    return max(rep.now, e.jobs[rep.wait_head].visible) if rep.wait_head != NONE else math.inf
+    rep.now = rep.last_end = rep.end
+    rep.planned, rep.end = 0, math.inf
 
 
 @inner
-def _advance(e, r, until):
-    """Run replica *r* up to *until*: commit what ends by then, plan only passes that start before."""
-    rep = e.replicas[r]
-    while True:
-        if not rep.planned:
-            if _start(e, r) >= until:
-                return
-            _plan(e, r)
-        if rep.end > until or rep.end == math.inf:
-            return
-        _commit(e, r)
+def _commit(e, g):
+    """Make the planned passes' effects visible at their end."""
+    e.limits[0].clock = e.replicas[g].end
+    run = _is_run(e, g)
+    if run:
+        _record_run(e, g)
+    for r in range(g, g + e.limits[0].ranks):
+        _account(e, r)
+        if run:
+            _commit_decodes(e, r)
+        else:
+            _commit_pass(e, r)
+    for r in range(g, g + e.limits[0].ranks):
+        _clear_out(e, r)
+    if e.limits[0].lanes > 1:
+        _wake(e, e.replicas[g].queue, e.replicas[g].now)
 
 
-@entry
-def advance_all(handle, until):
-    """Run every replica up to *until*."""
-    e = _open(handle)
-    for r in range(len(e.replicas)):
-        _advance(e, r, until)
+@inner
+def _wake(e, q, time):
+    """Let the rows of queue *q* that found nothing to do look again."""
+    lim = e.limits[0]
+    first = _leader(e, q)
+    for r in range(first, first + max(lim.ranks, lim.lanes)):
+        rep = e.replicas[r]
+        if rep.planned and rep.end == math.inf:
+            rep.planned = 0
+            rep.now = max(rep.now, time)
+
+
+# -------------------------------------------------------------------------------------------------- between the passes
+
+
+@inner
+def _interrupt(e, q, time):
+    """Cut a run of decode passes after the last one that starts before *time*, so that queue *q* is looked at."""
+    _wake(e, q, time)
+    lim, g = e.limits[0], _leader(e, q)
+    rep = e.replicas[g]
+    if rep.planned and rep.passes_planned > 1 and rep.end < math.inf:
+        passes, seconds = run_decodes(e, g, rep.passes_planned, max(time - rep.now, 0.0), 0)
+        for r in range(g, g + lim.ranks):
+            e.replicas[r].passes_planned, e.replicas[r].end = passes, rep.now + seconds
+
+
+@inner
+def _queue(e, r, j, time):
+    rep, job, lim = e.replicas[r], e.jobs[j], e.limits[0]
+    job.visible, job.replica = time, r
+    job.key = job.static_key + (time if lim.key_adds_time else 0.0)
+    rep.outstanding += 1
+    rep.kv_load += job.input
+    queues.arrive(e, r, j)
+    if _next_arrival(e, r) < math.inf or rep.n_running == 0 or lim.lanes > 1:
+        _interrupt(e, r, time)
+
+
+@inner
+def _land(e, prefill, j, time):
+    """The prompt KV of job *j* has arrived on its decode row: it decodes, and the prefill replica's blocks are free."""
+    job, lim, there = e.jobs[j], e.limits[0], prefill.jobs[j]
+    job.landed, job.kv, job.gap_from = time, LANDED, math.nan
+    if lim.first_token == BY_DECODE:
+        job.generated, job.ctx = 0, job.input - 1
+    else:
+        job.generated, job.ctx = 1, job.input
+        job.gap_from = time if lim.first_token == BY_TRANSFER else there.first
+    r = job.replica
+    kv_cache.register(e, e.replicas[r].cache, j, job.input)
+    queues.push_front(e, e.replicas[r].queue, j)
+    _interrupt(e, e.replicas[r].queue, time)
+    _let_go(prefill, there.replica, j, time)
+    _interrupt(prefill, prefill.replicas[there.replica].queue, time)
+
+
+@inner
+def _send(e, prefill, j, time):
+    """Start to copy what the decode row lacks of job *j*'s prompt KV."""
+    job = e.jobs[j]
+    source, target = prefill.replicas[prefill.jobs[j].replica], e.replicas[job.replica]
+    tokens = job.input - job.cached
+    t = links.begin(
+        e, time, HAND_OFF, job.replica, j, tokens * prefill.limits[0].block_bytes / prefill.limits[0].block_size
+    )
+    ports = e.row_links[job.replica]
+    source_ports = prefill.row_links[prefill.jobs[j].replica]
+    if source.domain == target.domain:
+        links.over(e, t, source_ports[NVLINK_OUT])
+        links.over(e, t, ports[NVLINK_IN])
+    else:
+        links.over(e, t, source_ports[NET_OUT])
+        links.over(e, t, ports[NET_IN])
+        if source.rack != target.rack:
+            links.over(e, t, source_ports[RACK_OUT])
+            links.over(e, t, ports[RACK_IN])
+    links.depart(e, t)
+
+
+@inner
+def _arrived(e, kind, r, j, first, last, tier, time):
+    """A copy between the tiers of row *r* has ended."""
+    if kind == STORE:
+        tiers.stored(e, r, j, first, last, tier, time)
+        _interrupt(e, e.replicas[r].queue, time)
+    elif kind == LOAD:
+        job = e.jobs[j]
+        job.loading -= 1
+        if job.loading == 0:
+            job.kv = LOADED
+            kv_cache.register(e, e.replicas[r].cache, j, job.ctx)
+            queues.push_front(e, e.replicas[r].queue, j)
+            _interrupt(e, e.replicas[r].queue, time)
+
+
+@inner
+def _step_links(handles):
+    """Move the links to their next change."""
+    e = open_engine(handles[0])
+    i = links.step(e)
+    if i < 0:
+        return
+    t, time = e.transfers[i], e.net[0].now
+    kind, pool, r, j, first, last, tier = t.kind, t.pool, t.row, t.job, t.first, t.last, t.tier
+    links.remove(e, i)
+    owner = open_engine(handles[pool])
+    owner.limits[0].clock = time
+    if kind == HAND_OFF:
+        prefill = open_engine(handles[0])
+        prefill.limits[0].clock = time
+        _land(owner, prefill, j, time)
+    elif kind != DEAD:
+        _arrived(owner, kind, r, j, first, last, tier, time)
+
+
+# ------------------------------------------------------------------------------------------------------- from Python
 
 
 @inner
 def _earliest(e):
-    """Return (earliest end of a planned pass, its replica, earliest start of one to plan, its replica)."""
+    """Return (earliest end of a planned pass, its row, earliest start of one to plan, its row)."""
     end, committer, start, planner = math.inf, NONE, math.inf, NONE
-    for r in range(len(e.replicas)):
-        rep = e.replicas[r]
+    for g in range(0, len(e.replicas), e.limits[0].ranks):
+        rep = e.replicas[g]
         if rep.planned:
             if rep.end < end:
-                end, committer = rep.end, r
-        elif _start(e, r) < start:
-            start, planner = _start(e, r), r
+                end, committer = rep.end, g
+        else:
+            time = _start_together(e, g)
+            if time < start:
+                start, planner = time, g
     return end, committer, start, planner
+
+
+@inner
+def _hand_over(handles, e, time):
+    """Start the transfers that the reservations just made, or the prefills just done, have waited for."""
+    if len(handles) == 1 or e.limits[0].n_events == 0:
+        return
+    prefill, decode = open_engine(handles[0]), open_engine(handles[1])
+    if decode.limits[0].destination_first != e.limits[0].hold:
+        return
+    for i in range(e.limits[0].n_events):
+        j = e.events[i].job
+        if decode.jobs[j].kv == MOVING and e.events[i].kind != FINISHED:
+            _send(decode, prefill, j, time)
+    if not e.limits[0].hold:
+        e.limits[0].n_events = 0
 
 
 @entry
 def next_event(handles, until):
-    """Run all pools in time order until a pass reports events, or to *until*.
+    """Run all pools and links in time order until a pass reports events, or to *until*.
 
-    At equal times every pass ends before any starts, so that whatever the ends cause (a client's next request) can
-    still join; a pass that would start at *until* is left to the next call for the same reason.
-    Returns (number of events, index of their pool).
+    A pass that would start at *until* is left to the next call, so that whatever happens then can still join. Returns
+    (number of events, index of their pool).
     """
+    net = open_engine(handles[0]).net
     while True:
         end, committer, ending, start, planner, starting = math.inf, NONE, 0, math.inf, NONE, 0
         for p in range(len(handles)):
-            pool_end, c, pool_start, s = _earliest(_open(handles[p]))
+            pool_end, c, pool_start, s = _earliest(open_engine(handles[p]))
             if pool_end < end:
                 end, committer, ending = pool_end, c, p
             if pool_start < start:
                 start, planner, starting = pool_start, s, p
+        if net[0].next <= min(end, start) and net[0].next <= until and net[0].next < math.inf:
+            _step_links(handles)
+            continue
         if start < end and start < until:
             pool = starting
         elif end < math.inf and end <= until:
             pool = ending
         else:
             return 0, 0
-        e = _open(handles[pool])
+        e = open_engine(handles[pool])
         e.limits[0].n_events = 0
         if start < end:
             _plan(e, planner)
         else:
             _commit(e, committer)
+        _hand_over(handles, e, min(start, end))
         if e.limits[0].n_events > 0:
             return e.limits[0].n_events, pool
 
 
 @inner
-def _interrupt(e, r, time):
-    """Cut a run of decode passes after the last one that starts before *time*, so that the queue is looked at."""
-    rep = e.replicas[r]
-    if rep.planned and rep.end == math.inf:
-        rep.planned = 0
-        rep.now = max(rep.now, time)
-    elif rep.planned and rep.passes_planned > 1:
-        rep.passes_planned, seconds = _jump(
-            e, rep.n_decode, rep.context, rep.passes_planned, max(time - rep.now, 0.0), 0
-        )
-        rep.end = rep.now + seconds
+def _advance(e, g, until):
+    """Run the rows that start with *g* up to *until*: commit what ends by then, plan only passes that start before."""
+    rep = e.replicas[g]
+    while True:
+        if not rep.planned:
+            if _start_together(e, g) >= until:
+                return
+            _plan(e, g)
+        if rep.end > until or rep.end == math.inf:
+            return
+        _commit(e, g)
 
 
-@inner
-def _queue(e, r, j, time):
-    rep, job = e.replicas[r], e.jobs[j]
-    job.visible, job.replica = time, r
-    rep.outstanding += 1
-    rep.kv_load += job.input
-    waited_for = rep.wait_head == NONE and rep.n_running < e.limits[0].max_num_seqs
-    _push(e, r, j, False)
-    if waited_for or rep.n_running == 0:
-        _interrupt(e, r, time)
+@entry
+def advance_all(handle, until):
+    """Run every replica up to *until*, one after the other: for pools without lanes, tiers and hand-offs."""
+    e = open_engine(handle)
+    for g in range(0, len(e.replicas), e.limits[0].ranks):
+        _advance(e, g, until)
 
 
 @entry
 def submit(handle, r, j, time):
-    """Queue job *j* on replica *r* at *time*, up to which the replica has been run."""
-    e = _open(handle)
+    """Queue job *j* on row *r* at *time*, up to which the row has been run."""
+    e = open_engine(handle)
     job = e.jobs[j]
     if job.kv == LOCAL:
-        job.prefill_load = job.input - kv_cache.match(e, r, j, job.input)[0]
+        job.prefill_load = job.input - kv_cache.match(e, e.replicas[r].cache, j, job.input)[0]
         e.replicas[r].prefill_load += job.prefill_load
     _queue(e, r, j, time)
 
 
 @entry
-def submit_all(handle, replica_of, times):
-    """Queue all jobs on their replicas at their times, which do not decrease; those on replica NONE are left out."""
-    e = _open(handle)
-    for j in range(len(replica_of)):
-        if replica_of[j] != NONE:
-            _queue(e, replica_of[j], j, times[j])
-
-
-@entry
-def land(handle, j, time, generated, ctx, shown):
-    """The prompt KV of job *j* has arrived: it decodes from *ctx* computed and *generated* known tokens.
-
-    *shown* is when the client got the first token, or NaN if this replica generates it.
-    """
-    e = _open(handle)
-    job = e.jobs[j]
-    job.visible, job.kv, job.generated, job.ctx, job.gap_from = time, LANDED, generated, ctx, shown
-    e.replicas[job.replica].prefill_load -= job.prefill_load
-    job.prefill_load = 0
-    kv_cache.register(e, job.replica, j, job.input)
-    _push(e, job.replica, j, True)
-    _interrupt(e, job.replica, time)
+def submit_all(handle, row_of, times):
+    """Queue all jobs on their rows at their times, which do not decrease; those on row NONE are left out."""
+    e = open_engine(handle)
+    for j in range(len(row_of)):
+        if row_of[j] != NONE:
+            _queue(e, row_of[j], j, times[j])
 
 
 @entry
 def release(handle, j, time):
-    """Free the blocks of a finished prefill whose KV has been copied away."""
-    e = _open(handle)
+    """Free the blocks of a finished prefill that hands nothing off."""
+    e = open_engine(handle)
     r = e.jobs[j].replica
-    rep = e.replicas[r]
-    kv_cache.release(e, r, j)
-    rep.outstanding -= 1
-    rep.kv_load -= e.jobs[j].input
-    _interrupt(e, r, time)
+    _let_go(e, r, j, time)
+    _interrupt(e, e.replicas[r].queue, time)
+
+
+# ------------------------------------------------------------------------------------------------------------ looking
 
 
 @inner
-def _settle(e, r, time):
+def _growth_evicts(e, g):
+    """Whether the planned decode passes of some row may take blocks that hold a prefix."""
+    for r in range(g, g + e.limits[0].ranks):
+        rep = e.replicas[r]
+        head = e.slots[cache_of(e, r).lru_head]
+        if head.key >= 0 or head.count < rep.n_decode * blocks_of(e, rep.passes_planned):
+            return True
+    return False
+
+
+@inner
+def _settle(e, g, time):
     """Split a run of decode passes at *time* when its growth evicts, so that the cache is seen as it is then."""
-    rep = e.replicas[r]
-    if not rep.planned or rep.passes_planned == 1 or rep.end == math.inf:
-        return
-    head = e.slots[r, rep.lru_head]
-    if head.key < 0 and head.count >= rep.n_decode * _blocks(e, rep.passes_planned):
-        return
-    passes, seconds = _jump(e, rep.n_decode, rep.context, rep.passes_planned, time - rep.now, 0)
+    rep = e.replicas[g]
+    if rep.planned and rep.passes_planned > 1 and rep.end < math.inf and _growth_evicts(e, g):
+        _split(e, g, time)
+
+
+@inner
+def _split(e, g, time):
+    """Commit those of a run of decode passes that have ended by *time*."""
+    rep, lim = e.replicas[g], e.limits[0]
+    passes, seconds = run_decodes(e, g, rep.passes_planned, time - rep.now, 0)
     if rep.now + seconds > time:
         passes -= 1
     if passes > 0:
-        rep.passes_planned = passes
-        rep.end = rep.now + _jump(e, rep.n_decode, rep.context, passes, math.inf, 0)[1]
-        _commit(e, r)
-        _advance(e, r, time)
+        end = rep.now + run_decodes(e, g, passes, math.inf, 0)[1]
+        for r in range(g, g + lim.ranks):
+            e.replicas[r].passes_planned, e.replicas[r].end = passes, end
+        _commit(e, g)
+        _advance(e, g, time)
+
+
+@entry
+def settle_all(handle, time):
+    """Bring every row to *time*: what the passes that have ended by then have done can be read."""
+    e = open_engine(handle)
+    for g in range(0, len(e.replicas), e.limits[0].ranks):
+        rep = e.replicas[g]
+        if rep.planned and rep.passes_planned > 1 and rep.end < math.inf:
+            _split(e, g, time)
 
 
 @entry
 def cached_tokens(handle, j, time, out):
-    """Fill *out* with the prompt tokens of job *j* that each replica has in its cache at *time*."""
-    e = _open(handle)
+    """Fill *out* with the prompt tokens of job *j* that the router knows to be in each row's cache at *time*."""
+    e = open_engine(handle)
+    lim = e.limits[0]
+    for g in range(0, len(e.replicas), lim.ranks):
+        _settle(e, g, time)
+    while lim.log_head < lim.log_tail and e.log[lim.log_head % len(e.log)].time <= time - lim.lag_s:
+        kv_cache.apply_oldest(e)
     for r in range(len(e.replicas)):
-        _settle(e, r, time)
-        out[r] = kv_cache.match(e, r, j, e.jobs[j].input)[0]
+        c = e.replicas[r].cache
+        out[r] = kv_cache.match(e, lim.index_cache + c if lim.lag_s > 0.0 else c, j, e.jobs[j].input)[0]
+
+
+@entry
+def tier_cached_tokens(handle, j, time, out):
+    """Fill *out* with the further prompt tokens of job *j* that each row has in its lower tiers at *time*."""
+    e = open_engine(handle)
+    for g in range(0, len(e.replicas), e.limits[0].ranks):
+        _settle(e, g, time)
+    for r in range(len(e.replicas)):
+        hit, nodes, _ = kv_cache.match(e, e.replicas[r].cache, j, e.jobs[j].input)
+        out[r] = tiers.extend(e, r, j, nodes, e.jobs[j].input, False) - hit
+
+
+# ------------------------------------------------------------------------------------------------ starting and failing
+
+
+@inner
+def _empty(e, c):
+    """Cache *c* holds nothing: one slot of all its blocks, without content."""
+    cache = e.caches[c]
+    e.buckets[cache.bucket_base : cache.bucket_base + cache.bucket_mask + 1] = 0
+    cache.lru_head = cache.lru_tail = cache.slot_head = cache.free_blocks = 0
+    cache.slots_used = cache.slot_base
+    kv_cache.give(e, cache, cache.num_blocks)
+
+
+@inner
+def _rows_of(e, replica):
+    size = max(e.limits[0].ranks, e.limits[0].lanes)
+    return replica * size, (replica + 1) * size
+
+
+@inner
+def _boot(e, replica, time):
+    first, end = _rows_of(e, replica)
+    for r in range(first, end):
+        rep = e.replicas[r]
+        rep.now, rep.planned, rep.end = time, 0, math.inf
+        if rep.queue == r:
+            _empty(e, rep.cache)
+            for k in range(e.limits[0].tiers):
+                _empty(e, tiers.cache_of(e, r, k))
+    e.stage_free[first] = time
+
+
+@entry
+def boot(handle, replica, time):
+    """A replica starts at *time* with empty caches."""
+    _boot(open_engine(handle), replica, time)
+
+
+@inner
+def _lose(e, r, j, time):
+    """Job *j* has lost what row *r* had of it: like a preempted one if it had begun, but in no queue."""
+    job, rep = e.jobs[j], e.replicas[r]
+    if job.kv == LOCAL and job.blocks > 0 and math.isnan(job.preempted_at):
+        job.preempted_at = time
+        if job.generated > 0:
+            job.stall_s += rep.stalled - job.stall_mark
+    e.held[job.hash_start : job.hash_start + job.hash_count] = 0
+    job.ctx = job.chunk = job.prefilling = job.blocks = job.own = job.nodes = job.prefill_load = 0
+    job.storing = job.loading = 0
+    if job.kv == LANDED:
+        job.kv, job.preempted_at = LOCAL, time
+    elif job.kv != LOCAL:
+        job.kv = REMOTE if e.limits[0].remote else LOCAL
+
+
+@inner
+def _withdraw(e, j):
+    """Take job *j*, whose prompt KV will not come, off its decode row."""
+    job = e.jobs[j]
+    rep = e.replicas[job.replica]
+    if job.kv == REMOTE:
+        queues.withdraw(e, job.replica, j)
+    elif job.kv == MOVING:
+        set_aside(e, job.replica, j, -1)
+        kv_cache.release(e, rep.cache, j)
+        job.kv = REMOTE
+    rep.outstanding -= 1
+    rep.kv_load -= job.input
+
+
+@inner
+def _kill_transfers(handles, pool, first, end):
+    """Transfers of rows [first, end) of a pool will change nothing when they end."""
+    e = open_engine(handles[pool])
+    for i in range(e.net[0].active):
+        t = e.transfers[i]
+        if t.pool == pool and first <= t.row < end:
+            t.kind = DEAD
+        elif e.limits[0].hold and t.kind == HAND_OFF and first <= e.jobs[t.job].replica < end:
+            t.kind = DEAD
+
+
+@inner
+def _off(e, r, time):
+    """Row *r* stops: nothing planned, nothing running, nobody in its queue."""
+    rep = e.replicas[r]
+    if rep.queue == r:
+        queues.look(e, r, time)
+        while rep.wait_head != NONE:
+            queues.leave(e, r, NONE, rep.wait_head)
+    rep.n_running = rep.n_waiting = rep.n_arriving = rep.planned = rep.full = 0
+    rep.arrive_head = rep.arrive_tail = rep.wait_tail = NONE
+    rep.outstanding = rep.prefill_load = rep.kv_load = rep.reserved_blocks = 0
+    rep.now, rep.end = time, math.inf
+
+
+@entry
+def crash(handles, pool, replica, time):
+    """A replica stops at *time*: its batch, queue, cache and copies are gone, and so are hand-offs that have not landed
+    of prompts it holds. The cluster sends the requests again."""
+    e = open_engine(handles[pool])
+    first, end = _rows_of(e, replica)
+    _kill_transfers(handles, pool, first, end)
+    for r in range(first, end):
+        _off(e, r, time)
+    for j in range(len(e.jobs)):
+        job = e.jobs[j]
+        if not first <= job.replica < end:
+            continue
+        if math.isnan(job.last):
+            _lose(e, job.replica, j, time)
+        if e.limits[0].hold:
+            decode = open_engine(handles[1])
+            if decode.jobs[j].replica != NONE and math.isnan(decode.jobs[j].landed) and decode.jobs[j].kv != LOCAL:
+                _withdraw(decode, j)
+                _interrupt(decode, decode.jobs[j].replica, time)
+    _boot(e, replica, time)
+
+
+@entry
+def restart(handle, j):
+    """Job *j*, in no queue and no batch, is as if it had never run here; if it had begun, all since is preemption."""
+    e = open_engine(handle)
+    job, begun = e.jobs[j], e.jobs[j].scheduled
+    e.held[job.hash_start : job.hash_start + job.hash_count] = 0
+    job.generated = job.ctx = job.chunk = job.prefilling = job.blocks = job.own = job.nodes = job.prefill_load = 0
+    job.named = job.stored = job.storing = job.loading = 0
+    job.preempted_prefill_s = job.preempted_decode_s = job.stall_s = 0.0
+    job.first = job.second = job.last = job.landed = job.gap_from = job.preempted_at = math.nan
+    job.kv = REMOTE if e.limits[0].remote else LOCAL
+    if e.limits[0].remote:
+        job.scheduled = math.nan
+    elif not math.isnan(begun):
+        job.preempted_at = begun

@@ -1,4 +1,4 @@
-"""The KV block pool of one replica: allocation, sharing by prompt prefix, LRU eviction. Compiled.
+"""KV blocks: allocation, sharing by prompt prefix, LRU eviction. Compiled.
 
 vLLM hashes every full block of ``block_size`` tokens together with the block before it. Traces name larger nodes
 (often 512 tokens), whose blocks share one fate, so a *slot* stands for a run of blocks:
@@ -8,151 +8,202 @@ vLLM hashes every full block of ``block_size`` tokens together with the block be
 
 A slot with references is in use. A slot without lies in the free queue, oldest first. Taking blocks eats the queue from
 the head, and a node from its tail (as vLLM, which frees a request's blocks last block first), so what is left of a
-node is always a prefix of it. Blocks of a request that nobody else can use are only counted (``own``). Always:
+node is always a prefix of it. Blocks of a request that nobody else can use are only counted (``own``). Always, in the
+cache of a row:
 
     sum of all slots' counts + sum of all requests' own blocks = num_blocks
     free_blocks = sum of the counts in the queue
 
-Slot 0 is the null slot.
+Lower tiers (``tiers``) and the router's delayed index (``log``) are caches of the same kind without references. Slots
+are numbered through all caches; slot 0 is the null slot.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
 from dynosim.simulation.compiled import inner
 
-SLOT = np.dtype([("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")])
+# -------------------------------------------------------------------------------------------------------------- slots
 
 
 @inner
-def _bucket(e, key):
+def _bucket(cache, key):
     # Fibonacci hashing spreads the dense ids of neighbouring nodes.
-    return (key * 0x9E3779B97F4A7C1) & (e.buckets.shape[1] - 1)
+    return cache.bucket_base + ((key * 0x9E3779B97F4A7C1) & cache.bucket_mask)
 
 
 @inner
-def _find(e, r, key):
-    s = e.buckets[r, _bucket(e, key)]
-    while s != 0 and e.slots[r, s].key != key:
-        s = e.slots[r, s].chain
+def find(e, cache, key):
+    """Return the slot of node *key*, or 0."""
+    s = e.buckets[_bucket(cache, key)]
+    while s != 0 and e.slots[s].key != key:
+        s = e.slots[s].chain
     return s
 
 
 @inner
-def _new_slot(e, r, key, count):
-    rep = e.replicas[r]
-    s = rep.slot_head
+def new_slot(e, cache, key, count):
+    """Return a slot of *count* blocks, outside the queue; node *key* is found there if it is not -1."""
+    s = cache.slot_head
     if s != 0:
-        rep.slot_head = e.slots[r, s].next
+        cache.slot_head = e.slots[s].next
     else:
-        rep.slots_used += 1
-        s = rep.slots_used
-    slot = e.slots[r, s]
+        cache.slots_used += 1
+        s = cache.slots_used
+    slot = e.slots[s]
     slot.key, slot.count, slot.refs, slot.prev, slot.next = key, count, 0, 0, 0
     if key >= 0:
-        b = _bucket(e, key)
-        slot.chain = e.buckets[r, b]
-        e.buckets[r, b] = s
+        b = _bucket(cache, key)
+        slot.chain = e.buckets[b]
+        e.buckets[b] = s
     return s
 
 
 @inner
-def _drop_slot(e, r, s):
+def drop_slot(e, cache, s):
     """Forget an empty slot that is out of the queue."""
-    slot = e.slots[r, s]
+    slot = e.slots[s]
     if slot.key >= 0:
-        b = _bucket(e, slot.key)
-        if e.buckets[r, b] == s:
-            e.buckets[r, b] = slot.chain
+        b = _bucket(cache, slot.key)
+        if e.buckets[b] == s:
+            e.buckets[b] = slot.chain
         else:
-            p = e.buckets[r, b]
-            while e.slots[r, p].chain != s:
-                p = e.slots[r, p].chain
-            e.slots[r, p].chain = slot.chain
-    slot.next = e.replicas[r].slot_head
-    e.replicas[r].slot_head = s
+            p = e.buckets[b]
+            while e.slots[p].chain != s:
+                p = e.slots[p].chain
+            e.slots[p].chain = slot.chain
+    slot.next = cache.slot_head
+    cache.slot_head = s
 
 
 @inner
-def _enqueue(e, r, s):
+def enqueue(e, cache, s):
     """Append slot *s* to the free queue."""
-    rep, slot = e.replicas[r], e.slots[r, s]
-    slot.prev, slot.next = rep.lru_tail, 0
-    if rep.lru_tail != 0:
-        e.slots[r, rep.lru_tail].next = s
+    slot = e.slots[s]
+    slot.prev, slot.next = cache.lru_tail, 0
+    if cache.lru_tail != 0:
+        e.slots[cache.lru_tail].next = s
     else:
-        rep.lru_head = s
-    rep.lru_tail = s
-    rep.free_blocks += slot.count
+        cache.lru_head = s
+    cache.lru_tail = s
+    cache.free_blocks += slot.count
 
 
 @inner
-def _dequeue(e, r, s):
-    """Take slot *s* out of the free queue."""
-    rep, slot = e.replicas[r], e.slots[r, s]
+def _unlink(e, cache, s):
+    slot = e.slots[s]
     if slot.prev != 0:
-        e.slots[r, slot.prev].next = slot.next
+        e.slots[slot.prev].next = slot.next
     else:
-        rep.lru_head = slot.next
+        cache.lru_head = slot.next
     if slot.next != 0:
-        e.slots[r, slot.next].prev = slot.prev
+        e.slots[slot.next].prev = slot.prev
     else:
-        rep.lru_tail = slot.prev
-    rep.free_blocks -= slot.count
+        cache.lru_tail = slot.prev
 
 
 @inner
-def give(e, r, blocks):
+def dequeue(e, cache, s):
+    """Take slot *s* out of the free queue. Runs without content that now touch become one, which bounds the slots."""
+    slot = e.slots[s]
+    before, after = slot.prev, slot.next
+    _unlink(e, cache, s)
+    cache.free_blocks -= slot.count
+    if before != 0 and after != 0 and e.slots[before].key < 0 and e.slots[after].key < 0:
+        e.slots[before].count += e.slots[after].count
+        _unlink(e, cache, after)
+        drop_slot(e, cache, after)
+
+
+@inner
+def note(e, cache_index, key, count):
+    """Log for the router's delayed index that node *key* has *count* blocks from now on."""
+    lim = e.limits[0]
+    if lim.lag_s > 0.0:
+        if lim.log_tail - lim.log_head == len(e.log):
+            apply_oldest(e)
+        entry = e.log[lim.log_tail % len(e.log)]
+        entry.time, entry.key, entry.cache, entry.count = lim.clock, key, cache_index, count
+        lim.log_tail += 1
+
+
+@inner
+def apply_oldest(e):
+    """Move the oldest log entry into the router's index."""
+    lim = e.limits[0]
+    entry = e.log[lim.log_head % len(e.log)]
+    lim.log_head += 1
+    cache = e.caches[lim.index_cache + entry.cache]
+    s = find(e, cache, entry.key)
+    if s == 0 and entry.count > 0:
+        new_slot(e, cache, entry.key, entry.count)
+    elif s != 0 and entry.count > 0:
+        e.slots[s].count = entry.count
+    elif s != 0:
+        drop_slot(e, cache, s)
+
+
+# ------------------------------------------------------------------------------------------------------------- blocks
+
+
+@inner
+def give(e, cache, blocks):
     """Return *blocks* without content to the free queue."""
     if blocks == 0:
         return
-    tail = e.replicas[r].lru_tail
-    if tail != 0 and e.slots[r, tail].key < 0:
-        e.slots[r, tail].count += blocks
-        e.replicas[r].free_blocks += blocks
+    tail = cache.lru_tail
+    if tail != 0 and e.slots[tail].key < 0:
+        e.slots[tail].count += blocks
+        cache.free_blocks += blocks
     else:
-        _enqueue(e, r, _new_slot(e, r, -1, blocks))
+        enqueue(e, cache, new_slot(e, cache, -1, blocks))
 
 
 @inner
-def take(e, r, blocks):
-    """Take *blocks* from the head of the free queue, evicting what they held. The caller knows they exist."""
-    rep = e.replicas[r]
+def take(e, c, blocks):
+    """Take *blocks* from the head of the free queue of cache *c*, evicting what they held. They exist."""
+    cache = e.caches[c]
     while blocks > 0:
-        s = rep.lru_head
-        slot = e.slots[r, s]
+        s = cache.lru_head
+        slot = e.slots[s]
         n = min(slot.count, blocks)
         blocks -= n
+        if slot.key >= 0:
+            cache.evicted += n
+            note(e, c, slot.key, slot.count - n)
         if n < slot.count:
             slot.count -= n
-            rep.free_blocks -= n
+            cache.free_blocks -= n
         else:
-            _dequeue(e, r, s)
-            _drop_slot(e, r, s)
+            dequeue(e, cache, s)
+            drop_slot(e, cache, s)
+
+
+# ------------------------------------------------------------------------------------------------------------- prompts
 
 
 @inner
-def _node_blocks(e, job, i):
-    """Full blocks of the prompt's node *i*."""
+def node_blocks(e, tokens, i):
+    """Full blocks of node *i* within the first *tokens* tokens."""
     lim = e.limits[0]
-    return min(lim.hash_tokens, job.input - i * lim.hash_tokens) // lim.block_size
+    return max(min(lim.hash_tokens, tokens - i * lim.hash_tokens), 0) // lim.block_size
 
 
 @inner
-def match(e, r, j, tokens):
-    """Longest cached prefix of job *j*, of *tokens* tokens to compute, at least the last of which is computed again.
+def match(e, c, j, tokens):
+    """Longest prefix of job *j* in cache *c*, of *tokens* tokens to compute, at least the last of which is computed
+    again.
 
     Returns (tokens hit, nodes matched, blocks that holding them would take out of the free queue).
     """
-    job, lim, hit, pinned, i = e.jobs[j], e.limits[0], 0, 0, 0
+    job, lim, cache, hit, pinned, i = e.jobs[j], e.limits[0], e.caches[c], 0, 0, 0
     if not lim.caching:
         return 0, 0, 0
+    limit = min(tokens, job.hashed)
     while i < job.hash_count:
-        s = _find(e, r, e.hash_ids[job.hash_start + i])
+        s = find(e, cache, e.hash_ids[job.hash_start + i])
         if s == 0:
             break
-        slot, full = e.slots[r, s], _node_blocks(e, job, i)
+        slot, full = e.slots[s], node_blocks(e, limit, i)
         if full == 0:
             break
         hit += min(slot.count, full) * lim.block_size
@@ -164,52 +215,61 @@ def match(e, r, j, tokens):
 
 
 @inner
-def hold(e, r, j, nodes):
+def hold(e, c, j, nodes):
     """Reference the first *nodes* matched nodes; the last may have lost its tail."""
-    job = e.jobs[j]
+    job, cache = e.jobs[j], e.caches[c]
     for i in range(nodes):
-        s = _find(e, r, e.hash_ids[job.hash_start + i])
-        slot = e.slots[r, s]
+        s = find(e, cache, e.hash_ids[job.hash_start + i])
+        slot = e.slots[s]
         if slot.refs == 0:
-            _dequeue(e, r, s)
+            dequeue(e, cache, s)
         slot.refs += 1
         e.held[job.hash_start + i] = s
-    complete = nodes > 0 and e.slots[r, e.held[job.hash_start + nodes - 1]].count >= _node_blocks(e, job, nodes - 1)
-    job.nodes = nodes if complete else max(nodes - 1, 0)
+    job.nodes = nodes
+    if nodes > 0:
+        last = e.slots[e.held[job.hash_start + nodes - 1]]
+        job.nodes -= last.count < node_blocks(e, job.hashed, nodes - 1)
 
 
 @inner
-def register(e, r, j, tokens):
-    """Share the full prompt blocks among the first *tokens* tokens of job *j*, unless equal ones are there already."""
-    job, lim = e.jobs[j], e.limits[0]
+def register(e, c, j, tokens):
+    """Share the full blocks among the first *tokens* tokens of job *j*, unless equal ones are there already."""
+    job, lim, cache = e.jobs[j], e.limits[0], e.caches[c]
     if not lim.caching:
         return
     while job.nodes < job.hash_count and job.nodes * lim.hash_tokens < tokens:
-        i, full = job.hash_start + job.nodes, _node_blocks(e, job, job.nodes)
+        i, full = job.hash_start + job.nodes, node_blocks(e, job.hashed, job.nodes)
         done = min((tokens - job.nodes * lim.hash_tokens) // lim.block_size, full)
         s = e.held[i]
-        if s == 0 and done > 0 and _find(e, r, e.hash_ids[i]) == 0:
-            s = e.held[i] = _new_slot(e, r, e.hash_ids[i], 0)
-            e.slots[r, s].refs = 1
-        if s != 0:
-            grown = max(done - e.slots[r, s].count, 0)
-            e.slots[r, s].count += grown
-            job.own -= grown
+        if s == 0 and done > 0 and find(e, cache, e.hash_ids[i]) == 0:
+            s = e.held[i] = new_slot(e, cache, e.hash_ids[i], 0)
+            e.slots[s].refs = 1
+        if s != 0 and done > e.slots[s].count:
+            job.own -= done - e.slots[s].count
+            e.slots[s].count = done
+            note(e, c, e.hash_ids[i], done)
         if done < full:
             break
         job.nodes += 1
+    job.named = max(job.named, job.nodes)
 
 
 @inner
-def release(e, r, j):
+def release(e, c, j):
     """Give up all blocks of job *j*: its own first, then its nodes from the last to the first."""
-    job = e.jobs[j]
-    give(e, r, job.own)
+    job, cache = e.jobs[j], e.caches[c]
+    give(e, cache, job.own)
     for i in range(job.hash_start + job.hash_count - 1, job.hash_start - 1, -1):
         s = e.held[i]
         if s != 0:
             e.held[i] = 0
-            e.slots[r, s].refs -= 1
-            if e.slots[r, s].refs == 0:
-                _enqueue(e, r, s)
+            unpin(e, cache, s)
     job.own = job.blocks = job.nodes = 0
+
+
+@inner
+def unpin(e, cache, s):
+    """Take one reference of slot *s* away."""
+    e.slots[s].refs -= 1
+    if e.slots[s].refs == 0:
+        enqueue(e, cache, s)

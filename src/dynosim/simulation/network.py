@@ -1,79 +1,106 @@
-"""The KV hand-off network: transfers share the ports of the replicas they leave and enter."""
+"""The links of a deployment: which there are, and which of them each row's KV copies take."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import Any
+import numpy as np
 
-import simpy
-
-Port = tuple[str, int]
-"""(role, replica)."""
-
-
-@dataclass(eq=False)
-class Transfer:
-    """Bytes on their way between two ports."""
-
-    source: Port
-    target: Port
-    remaining_bytes: float
-    done: simpy.Event
-    rate_bytes_s: float = field(default=0.0)
+from dynosim.config import DeploymentConfig, HostTier, OffloadConfig, PoolConfig
+from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.topology import Placement, Rank, place
+from dynosim.simulation import state
 
 
 class Network:
-    """Processor sharing: a transfer runs at the smaller of its two ports' fair shares.
+    """All links and, per role, ``row_links`` (shape (rows, LINK_COLUMNS)), ``domains`` and ``racks`` (shape (rows,))."""
 
-    The share of a port is its bandwidth over the transfers on it; what one transfer cannot use because its other port
-    is busier is not given to the others (so a little pessimistic against max-min fairness).
-    """
+    def __init__(self, deployment: DeploymentConfig, requests: int) -> None:
+        self.placement = place(deployment)
+        self.names: list[str] = []
+        self._links: list[tuple[float, float]] = []
+        self._racks: dict[int, tuple[int, int]] = {}
+        self._domains: dict[object, int] = {}
+        self.row_links, self.domains, self.racks = {}, {}, {}
+        for role, pool in deployment.pools().items():
+            self._add_pool(role, pool, deployment)
+        self.links = np.zeros(max(len(self._links), 1), state.LINK)
+        for i, (bytes_s, latency_s) in enumerate(self._links):
+            self.links[i]["bytes_s"], self.links[i]["latency_s"] = bytes_s, latency_s
+        self.net = np.zeros(1, state.NET)
+        self.net["next"] = np.inf
+        # Room for the copies that so many requests may have on their way at once; more are not begun.
+        self.transfers = np.zeros(8 * requests + 4096 if self._links else 1, state.TRANSFER)
 
-    def __init__(self, env: simpy.Environment, bandwidth_bytes_s: dict[str, float], latency_s: float) -> None:
-        self._env, self._bandwidth, self._latency_s = env, bandwidth_bytes_s, latency_s
-        self._transfers: list[Transfer] = []
-        self._users: Counter[Port] = Counter()
-        self._updated_s = 0.0
-        self._epoch = 0
+    def _add(self, name: str, gb_s: float, latency_us: float) -> int:
+        self.names.append(name)
+        self._links.append((gb_s * 1e9, latency_us * 1e-6))
+        return len(self._links) - 1
 
-    def transfer(self, source: Port, target: Port, size_bytes: float) -> Generator[simpy.Event, Any, None]:
-        """Move *size_bytes*; returns when the last byte has arrived."""
-        yield self._env.timeout(self._latency_s)
-        if size_bytes > 0.0:
-            transfer = Transfer(source, target, size_bytes, self._env.event())
-            self._progress()
-            self._transfers.append(transfer)
-            self._users.update((source, target))
-            self._share()
-            yield transfer.done
+    def _add_pool(self, role: str, pool: PoolConfig, deployment: DeploymentConfig) -> None:
+        lanes, ranks = pool.pipeline_parallel_size, pool.data_parallel_size
+        rows = pool.max_replicas * lanes * ranks
+        table = self.row_links[role] = np.full((rows, len(state.LINK_COLUMNS)), state.NONE, np.int32)
+        self.domains[role], self.racks[role] = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        store = self._add_store(role, pool.kv_offload)
+        for replica in range(pool.max_replicas):
+            for rank in range(ranks):
+                first = (replica * ranks + rank) * lanes
+                columns = self._tier_links(f"{role}/{first}", pool, store)
+                columns |= self._ports(Rank(role, replica, rank), pool, deployment)
+                for name, link in columns.items():
+                    table[first : first + lanes, state.LINK_COLUMNS.index(name)] = link
+                self.domains[role][first : first + lanes] = self._domain(Rank(role, replica, rank))
+                self.racks[role][first : first + lanes] = self._rack(Rank(role, replica, rank))
 
-    def _progress(self) -> None:
-        """Bring all remaining bytes to the present."""
-        elapsed_s = self._env.now - self._updated_s
-        for transfer in self._transfers:
-            transfer.remaining_bytes -= transfer.rate_bytes_s * elapsed_s
-        self._updated_s = self._env.now
+    def _add_store(self, role: str, offload: OffloadConfig) -> dict[str, int]:
+        if offload.remote is None:
+            return {}
+        bandwidth = offload.remote.store_bandwidth_gb_s
+        return {name: self._add(f"{role}/{name}", bandwidth, 0.0) for name in ("store_write", "store_read")}
 
-    def _share(self) -> None:
-        """Recompute all rates and wake up when the next transfer ends."""
-        self._epoch += 1
-        for transfer in self._transfers:
-            transfer.rate_bytes_s = min(
-                self._bandwidth[port[0]] / self._users[port] for port in (transfer.source, transfer.target)
-            )
-        if self._transfers:
-            first = min(self._transfers, key=lambda t: t.remaining_bytes / t.rate_bytes_s)
-            wait_s = max(first.remaining_bytes / first.rate_bytes_s, 0.0)
-            epoch = self._epoch
-            self._env.timeout(wait_s).callbacks.append(lambda _: self._finish(first, epoch))
+    def _tier_links(self, owner: str, pool: PoolConfig, store: dict[str, int]) -> dict[str, int]:
+        """Add the links of one row's tiers; copies to and from the GPU take its PCIe link whatever the tier."""
+        offload, links = pool.kv_offload, dict(store)
+        tiers = {"disk": offload.disk, "remote": offload.remote}
+        if offload.host or offload.disk or offload.remote:
+            gpus = pool.gpus_per_replica // pool.data_parallel_size
+            host = offload.host or HostTier(size_gib=1.0)  # without a host tier its link is still there
+            links |= {
+                name: self._add(f"{owner}/{name}", host.bandwidth_gb_s * gpus, host.latency_us)
+                for name in ("d2h", "h2d")
+            }
+        for tier, config in tiers.items():
+            if config is not None:
+                for way in ("write", "read"):
+                    name = f"{tier}_{way}"
+                    links[name] = self._add(f"{owner}/{name}", config.bandwidth_gb_s, config.latency_us)
+        return links
 
-    def _finish(self, first: Transfer, epoch: int) -> None:
-        """End *first*, unless the rates have changed since its end was computed."""
-        if epoch == self._epoch:
-            self._progress()
-            self._transfers.remove(first)
-            self._users.subtract((first.source, first.target))
-            first.done.succeed()
-            self._share()
+    def _ports(self, place: Rank, pool: PoolConfig, deployment: DeploymentConfig) -> dict[str, int]:
+        """Add the ports that hand-offs of one rank leave and enter by: all its GPUs send side by side."""
+        if deployment.disaggregated is None:
+            return {}
+        link, gpus = deployment.disaggregated.kv_transfer, pool.gpus_per_replica // pool.data_parallel_size
+        gb_s = {"net": link.bandwidth_gb_s, "nvlink": get_gpu(deployment.pool_gpu(pool)).nvlink_bytes_s / 1e9}
+        return {
+            f"{kind}_{way}": self._add(f"{place.role}/{place.replica}/{kind}_{way}", gb_s[kind] * gpus, link.latency_us)
+            for kind in gb_s
+            for way in ("out", "in")
+        } | self._uplinks(place, deployment)
+
+    def _uplinks(self, place: Rank, deployment: DeploymentConfig) -> dict[str, int]:
+        if deployment.topology is None:
+            return {}
+        rack, gb_s = self._rack(place), deployment.topology.rack_uplink_gb_s
+        if rack not in self._racks:
+            self._racks[rack] = (self._add(f"rack{rack}/out", gb_s, 0.0), self._add(f"rack{rack}/in", gb_s, 0.0))
+        return dict(zip(("rack_out", "rack_in"), self._racks[rack], strict=True))
+
+    def _domain(self, place: Rank) -> int:
+        """Number of the NVLink domain that holds the whole rank; one of its own without a topology or if it crosses."""
+        domains: object = place
+        if self.placement.nodes and len(self.placement.domains(place)) == 1:
+            domains = min(self.placement.domains(place))
+        return self._domains.setdefault(domains, len(self._domains))
+
+    def _rack(self, place: Rank) -> int:
+        return self.placement.rack(place) if self.placement.nodes else 0

@@ -1,4 +1,4 @@
-"""One pool of equal replicas: builds the compiled engine's arrays and speaks to it."""
+"""One pool of equal replicas: builds the compiled engine's arrays."""
 
 from __future__ import annotations
 
@@ -8,47 +8,91 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import DeploymentConfig, PoolConfig
+from dynosim import rng
+from dynosim.config import DeploymentConfig, PoolConfig, TierConfig
 from dynosim.hardware.memory import KVCapacity, kv_capacity
-from dynosim.policies.base import PoolView
-from dynosim.simulation import engine as core
-from dynosim.simulation import gaps
+from dynosim.policies import registry
+from dynosim.policies.base import QueueView, SchedulingPolicy
+from dynosim.simulation import gaps, state
 from dynosim.simulation.compiled import handle_of
-from dynosim.simulation.kv_cache import SLOT
-from dynosim.simulation.records import PoolRecord, TokenGaps
-from dynosim.timing import forward_times
+from dynosim.simulation.network import Network
+from dynosim.simulation.records import TokenGaps
+from dynosim.timing import effective_tables
 from dynosim.timing.base import PassTables
 from dynosim.workload.table import IntArray, Workload
 
 TABLES = ("tokens_s", "graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s")
+FIRST_TOKEN = {"vllm": state.BY_DECODE, "sglang": state.BY_TRANSFER, "trtllm": state.BY_PREFILL}
+"""When a disaggregated engine shows the first token. vLLM's decode replica computes the last prompt token again and
+samples the first token itself (its P/D connectors drop the prefill replica's token); SGLang's sends the prefill
+replica's token on arrival of the KV cache; TensorRT-LLM's orchestrator returns the context phase's token."""
+SCHEDULER = {"vllm": state.VLLM, "sglang": state.SGLANG, "trtllm": state.NO_EVICT}
+NEW_TOKEN_RATIO = 0.7
+MIN_NEW_TOKEN_RATIO = 0.14
+NEW_TOKEN_RATIO_STEPS = 600
+"""SGLang's ``SGLANG_INIT_NEW_TOKEN_RATIO``, ``SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR`` and
+``SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS``."""
+LOG_ENTRIES = 1 << 18
+"""Room for cache changes that the router does not know of yet; beyond it learns of the oldest early."""
 
 
 class Pool:
     """Replicas of one role. Job *i* is request *i* of the workload.
 
-    A *prefill* pool ends every request at its first token and keeps the blocks until ``release``. With *watch* the
-    engine reports every request that ends.
+    A *prefill* pool ends every request at its first token and keeps the blocks until they have been copied away or are
+    released. With *watch* the engine reports every request that ends.
     """
 
     def __init__(
-        self, role: str, config: PoolConfig, deployment: DeploymentConfig, workload: Workload, *, watch: bool
+        self,
+        role: str,
+        config: PoolConfig,
+        deployment: DeploymentConfig,
+        workload: Workload,
+        network: Network,
+        *,
+        index: int,
+        watch: bool,
+        seed: int,
     ) -> None:
         self.role, self.config, self.gpu = role, config, deployment.pool_gpu(config)
         self.capacity = kv_capacity(deployment, config)
-        self.tables = forward_times(deployment, config).tables(
-            max_num_seqs=config.max_num_seqs, max_num_batched_tokens=config.max_num_batched_tokens
-        )
+        self.tables = effective_tables(deployment, config)
+        self.lanes, self.ranks = config.pipeline_parallel_size, config.data_parallel_size
+        self.rows = config.max_replicas * self.lanes * self.ranks
         node_tokens, offsets, ids = _nodes(workload, config, self.capacity.block_size)
-        self.engine = core.Engine(
-            limits=_limits(role, config, self.capacity, self.tables, workload, node_tokens, watch),
-            replicas=_replicas(config.replicas, self.capacity.blocks),
-            jobs=_jobs(role, workload, offsets),
-            running=np.zeros((config.replicas, config.max_num_seqs), np.int32),
-            slots=_slots(config.replicas, self.capacity.blocks),
-            buckets=np.zeros((config.replicas, _buckets(self.capacity, node_tokens)), np.int32),
+        policy = registry.make(
+            "scheduling_policy",
+            config.scheduling_policy,
+            config.scheduling_options,
+            f"{role} pool",
+            rng.stream(seed, role),
+        )
+        speculative = deployment.engine.speculative
+        limits = _limits(role, config, deployment, self.capacity, self.tables, workload, node_tokens, policy)
+        limits["pool"], limits["watch"], limits["seed"] = index, watch or role == "prefill", seed & (2**62 - 1)
+        caches, slots, buckets = self._caches(limits[0], ids)
+        self.engine = state.Engine(
+            limits=limits,
+            replicas=self._replicas(network),
+            jobs=_jobs(role, workload, offsets, policy),
+            running=np.zeros((self.rows, config.max_num_seqs), np.int32),
+            caches=caches,
+            slots=slots,
+            buckets=buckets,
             hash_ids=np.ascontiguousarray(ids, np.int64),
             held=np.zeros(len(ids) + 1, np.int32),
-            events=np.zeros(2 * len(workload) + config.replicas * config.max_num_seqs, core.EVENT),
+            events=np.zeros(2 * len(workload) + self.rows * config.max_num_seqs, state.EVENT),
+            waits=np.zeros((self.rows, len(state.REASONS))),
+            job_waits=np.zeros((len(workload), len(state.REASONS))),
+            stage_free=np.zeros((self.rows, self.lanes)),
+            row_links=network.row_links[role],
+            log=np.zeros(LOG_ENTRIES if limits[0]["lag_s"] > 0.0 else 1, state.LOG),
+            net=network.net,
+            links=network.links,
+            transfers=network.transfers,
+            accept=np.array(speculative.acceptance_rates if speculative else (0.0,)),
+            tier_blocks=np.zeros(state.MAX_TIERS, np.int64),
             gap_count=np.zeros(gaps.BINS),
             gap_sum=np.zeros(gaps.BINS),
             gap_range=np.array([math.inf, -math.inf]),
@@ -59,61 +103,72 @@ class Pool:
     def fits(self, workload: Workload) -> NDArray[np.bool_]:
         """Return which requests can ever run here: whole context in the blocks, prompt in an unchunked pass."""
         limits = self.engine.limits[0]
-        tokens = workload.input_tokens + self.engine.jobs["output"]
-        # One block more for the last prompt block, which a full prefix hit computes again beside the cached one.
+        # Drafts need room too, and a full prefix hit computes its last block again beside the cached one.
+        tokens = workload.input_tokens + self.engine.jobs["output"] + limits["tokens_per_decode"] - 1
         fits = -(-tokens // limits["block_size"]) + 1 <= limits["num_blocks"]
         if not limits["chunked"]:
-            fits &= tokens <= limits["max_num_batched_tokens"]
+            fits &= workload.input_tokens <= limits["max_num_batched_tokens"]
         return np.asarray(fits)
-
-    def view(self, job: int, time: float, overlap: bool) -> PoolView:
-        """Return what a router sees at *time*; without *overlap* no replica has the prompt's prefix."""
-        replicas = self.engine.replicas
-
-        def cached_tokens() -> IntArray:
-            out = np.zeros(len(replicas), np.int64)
-            if overlap:
-                core.cached_tokens(self.handle, job, time, out)
-            return out
-
-        return PoolView(
-            role=self.role,
-            block_size=self.capacity.block_size,
-            targets=np.arange(len(replicas)),
-            outstanding_requests=replicas["outstanding"],
-            prefill_tokens=replicas["prefill_load"],
-            kv_tokens=replicas["kv_load"],
-            cached_tokens=cached_tokens,
-            host_cached_tokens=lambda: np.zeros(len(replicas), np.int64),
-        )
-
-    def record(self, duration_s: float) -> PoolRecord:
-        """Return what the pool did in *duration_s* seconds."""
-        replicas, limits = self.engine.replicas, self.engine.limits[0]
-        busy = float(replicas["busy_s"].sum())
-        return PoolRecord(
-            role=self.role,
-            gpu=self.gpu,
-            replicas=len(replicas),
-            gpus_per_replica=self.config.tensor_parallel_size,
-            kv_blocks=self.capacity.blocks,
-            block_size=self.capacity.block_size,
-            max_num_seqs=self.config.max_num_seqs,
-            gpu_seconds=duration_s * len(replicas) * self.config.tensor_parallel_size,
-            busy_s=busy,
-            passes=int(replicas["passes"].sum()),
-            prefill_tokens=int(replicas["prefill_done_tokens"].sum()),
-            decode_tokens=int(replicas["decode_done_tokens"].sum()),
-            mean_batch=float(replicas["batch_time"].sum()) / max(busy, 1e-12),
-            mean_kv_utilization=float(replicas["block_time"].sum())
-            / max(duration_s * len(replicas) * int(limits["num_blocks"]), 1e-12),
-            extrapolated_pass_share=float(replicas["extrapolated_s"].sum()) / max(busy, 1e-12),
-        )
 
     def gaps(self) -> TokenGaps:
         """Return the token gaps of all replicas."""
         low, high = self.engine.gap_range
         return TokenGaps(self.engine.gap_count, self.engine.gap_sum, float(low), float(high))
+
+    def _replicas(self, network: Network) -> NDArray[Any]:
+        rows = np.zeros(self.rows, state.REPLICA)
+        rows["end"], rows["slowdown"] = math.inf, 1.0
+        for name in ("arrive_head", "arrive_tail", "wait_head", "wait_tail"):
+            rows[name] = state.NONE
+        number = np.arange(self.rows)
+        rows["queue"] = rows["cache"] = number - number % self.lanes
+        rows["domain"], rows["rack"] = network.domains[self.role], network.racks[self.role]
+        for replica in range(self.config.max_replicas):
+            own = rows[replica * self.lanes * self.ranks :][: self.lanes * self.ranks]
+            own["crossing_s"], own["crossing_token_s"] = network.placement.crossing(self.role, replica)
+        return rows
+
+    def _caches(self, limits: Any, ids: IntArray) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
+        """Return (caches, slots, buckets) of every row, its tiers and its copy in the router's index."""
+        blocks = [self.capacity.blocks] * self.rows
+        kinds = []
+        for kind, tier in enumerate(_tiers(self.config)):
+            if tier is not None:
+                kinds.append(kind)
+                size = tier.size_gib * 2**30 / (1 if kind == 2 else self.ranks)
+                blocks += [int(size // limits["block_bytes"])] * self.rows
+        limits["tiers"], limits["tier_cache"] = len(kinds), self.rows
+        limits["tier_kind"][: len(kinds)] = kinds
+        limits["index_cache"] = len(blocks)
+        blocks += [self.capacity.blocks] * (self.rows if limits["lag_s"] > 0.0 else 0)
+        return _empty_caches(np.array(blocks), int(limits["hash_tokens"] // limits["block_size"]), ids)
+
+
+def _tiers(config: PoolConfig) -> tuple[TierConfig | None, ...]:
+    offload = config.kv_offload
+    return offload.host, offload.disk, offload.remote
+
+
+def _empty_caches(
+    blocks: IntArray, node_blocks: int, ids: IntArray
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
+    """Return caches of so many blocks each. One slot is all blocks, empty. Untouched pages of zeros cost no memory.
+
+    Named slots are nodes, and runs without content lie between them, so there are never more than both together.
+    """
+    nodes = int(ids.max(initial=0)) + 1
+    slots = np.minimum(blocks, 2 * nodes + 1) + 2
+    buckets = 2 ** np.ceil(np.log2(np.clip(blocks // max(node_blocks, 1), 16, 2 * nodes + 16))).astype(np.int64)
+    caches = np.zeros(len(blocks), state.CACHE)
+    caches["slot_base"] = np.cumsum(slots) - slots
+    caches["bucket_base"] = np.cumsum(buckets) - buckets
+    caches["bucket_mask"] = buckets - 1
+    caches["num_blocks"] = caches["free_blocks"] = blocks
+    first = caches["slot_base"] + 1
+    caches["lru_head"] = caches["lru_tail"] = caches["slots_used"] = first
+    table = np.zeros(slots.sum() + 1, state.SLOT)
+    table["key"][first], table["count"][first] = -1, blocks
+    return caches, table, np.zeros(buckets.sum(), np.int32)
 
 
 def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> tuple[int, IntArray, IntArray]:
@@ -123,10 +178,10 @@ def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> tuple[int
     same place and the trace's block that holds their last token is equal, because equal ids mean equal prefixes.
     """
     if not workload.hash_block_tokens or not config.enable_prefix_caching:
-        return 1, np.zeros(len(workload) + 1, np.int64), np.zeros(0, np.int64)
+        return block_size, np.zeros(len(workload) + 1, np.int64), np.zeros(0, np.int64)
     if workload.hash_block_tokens % block_size == 0:
         return workload.hash_block_tokens, workload.hash_offsets, workload.hash_ids
-    counts = workload.input_tokens // block_size
+    counts = workload.hashed_tokens // block_size
     offsets = np.concatenate([[0], np.cumsum(counts)])
     place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
     holder = ((place + 1) * block_size - 1) // workload.hash_block_tokens
@@ -138,56 +193,55 @@ def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> tuple[int
 def _limits(
     role: str,
     config: PoolConfig,
+    deployment: DeploymentConfig,
     capacity: KVCapacity,
     tables: PassTables,
     workload: Workload,
     node_tokens: int,
-    watch: bool,
+    policy: SchedulingPolicy,
 ) -> NDArray[Any]:
-    limits = np.zeros(1, core.LIMITS)
-    row = limits[0]
-    for name in ("max_num_seqs", "max_num_batched_tokens"):
-        row[name] = getattr(config, name)
-    row["block_size"] = capacity.block_size
-    row["chunked"] = config.enable_chunked_prefill
+    limits = np.zeros(1, state.LIMITS)
+    row, engine = limits[0], deployment.engine
+    row["ranks"], row["lanes"] = config.data_parallel_size, config.pipeline_parallel_size
+    row["max_num_seqs"] = -(-config.max_num_seqs // config.pipeline_parallel_size)
+    row["max_num_batched_tokens"] = config.max_num_batched_tokens
+    row["chunked"], row["reserve_full"] = config.enable_chunked_prefill, config.scheduler_reserve_full_isl
     row["caching"] = config.enable_prefix_caching and workload.hash_block_tokens > 0
-    row["reserve_full"] = config.scheduler_reserve_full_isl
-    row["hold"], row["watch"], row["fused"] = role == "prefill", watch, tables.fused
-    row["num_blocks"], row["hash_tokens"] = capacity.blocks, node_tokens
+    row["ordered"] = config.scheduling_policy != "fcfs" and not policy.longest_prefix
+    row["longest_prefix"], row["key_adds_time"] = policy.longest_prefix, policy.add_arrival
+    row["hold"], row["remote"], row["fused"] = role == "prefill", role == "decode", tables.fused
+    row["first_token"], row["destination_first"] = FIRST_TOKEN[engine.name], engine.name == "sglang"
+    row["tokens_per_decode"] = 1 + (engine.speculative.num_speculative_tokens if engine.speculative else 0)
+    row["chunk_s"] = tables.chunk_s
+    row["block_size"], row["num_blocks"], row["hash_tokens"] = capacity.block_size, capacity.blocks, node_tokens
+    row["block_bytes"] = capacity.block_size * capacity.bytes_per_token
+    row["lag_s"] = deployment.role_router(role).kv_event_lag_s
     row["warmup"] = workload.warmup_requests
     row["measured_tokens"] = tables.measured_tokens or math.inf
     row["measured_context"] = tables.measured_context or math.inf
+    _set_scheduler(row, deployment)
     return limits
 
 
-def _replicas(count: int, blocks: int) -> NDArray[Any]:
-    replicas = np.zeros(count, core.REPLICA)
-    replicas["end"] = math.inf
-    replicas["wait_head"] = replicas["wait_tail"] = core.NONE
-    replicas["lru_head"] = replicas["lru_tail"] = replicas["slots_used"] = 1
-    replicas["free_blocks"] = blocks
-    return replicas
+def _set_scheduler(row: Any, deployment: DeploymentConfig) -> None:
+    engine = deployment.engine
+    row["scheduler"] = SCHEDULER[engine.name]
+    if engine.capacity_scheduler_policy == "MAX_UTILIZATION":
+        row["scheduler"] = state.VLLM
+    row["max_prefill_tokens"], row["mixed_chunk"] = engine.max_prefill_tokens, engine.enable_mixed_chunk
+    row["init_ratio"] = min(NEW_TOKEN_RATIO * engine.schedule_conservativeness, 1.0)
+    row["min_ratio"] = min(MIN_NEW_TOKEN_RATIO * row["init_ratio"], 1.0)
+    row["ratio_decay"] = (row["init_ratio"] - row["min_ratio"]) / NEW_TOKEN_RATIO_STEPS
 
 
-def _slots(replicas: int, blocks: int) -> NDArray[Any]:
-    """Return the slots of every replica: number 1 is all blocks, empty. Untouched pages of zeros cost no memory."""
-    slots = np.zeros((replicas, blocks + 2), SLOT)
-    slots["key"][:, 1], slots["count"][:, 1] = -1, blocks
-    return slots
-
-
-def _buckets(capacity: KVCapacity, node_tokens: int) -> int:
-    """Return a power of two near the number of whole nodes that fit."""
-    return 1 << max(4, (capacity.tokens // node_tokens).bit_length())
-
-
-def _jobs(role: str, workload: Workload, offsets: IntArray) -> NDArray[Any]:
-    jobs = np.zeros(len(workload), core.JOB)
-    for name in ("scheduled", "first", "second", "last", "gap_from", "preempted_at"):
+def _jobs(role: str, workload: Workload, offsets: IntArray, policy: SchedulingPolicy) -> NDArray[Any]:
+    jobs = np.zeros(len(workload), state.JOB)
+    for name in ("scheduled", "landed", "first", "second", "last", "gap_from", "preempted_at"):
         jobs[name] = math.nan
-    jobs["input"] = workload.input_tokens
+    jobs["input"], jobs["hashed"] = workload.input_tokens, workload.hashed_tokens
     jobs["output"] = 1 if role == "prefill" else workload.output_tokens
     jobs["hash_start"], jobs["hash_count"] = offsets[:-1], np.diff(offsets)
-    jobs["kv"] = core.REMOTE if role == "decode" else core.LOCAL
-    jobs["replica"] = core.NONE
+    jobs["kv"] = state.REMOTE if role == "decode" else state.LOCAL
+    jobs["replica"] = state.NONE
+    jobs["static_key"] = policy.keys(QueueView(workload.input_tokens, workload.priority, workload.deadline_s))
     return jobs

@@ -1,0 +1,168 @@
+"""Waiting queues: who comes next, who has waited for what. Compiled."""
+
+from __future__ import annotations
+
+import math
+
+from dynosim.simulation import kv_cache
+from dynosim.simulation.compiled import inner
+from dynosim.simulation.state import LANDED, LOADED, NONE
+
+LONGEST_PREFIX_LIMIT = 128
+"""SGLang falls back to first come, first served above this many waiting requests (``schedule_policy.py``)."""
+
+
+@inner
+def arrive(e, q, j):
+    """Append job *j* to those on their way to queue *q*; they come in the order of time."""
+    rep = e.replicas[q]
+    e.jobs[j].next = NONE
+    if rep.arrive_head == NONE:
+        rep.arrive_head = j
+    else:
+        e.jobs[rep.arrive_tail].next = j
+    rep.arrive_tail = j
+    rep.n_arriving += 1
+
+
+@inner
+def _link(e, q, before, j):
+    """Put job *j* behind *before*, or at the front where that is NONE."""
+    rep, job = e.replicas[q], e.jobs[j]
+    job.next = rep.wait_head if before == NONE else e.jobs[before].next
+    if before == NONE:
+        rep.wait_head = j
+    else:
+        e.jobs[before].next = j
+    if job.next == NONE:
+        rep.wait_tail = j
+    rep.n_waiting += 1
+
+
+@inner
+def _unlink(e, q, before, j):
+    """Take job *j*, which stands behind *before*, out of the queue."""
+    rep = e.replicas[q]
+    if before == NONE:
+        rep.wait_head = e.jobs[j].next
+    else:
+        e.jobs[before].next = e.jobs[j].next
+    if rep.wait_tail == j:
+        rep.wait_tail = before
+    rep.n_waiting -= 1
+
+
+@inner
+def push_front(e, q, j):
+    """Put job *j* first."""
+    _link(e, q, NONE, j)
+
+
+@inner
+def insert(e, q, j):
+    """Put job *j* behind the last one whose key is not above its own."""
+    rep, key, before = e.replicas[q], e.jobs[j].key, NONE
+    if rep.wait_tail != NONE and e.jobs[rep.wait_tail].key <= key:
+        before = rep.wait_tail
+    else:
+        i = rep.wait_head
+        while i != NONE:
+            if e.jobs[i].key <= key:
+                before = i
+            i = e.jobs[i].next
+    _link(e, q, before, j)
+
+
+@inner
+def candidate(e, q):
+    """Return (the job before it, the job that is to be admitted next)."""
+    rep = e.replicas[q]
+    before, j = NONE, rep.wait_head
+    if not e.limits[0].longest_prefix or rep.n_waiting > LONGEST_PREFIX_LIMIT:
+        return before, j
+    best, best_before, best_hit, last = j, NONE, -1, NONE
+    while j != NONE:
+        job = e.jobs[j]
+        if job.kv == LANDED or job.kv == LOADED:
+            return last, j
+        hit = kv_cache.match(e, rep.cache, j, job.input + job.generated)[0]
+        if hit > best_hit:
+            best, best_before, best_hit = j, last, hit
+        last, j = j, job.next
+    return best_before, best
+
+
+# -------------------------------------------------------------------------------------------------------------- waits
+
+
+@inner
+def charge(e, q, time):
+    """Add the time since the last charge to what queue *q* has waited for."""
+    rep = e.replicas[q]
+    if time > rep.reason_since:
+        e.waits[q, rep.reason] += time - rep.reason_since
+    rep.reason_since = max(rep.reason_since, time)
+
+
+@inner
+def look(e, q, now):
+    """Move everyone who has come by *now* into the queue."""
+    rep = e.replicas[q]
+    while rep.arrive_head != NONE and e.jobs[rep.arrive_head].visible <= now:
+        j = rep.arrive_head
+        job = e.jobs[j]
+        rep.arrive_head = job.next
+        rep.n_arriving -= 1
+        charge(e, q, job.visible)
+        for k in range(e.waits.shape[1]):
+            e.job_waits[j, k] -= e.waits[q, k]
+        job.marked = 1
+        insert(e, q, j)
+    charge(e, q, now)
+
+
+@inner
+def leave(e, q, before, j):
+    """Take job *j* out of queue *q*. The first time, its waits are what the queue's have grown by since it came."""
+    job = e.jobs[j]
+    if job.marked:
+        job.marked = 0
+        for k in range(e.waits.shape[1]):
+            e.job_waits[j, k] += e.waits[q, k]
+    _unlink(e, q, before, j)
+
+
+@inner
+def next_arrival(e, q):
+    """When the next job comes to queue *q*."""
+    head = e.replicas[q].arrive_head
+    return e.jobs[head].visible if head != NONE else math.inf
+
+
+@inner
+def withdraw(e, q, j):
+    """Take job *j* out of queue *q*, wherever it stands in it or on its way to it."""
+    rep, before = e.replicas[q], NONE
+    i = rep.wait_head
+    while i != NONE and i != j:
+        before, i = i, e.jobs[i].next
+    if i == j:
+        leave(e, q, before, j)
+        return
+    before, i = NONE, rep.arrive_head
+    while i != NONE and i != j:
+        before, i = i, e.jobs[i].next
+    if i == j:
+        _skip_arrival(e, q, before, j)
+
+
+@inner
+def _skip_arrival(e, q, before, j):
+    rep = e.replicas[q]
+    if before == NONE:
+        rep.arrive_head = e.jobs[j].next
+    else:
+        e.jobs[before].next = e.jobs[j].next
+    if rep.arrive_tail == j:
+        rep.arrive_tail = before
+    rep.n_arriving -= 1

@@ -1,0 +1,533 @@
+"""What goes into the next pass: the schedulers of vLLM V1, TensorRT-LLM and SGLang. Compiled.
+
+As in vLLM V1 there is no prefill phase and no decode phase: a request knows ``input + generated`` tokens and has
+computed ``ctx`` of them; a pass moves ``ctx`` forward, and when it has caught up a token comes out.
+
+Sources: vLLM ``v1/core/sched/scheduler.py``; TensorRT-LLM ``capacityScheduler`` (GUARANTEED_NO_EVICT); SGLang
+``managers/{scheduler,schedule_policy,schedule_batch}.py``. SGLang's engine takes the blocks of a whole context at
+admission.
+"""
+
+from __future__ import annotations
+
+import math
+
+from dynosim.simulation import kv_cache, queues, tiers
+from dynosim.simulation.compiled import inner
+from dynosim.simulation.state import (
+    BATCH_SLOTS,
+    KV_BLOCKS,
+    KV_LINK,
+    LANDED,
+    LOADED,
+    LOCAL,
+    MOVING,
+    NO_EVICT,
+    NONE,
+    REMOTE,
+    RESERVED,
+    SGLANG,
+    TOKEN_BUDGET,
+)
+
+CLIP_OUTPUT_TOKENS = 4096
+"""SGLang keeps room for at most so many tokens still to come of one request (CLIP_MAX_NEW_TOKENS)."""
+RETRACT_STEPS = 20
+"""SGLang retracts until the others can decode so many steps (SGLANG_RETRACT_DECODE_STEPS)."""
+
+
+@inner
+def blocks_of(e, tokens):
+    """Return the blocks that hold *tokens* tokens."""
+    return (tokens + e.limits[0].block_size - 1) // e.limits[0].block_size
+
+
+@inner
+def emit(e, time, kind, j):
+    """Report an event to the cluster."""
+    event = e.events[e.limits[0].n_events]
+    event.time, event.kind, event.job = time, kind, j
+    e.limits[0].n_events += 1
+
+
+@inner
+def cache_of(e, r):
+    """Return the KV cache of row *r*."""
+    return e.caches[e.replicas[r].cache]
+
+
+@inner
+def grow(e, r, j, tokens):
+    """Take the blocks that job *j* lacks for its first *tokens* tokens."""
+    job = e.jobs[j]
+    need = blocks_of(e, tokens) - job.blocks
+    if need > 0:
+        kv_cache.take(e, e.replicas[r].cache, need)
+        job.own += need
+        job.blocks += need
+
+
+@inner
+def _remove(e, r, i):
+    """Take the *i*-th running job out of the batch."""
+    rep = e.replicas[r]
+    for k in range(i, rep.n_running - 1):
+        e.running[r, k] = e.running[r, k + 1]
+    rep.n_running -= 1
+
+
+@inner
+def preempt(e, r, i):
+    """Take the blocks of the *i*-th running job away: all of it is to be computed again. Returns the job."""
+    rep = e.replicas[r]
+    j = e.running[r, i]
+    job = e.jobs[j]
+    _remove(e, r, i)
+    kv_cache.register(e, rep.cache, j, job.ctx)
+    kv_cache.release(e, rep.cache, j)
+    job.ctx = job.chunk = job.prefilling = 0
+    job.preemptions += 1
+    job.visible = rep.now
+    if math.isnan(job.preempted_at):
+        job.preempted_at = rep.now
+        if job.generated > 0:
+            job.stall_s += rep.stalled - job.stall_mark
+    return j
+
+
+@inner
+def _decode_tokens(e, j):
+    """Tokens of a decode in one pass: the drafts need a token to start from."""
+    return e.limits[0].tokens_per_decode if e.jobs[j].generated > 0 else 1
+
+
+# ---------------------------------------------------------------------------------------------------------- admission
+
+
+@inner
+def _promised(e, r):
+    """Blocks that the requests of row *r* will still take until they end, all at their full length (no-evict)."""
+    if e.limits[0].scheduler != NO_EVICT:
+        return 0
+    rep = e.replicas[r]
+    total = rep.reserved_blocks
+    for i in range(rep.n_running):
+        job = e.jobs[e.running[r, i]]
+        total += blocks_of(e, job.input + job.output) - job.blocks
+    return total
+
+
+@inner
+def _wanted(e, j, tokens):
+    """Tokens that must have blocks before job *j* is admitted with *tokens* of them."""
+    job, lim = e.jobs[j], e.limits[0]
+    if lim.scheduler == NO_EVICT:
+        return job.input + job.output
+    if lim.scheduler == SGLANG or lim.reserve_full:
+        return max(tokens, job.input + job.generated)
+    return tokens
+
+
+@inner
+def _hold(e, r, j, matched, hit, tokens):
+    """Give job *j* the matched nodes and new blocks up to *tokens* tokens."""
+    job, c = e.jobs[j], e.replicas[r].cache
+    kv_cache.hold(e, c, j, matched)
+    need = blocks_of(e, tokens) - hit // e.limits[0].block_size
+    kv_cache.take(e, c, need)
+    job.own, job.blocks = need, need + hit // e.limits[0].block_size
+
+
+@inner
+def set_aside(e, r, j, sign):
+    """No-evict: what job *j* will take beyond the blocks it holds while it is in no batch."""
+    job = e.jobs[j]
+    if e.limits[0].scheduler == NO_EVICT:
+        e.replicas[r].reserved_blocks += sign * (blocks_of(e, job.input + job.output) - job.blocks)
+
+
+@inner
+def reserve(e, r, j):
+    """Reserve the blocks of a prompt that will be copied in, one generated token included; False when short."""
+    job, rep = e.jobs[j], e.replicas[r]
+    hit, matched, pinned = kv_cache.match(e, rep.cache, j, job.input)
+    wanted = blocks_of(e, _wanted(e, j, job.input + 1)) - hit // e.limits[0].block_size
+    if wanted > cache_of(e, r).free_blocks - pinned - _promised(e, r):
+        return False
+    _hold(e, r, j, matched, hit, job.input + 1)
+    job.cached, job.kv, job.scheduled = hit, MOVING, rep.now
+    set_aside(e, r, j, 1)
+    return True
+
+
+@inner
+def _load(e, r, j, hit, matched, pinned):
+    """Send for the part of the prompt that lower tiers have; returns NONE if they have none, 0 when blocks are short,
+    else the tokens that will be there."""
+    job, rep = e.jobs[j], e.replicas[r]
+    total = job.input + job.generated
+    if e.limits[0].tiers == 0 or tiers.extend(e, r, j, matched, total, False) <= hit:
+        return NONE
+    wanted = blocks_of(e, _wanted(e, j, total + 1)) - hit // e.limits[0].block_size
+    if wanted > cache_of(e, r).free_blocks - pinned - _promised(e, r):
+        return 0
+    _hold(e, r, j, matched, hit, total + 1)
+    if math.isnan(job.scheduled):
+        job.cached = hit
+    tiers.load(e, r, j, matched, total, rep.now)
+    set_aside(e, r, j, 1)
+    return job.ctx
+
+
+@inner
+def _start(e, r, j, hit, chunk):
+    """Job *j* begins, or begins again, to compute its prompt behind *hit* tokens."""
+    rep, job = e.replicas[r], e.jobs[j]
+    if math.isnan(job.scheduled):
+        job.scheduled = rep.now
+        if job.kv == LOADED:
+            e.job_waits[j, KV_LINK] += rep.now - job.load_from
+        else:
+            job.cached = hit
+    elif job.generated == 0 and not math.isnan(job.preempted_at):
+        job.preempted_prefill_s += rep.now - job.preempted_at
+        job.preempted_at = math.nan
+    job.ctx, job.chunk, job.prefilling, job.kv = hit, chunk, 1, LOCAL
+    kv_cache.register(e, rep.cache, j, hit + chunk)
+
+
+@inner
+def _continue(e, r, j, budget):
+    """Put a job whose KV has arrived into the batch; returns its tokens."""
+    rep, job = e.replicas[r], e.jobs[j]
+    set_aside(e, r, j, -1)
+    if job.kv == LANDED:
+        job.kv, job.chunk, job.stall_mark = LOCAL, 1, rep.stalled
+    else:
+        _start(e, r, j, job.ctx, min(job.input + job.generated - job.ctx, budget))
+    return job.chunk
+
+
+@inner
+def _admit(e, r, j, budget):
+    """Admit job *j* with its first chunk if blocks and budget allow; returns (its tokens or 0, what is short)."""
+    lim, job, rep = e.limits[0], e.jobs[j], e.replicas[r]
+    total = job.input + job.generated
+    hit, matched, pinned = kv_cache.match(e, rep.cache, j, total)
+    coming = _load(e, r, j, hit, matched, pinned)
+    if coming != NONE:
+        return coming, KV_BLOCKS
+    chunk = total - hit
+    if chunk > budget:
+        if not lim.chunked and chunk <= lim.max_num_batched_tokens:
+            return 0, TOKEN_BUDGET
+        chunk = budget
+    wanted = blocks_of(e, _wanted(e, j, hit + chunk)) - hit // lim.block_size
+    if wanted > cache_of(e, r).free_blocks - pinned - _promised(e, r):
+        return 0, KV_BLOCKS
+    _hold(e, r, j, matched, hit, hit + chunk)
+    _start(e, r, j, hit, chunk)
+    return chunk, 0
+
+
+# --------------------------------------------------------------------------------------------------- vLLM, TensorRT-LLM
+
+
+@inner
+def _victim(e, r):
+    """Index of the running job that is preempted first: of the largest key, the last."""
+    rep, v = e.replicas[r], e.replicas[r].n_running - 1
+    if e.limits[0].ordered:
+        for i in range(rep.n_running - 1, -1, -1):
+            if e.jobs[e.running[r, i]].key > e.jobs[e.running[r, v]].key:
+                v = i
+    return v
+
+
+@inner
+def _schedule_running(e, r):
+    """Give every running job its tokens and blocks, in order; returns (tokens left in the budget, preempted)."""
+    rep, lim, preempted, i = e.replicas[r], e.limits[0], False, 0
+    budget = lim.max_num_batched_tokens
+    while i < rep.n_running:
+        j = e.running[r, i]
+        job = e.jobs[j]
+        wanted = job.input + job.generated - job.ctx if job.prefilling else _decode_tokens(e, j)
+        job.chunk = min(wanted, budget)
+        if blocks_of(e, job.ctx + job.chunk) - job.blocks > cache_of(e, r).free_blocks:
+            v = _victim(e, r)
+            budget += e.jobs[e.running[r, v]].chunk if v < i else 0
+            i -= v < i
+            queues.push_front(e, rep.queue, preempt(e, r, v))
+            preempted = True
+            continue
+        grow(e, r, j, job.ctx + job.chunk)
+        if job.prefilling:
+            kv_cache.register(e, rep.cache, j, job.ctx + job.chunk)
+        budget -= job.chunk
+        i += 1
+    return budget, preempted
+
+
+@inner
+def _schedule_waiting(e, r, budget):
+    """Move the head of the queue into the batch, again and again; returns what is short, or NONE."""
+    rep = e.replicas[r]
+    q = rep.queue
+    while e.replicas[q].wait_head != NONE:
+        if rep.n_running >= e.limits[0].max_num_seqs:
+            return BATCH_SLOTS
+        before, j = queues.candidate(e, q)
+        kv, chunk = e.jobs[j].kv, 0
+        if kv == REMOTE:
+            if not reserve(e, r, j):
+                return KV_BLOCKS
+        elif budget <= 0:
+            return TOKEN_BUDGET
+        elif kv == LOCAL:
+            chunk, short = _admit(e, r, j, budget)
+            if chunk == 0:
+                return short
+        else:
+            chunk = _continue(e, r, j, budget)
+        queues.leave(e, q, before, j)
+        budget -= _enter(e, r, j, chunk)
+    return NONE
+
+
+@inner
+def _enter(e, r, j, chunk):
+    """Put a job that was taken off the queue where it belongs; returns the tokens it takes of this pass."""
+    kv = e.jobs[j].kv
+    if kv == MOVING:
+        emit(e, e.replicas[r].now, RESERVED, j)
+    if kv != LOCAL:
+        return 0
+    e.running[r, e.replicas[r].n_running] = j
+    e.replicas[r].n_running += 1
+    return chunk
+
+
+@inner
+def schedule(e, r):
+    """Choose the tokens of row *r*'s next pass; returns (preempted, what the head of the queue is short of)."""
+    if e.limits[0].scheduler == SGLANG:
+        return _schedule_sglang(e, r)
+    budget, preempted = _schedule_running(e, r)
+    if preempted and e.replicas[r].n_running > 0:
+        return True, KV_BLOCKS
+    return preempted, _schedule_waiting(e, r, budget)
+
+
+# ------------------------------------------------------------------------------------------------------------- SGLang
+
+
+@inner
+def _ratio(e, r):
+    """Share of the outputs to come that admission keeps tokens for; decays with every decode pass."""
+    lim, rep = e.limits[0], e.replicas[r]
+    return max(rep.ratio_base - rep.ratio_steps * lim.ratio_decay, lim.min_ratio)
+
+
+@inner
+def _output_to_come(e, j):
+    return min(e.jobs[j].output - e.jobs[j].generated, CLIP_OUTPUT_TOKENS)
+
+
+@inner
+def _count_decodes(e, r):
+    """Return (decodes in the batch, tokens kept for what they still generate); nobody has tokens in the pass yet."""
+    rep, decodes, to_come = e.replicas[r], 0, 0
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        e.jobs[j].chunk = 0
+        if not e.jobs[j].prefilling:
+            decodes += 1
+            to_come += _output_to_come(e, j)
+    return decodes, _ratio(e, r) * to_come
+
+
+@inner
+def _whole_pages(e, tokens, room):
+    """Tokens of a chunk: all if there is room, else what fills blocks."""
+    return tokens if tokens <= room else room // e.limits[0].block_size * e.limits[0].block_size
+
+
+@inner
+def _go_on_with_chunks(e, r, room):
+    """Give the prompt that is in the middle of its chunks the next one; returns its tokens."""
+    rep = e.replicas[r]
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        job = e.jobs[j]
+        if job.prefilling:
+            job.chunk = _whole_pages(e, job.input + job.generated - job.ctx, room)
+            kv_cache.register(e, rep.cache, j, job.ctx + job.chunk)
+            return job.chunk
+    return 0
+
+
+@inner
+def _admit_sglang(e, r, j, room, kept_free):
+    """Admit job *j* if its context and the outputs to come have room; returns (its tokens or 0, what is short, tokens
+    that are gone from *kept_free*)."""
+    lim, job, rep = e.limits[0], e.jobs[j], e.replicas[r]
+    total, free = job.input + job.generated, cache_of(e, r).free_blocks
+    hit, matched, pinned = kv_cache.match(e, rep.cache, j, total)
+    coming = _load(e, r, j, hit, matched, pinned)
+    if coming != NONE:
+        return coming, KV_BLOCKS, 0
+    needs = total - hit + _output_to_come(e, j) + pinned * lim.block_size
+    short = rep.n_running > 0 and needs >= kept_free
+    if short or blocks_of(e, total) - hit // lim.block_size > free - pinned:
+        rep.full = 1
+        return 0, KV_BLOCKS, 0
+    chunk = _whole_pages(e, total - hit, room)
+    if chunk < total - hit and not lim.chunked and total - hit <= lim.max_num_batched_tokens:
+        chunk = 0
+    if chunk > 0:
+        _hold(e, r, j, matched, hit, total)
+        _start(e, r, j, hit, chunk)
+    return chunk, TOKEN_BUDGET, needs
+
+
+@inner
+def _go_on_sglang(e, r, j, room):
+    """Put a job whose KV has arrived into the batch; returns (its prefill tokens, tokens gone from those kept free)."""
+    job = e.jobs[j]
+    if job.kv == LOADED:
+        room = _whole_pages(e, job.input + job.generated - job.ctx, room)
+        if room == 0:
+            return 0, 0
+    chunk = _continue(e, r, j, room)
+    return (chunk if job.prefilling else 0), _output_to_come(e, j)
+
+
+@inner
+def _fill_sglang(e, r, room, room_input, kept_free):
+    """Admit from the queue until something is short; returns what."""
+    rep = e.replicas[r]
+    q = rep.queue
+    while e.replicas[q].wait_head != NONE:
+        if rep.n_running >= e.limits[0].max_num_seqs or rep.full:
+            rep.full = 1
+            return BATCH_SLOTS if rep.n_running >= e.limits[0].max_num_seqs else KV_BLOCKS
+        before, j = queues.candidate(e, q)
+        job = e.jobs[j]
+        kv, chunk, short, gone = job.kv, 0, KV_BLOCKS, 0.0
+        if kv == REMOTE:
+            if not reserve(e, r, j):
+                return KV_BLOCKS
+        elif kv != LANDED and (room <= 0 or room_input <= 0):
+            return TOKEN_BUDGET
+        elif kv == LOCAL:
+            chunk, short, gone = _admit_sglang(e, r, j, room, kept_free)
+            if chunk == 0:
+                return short
+        else:
+            chunk, gone = _go_on_sglang(e, r, j, room)
+            if chunk == 0 and kv == LOADED:
+                return TOKEN_BUDGET
+        queues.leave(e, q, before, j)
+        chunk = _enter(e, r, j, chunk)
+        room, room_input, kept_free = room - chunk, room_input - chunk, kept_free - gone
+        if job.prefilling and job.ctx + job.chunk < job.input + job.generated:
+            return TOKEN_BUDGET
+    return NONE
+
+
+@inner
+def _decode_needs(e, r, steps):
+    """Blocks that the decodes of row *r* lack for their next pass (*steps* 0) or for *steps* more tokens."""
+    rep, need = e.replicas[r], 0
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        job = e.jobs[j]
+        if not job.prefilling:
+            need += max(blocks_of(e, job.ctx + (steps if steps > 0 else _decode_tokens(e, j))) - job.blocks, 0)
+    return need
+
+
+@inner
+def _fewest_generated(e, r):
+    """Index of the decode that loses least: fewest tokens generated, then longest prompt, then last; NONE without."""
+    rep, v = e.replicas[r], NONE
+    for i in range(rep.n_running):
+        job = e.jobs[e.running[r, i]]
+        if job.prefilling:
+            continue
+        best = e.jobs[e.running[r, v]]
+        if v == NONE or (job.generated, -job.input) <= (best.generated, -best.input):
+            v = i
+    return v
+
+
+@inner
+def _retract(e, r, decodes):
+    """Take decodes out until the others have blocks; returns whether any was."""
+    rep, cache, retracted = e.replicas[r], cache_of(e, r), False
+    while decodes > 0:
+        enough = _decode_needs(e, r, 0) <= cache.free_blocks
+        if enough and (not retracted or decodes == 1 or _decode_needs(e, r, RETRACT_STEPS) <= cache.free_blocks):
+            break
+        queues.insert(e, rep.queue, preempt(e, r, _fewest_generated(e, r)))
+        retracted, decodes = True, decodes - 1
+    return retracted
+
+
+@inner
+def _raise_ratio(e, r):
+    """Estimate the share of outputs to come anew after a retraction (``retract_decode``)."""
+    rep, done, most, n = e.replicas[r], 0, 0, 0
+    for i in range(rep.n_running):
+        job = e.jobs[e.running[r, i]]
+        if not job.prefilling:
+            done, most, n = done + job.generated, most + job.output, n + 1
+    rep.ratio_base, rep.ratio_steps, rep.full = min(1.0, (done + RETRACT_STEPS * n) / (most + 1)), 0, 0
+
+
+@inner
+def _schedule_sglang(e, r):
+    """A prefill batch if one can be formed, else a decode pass; with mixed chunks both together."""
+    lim, rep = e.limits[0], e.replicas[r]
+    if rep.n_running == 0:
+        rep.ratio_base, rep.ratio_steps, rep.full = lim.init_ratio, 0, 0
+    decodes, kept = _count_decodes(e, r)
+    mixed = decodes if lim.mixed_chunk else 0
+    room, free = lim.max_num_batched_tokens - mixed, cache_of(e, r).free_blocks * lim.block_size
+    chunk = _go_on_with_chunks(e, r, room)
+    short = _fill_sglang(e, r, room - chunk, lim.max_prefill_tokens - mixed - chunk, free - kept)
+    prefill, decodes = 0, 0
+    for i in range(rep.n_running):
+        job = e.jobs[e.running[r, i]]
+        prefill += job.chunk if job.prefilling else 0
+        decodes += not job.prefilling
+    retracted = False
+    if prefill == 0 or lim.mixed_chunk:
+        retracted = _retract(e, r, decodes)
+        if retracted:
+            _raise_ratio(e, r)
+        _decode_all(e, r)
+    else:
+        _pause_decodes(e, r)
+    return retracted, short
+
+
+@inner
+def _decode_all(e, r):
+    """Give every decode its tokens and blocks."""
+    rep = e.replicas[r]
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        job = e.jobs[j]
+        if not job.prefilling:
+            job.chunk = _decode_tokens(e, j)
+            grow(e, r, j, job.ctx + job.chunk)
+
+
+@inner
+def _pause_decodes(e, r):
+    rep = e.replicas[r]
+    for i in range(rep.n_running):
+        job = e.jobs[e.running[r, i]]
+        job.chunk = job.chunk if job.prefilling else 0

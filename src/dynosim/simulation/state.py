@@ -1,0 +1,266 @@
+"""The compiled engine's state: flat arrays of records, and how they are reached from a handle.
+
+A *row* is one scheduler with its batch. A replica is one row; or ``data_parallel_size`` rows (ranks: own queue, own KV
+cache, passes in lock-step); or ``pipeline_parallel_size`` rows (lanes: one micro-batch each, queue and KV cache shared
+and owned by the first).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.simulation.compiled import State, opener
+
+NONE = np.int64(-1)  # a typed constant: a literal would compile every function twice
+LOCAL, REMOTE, MOVING, LANDED, LOADING, LOADED = 0, 1, 2, 3, 4, 5
+"""Where a job's prompt KV is: computed here; on another replica; on its way from there; arrived from there, about to
+decode; on its way from a lower tier; arrived from there, the rest of the prompt still to compute."""
+PREFILL_DONE, FINISHED, RESERVED = 0, 1, 2
+"""Kinds of events the cluster may watch."""
+VLLM, SGLANG, NO_EVICT = 0, 1, 2
+"""Schedulers; TensorRT-LLM under MAX_UTILIZATION schedules like vLLM."""
+BY_DECODE, BY_TRANSFER, BY_PREFILL = 0, 1, 2
+"""Who shows the first token of a handed-off request."""
+REASONS = ("prefill_busy", "decode_busy", "batch_slots", "token_budget", "kv_blocks", "kv_link")
+PREFILL_BUSY, DECODE_BUSY, BATCH_SLOTS, TOKEN_BUDGET, KV_BLOCKS, KV_LINK = 0, 1, 2, 3, 4, 5
+"""What a queued request waits for."""
+HAND_OFF, STORE, LOAD, DEAD = 0, 1, 2, 3
+"""Kinds of transfers; the end of a dead one changes nothing."""
+MAX_TIERS = 3
+ROUTES = ("d2h", "h2d", "disk_write", "disk_read", "remote_write", "remote_read", "store_write", "store_read")
+PORTS = ("net_out", "net_in", "nvlink_out", "nvlink_in", "rack_out", "rack_in")
+LINK_COLUMNS = ROUTES + PORTS
+NET_OUT, NET_IN, NVLINK_OUT, NVLINK_IN, RACK_OUT, RACK_IN = range(len(ROUTES), len(LINK_COLUMNS))
+"""Columns of ``row_links``: a row's links by what they are for; NONE where it has none."""
+
+REPLICA = np.dtype(
+    [
+        ("now", "f8"),  # start of the planned pass, or of the next one
+        ("end", "f8"),  # end of the planned passes; inf when there is nothing to do
+        ("last_end", "f8"),  # of the previous pass
+        ("planned", "i8"),
+        ("passes_planned", "i8"),
+        ("n_running", "i8"),
+        ("n_decode", "i8"),  # in the planned pass
+        ("n_measured", "i8"),  # decodes whose gap counts: after the warm-up, not resumed from preemption
+        ("prefill_tokens", "i8"),  # in the planned pass
+        ("decode_tokens", "i8"),  # drafts included
+        ("context", "i8"),  # total context of the planned pass's decodes
+        ("queue", "i8"),  # row that owns the waiting queue
+        ("cache", "i8"),  # cache that holds the KV blocks
+        ("arrive_head", "i8"),
+        ("arrive_tail", "i8"),
+        ("wait_head", "i8"),
+        ("wait_tail", "i8"),
+        ("n_waiting", "i8"),
+        ("n_arriving", "i8"),
+        ("reason", "i8"),  # what the queue waits for, since:
+        ("reason_since", "f8"),
+        ("full", "i8"),  # SGLang: nothing is admitted until a request leaves
+        ("ratio_base", "f8"),  # SGLang: new-token ratio, less its decay over
+        ("ratio_steps", "i8"),
+        ("reserved_blocks", "i8"),  # no-evict: still to be taken by jobs whose KV is on its way
+        ("slowdown", "f8"),
+        ("crossing_s", "f8"),  # of a tensor-parallel group over several nodes: per pass,
+        ("crossing_token_s", "f8"),  # and per token of it
+        ("domain", "i8"),  # NVLink domain and
+        ("rack", "i8"),
+        ("outstanding", "i8"),  # what a router sees: requests sent here and not finished,
+        ("prefill_load", "i8"),  # their uncached prompt tokens before the first token,
+        ("kv_load", "i8"),  # and their prompt tokens
+        ("busy_s", "f8"),
+        ("passes", "i8"),
+        ("prefill_done_tokens", "i8"),
+        ("decode_done_tokens", "i8"),
+        ("finished", "i8"),
+        ("left", "f8"),  # when the last request left
+        ("batch_time", "f8"),
+        ("block_time", "f8"),
+        ("stall_planned", "f8"),  # what prefill chunks add to the planned pass, and
+        ("stalled", "f8"),  # have added to all passes with decodes so far
+        ("extrapolated_s", "f8"),
+    ]
+)
+
+JOB = np.dtype(
+    [
+        ("visible", "f8"),  # in the queue from then on
+        ("key", "f8"),  # place in the queue: lower first
+        ("static_key", "f8"),  # what the scheduling policy says of it
+        ("scheduled", "f8"),
+        ("landed", "f8"),
+        ("first", "f8"),
+        ("second", "f8"),
+        ("last", "f8"),
+        ("gap_from", "f8"),  # when the last token was shown, if not one pass ago
+        ("preempted_at", "f8"),  # NaN unless it has lost its blocks and not caught up yet
+        ("preempted_prefill_s", "f8"),  # without blocks before the first token,
+        ("preempted_decode_s", "f8"),  # and after it, until the next one
+        ("stall_mark", "f8"),  # the row's ``stalled`` when this job's decoding last began
+        ("stall_s", "f8"),
+        ("load_from", "f8"),  # when its KV started to come up from lower tiers
+        ("hash_start", "i8"),
+        ("hash_count", "i4"),
+        ("hashed", "i4"),  # tokens that the prompt nodes cover, answer included
+        ("nodes", "i4"),  # leading nodes whose blocks are settled as shared or own
+        ("named", "i4"),  # most leading nodes it ever had whole in the cache
+        ("stored", "i4"),  # of those, already sent to the lower tiers
+        ("storing", "i4"),
+        ("loading", "i4"),  # copies on their way up
+        ("input", "i4"),
+        ("output", "i4"),
+        ("generated", "i4"),
+        ("ctx", "i4"),
+        ("chunk", "i4"),  # tokens in the planned pass
+        ("prefilling", "i4"),
+        ("marked", "i4"),  # its waits are being counted
+        ("rounds", "i4"),  # speculation rounds so far
+        ("blocks", "i4"),  # held, shared ones included
+        ("own", "i4"),  # held and not shared
+        ("cached", "i4"),
+        ("cached_host", "i4"),
+        ("cached_disk", "i4"),
+        ("cached_remote", "i4"),
+        ("preemptions", "i4"),
+        ("replica", "i4"),  # row
+        ("next", "i4"),
+        ("kv", "i4"),
+        ("prefill_load", "i4"),
+    ]
+)
+
+EVENT = np.dtype([("time", "f8"), ("kind", "i4"), ("job", "i4")])
+
+LIMITS = np.dtype(
+    [
+        ("pool", "i8"),
+        ("scheduler", "i8"),
+        ("ranks", "i8"),
+        ("lanes", "i8"),
+        ("max_num_seqs", "i8"),  # of one row
+        ("max_num_batched_tokens", "i8"),
+        ("max_prefill_tokens", "i8"),
+        ("mixed_chunk", "i8"),
+        ("init_ratio", "f8"),
+        ("min_ratio", "f8"),
+        ("ratio_decay", "f8"),
+        ("chunked", "i8"),
+        ("caching", "i8"),
+        ("reserve_full", "i8"),
+        ("ordered", "i8"),  # the queue is not first come, first served
+        ("longest_prefix", "i8"),
+        ("key_adds_time", "i8"),
+        ("remote", "i8"),  # decode pool: prompts are prefilled elsewhere
+        ("hold", "i8"),  # prefill pool: blocks stay until released, outputs end after one token
+        ("first_token", "i8"),
+        ("watch", "i8"),  # whether finishes are reported as events
+        ("fused", "i8"),
+        ("tokens_per_decode", "i8"),
+        ("seed", "i8"),
+        ("chunk_s", "f8"),  # of every prefill chunk of a pass
+        ("destination_first", "i8"),  # decode pool: blocks are reserved before the prompt is prefilled
+        ("tiers", "i8"),
+        ("tier_cache", "i8"),  # row r keeps tier k (0, 1, ...) in cache tier_cache + k rows + r
+        ("tier_kind", "i8", (MAX_TIERS,)),  # 0 host, 1 disk, 2 remote
+        ("block_size", "i8"),
+        ("block_bytes", "f8"),
+        ("num_blocks", "i8"),
+        ("hash_tokens", "i8"),
+        ("warmup", "i8"),
+        ("measured_tokens", "f8"),
+        ("measured_context", "f8"),
+        ("lag_s", "f8"),  # delay of the router's prefix index,
+        ("index_cache", "i8"),  # row r's copy of which is in cache index_cache + r,
+        ("log_head", "i8"),  # behind the entries log_head .. log_tail of the log
+        ("log_tail", "i8"),
+        ("clock", "f8"),
+        ("n_events", "i8"),
+    ]
+)
+
+CACHE = np.dtype(
+    [
+        ("lru_head", "i8"),
+        ("lru_tail", "i8"),
+        ("slot_head", "i8"),  # free slots
+        ("slots_used", "i8"),
+        ("slot_base", "i8"),
+        ("bucket_base", "i8"),
+        ("bucket_mask", "i8"),
+        ("free_blocks", "i8"),
+        ("num_blocks", "i8"),
+        ("evicted", "i8"),  # blocks with content
+    ]
+)
+SLOT = np.dtype([("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")])
+LOG = np.dtype([("time", "f8"), ("key", "i8"), ("cache", "i4"), ("count", "i4")])
+NET = np.dtype([("now", "f8"), ("next", "f8"), ("which", "i8"), ("active", "i8")])
+LINK = np.dtype([("bytes_s", "f8"), ("latency_s", "f8"), ("users", "i8"), ("bytes", "f8")])
+TRANSFER = np.dtype(
+    [
+        ("remaining", "f8"),  # bytes
+        ("rate", "f8"),  # bytes/s; 0 before ``starts``
+        ("starts", "f8"),
+        ("size", "f8"),
+        ("kind", "i4"),
+        ("pool", "i4"),
+        ("row", "i4"),
+        ("job", "i4"),
+        ("first", "i4"),  # node
+        ("last", "i4"),
+        ("tier", "i4"),
+        ("n_links", "i4"),
+        ("links", "i4", (4,)),
+    ]
+)
+
+
+class Engine(NamedTuple):
+    """All state of one pool. Row r of a two-dimensional array is row r's."""
+
+    limits: NDArray[Any]
+    replicas: NDArray[Any]
+    jobs: NDArray[Any]
+    running: NDArray[np.int32]
+    caches: NDArray[Any]
+    slots: NDArray[Any]
+    buckets: NDArray[np.int32]
+    hash_ids: NDArray[np.int64]
+    held: NDArray[np.int32]
+    events: NDArray[Any]
+    waits: NDArray[np.float64]  # seconds that a row's queue has waited for each reason
+    job_waits: NDArray[np.float64]
+    stage_free: NDArray[np.float64]
+    row_links: NDArray[np.int32]
+    log: NDArray[Any]
+    net: NDArray[Any]  # shared by all pools, as are links and transfers
+    links: NDArray[Any]
+    transfers: NDArray[Any]
+    accept: NDArray[np.float64]  # acceptance rates of draft tokens
+    tier_blocks: NDArray[np.int64]  # scratch
+    gap_count: NDArray[np.float64]
+    gap_sum: NDArray[np.float64]
+    gap_range: NDArray[np.float64]
+    tokens_s: NDArray[np.float64]
+    graph_tokens_s: NDArray[np.float64]
+    decode_context: NDArray[np.float64]
+    decode_s: NDArray[np.float64]
+    prefill_seq: NDArray[np.float64]
+    prefill_share_s: NDArray[np.float64]
+
+
+_DTYPES = {
+    "limits": LIMITS, "replicas": REPLICA, "jobs": JOB, "caches": CACHE, "slots": SLOT, "events": EVENT, "log": LOG,
+    "net": NET, "links": LINK, "transfers": TRANSFER, "hash_ids": np.int64, "tier_blocks": np.int64,
+} | dict.fromkeys(("running", "buckets", "held", "row_links"), np.int32)  # fmt: skip
+_TABLES = ("running", "waits", "job_waits", "stage_free", "row_links", "decode_context", "decode_s", "prefill_share_s")
+open_engine = opener(
+    State(
+        "Engine",
+        {name: (np.dtype(_DTYPES.get(name, np.float64)), 2 if name in _TABLES else 1) for name in Engine._fields},
+    )
+)
+"""In compiled code: the Engine behind a handle."""

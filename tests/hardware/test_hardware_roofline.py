@@ -43,4 +43,20 @@ def test_moe_reads_the_experts_that_its_tokens_reach():
 
 def test_all_reduce_sends_nothing_alone_and_almost_twice_the_data_in_a_group():
     assert roofline.all_reduce_bound_s(LLAMA, H200, 1, 1024) == 0
-    assert roofline.all_reduce_bound_s(LLAMA, H200, 8, 1024) == pytest.approx(160 * 1.75 * 1024 * 8192 * 2 / 450e9)
+    assert roofline.all_reduce_bound_s(LLAMA, H200, 8, 1024) == pytest.approx(80 * 1.75 * 1024 * 8192 * 2 / 450e9)
+
+
+def test_groups_beyond_the_scale_up_link_take_the_network():
+    sent = 80 * 2 * 15 / 16 * 1024 * 8192 * 2
+    assert roofline.all_reduce_bound_s(LLAMA, H200, 16, 1024, 50e9) == pytest.approx(sent / 50e9)
+    assert roofline.all_reduce_bound_s(LLAMA, get_gpu("gb200"), 16, 1024, 50e9) == pytest.approx(sent / 900e9)
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 8192])
+def test_experts_are_a_part_of_the_weights(tokens):
+    model = get_model("qwen3-235b-a22b")
+    for ranks in (1, 8):
+        experts = roofline.expert_bound_s(model, H200, 1, "none", tokens, ranks)
+        assert 0 < experts < roofline.token_wise_bound_s(model, H200, 1, "none", tokens, ranks)
+    mixtral, one = get_model("mixtral-8x7b"), 32 * 3 * 4096 * 14336 * 2
+    assert roofline.expert_bound_s(mixtral, H200, 1, "none", 1) == pytest.approx(2 * one / 4.8e12)

@@ -169,3 +169,7 @@ def test_data_parallel_ranks_share_the_experts(ranks, expert_parallel):
     assert one.graph_tokens_s[256] == pytest.approx(reads, rel=0.05)
     assert many.graph_tokens_s[256] < 0.75 * one.graph_tokens_s[256]
     assert (np.diff(many.tokens_s) >= 0).all()
+    assert (one.expert_s == 0).all()
+    own = many.tokens_s - many.expert_s
+    assert (own[1:] > 0).all()
+    assert own[-1] < 0.7 * one.tokens_s[-1]

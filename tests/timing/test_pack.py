@@ -156,6 +156,27 @@ def test_the_experts_of_all_ranks_share_the_measured_grid():
     assert limits == [16384, 16384 // 8]
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if "a22b" in path.stem or "v3" in path.stem], ids=str)
+def test_experts_are_a_growing_part_of_every_data_parallel_row(path):
+    pack = load_pack(path)
+    for size in pack.sizes:
+        tables = pack.tables(size, **LIMITS)
+        own = tables.tokens_s - tables.expert_s
+        assert (own[1:] > 0).all()
+        assert (np.diff(tables.expert_s) >= 0).all()
+        assert (tables.expert_s[1:] > 0).all() == (size.data_parallel > 1)
+
+
+def test_experts_work_on_the_tokens_of_all_ranks_and_attention_does_not():
+    """8 ranks: the experts' part grows with the ranks, what is left is a rank's own whatever their number."""
+    pool = {"quantization": "fp8", "enable_expert_parallel": True}
+    few, many = (_tables("qwen3-235b-a22b", "h200_sxm", 1, data_parallel_size=ranks, **pool) for ranks in (4, 8))
+    own = [tables.tokens_s[8192] - tables.expert_s[8192] for tables in (few, many)]
+    assert own[1] == pytest.approx(own[0], rel=0.01)
+    # twice the tokens on twice the GPUs, and more of them on their way
+    assert 1.0 < many.expert_s[8192] / few.expert_s[8192] < 2.0
+
+
 def test_packs_from_before_data_parallelism_have_one_rank(tmp_path):
     pack = _tiny_pack()
     pack.save(tmp_path / "new.npz")
@@ -204,6 +225,7 @@ def _tiny_pack(**provenance):
         data_parallel_sizes=np.array([1]),
         tokens=np.array([1, 2], np.float32),
         tokens_s=ones[None],
+        expert_s=np.zeros((1, 2), np.float32),
         graph_batch=np.array([1, 2], np.float32),
         graph_s=ones[None],
         chunks=np.array([1, 2], np.float32),

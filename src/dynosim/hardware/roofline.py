@@ -9,13 +9,15 @@ seconds, everything per GPU of a tensor-parallel group.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dynosim.hardware.gpus import GPU
 from dynosim.hardware.memory import kv_bytes_per_token
-from dynosim.hardware.models import ModelCard
+from dynosim.hardware.models import ModelCard, Role
 
 Array = NDArray[np.float64]
 
@@ -48,9 +50,14 @@ def _attention_width(model: ModelCard) -> int:
 
 
 def weight_bytes_read(
-    model: ModelCard, tensor_parallel_size: int, quantization: str, tokens: ArrayLike, data_parallel_size: int = 1
+    model: ModelCard,
+    tensor_parallel_size: int,
+    quantization: str,
+    tokens: ArrayLike,
+    data_parallel_size: int = 1,
+    roles: Collection[Role] = get_args(Role),
 ) -> Array:
-    """Return the weight bytes that one GPU reads in a pass of *tokens* tokens of every data-parallel rank.
+    """Return the bytes of the weights of *roles* that one GPU reads for *tokens* tokens of every data-parallel rank.
 
     An MoE pass reads the experts that its tokens reach, E (1 - (1 - k / E)^n) of E under uniform routing of the n
     tokens of all ranks, whose GPUs share the experts.
@@ -61,7 +68,7 @@ def weight_bytes_read(
         share["expert"] = 1.0 - (1.0 - model.moe.top_k / model.moe.experts) ** (count * data_parallel_size)
     gpus = {"expert": tensor_parallel_size * data_parallel_size}
     read = np.zeros_like(count)
-    for weight in model.weights():
+    for weight in (weight for weight in model.weights() if weight.role in roles):
         size = weight.bytes_per_gpu(gpus.get(weight.role, tensor_parallel_size), quantization)
         read = read + share.get(weight.role, 1.0) * size
     return read
@@ -85,6 +92,24 @@ def token_wise_bound_s(
     head = sum(weight.parameters for weight in model.weights() if weight.role == "head")
     flops = count * (flops_per_token(model) - 2.0 * head) / tensor_parallel_size
     traffic = weight_bytes_read(model, tensor_parallel_size, quantization, count, data_parallel_size)
+    return np.maximum(flops / peak_flops(gpu, quantization), traffic / gpu.memory_bandwidth_bytes_s)
+
+
+def expert_bound_s(
+    model: ModelCard,
+    gpu: GPU,
+    tensor_parallel_size: int,
+    quantization: str,
+    tokens: ArrayLike,
+    data_parallel_size: int = 1,
+) -> Array:
+    """Return the least time of the routed experts alone for *tokens* tokens of every data-parallel rank."""
+    assert model.moe is not None
+    count = np.asarray(tokens, dtype=float)
+    experts = sum(weight.parameters for weight in model.weights() if weight.role == "expert")
+    flops = 2.0 * experts * model.moe.top_k / model.moe.experts * count / tensor_parallel_size
+    roles: tuple[Role, ...] = ("expert",)
+    traffic = weight_bytes_read(model, tensor_parallel_size, quantization, count, data_parallel_size, roles)
     return np.maximum(flops / peak_flops(gpu, quantization), traffic / gpu.memory_bandwidth_bytes_s)
 
 
@@ -117,25 +142,18 @@ def verification_cost(model: ModelCard, gpu: GPU, tensor_parallel_size: int, kv_
 
 
 def all_reduce_bound_s(
-    model: ModelCard,
-    gpu: GPU,
-    tensor_parallel_size: int,
-    tokens: ArrayLike,
-    data_parallel_size: int = 1,
-    network_bytes_s: float = math.inf,
+    model: ModelCard, gpu: GPU, gpus: int, tokens: ArrayLike, network_bytes_s: float = math.inf
 ) -> Array:
-    """Return the least time of the two bf16 all-reduces of every layer (Megatron-LM, arXiv 1909.08053, section 3).
+    """Return the least time of one bf16 all-reduce in every layer over a group of *gpus*.
 
-    Each GPU sends 2 (n - 1) / n of the hidden states (Patarasuk and Yuan, JPDC 69(2), 2009): those of its rank after
-    attention, those of all ranks after the experts, whose gather and reduce-scatter send as much. Groups that the
-    scale-up link cannot join run at *network_bytes_s*.
+    There are two: after attention and after the feed-forward block (Megatron-LM, arXiv 1909.08053, section 3). Each
+    GPU sends 2 (n - 1) / n of the hidden states (Patarasuk and Yuan, JPDC 69(2), 2009); the gather and reduce-scatter
+    around experts that data-parallel ranks share send as much. Groups that the scale-up link cannot join run at
+    *network_bytes_s*.
     """
-    hidden_bytes = np.asarray(tokens, dtype=float) * model.hidden * 2
-    gpus = tensor_parallel_size * data_parallel_size
-    attention = (tensor_parallel_size - 1) / tensor_parallel_size / gpu.nvlink_bytes_s
+    sent = 2.0 * (gpus - 1) / gpus * np.asarray(tokens, dtype=float) * model.hidden * 2
     link = gpu.nvlink_bytes_s if gpus <= gpu.scale_up_gpus else min(gpu.nvlink_bytes_s, network_bytes_s)
-    experts = data_parallel_size * (gpus - 1) / gpus / link
-    return model.layers * 2.0 * hidden_bytes * (attention + experts)
+    return model.layers * sent / link
 
 
 def prefill_bound_s(

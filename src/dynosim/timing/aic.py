@@ -67,6 +67,7 @@ MLA_SLICE = 256
 """Sequence length at which the attention part of an MLA block is negligible against its projections."""
 
 ATTENTION = ("attention", "mla_block")
+EXPERTS = ("moe_pre_dispatch", "moe", "moe_post_dispatch")
 MIN_ROOFLINE_SHARE = 0.25
 SMALLEST_JUDGED_MS = 4e-3
 LIBRARY_ERRORS = (ValueError, KeyError, RuntimeError, AssertionError, HuggingFaceDownloadError)
@@ -90,7 +91,7 @@ def build_pack(key: PackKey, sizes: Iterable[Size]) -> Pack:
         raise TimingError(f"aiconfigurator-core has no data for {key.stem}: {next(iter(reasons.values()))}")
     tables = {
         name: np.stack([row[name] for row in rows.values()]).astype(np.float32)
-        for name in ("tokens_s", "graph_s", "prefill_s", "decode_s")
+        for name in ("tokens_s", "expert_s", "graph_s", "prefill_s", "decode_s")
     }
     nodes = {
         "tokens": TOKEN_NODES,
@@ -192,8 +193,10 @@ class _Sampler:
             passes, graphs, prefill, decode = self._sample_attention()
         else:
             passes, graphs, prefill, decode = self._sample_mla()
+        token_wise = _monotone(self._token_wise(self._prefill_operations, TOKEN_NODES) + passes)
         milliseconds = {
-            "tokens_s": _monotone(self._token_wise(self._prefill_operations, TOKEN_NODES) + passes),
+            "tokens_s": token_wise,
+            "expert_s": np.minimum(_monotone(self._experts(TOKEN_NODES)), token_wise),
             "graph_s": _monotone(self._token_wise(self._decode_operations, GRAPH_NODES) + graphs),
             "prefill_s": _monotone(prefill),
             "decode_s": _monotone(decode),
@@ -227,6 +230,10 @@ class _Sampler:
         ]
         token_wise: Array = interpolate(nodes, aligned, gemms) + np.array(others)
         return token_wise
+
+    def _experts(self, nodes: NDArray[np.int64]) -> Array:
+        passes = (self._prefill_operations(int(tokens)) for tokens in nodes)
+        return np.array([sum(ops.get(name, 0.0) for name in EXPERTS) for ops in passes])
 
     def _sample_attention(self) -> tuple[Array, Array, Array, Array]:
         """Per-pass constant of prefill attention (ms), nothing for graphs, C without that constant, and G.

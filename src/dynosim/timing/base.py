@@ -13,6 +13,10 @@ and decodes ``B`` requests whose contexts, the new token included, sum to ``S`` 
     decode_attention  = linear interpolation of decode_s[B] over decode_context[B] at S; piecewise linear in S, which
                         is what makes jumps over many decode passes exact
 
+Attention data-parallel ranks carry x_r tokens each. Experts work on those of all R ranks together, all else on a rank's
+own; with prefill on any rank the pass of all takes max_r(time_r - expert_s[x_r]) + expert_s[ceil(sum_r x_r / R)].
+Decode-only passes run CUDA graphs, for which all ranks pad to the largest batch: they take max_r(time_r).
+
 Beyond the last node every table continues on its last slope. Requests that verify d drafted tokens count 1 + d tokens
 each in p + B; tables by batch stay indexed by requests.
 """
@@ -45,6 +49,9 @@ class PassTables:
     prefill_share_s: Array
     """Shape (k_max + 1, m): one chunk's share of an attention kernel over k chunks of that length; row 0 is unused.
     More than k_max chunks read row k_max."""
+    expert_s: Array
+    """Shape of tokens_s: the experts' part of it where *every* data-parallel rank carries so many tokens; zeros without
+    ranks."""
     chunk_s: float = 0.0
     """Time added for every prefill chunk of a pass."""
     fused: bool = True

@@ -25,6 +25,7 @@ class FixedTimes:
             decode_s=np.full((max_num_seqs + 1, 2), self.decode_s),
             prefill_seq=np.array([0.0, 1.0]),
             prefill_share_s=np.zeros((2, 2)),
+            expert_s=np.zeros(max_num_batched_tokens + 1),
             fused=False,
             provenance={"source": "fixed"},
         )

@@ -112,6 +112,8 @@ class Pack:
     """Nodes of tokens_s: pass tokens."""
     tokens_s: Array32
     """Shape (sizes, tokens): N of passes with prefill."""
+    expert_s: Array32
+    """Shape (sizes, tokens): the routed experts' part of it and their exchange; files without it have zeros."""
     graph_batch: Array32
     graph_s: Array32
     """Shape (sizes, graph_batch): N of decode-only passes."""
@@ -154,10 +156,17 @@ class Pack:
             decode_s=interpolate(batches, self.batch, self.decode_s[row]),
             prefill_seq=self.sequence.astype(float),
             prefill_share_s=kernels / np.maximum(chunks, 1)[:, None],
+            expert_s=self._expert_s(size, max_num_batched_tokens),
             measured_tokens=self._measured_tokens(size),
             measured_context=self.provenance["measured_context"],
             provenance=self.provenance,
         )
+
+    def _expert_s(self, size: Size, max_num_batched_tokens: int) -> NDArray[np.float64]:
+        tokens = np.arange(max_num_batched_tokens + 1)
+        if size.data_parallel == 1:
+            return np.zeros(len(tokens))
+        return interpolate(tokens, self.tokens, self.expert_s[self.sizes.index(size)]) * (tokens > 0)
 
     def _measured_tokens(self, size: Size) -> int:
         """The end of the measured grid for one rank's tokens; the experts' grid counts those of all ranks."""
@@ -205,6 +214,7 @@ def load_pack(path: Path) -> Pack:
         with np.load(path) as arrays:
             values = dict(arrays)
             values.setdefault("data_parallel_sizes", np.ones_like(values["tensor_parallel_sizes"]))
+            values.setdefault("expert_s", np.zeros_like(values["tokens_s"]))
             return Pack(**(values | {"provenance": json.loads(str(values["provenance"]))}))
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise TimingError(f"{path}: not a timing pack: {error}") from error

@@ -52,6 +52,7 @@ class PolynomialTimes:
             decode_s=np.tile(decode_s(utilization), (rows, 1)),
             prefill_seq=np.array([0.0, 1.0]),
             prefill_share_s=np.zeros((2, 2)),
+            expert_s=np.zeros(max_num_batched_tokens + 1),
             fused=False,
             provenance={"source": "polynomial", "kv_capacity_tokens": self.kv_capacity_tokens},
         )

@@ -19,6 +19,7 @@ from dynosim.hardware.models import ModelCard
 from dynosim.hardware.roofline import (
     all_reduce_bound_s,
     decode_attention_bound_s,
+    expert_bound_s,
     prefill_attention_bound_s,
     token_wise_bound_s,
 )
@@ -62,6 +63,7 @@ class RooflineTimes:
             decode_s=decode_attention_bound_s(self.model, gpu, self.tensor_parallel_size, self.kv_dtype, contexts),
             prefill_seq=sequences,
             prefill_share_s=np.tile(share, (2, 1)),
+            expert_s=self._expert_s(gpu, np.arange(max_num_batched_tokens + 1)),
             provenance={"source": "roofline", **self.timing.model_dump(exclude={"type"})},
         )
 
@@ -80,10 +82,22 @@ class RooflineTimes:
         latency = model.layers * (
             SMALL_KERNELS_PER_LAYER * KERNEL_LATENCY_S + all_reduces * ALL_REDUCE_LATENCY_S
         )  # fmt: skip
-        network = NETWORK_BYTES_S * self.timing.network_efficiency
-        exchange = all_reduce_bound_s(model, gpu, tp, tokens, dp, network)
+        exchange = all_reduce_bound_s(model, gpu, tp, tokens) + self._expert_exchange_s(gpu, tokens)
         compute = token_wise_bound_s(model, gpu, tp, self.quantization, tokens, dp)
         return np.where(tokens > 0, compute + exchange + latency, 0.0)
+
+    def _expert_exchange_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        network = NETWORK_BYTES_S * self.timing.network_efficiency
+        ranks = self.data_parallel_size
+        return all_reduce_bound_s(self.model, gpu, self.tensor_parallel_size * ranks, tokens * ranks, network)
+
+    def _expert_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        if self.data_parallel_size == 1:
+            return np.zeros(len(tokens))
+        compute = expert_bound_s(
+            self.model, gpu, self.tensor_parallel_size, self.quantization, tokens, self.data_parallel_size
+        )
+        return compute + self._expert_exchange_s(gpu, tokens)
 
 
 def _sequence_nodes() -> NDArray[np.float64]:

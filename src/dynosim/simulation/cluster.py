@@ -1,198 +1,191 @@
 """The cluster: SimPy owns the clock and everything that interacts; engines run between its events.
 
-Arrivals, clients, routing, hand-offs and links are SimPy processes. The compiled engines are advanced to the next
-SimPy event, or to the first engine event that a process waits for, whichever is earlier. A router that looks at nobody
-under an open loop needs no clock at all: each engine then gets its arrivals in bulk and runs through in one call.
+Sending, routing, autoscaling and failures are callbacks of the clock. The compiled engines, with their hand-offs and KV
+tiers, are advanced to the next callback, or to the first engine event that the cluster has to act on, whichever is
+earlier. A router that looks at nobody under a plain open loop needs no clock at all: each engine then gets its arrivals
+in bulk and runs through in one call.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import simpy
 
-from dynosim import rng
 from dynosim.config import DeploymentConfig
-from dynosim.policies.base import PoolView, RequestView
-from dynosim.policies.registry import make_router
 from dynosim.simulation import engine as core
+from dynosim.simulation.clock import READY, TICK, Clock
+from dynosim.simulation.dispatch import Dispatcher
+from dynosim.simulation.failures import Failures
+from dynosim.simulation.fleet import SERVING
+from dynosim.simulation.flows import Aggregated, Disaggregated
 from dynosim.simulation.network import Network
 from dynosim.simulation.pool import Pool
+from dynosim.simulation.scaling import Autoscaler
+from dynosim.simulation.sessions import Sessions
+from dynosim.simulation.side import Side
+from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE
 from dynosim.workload.table import Workload
 
-FIRST_TOKEN = {"vllm": "decode", "sglang": "transfer", "trtllm": "prefill"}
-"""When a disaggregated engine shows the first token. vLLM's decode replica computes the last prompt token again and
-samples the first token itself (its P/D connectors drop the prefill replica's token); SGLang's sends the prefill
-replica's token on arrival of the KV cache; TensorRT-LLM's orchestrator returns the context phase's token."""
-
-Process = Generator[simpy.Event, Any, None]
+SECTIONS = {"mixed": "aggregated", "prefill": "disaggregated.prefill", "decode": "disaggregated.decode"}
+"""Role -> where its pool is configured."""
 
 
 class Cluster:
     """One deployment serving one workload once."""
 
     def __init__(self, deployment: DeploymentConfig, workload: Workload, seed: int) -> None:
-        self.deployment, self.workload = deployment, workload
-        self.env = simpy.Environment()
-        closed = workload.concurrency is not None
-        self.pools = {
-            role: Pool(role, config, deployment, workload, watch=closed or role == "prefill")
-            for role, config in deployment.pools().items()
-        }
-        self._handles = np.stack([pool.handle for pool in self.pools.values()])
-        self._routers = {
-            role: make_router(deployment.router.policy, deployment.router.options, rng.stream(seed, f"routing/{role}"))
-            for role in self.pools
-        }
-        self._awaited: dict[tuple[str, int, int], simpy.Event] = {}
-        self.admissible = np.logical_and.reduce([pool.fits(workload) for pool in self.pools.values()])
-        self.arrival_s = workload.arrival_s.copy()
-        self._input_tokens = workload.input_tokens.tolist()
-        self.landed_s = np.full(len(workload), math.nan)
-        if deployment.disaggregated is not None:
-            self._network = self._make_network()
+        self.deployment, self.workload, self.clock = deployment, workload, Clock()
+        self.sessions = Sessions(workload, self.clock, self._arrive)
+        self.missing = np.zeros(len(workload), np.bool_)
+        """Shape (n,): on a replica that has crashed, which nobody has noticed yet."""
+        self.network = Network(deployment, len(workload))
+        pools = {
+            role: Pool(
+                role, config, deployment, workload, self.network,
+                index=index, watch=self.sessions.watch or role == "prefill", seed=seed,
+            )
+            for index, (role, config) in enumerate(deployment.pools().items())
+        }  # fmt: skip
+        self.handles = np.stack([pool.handle for pool in pools.values()])
+        self.sides = {role: self._side(pool, seed) for role, pool in pools.items()}
+        self.admissible = np.logical_and.reduce([pool.fits(workload) for pool in pools.values()])
+        self.flow: Aggregated | Disaggregated = (
+            Disaggregated(deployment, self.sides, workload, self.sessions)
+            if deployment.disaggregated
+            else Aggregated(self.sides)
+        )
+        self.failures = Failures(self, seed)
 
     def run(self) -> None:
-        """Serve the whole workload."""
-        if self.workload.concurrency is not None:
-            self._start_clients(self.workload.concurrency)
-        elif "mixed" in self.pools and not self._routers["mixed"].looks:
+        """Serve the whole workload, or what is served of it by its end."""
+        self.failures.start()
+        if self._nobody_looks():
             return self._run_in_bulk()
-        else:
-            self.env.process(self._arrivals())
+        self._start_ticks()
+        self.sessions.start()
         while self._step():
             pass
+        for side in self.sides.values():
+            side.turn_off_drained()
         return None
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything has been sent and has ended."""
+        sides = self.sides.values()
+        if self.sessions.unsent or self.failures.unnoticed or any(side.dispatcher.parked for side in sides):
+            return False
+        return not any(side.pool.engine.replicas["outstanding"].any() for side in sides)
+
+    def _side(self, pool: Pool, seed: int) -> Side:
+        role, split, router = pool.role, self.deployment.disaggregated, self.deployment.role_router(pool.role)
+        path = "deployment.router" if router is self.deployment.router else "deployment.disaggregated.decode_router"
+        # Decode replicas get their KV cache over the link: what they have cached counts for local prefills only.
+        overlap = role != "decode" or (split is not None and split.local_prefill is not None)
+        dispatcher = Dispatcher(pool, router, path, self.workload, seed, self.missing, overlap=overlap)
+        side = Side(pool, dispatcher)
+        if pool.config.autoscaler is not None:
+            path = f"deployment.{SECTIONS[role]}.autoscaler"
+            side.scaler = Autoscaler(
+                pool.config.autoscaler, side.fleet, dispatcher, self.sessions.arrival_s, path, seed
+            )
+        return side
 
     # ------------------------------------------------------------------------------------------------------ the clock
 
     def _step(self) -> bool:
-        """Let the engines run up to the next SimPy event, or to the first event somebody waits for."""
-        until = self.env.peek()
-        if until > self.env.now:
-            count, pool = core.next_event(self._handles, until)
+        """Let the engines run up to the next callback, or to the first event that somebody waits for."""
+        until = min(self.clock.peek(), self.workload.end_s)
+        if until > self.clock.now:
+            count, index = core.next_event(self.handles, until)
             if count:
-                self._report(list(self.pools.values())[pool], count)
+                self._report(index, count)
                 return True
-        if until == math.inf:
+        if until == self.workload.end_s:
             return False
-        self.env.step()
+        self.clock.step()
         return True
 
-    def _report(self, pool: Pool, count: int) -> None:
-        """Tell whoever waits for the events that one pass of *pool* caused; they all have the same time."""
-        events = pool.engine.events[:count].tolist()
-        if events[0][0] > self.env.now:
-            self.env.run(until=events[0][0])
-        for time, kind, job in events:
-            waiting = self._awaited.pop((pool.role, kind, job), None)
-            if waiting is not None:
-                waiting.succeed(time)
+    def _report(self, index: int, count: int) -> None:
+        """Act on the events that one pass or transfer caused."""
+        side = list(self.sides.values())[index]
+        for time, kind, i in side.pool.engine.events[:count].tolist():
+            if kind == FINISHED:
+                self.sessions.ended(time, i)
+            elif isinstance(self.flow, Disaggregated):
+                (self.flow.prefilled if kind == PREFILL_DONE else self.flow.reserved)(i, time)
 
-    def _await(self, role: str, kind: int, job: int) -> simpy.Event:
-        """Return the event, with its time as value, that the engine of *role* reports *kind* for *job*."""
-        event = self._awaited[role, kind, job] = self.env.event()
-        return event
+    def _start_ticks(self) -> None:
+        for side in self.sides.values():
+            if side.dispatcher.report_interval_s:
+                self._every(side.dispatcher.report_interval_s, side.dispatcher.report)
+            if side.scaler is not None:
+                if side.scaler.config.throughput_interval_s is not None:
+                    self._every(side.scaler.config.throughput_interval_s, self._scale, side, side.scaler.size)
+                self._every(side.scaler.config.interval_s, self._scale, side, side.scaler.react)
+
+    def _every(self, interval_s: float, action: Callable[..., None], *args: object) -> None:
+        """Call ``action(time, *args)`` every *interval_s* as long as there is work."""
+
+        def tick(time: float, count: int) -> None:
+            if not self.idle:
+                action(time, *args)
+                self.clock.at((count + 1) * interval_s, TICK, tick, count + 1)
+
+        self.clock.at(interval_s, TICK, tick, 1)
 
     # ------------------------------------------------------------------------------------------------------- requests
 
+    def _nobody_looks(self) -> bool:
+        side = next(iter(self.sides.values()))
+        static = len(self.sides) == 1 and side.scaler is None and not self.failures.expected
+        return static and not self.sessions.watch and not side.dispatcher.router.looks
+
     def _run_in_bulk(self) -> None:
-        pool = self.pools["mixed"]
-        view = pool.view(0, 0.0, overlap=False)
-        replica_of = np.full(len(self.workload), core.NONE, np.int64)
-        for i in np.flatnonzero(self.admissible).tolist():
-            replica_of[i] = self._route("mixed", i, view)
-        core.submit_all(pool.handle, replica_of, self.arrival_s)
-        core.advance_all(pool.handle, math.inf)
-
-    def _arrivals(self) -> Process:
-        """Open loop: every request comes at its time, whatever the cluster does."""
-        for i in np.flatnonzero(self.admissible).tolist():
-            time = float(self.arrival_s[i])
-            if time > self.env.now:
-                yield self.env.timeout(time - self.env.now)
-            if "mixed" in self.pools:
-                self._send("mixed", i, time)
-            else:
-                self.env.process(self._hand_off(i, time))
-
-    def _start_clients(self, concurrency: int) -> None:
-        queue = iter(range(len(self.workload)))
-        for _ in range(concurrency):
-            self.env.process(self._client(queue))
-
-    def _client(self, queue: Iterator[int]) -> Process:
-        """Closed loop: one request after the other, each sent when the last has ended."""
-        time = 0.0
-        for i in queue:
-            self.arrival_s[i] = time
-            if not self.admissible[i]:
-                continue
-            if "mixed" in self.pools:
-                self._send("mixed", i, time)
-                time = yield self._await("mixed", core.FINISHED, i)
-            else:
-                time = yield from self._hand_off(i, time)
-
-    def _hand_off(self, i: int, time: float) -> Generator[simpy.Event, Any, float]:
-        """One request through prefill, KV transfer and decode; returns when it ends (closed loop) or decodes."""
-        prefill, decode = self.pools["prefill"], self.pools["decode"]
-        source = self._send("prefill", i, time)
-        prefilled = time = yield self._await("prefill", core.PREFILL_DONE, i)
-        if self.workload.output_tokens[i] == 1:
-            core.release(prefill.handle, i, time)
-            return time
-        target = self._send("decode", i, time)
-        yield self._await("decode", core.RESERVED, i)
-        missing = int(decode.engine.jobs[i]["input"] - decode.engine.jobs[i]["cached"])
-        size = missing * prefill.capacity.bytes_per_token
-        yield from self._network.transfer(("prefill", source), ("decode", target), size)
-        time = self.landed_s[i] = self.env.now
-        core.release(prefill.handle, i, time)
-        rule, tokens = FIRST_TOKEN[self.deployment.engine.name], self._input_tokens[i]
-        if rule == "decode":
-            core.land(decode.handle, i, time, 0, tokens - 1, math.nan)
+        side, arrival_s = self.sides["mixed"], self.sessions.arrival_s
+        row_of = np.full(len(self.workload), NONE, np.int64)
+        for i in np.flatnonzero(self.admissible & (arrival_s <= self.workload.end_s)).tolist():
+            row_of[i] = side.dispatcher.choose(i, 0.0)
+        core.submit_all(side.pool.handle, row_of, arrival_s)
+        if side.pool.lanes > 1 or side.pool.engine.limits[0]["tiers"]:
+            core.next_event(self.handles, self.workload.end_s)
         else:
-            core.land(decode.handle, i, time, 1, tokens, time if rule == "transfer" else prefilled)
-        if self.workload.concurrency is not None:
-            time = yield self._await("decode", core.FINISHED, i)
-        return time
+            core.advance_all(side.pool.handle, self.workload.end_s)
+        self.sessions.unsent = int((arrival_s > self.workload.end_s).sum())
 
-    # -------------------------------------------------------------------------------------------------------- routing
+    def _arrive(self, i: int, time: float) -> None:
+        if self.admissible[i]:
+            self.flow.send(i, time)
+        elif self.sessions.watch:
+            self.clock.at(time, READY, self.sessions.ended, i)
 
-    def _route(self, role: str, i: int, view: PoolView) -> int:
-        replica = self._routers[role].route(self._request(i), view)
-        if not 0 <= replica < self.pools[role].config.replicas:
-            policy, replicas = self.deployment.router.policy, self.pools[role].config.replicas
-            raise ValueError(f"router {policy} chose replica {replica} of {replicas}")
-        return replica
+    # ------------------------------------------------------------------------------------------------------- replicas
 
-    def _request(self, i: int) -> RequestView:
-        workload = self.workload
-        return RequestView(
-            number=i,
-            input_tokens=self._input_tokens[i],
-            session=int(workload.session[i]),
-            priority=int(workload.priority[i]),
-            block_hashes=workload.hash_ids[workload.hash_offsets[i] : workload.hash_offsets[i + 1]],
-            hash_block_tokens=workload.hash_block_tokens,
-        )
+    def _scale(self, time: float, side: Side, decide: Callable[[float], list[int]]) -> None:
+        assert side.scaler is not None
+        core.settle_all(side.pool.handle, time)
+        side.turn_off_drained()
+        for replica in decide(time):
+            ready_s = time + side.scaler.cold_start_s
+            self.clock.at(ready_s, READY, self.ready, side, replica, side.fleet.epochs[replica])
 
-    def _send(self, role: str, i: int, time: float) -> int:
-        """Route request *i* and queue it; returns the replica."""
-        pool = self.pools[role]
-        # Decode replicas get their KV cache over the link: only their load counts.
-        replica = self._route(role, i, pool.view(i, time, overlap=role != "decode"))
-        core.submit(pool.handle, replica, i, time)
-        return replica
+    def ready(self, time: float, side: Side, replica: int, epoch: int) -> None:
+        """A replica that was started, or has recovered, serves from now on unless it was given up meanwhile."""
+        if side.fleet.epochs[replica] == epoch:
+            core.boot(side.pool.handle, replica, time)
+            for row in side.dispatcher.rows_of(replica).tolist():
+                side.dispatcher.lost.pop(row, None)
+            side.fleet.move(replica, SERVING, time)
+            self.failures.serving(side, replica, time)
 
-    def _make_network(self) -> Network:
-        assert self.deployment.disaggregated is not None
-        link = self.deployment.disaggregated.kv_transfer
-        ports = {
-            role: link.bandwidth_gb_s * 1e9 * pool.config.tensor_parallel_size for role, pool in self.pools.items()
-        }
-        return Network(self.env, ports, link.latency_us * 1e-6)
+    def drop(self, side: Side, replica: int, time: float) -> list[int]:
+        """Take everything off *replica*; returns its requests that had not left it."""
+        for each in self.sides.values():
+            core.settle_all(each.pool.handle, time)
+        on = side.requests_on(replica) & np.isnan(self.flow.left_s(side))
+        core.crash(self.handles, side.pool.engine.limits[0]["pool"], replica, time)
+        self.flow.dropped(side, on)
+        lost: list[int] = np.flatnonzero(on & ~self.missing).tolist()
+        self.missing[lost] = True
+        return lost

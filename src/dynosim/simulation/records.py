@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-COMPLETED, REJECTED, INCOMPLETE, FAILED = 0, 1, 2, 3
+COMPLETED, REJECTED, INCOMPLETE, FAILED, UNSENT = 0, 1, 2, 3, 4
 """Values of a request's ``status``. Rejected: it could never fit. Incomplete: the run stopped before it was done.
-Failed: lost to a crash."""
+Failed: lost to a crash. Unsent: the run stopped before it was sent."""
 
 WAIT_REASONS = (
     "prefill_busy",
@@ -27,7 +27,7 @@ of the pass, KV blocks, its own KV from a lower tier, a replica that starts, a r
 
 REQUEST_DTYPE = np.dtype(
     [
-        ("arrival_s", "f8"),
+        ("arrival_s", "f8"),  # when it was sent; NaN for one that never was because others had not ended
         ("scheduled_s", "f8"),  # first time on a replica
         ("prefill_done_s", "f8"),
         (
@@ -39,6 +39,7 @@ REQUEST_DTYPE = np.dtype(
         ("last_token_s", "f8"),
         *((f"wait_{reason}_s", "f8") for reason in WAIT_REASONS),  # they sum to queue_s
         ("queue_s", "f8"),  # the six parts sum to last_token_s - arrival_s
+        ("decode_queue_s", "f8"),  # of it, waiting for room on the decode replica after the prompt was computed
         ("prefill_s", "f8"),
         ("kv_transfer_s", "f8"),
         ("decode_s", "f8"),
@@ -100,11 +101,12 @@ class PoolRecord:
     """Used share of the KV blocks, weighted by time over the run."""
     extrapolated_pass_share: float
     """Share of pass time outside the timing source's measured grid."""
-    timeline: NDArray[np.float64] = field(default_factory=lambda: np.zeros((1, 3)))
-    """Rows of (time in s, provisioned replicas, serving replicas), one at the first arrival and one per change."""
-    decode_rounds: int = 0
+    timeline: NDArray[np.float64]
+    """Rows of (time in s, replicas provisioned, serving, starting, draining), one at the first arrival and one per
+    change."""
+    decode_rounds: int
     """Passes in which a request decoded, summed over requests; 0 without speculative decoding."""
-    link_utilization: dict[str, float] = field(default_factory=dict)
+    link_utilization: dict[str, float]
     """KV link -> moved bytes over bandwidth x duration."""
 
 
@@ -122,5 +124,5 @@ class SimulationResult:
     """The first so many rows of ``requests`` count for nothing."""
     timing: tuple[dict[str, Any], ...]
     """Provenance of the pass times, one per pool."""
-    stopped: str = ""
+    stopped: str
     """The rule that ended the run before all requests had ended; empty where none did."""

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from dynosim.config import DeploymentConfig
 from dynosim.hardware import memory
-from dynosim.simulation import gaps, records
-from dynosim.simulation.cluster import FIRST_TOKEN, Cluster
-from dynosim.simulation.records import REQUEST_DTYPE, SimulationResult
+from dynosim.simulation import gaps
+from dynosim.simulation.cluster import Cluster
+from dynosim.simulation.records import PoolRecord, SimulationResult
+from dynosim.simulation.side import Side
+from dynosim.simulation.split import request_records
+from dynosim.simulation.state import LINK_COLUMNS
 from dynosim.workload.table import Workload
+
+LINKS = {
+    "h2d": "host_read",
+    "d2h": "host_write",
+    "net_out": "kv_transfer",
+    "net_in": "kv_transfer",
+    "nvlink_out": "nvlink",
+    "nvlink_in": "nvlink",
+    "rack_out": "rack_uplink",
+    "rack_in": "rack_uplink",
+}
+"""Names in ``PoolRecord.link_utilization`` where they differ from the engine's."""
 
 
 def simulate(deployment: DeploymentConfig, workload: Workload, seed: int = 0) -> SimulationResult:
@@ -24,74 +36,59 @@ def simulate(deployment: DeploymentConfig, workload: Workload, seed: int = 0) ->
     memory.check(deployment)
     cluster = Cluster(deployment, workload, seed)
     cluster.run()
-    requests = _requests(cluster)
-    ends = requests["last_token_s"][np.isfinite(requests["last_token_s"])]
-    duration_s = float(ends.max() - requests["arrival_s"].min()) if len(ends) else 0.0
-    pools = cluster.pools.values()
+    requests = request_records(cluster)
+    stopped = not cluster.idle
+    start_s = float(np.nanmin(cluster.sessions.arrival_s))
+    ended_s = np.fmax(requests["last_token_s"], cluster.failures.failed_s)
+    end_s = workload.end_s if stopped else float(np.nanmax(ended_s, initial=start_s))
+    sides = cluster.sides.values()
     return SimulationResult(
         requests=requests,
-        gaps=gaps.merge([pool.gaps() for pool in pools]),
-        pools=tuple(pool.record(duration_s) for pool in pools),
-        duration_s=duration_s,
+        gaps=gaps.merge([side.pool.gaps() for side in sides]),
+        pools=tuple(_pool_record(side, start_s, end_s) for side in sides),
+        duration_s=end_s - start_s,
         warmup_requests=workload.warmup_requests,
-        timing=tuple(pool.tables.provenance for pool in pools),
+        timing=tuple(side.pool.tables.provenance for side in sides),
+        stopped="duration" if stopped else "",
     )
 
 
-def _requests(cluster: Cluster) -> NDArray[Any]:
-    """Join what the pools know of each request and split its time, so that the parts sum to its latency."""
-    first_pool, last_pool = next(iter(cluster.pools.values())), list(cluster.pools.values())[-1]
-    prefill, decode = first_pool.engine.jobs, last_pool.engine.jobs
-    out = np.zeros(len(cluster.workload), REQUEST_DTYPE)
-    out["arrival_s"], out["scheduled_s"], out["prefill_done_s"] = (
-        cluster.arrival_s,
-        prefill["scheduled"],
-        prefill["first"],
+def _pool_record(side: Side, start_s: float, end_s: float) -> PoolRecord:
+    """Return what a pool did from *start_s* to *end_s*."""
+    pool, config, rows = side.pool, side.pool.config, side.pool.engine.replicas
+    rows_per_replica = pool.lanes * pool.ranks
+    replica_s = side.fleet.replica_seconds(start_s, end_s)
+    busy_rows_s = float(rows["busy_s"].sum())
+    block_s = replica_s * rows_per_replica * pool.capacity.blocks
+    return PoolRecord(
+        role=pool.role,
+        gpu=pool.gpu,
+        replicas=config.replicas,
+        gpus_per_replica=config.gpus_per_replica,
+        kv_blocks=pool.capacity.blocks,
+        block_size=pool.capacity.block_size,
+        max_num_seqs=config.max_num_seqs,
+        gpu_seconds=replica_s * config.gpus_per_replica,
+        busy_s=busy_rows_s / rows_per_replica,
+        passes=int(rows["passes"].sum()),
+        prefill_tokens=int(rows["prefill_done_tokens"].sum()),
+        decode_tokens=int(rows["decode_done_tokens"].sum()),
+        mean_batch=float(rows["batch_time"].sum()) / max(busy_rows_s, 1e-12),
+        mean_kv_utilization=float(rows["block_time"].sum()) / max(block_s, 1e-12),
+        extrapolated_pass_share=float(rows["extrapolated_s"].sum()) / max(busy_rows_s, 1e-12),
+        timeline=side.fleet.timeline(start_s, end_s),
+        decode_rounds=int(pool.engine.jobs["rounds"].sum()),
+        link_utilization=_link_utilization(side, end_s - start_s),
     )
-    out["input_tokens"], out["output_tokens"] = cluster.workload.input_tokens, cluster.workload.output_tokens
-    out["second_token_s"] = decode["second"]
-    out["cached_tokens"], out["preemptions"] = prefill["cached"], prefill["preemptions"]
-    out["prefill_replica"], out["decode_replica"] = prefill["replica"], decode["replica"]
-    if first_pool is last_pool:
-        out["kv_landed_s"] = out["first_token_s"] = decode_start = prefill["first"]
-        out["last_token_s"] = prefill["last"]
-        out["preempted_s"], lost = prefill["preempted_prefill_s"], prefill["preempted_decode_s"]
-        out["stall_s"] = prefill["stall_s"]
-    else:
-        decode_start, lost = _join_hand_off(out, cluster, prefill, decode)
-    _split(out, decode_start, lost)
-    out["status"] = np.where(
-        np.isfinite(out["last_token_s"]),
-        records.COMPLETED,
-        np.where(cluster.admissible, records.INCOMPLETE, records.REJECTED),
-    )
-    return out
 
 
-def _join_hand_off(
-    out: NDArray[Any], cluster: Cluster, prefill: NDArray[Any], decode: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Fill in the decode pool's part; returns when decoding began and what preemption took of it."""
-    moved = cluster.workload.output_tokens > 1
-    landed = out["kv_landed_s"] = np.where(moved, cluster.landed_s, prefill["first"])
-    shown = {"decode": decode["first"], "transfer": landed, "prefill": prefill["first"]}
-    out["first_token_s"] = np.where(moved, shown[FIRST_TOKEN[cluster.deployment.engine.name]], prefill["first"])
-    out["last_token_s"] = np.where(moved, decode["last"], prefill["last"])
-    out["preemptions"] += decode["preemptions"]
-    out["preempted_s"], out["stall_s"] = (
-        prefill["preempted_prefill_s"],
-        np.where(moved, decode["stall_s"], 0.0),
-    )
-    return landed, decode["preempted_prefill_s"] + decode["preempted_decode_s"]
-
-
-def _split(out: NDArray[Any], decode_start: NDArray[Any], lost: NDArray[Any]) -> None:
-    """Cut the latency at the phase borders and take the preempted and stalled time out of the phase it fell in.
-
-    ``preempted_s`` comes in with prefill's part only; *lost* is decode's. The parts sum to the latency up to rounding.
-    """
-    out["queue_s"] = out["scheduled_s"] - out["arrival_s"]
-    out["prefill_s"] = out["prefill_done_s"] - out["scheduled_s"] - out["preempted_s"]
-    out["kv_transfer_s"] = decode_start - out["prefill_done_s"]
-    out["decode_s"] = out["last_token_s"] - decode_start - lost - out["stall_s"]
-    out["preempted_s"] += lost
+def _link_utilization(side: Side, duration_s: float) -> dict[str, float]:
+    """Return moved bytes over bandwidth x duration, of all links of one kind together."""
+    engine, found = side.pool.engine, dict[str, float]()
+    for column, name in enumerate(LINK_COLUMNS):
+        links = engine.links[np.unique(engine.row_links[:, column][engine.row_links[:, column] >= 0])]
+        capacity = float(links["bytes_s"].sum()) * duration_s
+        if capacity > 0.0:
+            name = LINKS.get(name, name)
+            found[name] = max(found.get(name, 0.0), float(links["bytes"].sum()) / capacity)
+    return found

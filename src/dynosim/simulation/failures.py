@@ -1,0 +1,114 @@
+"""Crashes and slow nodes: which replica goes down when, and what becomes of its requests."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dynosim import rng
+from dynosim.errors import ConfigError
+from dynosim.simulation.clock import READY
+from dynosim.simulation.fleet import DOWN, DRAINING, OFF, SERVING
+from dynosim.simulation.side import Side
+from dynosim.workload.table import IntArray
+
+if TYPE_CHECKING:
+    from dynosim.simulation.cluster import Cluster
+
+MAX_RETRIES = 10
+"""A request that has lost its replica more often has failed: without a bound a replica that crashes faster than it
+answers would keep a run going for ever."""
+
+
+class Failures:
+    """Lets replicas of a cluster crash, recover and be slow, and sends their requests again once it is noticed.
+
+    A request that is sent again starts from its prompt. With ``migrate`` one that has shown tokens keeps them, and is
+    computed again by the next (decode) replica like a preempted one.
+    """
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self._cluster, self._config, self._seed = cluster, cluster.deployment.failures, seed
+        self._streams: dict[tuple[str, int], np.random.Generator] = {}
+        self.retries = np.zeros(len(cluster.workload), np.int32)
+        """Shape (n,): how often each request was sent again."""
+        self.failed_s = np.full(len(cluster.workload), math.nan)
+        """Shape (n,): when a request was given up."""
+        self.unnoticed = 0
+        """Crashes whose requests wait to be sent again."""
+
+    @property
+    def expected(self) -> bool:
+        """Whether any replica may crash."""
+        return self._config.mtbf_s is not None or len(self._config.crashes) > 0
+
+    def start(self) -> None:
+        """Slow the stragglers down and put the planned crashes on the clock."""
+        for k, straggler in enumerate(self._config.stragglers):
+            side = self._side(straggler.pool, straggler.replica, f"stragglers[{k}]")
+            side.pool.engine.replicas["slowdown"][side.dispatcher.rows_of(straggler.replica)] = straggler.slowdown
+        for k, crash in enumerate(self._config.crashes):
+            side = self._side(crash.pool, crash.replica, f"crashes[{k}]")
+            self._cluster.clock.at(crash.at_s, READY, self._crash, side, crash.replica, crash.down_s)
+        for side in self._cluster.sides.values():
+            for replica in side.fleet.having(SERVING):
+                self.serving(side, replica, 0.0)
+
+    def serving(self, side: Side, replica: int, time: float) -> None:
+        """Draw when *replica*, which serves from *time* on, will crash."""
+        if self._config.mtbf_s is not None:
+            name = side.pool.role, replica
+            if name not in self._streams:
+                self._streams[name] = rng.stream(self._seed, f"failures/{side.pool.role}/{replica}")
+            after_s = float(self._streams[name].exponential(self._config.mtbf_s))
+            epoch = side.fleet.epochs[replica]
+            self._cluster.clock.at(time + after_s, READY, self._crash_by_chance, side, replica, epoch)
+
+    def _crash_by_chance(self, time: float, side: Side, replica: int, epoch: int) -> None:
+        if side.fleet.epochs[replica] == epoch:
+            self._crash(time, side, replica, self._config.mttr_s)
+
+    def _crash(self, time: float, side: Side, replica: int, down_s: float) -> None:
+        """Everything on *replica* is gone; one that does not serve cannot crash."""
+        if self._cluster.idle or side.fleet.states[replica] not in (SERVING, DRAINING):
+            return
+        rows = side.dispatcher.rows_of(replica)
+        lost = self._cluster.drop(side, replica, time)
+        side.dispatcher.lost |= dict.fromkeys(rows.tolist(), lost)
+        self.unnoticed += 1
+        self._cluster.clock.at(time + self._config.detection_s, READY, self._notice, side, rows, lost)
+        if side.fleet.states[replica] == DRAINING:
+            side.fleet.move(replica, OFF, time)
+        else:
+            side.fleet.move(replica, DOWN, time)
+            self._cluster.clock.at(time + down_s, READY, self._cluster.ready, side, replica, side.fleet.epochs[replica])
+
+    def _notice(self, time: float, side: Side, rows: IntArray, lost: list[int]) -> None:
+        """The crash is noticed: no more requests go there, and its own are sent again."""
+        self.unnoticed -= 1
+        for row in rows.tolist():
+            if side.dispatcher.lost.get(row) is lost:
+                del side.dispatcher.lost[row]
+        side.refresh(time)
+        self._cluster.missing[lost] = False
+        for i in lost:
+            self.retries[i] += 1
+            if self._config.on_crash == "lose" or self.retries[i] > MAX_RETRIES:
+                self.failed_s[i] = time
+                self._cluster.flow.give_up(i, time)
+                self._cluster.sessions.ended(time, i)
+            else:
+                self._cluster.flow.send_again(i, time, keep=self._config.on_crash == "migrate")
+
+    def _side(self, role: str, replica: int, path: str) -> Side:
+        """Return the side that a setting names; ConfigError when there is no such replica."""
+        sides, path = self._cluster.sides, f"deployment.failures.{path}"
+        if role not in sides:
+            raise ConfigError(f"{role!r}: allowed: {', '.join(sides)}", path=f"{path}.pool")
+        if replica >= len(sides[role].fleet.states):
+            raise ConfigError(
+                f"{replica}: allowed is less than {len(sides[role].fleet.states)}", path=f"{path}.replica"
+            )
+        return sides[role]

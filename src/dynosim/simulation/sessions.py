@@ -1,0 +1,97 @@
+"""When each request is sent: trace times, clients in a closed loop, turns of a conversation, graphs of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dynosim.simulation.clock import SEND, Clock
+from dynosim.workload.table import IntArray, Workload
+
+
+class Sessions:
+    """Sends requests, and hears of their ends where some wait for others.
+
+    A root goes out at its arrival time, or when one of ``concurrency`` clients takes up its session: a client takes the
+    next one when all requests of its last have ended. Any other request goes out its delay after the last of those that
+    it waits for has ended. Rejected and failed requests have ended too.
+    """
+
+    def __init__(self, workload: Workload, clock: Clock, send: Callable[[int, float], None]) -> None:
+        self._workload, self._clock, self._send = workload, clock, send
+        self._pending = np.diff(workload.after_offsets)
+        self._roots = np.flatnonzero(self._pending == 0)
+        self._closed = workload.concurrency is not None
+        self._linked = len(workload.after_ids) > 0
+        self.watch = self._closed or self._linked
+        """Whether ``ended`` must be called."""
+        self.unsent = len(workload)
+        self.arrival_s = workload.arrival_s.copy()
+        """Shape (n,): when each request was sent; NaN for one that has to wait and was not sent yet."""
+        if self._linked:
+            self._dependents = _inverse(workload.after_offsets, workload.after_ids)
+        if self.watch:
+            self.arrival_s[slice(None) if self._closed else self._pending > 0] = np.nan
+        if self._closed:
+            self._remaining = np.bincount(workload.session)
+            self._root_offsets = np.searchsorted(workload.session[self._by_session()], np.arange(self._sessions + 1))
+            self._next_session = 0
+
+    @property
+    def _sessions(self) -> int:
+        return len(self._remaining)
+
+    def _by_session(self) -> IntArray:
+        """Sort the roots by session, those of a session in their order; returns them."""
+        self._roots = self._roots[np.argsort(self._workload.session[self._roots], kind="stable")]
+        return self._roots
+
+    def start(self) -> None:
+        """Send what is sent first and leave the rest to the clock."""
+        if self._closed:
+            for _ in range(min(self._workload.concurrency or 0, self._sessions)):
+                self._clock.at(0.0, SEND, self._take_session)
+        elif len(self._roots):
+            self._clock.at(float(self.arrival_s[self._roots[0]]), SEND, self._arrive, 0)
+
+    def ended(self, time: float, i: int) -> None:
+        """Request *i* has ended: send or take up what waits for that."""
+        if self._linked:
+            offsets, ids = self._dependents
+            for j in ids[offsets[i] : offsets[i + 1]].tolist():
+                self._pending[j] -= 1
+                if self._pending[j] == 0:
+                    self._clock.at(time + float(self._workload.delay_s[j]), SEND, self._send_one, j)
+        if self._closed:
+            session = self._workload.session[i]
+            self._remaining[session] -= 1
+            if self._remaining[session] == 0:
+                self._take_session(time)
+
+    def _arrive(self, time: float, k: int) -> None:
+        """Send root *k*; one is on the clock at a time, however many there are."""
+        if k + 1 < len(self._roots):
+            self._clock.at(float(self.arrival_s[self._roots[k + 1]]), SEND, self._arrive, k + 1)
+        self.unsent -= 1
+        self._send(int(self._roots[k]), time)
+
+    def _take_session(self, time: float) -> None:
+        if self._next_session < self._sessions:
+            s = self._next_session
+            self._next_session += 1
+            for i in self._roots[self._root_offsets[s] : self._root_offsets[s + 1]].tolist():
+                self._send_one(time, i)
+
+    def _send_one(self, time: float, i: int) -> None:
+        self.arrival_s[i] = time
+        self.unsent -= 1
+        self._send(i, time)
+
+
+def _inverse(offsets: IntArray, ids: IntArray) -> tuple[IntArray, IntArray]:
+    """Return who waits for each request, as (offsets, ids), from whom each request waits for."""
+    waiting = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.argsort(ids, kind="stable")
+    counts = np.bincount(ids, minlength=len(offsets) - 1)
+    return np.concatenate(([0], np.cumsum(counts))), waiting[order]

@@ -1,0 +1,98 @@
+"""The record of each request: what the pools know of it joined, and its time split by what it was spent on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.simulation import records
+from dynosim.simulation.flows import Disaggregated
+from dynosim.simulation.pool import FIRST_TOKEN
+from dynosim.simulation.records import REQUEST_DTYPE, WAIT_REASONS
+from dynosim.simulation.state import BY_DECODE, BY_PREFILL, BY_TRANSFER, NONE
+
+if TYPE_CHECKING:
+    from dynosim.simulation.cluster import Cluster
+
+Columns = NDArray[Any]
+COLUMNS = {
+    "scheduled_s": "scheduled",
+    "prefill_done_s": "first",
+    "cached_tokens": "cached",
+    "cached_host_tokens": "cached_host",
+    "cached_disk_tokens": "cached_disk",
+    "cached_remote_tokens": "cached_remote",
+}
+"""Column of a record -> of the pool's jobs that has computed the prompt."""
+
+
+def request_records(cluster: Cluster) -> Columns:
+    """Return shape (n,) of REQUEST_DTYPE.
+
+    The prompt was computed by the first pool, or by the decode pool itself (*local*). Tokens after the first come from
+    the same pool, or from the decode pool after a hand-off (*moved*).
+    """
+    workload, sides = cluster.workload, list(cluster.sides.values())
+    first, last = sides[0].pool.engine, sides[-1].pool.engine
+    local = cluster.flow.local if isinstance(cluster.flow, Disaggregated) else np.zeros(len(workload), np.bool_)
+    moved = (workload.output_tokens > 1) & ~local & (len(sides) > 1)
+    prompt = np.where(local, last.jobs, first.jobs)
+    out = np.zeros(len(workload), REQUEST_DTYPE)
+    out["arrival_s"], out["retries"] = cluster.sessions.arrival_s, cluster.failures.retries
+    out["input_tokens"], out["output_tokens"] = workload.input_tokens, workload.output_tokens
+    for name, column in COLUMNS.items():
+        out[name] = prompt[column]
+    out["preemptions"] = prompt["preemptions"] + np.where(moved, last.jobs["preemptions"], 0)
+    for name, side, jobs in (("prefill_replica", sides[0], prompt), ("decode_replica", sides[-1], last.jobs)):
+        out[name] = np.where(jobs["replica"] == NONE, NONE, jobs["replica"] // len(side.dispatcher.rows_of(0)))
+    _tokens(out, cluster, prompt, last.jobs, moved)
+    _parts(out, prompt, last.jobs, moved)
+    _waits(out, cluster, np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None])
+    out["status"] = _status(out, cluster)
+    return out
+
+
+def _tokens(out: Columns, cluster: Cluster, prompt: Columns, decode: Columns, moved: Columns) -> None:
+    """Fill in when the KV landed and the tokens came out."""
+    landed = out["kv_landed_s"] = np.where(moved, decode["landed"], prompt["first"])
+    shown = {BY_DECODE: decode["first"], BY_TRANSFER: landed, BY_PREFILL: prompt["first"]}
+    out["first_token_s"] = np.where(moved, shown[FIRST_TOKEN[cluster.deployment.engine.name]], prompt["first"])
+    out["second_token_s"] = np.where(moved, decode["second"], prompt["second"])
+    out["last_token_s"] = np.where(moved, decode["last"], prompt["last"])
+
+
+def _parts(out: Columns, prompt: Columns, decode: Columns, moved: Columns) -> None:
+    """Cut the latency at the phase borders and take preempted and stalled time out of the phase it fell in.
+
+    A hand-off first waits for blocks of the decode replica (queue), unless they were reserved before, and then for the
+    KV itself. All that a crash has cost a request between its first pass and the one that serves it is preempted.
+    """
+    done, landed = out["prefill_done_s"], out["kv_landed_s"]
+    reserved = np.where(moved, np.maximum(decode["scheduled"], done), done)
+    lost = np.where(moved, decode["preempted_prefill_s"] + decode["preempted_decode_s"], prompt["preempted_decode_s"])
+    out["stall_s"] = np.where(moved, decode["stall_s"], prompt["stall_s"])
+    out["decode_queue_s"] = reserved - done
+    out["queue_s"] = out["scheduled_s"] - out["arrival_s"] + out["decode_queue_s"]
+    out["prefill_s"] = done - out["scheduled_s"] - prompt["preempted_prefill_s"]
+    out["kv_transfer_s"] = landed - reserved
+    out["decode_s"] = out["last_token_s"] - landed - lost - out["stall_s"]
+    out["preempted_s"] = prompt["preempted_prefill_s"] + lost
+
+
+def _waits(out: Columns, cluster: Cluster, *waits: Columns) -> None:
+    """Split the queue time by what was waited for; what the engines have not seen of it is the time of an outage."""
+    for k, reason in enumerate(WAIT_REASONS[: waits[0].shape[1]]):
+        out[f"wait_{reason}_s"] = sum(each[:, k] for each in waits)
+    out["wait_cold_start_s"] = sum(side.dispatcher.cold_start_s for side in cluster.sides.values())
+    known = sum(out[f"wait_{reason}_s"] for reason in WAIT_REASONS)
+    out["wait_outage_s"] = np.where(out["retries"] > 0, np.maximum(out["queue_s"] - known, 0.0), 0.0)
+
+
+def _status(out: Columns, cluster: Cluster) -> Columns:
+    status = np.where(np.isfinite(out["last_token_s"]), records.COMPLETED, records.INCOMPLETE)
+    status[~cluster.admissible] = records.REJECTED
+    status[np.isfinite(cluster.failures.failed_s)] = records.FAILED
+    status[~(out["arrival_s"] <= cluster.workload.end_s)] = records.UNSENT
+    return status

@@ -40,7 +40,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def test_profiles_say_where_they_come_from() -> None:
-    assert profile_names() == ["chat", "code", "rag"]
+    assert profile_names() == ["agentic", "chat", "code", "multiturn", "rag"]
     for name in profile_names():
         profile = get_profile(name)
         assert profile.name == name
@@ -144,3 +144,41 @@ def test_code(statistic: str, published: float, tolerance: float) -> None:
 def test_rag(statistic: str, published: float, tolerance: float) -> None:
     """arXiv summarisation lengths (Vidur), Poisson arrivals."""
     assert means("rag")[statistic] == pytest.approx(published, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "published", "tolerance"),
+    [
+        ("requests", 5737, 0.0),
+        ("sessions", 1221, 0.02),
+        ("input_tokens.mean", 1945, 0.07),
+        ("input_tokens.p50", 1542, 0.07),
+        ("input_tokens.p99", 7704, 0.08),
+        ("output_tokens.mean", 583, 0.03),
+        ("output_tokens.p50", 505, 0.03),
+        ("output_tokens.p99", 2110, 0.06),
+        ("tokens_reused", 0.885, 0.02),
+    ],
+)
+def test_multiturn(statistic: str, published: float, tolerance: float) -> None:
+    """InferenceX multi-turn WildChat: conversations, each turn repeating all before it."""
+    assert means("multiturn")[statistic] == pytest.approx(published, rel=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "published", "tolerance"),
+    [
+        ("input_tokens.mean", 71869, 0.04),
+        ("input_tokens.p50", 70641, 0.04),
+        ("input_tokens.p99", 125955, 0.02),
+        ("output_tokens.mean", 419, 0.05),
+        ("output_tokens.p50", 216, 0.05),
+        ("output_tokens.p99", 3896, 0.12),
+        ("delay_s.p50", 15, 0.1),
+        ("delay_s.p90", 133, 0.15),
+        ("tokens_reused", 0.941, 0.05),
+    ],
+)
+def test_agentic(statistic: str, published: float, tolerance: float) -> None:
+    """InferenceX agentic coding turns: prompts, answers, pauses, and 94.1 % of prompt tokens seen before."""
+    assert means("agentic")[statistic] == pytest.approx(published, rel=tolerance)

@@ -17,6 +17,7 @@ from dynosim.config import (
     LognormalLength,
     PrefixTree,
     QuantileLength,
+    RatioLength,
     Rewrites,
     SyntheticSource,
     UniformLength,
@@ -182,6 +183,8 @@ def test_output_persistence(persistence: float) -> None:
     [
         (FixedLength(tokens=7), 7, {0.1: 7, 0.9: 7}),
         (UniformLength(min=1, max=999), 500, {0.1: 100, 0.5: 500, 0.9: 900}),
+        (RatioLength(tokens=1000, ratio=0.8), 900, {0.0: 800, 0.5: 900, 1.0: 1000}),
+        (RatioLength(tokens=1000, ratio=0.0), 500, {0.0: 1, 0.1: 100, 1.0: 1000}),
         (LognormalLength(median=500, sigma=0.8), 500 * np.exp(0.8**2 / 2), {0.1587: 500 / np.exp(0.8), 0.5: 500}),
         (QuantileLength(quantiles={0: 10, 0.5: 100, 1: 1000}), 990 / np.log(100), {0.25: 31.6, 0.5: 100, 0.75: 316}),
     ],

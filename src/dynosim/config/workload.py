@@ -226,8 +226,9 @@ class Sessions(Config):
     groups: PrefixGroups | None = None
     turns: Length = FixedLength(tokens=1)
     """Turns per session."""
-    new_tokens: Length = LognormalLength(median=100, sigma=1.0)
-    """Prompt tokens that a further turn adds to prompt and answer before it."""
+    new_tokens: tuple[Length, ...] = Field(default=(LognormalLength(median=100, sigma=1.0),), min_length=1)
+    """Prompt tokens that turn 2, 3, ... adds to prompt and answer before it; the last distribution holds for all later
+    turns."""
     think_s: Delay = FixedDelay()
     """From the end of a turn, or of its calls, to the next turn: reading, thinking, running tools."""
     fan_out: FanOut | None = None

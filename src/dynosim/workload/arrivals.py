@@ -63,7 +63,7 @@ def of_source(arrivals: Arrivals, n: int, rng: np.random.Generator) -> FloatArra
         gaps = _gamma_gaps(arrivals.burstiness, n, rng)
     else:
         gaps = _quantile_gaps(arrivals.gap_quantiles, n, rng)
-    starts_s: FloatArray = np.arange(len(arrivals.rates_rps)) * arrivals.window_s
+    starts_s = np.arange(len(arrivals.rates_rps), dtype=np.float64) * arrivals.window_s
     curve = _windows(starts_s, np.array(arrivals.rates_rps[:-1]), arrivals.rates_rps[-1])
     times_s = curve.times_of(np.cumsum(gaps) - gaps[0])
     if arrivals.quantum_s:

@@ -130,7 +130,8 @@ def _first_turns(grower: _Grower, source: SyntheticSource, own: IntArray) -> _Tu
 def _next_turns(grower: _Grower, source: SyntheticSource, before: _Turns, own: IntArray, turn: int) -> _Turns:
     """Add the calls between the turns *before* and the next, and the next; return these."""
     rule, n = grower.rule, len(before.session)
-    new = sample_lengths(rule.new_tokens, n, grower.rng("new_tokens", turn))
+    new_tokens = rule.new_tokens[min(turn, len(rule.new_tokens)) - 1]
+    new = sample_lengths(new_tokens, n, grower.rng("new_tokens", turn))
     output_tokens = _outputs(grower, source, before.session, own, turn)
     delay_s = sample_delays(rule.think_s, n, grower.rng("think_s", turn))
     calls = _calls(grower, rule.fan_out, n, turn)
@@ -184,7 +185,7 @@ def _add_calls(grower: _Grower, before: _Turns, calls: _Calls, turn: int) -> Int
 
 def _outputs(grower: _Grower, source: SyntheticSource, session: IntArray, own: IntArray, turn: int) -> IntArray:
     fresh = sample_lengths(source.output_tokens, len(session), grower.rng("output_tokens", turn))
-    owned = grower.rng("own_output", turn).random(len(session)) < grower.rule.output_persistence
+    owned = grower.rng("owns_output", turn).random(len(session)) < grower.rule.output_persistence
     return np.where(owned, own[session], fresh)
 
 

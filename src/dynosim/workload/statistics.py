@@ -63,14 +63,17 @@ def _arrival_statistics(workload: Workload) -> dict[str, Any]:
         return {"concurrency": workload.concurrency}
     if not workload.timed:
         return {}
-    times_s, gaps_s = workload.arrival_s, np.diff(workload.arrival_s)
+    times_s = workload.arrival_s[
+        np.diff(workload.after_offsets) == 0
+    ]  # what waits for others has no arrival of its own
+    gaps_s = np.diff(times_s)
     span_s = float(times_s[-1] - times_s[0])
     if not span_s:
         return {"span_s": 0.0}
     per_minute = np.bincount(((times_s - times_s[0]) // 60).astype(np.int64))
     return {
         "span_s": span_s,
-        "mean_rps": len(workload) / span_s,
+        "mean_rps": len(times_s) / span_s,
         "peak_minute_rps": int(per_minute.max()) / 60,
         "gap_cv": float(gaps_s.std() / gaps_s.mean()),
     }

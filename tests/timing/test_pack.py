@@ -150,6 +150,13 @@ def test_data_parallel_ranks_decode_more_tokens_in_slower_passes(model, engine):
     assert 8 * 64 / _decode_ms(ranks, 64, 1024) > 1.3 * 256 / _decode_ms(tensor, 256, 1024)
 
 
+@pytest.mark.parametrize(("batch", "measured_ms"), [(8, 34.69), (16, 40.62)])
+def test_data_parallel_decode_is_near_the_measured(batch, measured_ms):
+    """shared/validation/calibration.csv, ifx-disagg-dsr1-h200-sglang cfg434: 64 and 128 clients on 8 ranks, 8k + 1k."""
+    tables = _tables("deepseek-v3", "h200_sxm", 1, "fp8", "sglang", enable_expert_parallel=True, data_parallel_size=8)
+    assert _decode_ms(tables, batch, 0.9 * (8192 + 512)) == pytest.approx(measured_ms, rel=0.25)
+
+
 def test_the_experts_of_all_ranks_share_the_measured_grid():
     pool = {"enable_expert_parallel": True, "quantization": "fp8"}
     limits = [_tables("deepseek-v3", "h200_sxm", 8 // n, data_parallel_size=n, **pool).measured_tokens for n in (1, 8)]

@@ -179,7 +179,7 @@ def test_autoscaling_links_speculation_and_tiers_by_hand() -> None:
     links = {"host_read": 0.2, "host_write": 0.3}
     pools = (
         _make_pool(role="prefill", gpu_seconds=200.0, timeline=grown, link_utilization=links),
-        _make_pool(role="decode", gpu_seconds=400.0, gpus_per_replica=4, decode_tokens=300, decode_rounds=120),
+        _make_pool(role="decode", gpu_seconds=400.0, gpus_per_replica=4, decode_rounds=6),
     )  # fmt: skip
     metrics = summarize(_make_result(requests, pools), {}, PriceConfig())
     expected = {
@@ -191,7 +191,7 @@ def test_autoscaling_links_speculation_and_tiers_by_hand() -> None:
         "wait_batch_slots_share": 0.0,
         "retries": 2,
         "kv_link_utilization": 0.3,
-        "acceptance_length": 2.5,
+        "acceptance_length": 16 / 6,
         "gpu_hours": 600.0 / 3600.0,
         "gpus": 6.0,
         "replicas": 2.0 + 1.0,

@@ -355,8 +355,9 @@ def _waits(done: NDArray[Any]) -> dict[str, Value]:
 
 def _acceptance_length(result: SimulationResult) -> float:
     """Tokens that one request gets per decode pass; NaN without speculative decoding."""
-    pools = [pool for pool in result.pools if pool.decode_rounds]
-    return _ratio(sum(pool.decode_tokens for pool in pools), sum(pool.decode_rounds for pool in pools))
+    done = result.requests[result.requests["status"] == COMPLETED]
+    rounds = sum(pool.decode_rounds for pool in result.pools)
+    return _ratio(float((done["output_tokens"] - 1).sum()), rounds)
 
 
 def _replicas(result: SimulationResult) -> dict[str, Value]:

@@ -56,12 +56,23 @@ SPLIT = {"deployment.mode": "disaggregated", f"{PREFILL}.replicas": 2, f"{DECODE
 SGLANG, TRTLLM = ({"deployment.engine.name": name} for name in ("sglang", "trtllm"))
 TIGHT = {f"{POOL}.num_gpu_blocks_override": 1200, f"{POOL}.block_size": 16}
 """KV cache of 19,200 tokens per replica: about six requests."""
+LONG_ANSWERS = {
+    f"{SOURCE}.prefix": None,
+    f"{SOURCE}.input_tokens": {"type": "uniform", "min": 50, "max": 500},
+    f"{SOURCE}.output_tokens": {"type": "uniform", "min": 200, "max": 2000},
+}
 REUSE = {f"{POOL}.num_gpu_blocks_override": 2000, f"{POOL}.block_size": 16, "workload.load.rate_rps": 4.0}
 """A GPU cache that forgets conversations before their next turn."""
 HOST = {**REUSE, f"{POOL}.kv_offload.host.size_gib": 64.0}
 DISK = {**REUSE, f"{POOL}.kv_offload.host.size_gib": 0.5, f"{POOL}.kv_offload.disk.size_gib": 64.0}
 REMOTE = {**REUSE, f"{POOL}.kv_offload.remote.size_gib": 64.0}
-MOE = {"deployment.model": "qwen3-235b-a22b", "deployment.gpu": "h200_sxm", f"{POOL}.tensor_parallel_size": 8}
+MOE = {
+    "deployment.model": "qwen3-235b-a22b",
+    "deployment.gpu": "h200_sxm",
+    "deployment.quantization": "fp8",
+    "deployment.timing": {"type": "pack"},
+    f"{POOL}.tensor_parallel_size": 4,
+}
 SPECULATIVE = {"deployment.engine.speculative": {"num_speculative_tokens": 2, "acceptance_rates": [0.8]}}
 SCALED = {
     f"{POOL}.replicas": 1,
@@ -78,9 +89,16 @@ SCALED = {
 }
 """One replica that is not enough, and more to come after ten seconds."""
 SCALER = f"{POOL}.autoscaler"
+SIZED = {
+    **SCALED,
+    f"{SCALER}.policy": "kv_utilization",
+    f"{SCALER}.throughput_interval_s": 5.0,
+    "workload.load": {"type": "diurnal", "base_rps": 2.0, "peak_rps": 24.0, "period_s": 60.0},
+}
+"""Replicas follow the predicted rate."""
 NODES = {**SPLIT, f"{PREFILL}.tensor_parallel_size": 2, f"{DECODE}.tensor_parallel_size": 2}
 CROSSING = {f"{POOL}.tensor_parallel_size": 4, "deployment.topology.gpus_per_node": 2}
-RACKS = {**NODES, "deployment.topology.gpus_per_node": 4, "deployment.topology.placement": "pack"}
+RACKS = {**NODES, "deployment.gpu": "gb200", "deployment.topology.gpus_per_node": 4}
 CRASH = {"pool": "mixed", "replica": 0, "at_s": 5.0, "down_s": 20.0}
 SLOW = {"pool": "mixed", "replica": 0, "slowdown": 3.0}
 KV_AWARE = {f"{POOL}.replicas": 4, "deployment.router.policy": "kv_aware"}
@@ -158,7 +176,7 @@ EFFECTS = {
     "EngineConfig.name": Effect(f"{E}.name", "vllm", "sglang", "inter_chunk_latency.p99", 0),
     "EngineConfig.pass_overhead_us": Effect(f"{E}.pass_overhead_us", 0.0, 2000.0, ITL, +1),
     "EngineConfig.request_overhead_us": Effect(f"{E}.request_overhead_us", 0.0, 200.0, ITL, +1),
-    "EngineConfig.schedule_conservativeness": Effect(f"{E}.schedule_conservativeness", 0.1, 1.4, "preemptions", -1, {**SGLANG, **TIGHT}),
+    "EngineConfig.schedule_conservativeness": Effect(f"{E}.schedule_conservativeness", 0.5, 1.4, "preemptions", -1, {**SGLANG, **TIGHT, **LONG_ANSWERS}),
     "EngineConfig.enable_mixed_chunk": Effect(f"{E}.enable_mixed_chunk", False, True, "inter_chunk_latency.max", -1, SGLANG),
     "EngineConfig.max_prefill_tokens": Effect(f"{E}.max_prefill_tokens", 16384, 1024, TTFT, 0, {**SGLANG, "workload.load.rate_rps": 40.0}),
     "EngineConfig.capacity_scheduler_policy": Effect(f"{E}.capacity_scheduler_policy", "GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "preemptions", +1, {**TRTLLM, **TIGHT}),
@@ -200,8 +218,8 @@ EFFECTS = {
     "AutoscalerConfig.min_replicas": Effect(f"{SCALER}.min_replicas", 1, 4, TTFT, -1, {**SCALED, f"{POOL}.replicas": 4}),
     "AutoscalerConfig.max_replicas": Effect(f"{SCALER}.max_replicas", 2, 6, TTFT, -1, SCALED),
     "AutoscalerConfig.interval_s": Effect(f"{SCALER}.interval_s", 5.0, 40.0, TTFT, +1, SCALED),
-    "AutoscalerConfig.throughput_interval_s": Effect(f"{SCALER}.throughput_interval_s", None, 10.0, "gpus", 0, SCALED),
-    "AutoscalerConfig.predictor": Effect(f"{SCALER}.predictor", "last_value", "holt", "gpus", 0, {**SCALED, f"{SCALER}.throughput_interval_s": 10.0}),
+    "AutoscalerConfig.throughput_interval_s": Effect(f"{SCALER}.throughput_interval_s", None, 5.0, TTFT, -1, {**SCALED, f"{SCALER}.policy": "kv_utilization"}),
+    "AutoscalerConfig.predictor": Effect(f"{SCALER}.predictor", "last_value", "moving_average", "gpus", 0, SIZED),
     "AutoscalerConfig.scale_up_cooldown_s": Effect(f"{SCALER}.scale_up_cooldown_s", 0.0, 60.0, TTFT, +1, {**SCALED, f"{SCALER}.max_step": 1}),
     "AutoscalerConfig.scale_down_cooldown_s": Effect(f"{SCALER}.scale_down_cooldown_s", 300.0, 5.0, "gpus", -1, SCALED),
     "AutoscalerConfig.max_step": Effect(f"{SCALER}.max_step", 1, 8, TTFT, -1, SCALED),
@@ -219,7 +237,7 @@ EFFECTS = {
     "TopologyConfig.gpus_per_node": Effect(f"{TOPOLOGY}.gpus_per_node", 4, 2, ITL, +1, CROSSING),
     "TopologyConfig.nodes_per_rack": Effect(f"{TOPOLOGY}.nodes_per_rack", 4, 1, "kv_transfer_time", +1, {**RACKS, f"{TOPOLOGY}.rack_uplink_gb_s": 0.5}),
     "TopologyConfig.nvlink_domain": Effect(f"{TOPOLOGY}.nvlink_domain", "node", "rack", "kv_transfer_time", -1, RACKS),
-    "TopologyConfig.placement": Effect(f"{TOPOLOGY}.placement", "pack", "spread", "kv_transfer_time", +1, {**RACKS, f"{PREFILL}.replicas": 1, f"{DECODE}.replicas": 1}),
+    "TopologyConfig.placement": Effect(f"{TOPOLOGY}.placement", "pack", "spread", "kv_transfer_time", -1, RACKS),
     "TopologyConfig.inter_node_bandwidth_gb_s": Effect(f"{TOPOLOGY}.inter_node_bandwidth_gb_s", 50.0, 1.0, "prefill_time", +1, CROSSING),
     "TopologyConfig.inter_node_latency_us": Effect(f"{TOPOLOGY}.inter_node_latency_us", 5.0, 200.0, ITL, +1, CROSSING),
     "TopologyConfig.rack_uplink_gb_s": Effect(f"{TOPOLOGY}.rack_uplink_gb_s", 1600.0, 0.5, "kv_transfer_time", +1, {**RACKS, f"{TOPOLOGY}.nodes_per_rack": 1}),
@@ -230,7 +248,7 @@ EFFECTS = {
     "CrashConfig.pool": Effect(f"{FAILURES}.crashes", [CRASH | {"pool": "prefill"}], [CRASH | {"pool": "decode"}], TTFT, 0, SPLIT),
     "CrashConfig.replica": Effect(f"{FAILURES}.crashes", [CRASH], [CRASH | {"replica": 1}], TTFT, 0),
     "CrashConfig.at_s": Effect(f"{FAILURES}.crashes", [CRASH], [CRASH | {"at_s": 15.0}], TTFT, 0),
-    "CrashConfig.down_s": Effect(f"{FAILURES}.crashes", [CRASH | {"down_s": 2.0}], [CRASH], "time_to_first_token.p99", +1, {"workload.load.rate_rps": 18.0}),
+    "CrashConfig.down_s": Effect(f"{FAILURES}.crashes", [CRASH | {"down_s": 2.0}], [CRASH], TTFT, +1, {"workload.load.rate_rps": 18.0}),
     "StragglerConfig.pool": Effect(f"{FAILURES}.stragglers", [SLOW | {"pool": "prefill"}], [SLOW | {"pool": "decode"}], ITL, +1, SPLIT),
     "StragglerConfig.replica": Effect(f"{FAILURES}.stragglers", [SLOW], [SLOW | {"replica": 1}], ITL, 0),
     "StragglerConfig.slowdown": Effect(f"{FAILURES}.stragglers", [SLOW | {"slowdown": 1.5}], [SLOW], ITL, +1),
@@ -269,7 +287,7 @@ EFFECTS = {
     "RequestClass.share": Effect("workload.classes", [{"priority": 1}, {"share": 1.0}], [{"priority": 1}, {"share": 9.0}], "workload.priority", -1),
     "RequestClass.priority": Effect("workload.classes", [{"priority": 1}], [{"priority": 5}], "workload.priority", +1),
     "RequestClass.deadline_s": Effect("workload.classes", [{"deadline_s": 1.0}], [{"deadline_s": 2.0}], "workload.deadline_s", +1),
-    "TraceSource.block_tokens": Effect(f"{SOURCE}.block_tokens", 512, 256, "workload.block_tokens", -1, TRACE),
+    "TraceSource.block_tokens": Effect(f"{SOURCE}.block_tokens", 512, 700, "workload.block_tokens", +1, TRACE),
     "TraceSource.max_delay_s": Effect(f"{SOURCE}.max_delay_s", None, 1.0, "workload.delay_s", -1, TRACE),
     "RatioLength.tokens": Effect(f"{SOURCE}.input_tokens.tokens", 100, 200, MEAN_INPUT, +1, _length("ratio", ratio=0.5)),
     "RatioLength.ratio": Effect(f"{SOURCE}.input_tokens.ratio", 0.2, 0.9, MEAN_INPUT, +1, _length("ratio", tokens=1000)),
@@ -279,7 +297,7 @@ EFFECTS = {
     "FanOut.shares_context": Effect(f"{SOURCE}.sessions.fan_out.shares_context", False, True, SHARED, +1, FAN_OUT),
     "Sessions.block_tokens": Effect(f"{SOURCE}.sessions.block_tokens", 16, 1024, SHARED, -1, SESSIONS),
     "Sessions.output_persistence": Effect(f"{SOURCE}.sessions.output_persistence", 0.0, 1.0, "workload.output_tokens.mean", 0, SESSIONS),
-    "Sessions.max_input_tokens": Effect(f"{SOURCE}.sessions.max_input_tokens", 131072, 7000, "workload.input_tokens.max", -1, SESSIONS),
+    "Sessions.max_input_tokens": Effect(f"{SOURCE}.sessions.max_input_tokens", 131072, 3000, MEAN_INPUT, -1, SESSIONS),
     "FixedDelay.seconds": Effect(f"{THINK}.seconds", 1.0, 5.0, "workload.delay_s", +1, {**SESSIONS, THINK: {"type": "fixed"}}),
     "ExponentialDelay.mean_s": Effect(f"{THINK}.mean_s", 1.0, 5.0, "workload.delay_s", +1, {**SESSIONS, THINK: {"type": "exponential"}}),
     "LognormalDelay.median_s": Effect(f"{THINK}.median_s", 1.0, 5.0, "workload.delay_s", +1, {**SESSIONS, THINK: {"type": "lognormal", "sigma": 1.0}}),

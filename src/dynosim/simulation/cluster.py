@@ -145,8 +145,8 @@ class Cluster:
     def _run_in_bulk(self) -> None:
         side, arrival_s = self.sides["mixed"], self.sessions.arrival_s
         row_of = np.full(len(self.workload), NONE, np.int64)
-        for i in np.flatnonzero(self.admissible & (arrival_s <= self.workload.end_s)).tolist():
-            row_of[i] = side.dispatcher.choose(i, 0.0)
+        sent = np.flatnonzero(self.admissible & (arrival_s <= self.workload.end_s))
+        row_of[sent] = side.dispatcher.choose_all(sent)
         core.submit_all(side.pool.handle, row_of, arrival_s)
         if side.pool.lanes > 1 or side.pool.engine.limits[0]["tiers"]:
             core.next_event(self.handles, self.workload.end_s)

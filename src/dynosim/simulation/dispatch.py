@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -46,13 +47,16 @@ class Dispatcher:
         self.parked: list[tuple[int, float]] = []
         """(request, since when) that found nobody serving."""
         self.cold_start_s = np.zeros(len(workload))
-        """Shape (n,): how long each request was parked."""
+        """Shape (n,): how long each request was parked before its first pass."""
         self.sent, self.sent_tokens = 0, 0
         replicas = pool.engine.replicas
         self._live = tuple(replicas[name] for name in LOADS)
         self._loads = tuple(load.copy() for load in self._live) if self.report_interval_s else self._live
         self._cached, self._tiered = np.zeros(len(replicas), np.int64), np.zeros(len(replicas), np.int64)
-        self._input = workload.input_tokens.data
+        # Items of a memoryview are Python numbers, and cheaper than those of an array.
+        self._input, self._offsets = workload.input_tokens.data, workload.hash_offsets.data
+        self._session, self._priority = workload.session.data, workload.priority.data
+        self._hash_ids = workload.hash_ids
         self._job, self._time = 0, 0.0
 
     def rows_of(self, replica: int) -> IntArray:
@@ -72,7 +76,8 @@ class Dispatcher:
         if len(self.rows):
             parked, self.parked = self.parked, []
             for i, since in parked:
-                self.cold_start_s[i] += time - since
+                if math.isnan(self.pool.engine.jobs["scheduled"][i]):
+                    self.cold_start_s[i] += time - since
                 self.send(i, time)
 
     def choose(self, i: int, time: float) -> int:
@@ -80,9 +85,20 @@ class Dispatcher:
         self._job, self._time = i, time
         view = self._view if self._loads is self._live and self._everybody else self._make_view()
         position = self.router.route(self._request(i), view)
+        self._check(position)
+        return int(self.rows[position])
+
+    def _check(self, position: int) -> None:
         if not 0 <= position < len(self.rows):
             raise ValueError(f"router {self._config.policy} chose replica {position} of {len(self.rows)}")
-        return int(self.rows[position])
+
+    def choose_all(self, requests: IntArray) -> IntArray:
+        """Return the row of each of *requests*, for a router that does not look."""
+        route, request, view = self.router.route, self._request, self._view
+        positions = np.array([route(request(i), view) for i in requests.tolist()], np.int64)
+        self._check(int(positions.min(initial=0)))
+        self._check(int(positions.max(initial=0)))
+        return self.rows[positions]
 
     def submit(self, i: int, row: int, time: float) -> None:
         """Queue request *i* on *row*."""
@@ -115,14 +131,9 @@ class Dispatcher:
         return sum(self._input[i] for i, _ in self.parked)
 
     def _request(self, i: int) -> RequestView:
-        w = self._workload
+        hashes = self._hash_ids[self._offsets[i] : self._offsets[i + 1]]
         return RequestView(
-            i,
-            self._input[i],
-            int(w.session[i]),
-            int(w.priority[i]),
-            w.hash_ids[w.hash_offsets[i] : w.hash_offsets[i + 1]],
-            w.hash_block_tokens,
+            i, self._input[i], self._session[i], self._priority[i], hashes, self._workload.hash_block_tokens
         )
 
     def _make_view(self) -> PoolView:

@@ -10,6 +10,7 @@ from dynosim import rng
 from dynosim.config import AutoscalerConfig
 from dynosim.policies.base import AutoscalingPolicy, LoadPredictor, ScalingView
 from dynosim.policies.registry import make
+from dynosim.policies.sizing import replicas_for
 from dynosim.simulation.dispatch import Dispatcher
 from dynosim.simulation.fleet import DOWN, DRAINING, OFF, SERVING, STARTING, Fleet
 from dynosim.workload.table import FloatArray
@@ -23,9 +24,11 @@ class Meter:
         self._before = np.zeros(5)
         self._time = 0.0
         self._open = 0
+        self._waited = False
         self._context = math.nan
         self.replica_rps = math.nan
-        """Requests per second that one replica finished at its busiest so far."""
+        """Requests per second that one replica finished at its busiest so far. Only an interval at both ends of which
+        requests waited says how many it can finish."""
 
     def read(self, time: float, serving: int) -> dict[str, float]:
         """Return the means and rates of ``ScalingView`` since the last reading."""
@@ -34,7 +37,8 @@ class Meter:
         elapsed, since = time - self._time, self._time
         self._before, self._time = totals, time
         self._context = tokens / sent if sent else self._context
-        if finished and serving:
+        waited, self._waited = self._waited, self._waiting() > 0
+        if waited and self._waited and serving:
             self.replica_rps = float(np.fmax(self.replica_rps, finished / elapsed / serving))
         return {
             "context_tokens": float(self._context),
@@ -43,6 +47,10 @@ class Meter:
             "rate_rps": float(sent / elapsed),
             "replica_rps": self.replica_rps,
         }
+
+    def _waiting(self) -> int:
+        rows = self._dispatcher.pool.engine.replicas
+        return int(rows["n_waiting"].sum() + rows["n_arriving"].sum()) + len(self._dispatcher.parked)
 
     def _totals(self) -> FloatArray:
         e, d = self._dispatcher.pool.engine, self._dispatcher
@@ -99,9 +107,8 @@ class Autoscaler:
         """Take one decision of the slow loop: replicas for the predicted rate, at least."""
         reading = self._slow.read(time, len(self._fleet.having(SERVING)))
         self._predictor.observe(reading["rate_rps"])
-        needed = self._predictor.predict() / reading["replica_rps"]
-        if math.isfinite(needed):
-            self._floor = max(min(math.ceil(needed), self.config.max_replicas), self.config.min_replicas)
+        needed = replicas_for(self._predictor.predict(), reading["replica_rps"])
+        self._floor = max(min(needed, self.config.max_replicas), self.config.min_replicas)
         return self._scale(len(self._fleet.having(SERVING, STARTING, DOWN)), time)
 
     def _view(self, time: float) -> ScalingView:

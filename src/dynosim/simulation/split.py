@@ -11,7 +11,7 @@ from dynosim.simulation import records
 from dynosim.simulation.flows import Disaggregated
 from dynosim.simulation.pool import FIRST_TOKEN
 from dynosim.simulation.records import REQUEST_DTYPE, WAIT_REASONS
-from dynosim.simulation.state import BY_DECODE, BY_PREFILL, BY_TRANSFER, NONE
+from dynosim.simulation.state import BY_DECODE, BY_PREFILL, BY_TRANSFER, NONE, REASONS
 
 if TYPE_CHECKING:
     from dynosim.simulation.cluster import Cluster
@@ -82,12 +82,20 @@ def _parts(out: Columns, prompt: Columns, decode: Columns, moved: Columns) -> No
 
 
 def _waits(out: Columns, cluster: Cluster, *waits: Columns) -> None:
-    """Split the queue time by what was waited for; what the engines have not seen of it is the time of an outage."""
-    for k, reason in enumerate(WAIT_REASONS[: waits[0].shape[1]]):
+    """Split the queue time by what was waited for.
+
+    A request that was sent again may have waited more often than its queue time counts, and for a crash to be noticed:
+    its reasons fill its queue time up in their order, and an outage is the rest.
+    """
+    for k, reason in enumerate(REASONS):
         out[f"wait_{reason}_s"] = sum(each[:, k] for each in waits)
     out["wait_cold_start_s"] = sum(side.dispatcher.cold_start_s for side in cluster.sides.values())
-    known = sum(out[f"wait_{reason}_s"] for reason in WAIT_REASONS)
-    out["wait_outage_s"] = np.where(out["retries"] > 0, np.maximum(out["queue_s"] - known, 0.0), 0.0)
+    left, retried = out["queue_s"].copy(), out["retries"] > 0
+    for reason in WAIT_REASONS:
+        column = out[f"wait_{reason}_s"]
+        column[retried] = np.minimum(column, left)[retried]
+        left -= column
+    out["wait_outage_s"][retried] = left[retried]
 
 
 def _status(out: Columns, cluster: Cluster) -> Columns:

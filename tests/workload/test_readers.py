@@ -285,6 +285,7 @@ LENGTHS = [
     ("Timestamp,Model,Request tokens,Response tokens\n5,x,7,1\n6.5,y,3,0\n", [0, 1.5]),
     ("arrival_time_ns,prompt_len,output_len\n1000000000,7,1\n2500000000,3,0\n", [0, 1.5]),
     ("arrived_at,ISL,OSL\n2024-01-01 10:00:00,7,1\n2024-01-01 10:00:01.500,3,0\n", [0, 1.5]),
+    ("TIMESTAMP,prompt_tokens,completion_tokens\n5,7,1\n6.5,3,0\n", [0, 1.5]),
     ('{"arrival_s": 5, "prompt_tokens": 7, "completion_tokens": 1}\n'
      '{"arrival_s": 6.5, "prompt_tokens": 3, "completion_tokens": 0}\n', [0, 1.5]),
 ]  # fmt: skip

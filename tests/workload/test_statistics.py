@@ -45,7 +45,7 @@ def test_describe_by_hand() -> None:
     assert measured["peak_minute_rps"] == pytest.approx(3 / 60)
     assert measured["gap_cv"] == pytest.approx(np.std([1, 0, 89]) / 30)
     assert measured["input_tokens"]["mean"] == pytest.approx(81 / 4)
-    assert measured["blocks"], measured["unique_blocks"] == (10, 5)
+    assert (measured["blocks"], measured["unique_blocks"]) == (10, 5)
     assert measured["blocks_used_once"] == pytest.approx(2 / 5)
     assert measured["blocks_reused"] == pytest.approx(5 / 10)
     assert measured["requests_reusing_two_blocks"] == pytest.approx(2 / 4)
@@ -82,3 +82,38 @@ def test_larger_caches_find_more_up_to_the_bound(table: Workload) -> None:
     found = [lru_reuse(table, capacity) for capacity in (0, 1, 2, 4, 8, 16, 1000)]
     assert found == sorted(found)
     assert found[-1] == pytest.approx(reuse_bound(table))
+
+
+def answered() -> Workload:
+    """A conversation of two turns, 15 + 9 tokens and then 30 in all: ids cover the answer's first whole block."""
+    return Workload(
+        name="test",
+        arrival_s=np.array([0.0, 0.0, 50.0]),
+        input_tokens=np.array([15, 30, 5]),
+        output_tokens=np.array([9, 1, 1]),
+        hash_block_tokens=10,
+        hash_offsets=np.array([0, 2, 5, 6]),
+        hash_ids=np.array([0, 1, 0, 1, 2, 3]),
+        hashed_tokens=np.array([20, 30, 5]),
+        session=np.array([0, 0, 1]),
+        after_offsets=np.array([0, 0, 1, 1]),
+        after_ids=np.array([0]),
+        delay_s=np.array([0.0, 4.0, 0.0]),
+    )
+
+
+def test_answers_can_be_found_but_are_not_looked_for() -> None:
+    """The second prompt finds 20 of its 30 tokens, 5 of them in the answer."""
+    assert reuse_bound(answered()) == pytest.approx(20 / 50)
+    assert lru_reuse(answered(), 100) == pytest.approx(20 / 50)
+    measured = describe(answered())
+    assert (measured["blocks"], measured["unique_blocks"]) == (6, 4)
+    assert measured["blocks_reused"] == pytest.approx(2 / 6)
+
+
+def test_sessions_by_hand() -> None:
+    """Only first turns arrive by themselves; pauses are those of the others."""
+    measured = describe(answered())
+    assert (measured["sessions"], measured["requests_per_session"]) == (2, 1.5)
+    assert (measured["span_s"], measured["mean_rps"]) == (50.0, 2 / 50)
+    assert measured["delay_s"]["mean"] == 4.0

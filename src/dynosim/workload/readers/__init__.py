@@ -41,7 +41,8 @@ class _Reader(NamedTuple):
     read: Callable[[], Workload]
     line: Callable[[], type[BaseModel]]
     """What a line must say, to find one that does not."""
-    context: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    context: dict[str, Any] | None = None
+    """What the line's rules need to know."""
 
 
 def read_trace(
@@ -116,7 +117,7 @@ def _detect(path: Path, kind: Kind, head: bytes) -> Format:
         return "llmservingsim"
     if kind == "jsonl" and ({"hash_ids", "timestamp", "created_time", "session_id", "request_id"} & set(columns)):
         return "mooncake"
-    if lengths.AZURE[0] in columns:
+    if lengths.AZURE[0] in columns and not set(lengths.AZURE[1:]).isdisjoint(columns):
         return "azure"
     if {"input_tokens", "history_tokens"} <= set(columns) or {"input_tokens", "cached_blocks_64"} <= set(columns):
         return "inferencex"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from pydantic import BaseModel, Field, NonNegativeInt, model_validator
+from pydantic import BaseModel, NonNegativeInt, model_validator
 
 from dynosim.workload.prefixes import block_ids, hashed_tokens
 from dynosim.workload.readers.graph import arranged, turns_after
@@ -61,7 +61,7 @@ class AgenticLine(BaseModel):
     input_tokens: InputTokens
     output_tokens_expected: OutputTokens
     cached_blocks_64: NonNegativeInt
-    delay_s: Seconds = Field()
+    delay_s: Seconds
 
     @model_validator(mode="after")
     def _cached_is_prompt(self) -> AgenticLine:

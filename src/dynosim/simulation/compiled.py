@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import from_dtype, njit, types
+from numba.core import sigutils
+from numba.core.ccallback import CFunc
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
 from numba.np.arrayobj import populate_array
@@ -29,21 +31,66 @@ DIGEST = hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for
 
 
 def entry(function: Callable[..., Any], **options: bool) -> Any:
-    """Compile *function* and cache it on disk until any of SOURCES changes.
-
-    numba alone asks only whether the function's own file has changed, and would go on with old code of the others.
-    """
+    """Compile *function* and cache it on disk until any of SOURCES changes."""
     dispatcher = njit(cache=True, **options)(function)
-    index = dispatcher._cache._cache_file
-    index._source_stamp = DIGEST
-    # Numba unpickles an index before it compares stamps; one of other sources may name what is no longer there.
-    index._index_path += f".{DIGEST[:8]}"
+    _stamp(dispatcher._cache)
     return dispatcher
 
 
+def _stamp(cache: Any) -> None:
+    """Let cached code go stale with any of SOURCES: numba asks only whether the function's own file has changed.
+
+    It also reads an index before it compares stamps, and one of other sources may name what is no longer there.
+    """
+    cache._cache_file._source_stamp = DIGEST
+    cache._cache_file._index_path += f".{DIGEST[:8]}"
+
+
+_units: list[tuple[str, CFunc]] = []
+
+
+def unit(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a large inner function by itself, to be called by its address; ``load_units`` makes it callable.
+
+    Numba links all that a function calls into it and optimises it again there, which takes most of the compile time of
+    deep trees of calls.
+    """
+
+    def declare(function: Callable[..., Any]) -> Any:
+        arguments, result = sigutils.normalize_signature(signature)
+        callback = CFunc(function, (arguments, result), locals={}, options={"nopython": True})
+        callback.enable_caching()
+        _stamp(callback._cache)
+        name = f"dynosim.{DIGEST[:8]}.{function.__name__}"
+        _units.append((name, callback))
+        return types.ExternalFunction(name, signature)
+
+    return declare
+
+
+def load_units() -> None:
+    """Compile all units, or read them from disk; once per process, before anything that calls them."""
+    while _units:
+        name, callback = _units.pop(0)
+        callback.compile()
+        binding.add_symbol(name, callback.address)
+        _loaded.append(callback)
+
+
+_loaded: list[CFunc] = []
+
+
 def inner(function: Callable[..., Any]) -> Any:
-    """Compile a function that only compiled code calls."""
-    return entry(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    """Compile a function that only compiled code calls, once: whole numbers of any kind come as 64 bits."""
+    dispatcher = entry(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    template = dispatcher.get_call_template
+    dispatcher.get_call_template = lambda args, kws: template(tuple(map(_widest, args)), kws)
+    return dispatcher
+
+
+def _widest(kind: types.Type) -> types.Type:
+    kind = types.unliteral(kind)
+    return types.int64 if kind == types.int32 else kind
 
 
 def handle_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:

@@ -16,19 +16,23 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba import types
 
 from dynosim.simulation import kv_cache, links, queues, tiers
-from dynosim.simulation.compiled import entry, inner
+from dynosim.simulation.compiled import entry, inner, unit
 from dynosim.simulation.gaps import record_gaps
-from dynosim.simulation.passes import pass_time, run_decodes, stall, through_stages
+from dynosim.simulation.passes import pass_time_together, run_decodes, stall, through_stages
 from dynosim.simulation.schedulers import blocks_of, cache_of, emit, grow, schedule, set_aside
 from dynosim.simulation.state import (
+    BATCH_SLOTS,
     BY_DECODE,
     BY_TRANSFER,
     DEAD,
     DECODE_BUSY,
+    ENGINE,
     FINISHED,
     HAND_OFF,
+    KV_BLOCKS,
     LANDED,
     LOAD,
     LOADED,
@@ -131,6 +135,21 @@ def _passes_with_blocks(e, r, passes):
 
 
 @inner
+def _growth_evicts(e, r, passes):
+    """Whether so many decode passes of row *r* may take blocks that hold a prefix."""
+    head = e.slots[cache_of(e, r).lru_head]
+    return head.key >= 0 or head.count < e.replicas[r].n_decode * blocks_of(e, passes)
+
+
+@inner
+def _growth_evicts_any(e, g, passes):
+    for r in range(g, g + e.limits[0].ranks):
+        if e.replicas[r].n_decode > 0 and _growth_evicts(e, r, passes):
+            return True
+    return False
+
+
+@inner
 def _next_arrival(e, r):
     """When an arrival may change the batch: never while it is full or the head of the queue is blocked."""
     rep, lim = e.replicas[r], e.limits[0]
@@ -147,11 +166,15 @@ def _wait_reason(e, r, short):
     queue = e.replicas[rep.queue]
     if short != NONE:
         queue.reason = short
+    elif rep.n_running >= e.limits[0].max_num_seqs:
+        queue.reason = BATCH_SLOTS
+    elif rep.full:
+        queue.reason = KV_BLOCKS
     else:
         queue.reason = PREFILL_BUSY if rep.prefill_tokens > 0 else DECODE_BUSY
 
 
-@inner
+@unit(types.int64(ENGINE, types.int64, types.float64))
 def _choose(e, r, now):
     """Let row *r* choose its next pass; returns how many decode passes nothing can change in, as far as it knows."""
     rep = e.replicas[r]
@@ -165,10 +188,12 @@ def _choose(e, r, now):
         return left
     if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
         return 1
+    if e.limits[0].lag_s > 0.0 and _growth_evicts(e, r, left):
+        return 1  # the router's index learns of every eviction in its time
     return _passes_with_blocks(e, r, left)
 
 
-@inner
+@unit(types.void(ENGINE, types.int64))
 def _plan(e, g):
     """Schedule the next pass of the rows that start with *g*, or their next run of pure decode passes."""
     now, lim = _start_together(e, g), e.limits[0]
@@ -179,8 +204,7 @@ def _plan(e, g):
         arrival = min(arrival, _next_arrival(e, r))
     end = math.inf
     if prefill > 0 or (decodes > 0 and (lim.lanes > 1 or lim.tokens_per_decode > 1)):
-        for r in range(g, g + lim.ranks):
-            slowest = max(slowest, pass_time(e, r))
+        slowest = pass_time_together(e, g, prefill)
         passes, end = 1, through_stages(e, g, now, slowest) if lim.lanes > 1 else now + slowest
     elif decodes > 0:
         passes, seconds = run_decodes(e, g, passes, arrival - now, 0)
@@ -233,7 +257,6 @@ def _token(e, r, j):
     elif job.generated == 2:
         job.second = rep.end
     if not math.isnan(job.preempted_at):
-        job.gap_from = job.preempted_at if math.isnan(job.gap_from) else job.gap_from
         job.preempted_decode_s += rep.end - job.preempted_at
         job.preempted_at = math.nan
     _show_gap(e, j, rep.end)
@@ -395,7 +418,7 @@ def _clear_out(e, r):
     rep.planned, rep.end = 0, math.inf
 
 
-@inner
+@unit(types.void(ENGINE, types.int64))
 def _commit(e, g):
     """Make the planned passes' effects visible at their end."""
     e.limits[0].clock = e.replicas[g].end
@@ -457,7 +480,8 @@ def _queue(e, r, j, time):
 def _land(e, prefill, j, time):
     """The prompt KV of job *j* has arrived on its decode row: it decodes, and the prefill replica's blocks are free."""
     job, lim, there = e.jobs[j], e.limits[0], prefill.jobs[j]
-    job.landed, job.kv, job.gap_from = time, LANDED, math.nan
+    job.landed = job.visible = time
+    job.kv, job.gap_from = LANDED, math.nan
     if lim.first_token == BY_DECODE:
         job.generated, job.ctx = 0, job.input - 1
     else:
@@ -504,7 +528,7 @@ def _arrived(e, kind, r, j, first, last, tier, time):
         job = e.jobs[j]
         job.loading -= 1
         if job.loading == 0:
-            job.kv = LOADED
+            job.kv, job.visible = LOADED, time
             kv_cache.register(e, e.replicas[r].cache, j, job.ctx)
             queues.push_front(e, e.replicas[r].queue, j)
             _interrupt(e, e.replicas[r].queue, time)
@@ -656,21 +680,10 @@ def release(handle, j, time):
 
 
 @inner
-def _growth_evicts(e, g):
-    """Whether the planned decode passes of some row may take blocks that hold a prefix."""
-    for r in range(g, g + e.limits[0].ranks):
-        rep = e.replicas[r]
-        head = e.slots[cache_of(e, r).lru_head]
-        if head.key >= 0 or head.count < rep.n_decode * blocks_of(e, rep.passes_planned):
-            return True
-    return False
-
-
-@inner
 def _settle(e, g, time):
     """Split a run of decode passes at *time* when its growth evicts, so that the cache is seen as it is then."""
     rep = e.replicas[g]
-    if rep.planned and rep.passes_planned > 1 and rep.end < math.inf and _growth_evicts(e, g):
+    if rep.planned and rep.passes_planned > 1 and rep.end < math.inf and _growth_evicts_any(e, g, rep.passes_planned):
         _split(e, g, time)
 
 
@@ -692,7 +705,23 @@ def _split(e, g, time):
 @entry
 def settle_all(handle, time):
     """Bring every row to *time*: what the passes that have ended by then have done can be read."""
+    _settle_all(open_engine(handle), time)
+
+
+@entry
+def stop(handle, time):
+    """End the run at *time*: those still in a queue have waited until then."""
     e = open_engine(handle)
+    _settle_all(e, time)
+    for r in range(len(e.replicas)):
+        queues.look(e, e.replicas[r].queue, time)
+    for j in range(len(e.jobs)):
+        if e.jobs[j].marked:
+            queues.settle_waits(e, e.replicas[e.jobs[j].replica].queue, j)
+
+
+@inner
+def _settle_all(e, time):
     for g in range(0, len(e.replicas), e.limits[0].ranks):
         rep = e.replicas[g]
         if rep.planned and rep.passes_planned > 1 and rep.end < math.inf:
@@ -752,7 +781,8 @@ def _boot(e, replica, time):
         if rep.queue == r:
             _empty(e, rep.cache)
             for k in range(e.limits[0].tiers):
-                _empty(e, tiers.cache_of(e, r, k))
+                if e.limits[0].tier_kind[k] != tiers.REMOTE_STORE:
+                    _empty(e, tiers.cache_of(e, r, k))
     e.stage_free[first] = time
 
 
@@ -770,6 +800,8 @@ def _lose(e, r, j, time):
         job.preempted_at = time
         if job.generated > 0:
             job.stall_s += rep.stalled - job.stall_mark
+    if job.generated > 0 and math.isnan(job.gap_from):
+        job.gap_from = rep.last_end
     e.held[job.hash_start : job.hash_start + job.hash_count] = 0
     job.ctx = job.chunk = job.prefilling = job.blocks = job.own = job.nodes = job.prefill_load = 0
     job.storing = job.loading = 0
@@ -800,9 +832,7 @@ def _kill_transfers(handles, pool, first, end):
     e = open_engine(handles[pool])
     for i in range(e.net[0].active):
         t = e.transfers[i]
-        if t.pool == pool and first <= t.row < end:
-            t.kind = DEAD
-        elif e.limits[0].hold and t.kind == HAND_OFF and first <= e.jobs[t.job].replica < end:
+        if (t.pool == pool and first <= t.row < end) or (e.limits[0].hold and t.kind == HAND_OFF and first <= e.jobs[t.job].replica < end):
             t.kind = DEAD
 
 

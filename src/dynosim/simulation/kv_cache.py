@@ -20,6 +20,8 @@ are numbered through all caches; slot 0 is the null slot.
 
 from __future__ import annotations
 
+import numpy as np
+
 from dynosim.simulation.compiled import inner
 
 # -------------------------------------------------------------------------------------------------------------- slots
@@ -34,7 +36,7 @@ def _bucket(cache, key):
 @inner
 def find(e, cache, key):
     """Return the slot of node *key*, or 0."""
-    s = e.buckets[_bucket(cache, key)]
+    s = np.int64(e.buckets[_bucket(cache, key)])
     while s != 0 and e.slots[s].key != key:
         s = e.slots[s].chain
     return s
@@ -240,10 +242,10 @@ def register(e, c, j, tokens):
     while job.nodes < job.hash_count and job.nodes * lim.hash_tokens < tokens:
         i, full = job.hash_start + job.nodes, node_blocks(e, job.hashed, job.nodes)
         done = min((tokens - job.nodes * lim.hash_tokens) // lim.block_size, full)
-        s = e.held[i]
+        s = np.int64(e.held[i])
         if s == 0 and done > 0 and find(e, cache, e.hash_ids[i]) == 0:
-            s = e.held[i] = new_slot(e, cache, e.hash_ids[i], 0)
-            e.slots[s].refs = 1
+            s = new_slot(e, cache, e.hash_ids[i], np.int64(0))
+            e.held[i], e.slots[s].refs = s, 1
         if s != 0 and done > e.slots[s].count:
             job.own -= done - e.slots[s].count
             e.slots[s].count = done
@@ -260,7 +262,7 @@ def release(e, c, j):
     job, cache = e.jobs[j], e.caches[c]
     give(e, cache, job.own)
     for i in range(job.hash_start + job.hash_count - 1, job.hash_start - 1, -1):
-        s = e.held[i]
+        s = np.int64(e.held[i])
         if s != 0:
             e.held[i] = 0
             unpin(e, cache, s)

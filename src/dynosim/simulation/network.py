@@ -6,12 +6,12 @@ import numpy as np
 
 from dynosim.config import DeploymentConfig, HostTier, OffloadConfig, PoolConfig
 from dynosim.hardware.gpus import get_gpu
-from dynosim.hardware.topology import Placement, Rank, place
+from dynosim.hardware.topology import Rank, place
 from dynosim.simulation import state
 
 
 class Network:
-    """All links and, per role, ``row_links`` (shape (rows, LINK_COLUMNS)), ``domains`` and ``racks`` (shape (rows,))."""
+    """All links and, per role, ``row_links`` (rows, LINK_COLUMNS), ``domains`` and ``racks`` (rows,)."""
 
     def __init__(self, deployment: DeploymentConfig, requests: int) -> None:
         self.placement = place(deployment)
@@ -38,7 +38,7 @@ class Network:
     def _add_pool(self, role: str, pool: PoolConfig, deployment: DeploymentConfig) -> None:
         lanes, ranks = pool.pipeline_parallel_size, pool.data_parallel_size
         rows = pool.max_replicas * lanes * ranks
-        table = self.row_links[role] = np.full((rows, len(state.LINK_COLUMNS)), state.NONE, np.int32)
+        table = self.row_links[role] = np.full((rows, len(state.LINK_COLUMNS)), state.NONE, np.int64)
         self.domains[role], self.racks[role] = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         store = self._add_store(role, pool.kv_offload)
         for replica in range(pool.max_replicas):

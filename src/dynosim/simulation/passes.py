@@ -148,6 +148,19 @@ def pass_time(e, r):
 
 
 @inner
+def pass_time_together(e, g, prefill):
+    """Time of the planned pass of the ranks that start at *g*, *prefill* of its tokens prefill; see ``timing.base``."""
+    ranks, slowest, tokens = e.limits[0].ranks, 0.0, 0
+    for r in range(g, g + ranks):
+        rep, seconds = e.replicas[r], pass_time(e, r)
+        if prefill > 0:
+            carried = rep.prefill_tokens + rep.decode_tokens
+            seconds, tokens = seconds - e.expert_s[carried] * rep.slowdown, tokens + carried
+        slowest = max(slowest, seconds)
+    return slowest + e.expert_s[(tokens + ranks - 1) // ranks] * e.replicas[g].slowdown
+
+
+@inner
 def stall(e, r, seconds):
     """How much longer a pass of *seconds* is than the decodes of row *r* alone would take."""
     return max(seconds - _decode_time(e, r, 0), 0.0)

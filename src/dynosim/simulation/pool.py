@@ -14,14 +14,14 @@ from dynosim.hardware.memory import KVCapacity, kv_capacity
 from dynosim.policies import registry
 from dynosim.policies.base import QueueView, SchedulingPolicy
 from dynosim.simulation import gaps, state
-from dynosim.simulation.compiled import handle_of
+from dynosim.simulation.compiled import handle_of, load_units
 from dynosim.simulation.network import Network
 from dynosim.simulation.records import TokenGaps
 from dynosim.timing import effective_tables
 from dynosim.timing.base import PassTables
 from dynosim.workload.table import IntArray, Workload
 
-TABLES = ("tokens_s", "graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s")
+TABLES = ("tokens_s", "graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s", "expert_s")
 FIRST_TOKEN = {"vllm": state.BY_DECODE, "sglang": state.BY_TRANSFER, "trtllm": state.BY_PREFILL}
 """When a disaggregated engine shows the first token. vLLM's decode replica computes the last prompt token again and
 samples the first token itself (its P/D connectors drop the prefill replica's token); SGLang's sends the prefill
@@ -55,6 +55,7 @@ class Pool:
         watch: bool,
         seed: int,
     ) -> None:
+        load_units()
         self.role, self.config, self.gpu = role, config, deployment.pool_gpu(config)
         self.capacity = kv_capacity(deployment, config)
         self.tables = effective_tables(deployment, config)
@@ -76,7 +77,7 @@ class Pool:
             limits=limits,
             replicas=self._replicas(network),
             jobs=_jobs(role, workload, offsets, policy),
-            running=np.zeros((self.rows, config.max_num_seqs), np.int32),
+            running=np.zeros((self.rows, config.max_num_seqs), np.int64),
             caches=caches,
             slots=slots,
             buckets=buckets,

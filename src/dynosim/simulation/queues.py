@@ -122,13 +122,18 @@ def look(e, q, now):
 
 
 @inner
+def settle_waits(e, q, j):
+    """The waits of job *j* are what those of queue *q* have grown by since it came."""
+    e.jobs[j].marked = 0
+    for k in range(e.waits.shape[1]):
+        e.job_waits[j, k] += e.waits[q, k]
+
+
+@inner
 def leave(e, q, before, j):
-    """Take job *j* out of queue *q*. The first time, its waits are what the queue's have grown by since it came."""
-    job = e.jobs[j]
-    if job.marked:
-        job.marked = 0
-        for k in range(e.waits.shape[1]):
-            e.job_waits[j, k] += e.waits[q, k]
+    """Take job *j* out of queue *q*."""
+    if e.jobs[j].marked:
+        settle_waits(e, q, j)
     _unlink(e, q, before, j)
 
 

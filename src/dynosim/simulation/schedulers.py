@@ -92,6 +92,8 @@ def preempt(e, r, i):
         job.preempted_at = rep.now
         if job.generated > 0:
             job.stall_s += rep.stalled - job.stall_mark
+    if job.generated > 0 and math.isnan(job.gap_from):
+        job.gap_from = rep.last_end
     return j
 
 
@@ -106,14 +108,15 @@ def _decode_tokens(e, j):
 
 @inner
 def _promised(e, r):
-    """Blocks that the requests of row *r* will still take until they end, all at their full length (no-evict)."""
-    if e.limits[0].scheduler != NO_EVICT:
+    """Blocks that requests of row *r*'s cache will still take until they end, all at their full length (no-evict)."""
+    lim, q = e.limits[0], e.replicas[r].queue
+    if lim.scheduler != NO_EVICT:
         return 0
-    rep = e.replicas[r]
-    total = rep.reserved_blocks
-    for i in range(rep.n_running):
-        job = e.jobs[e.running[r, i]]
-        total += blocks_of(e, job.input + job.output) - job.blocks
+    total = e.replicas[q].reserved_blocks
+    for lane in range(q, q + lim.lanes):
+        for i in range(e.replicas[lane].n_running):
+            job = e.jobs[e.running[lane, i]]
+            total += blocks_of(e, job.input + job.output) - job.blocks
     return total
 
 
@@ -143,7 +146,7 @@ def set_aside(e, r, j, sign):
     """No-evict: what job *j* will take beyond the blocks it holds while it is in no batch."""
     job = e.jobs[j]
     if e.limits[0].scheduler == NO_EVICT:
-        e.replicas[r].reserved_blocks += sign * (blocks_of(e, job.input + job.output) - job.blocks)
+        e.replicas[e.replicas[r].queue].reserved_blocks += sign * (blocks_of(e, job.input + job.output) - job.blocks)
 
 
 @inner
@@ -409,12 +412,14 @@ def _fill_sglang(e, r, room, room_input, kept_free):
     rep = e.replicas[r]
     q = rep.queue
     while e.replicas[q].wait_head != NONE:
-        if rep.n_running >= e.limits[0].max_num_seqs or rep.full:
+        if rep.n_running >= e.limits[0].max_num_seqs:
             rep.full = 1
-            return BATCH_SLOTS if rep.n_running >= e.limits[0].max_num_seqs else KV_BLOCKS
+            return BATCH_SLOTS
         before, j = queues.candidate(e, q)
         job = e.jobs[j]
         kv, chunk, short, gone = job.kv, 0, KV_BLOCKS, 0.0
+        if rep.full and kv != LANDED:
+            return KV_BLOCKS
         if kv == REMOTE:
             if not reserve(e, r, j):
                 return KV_BLOCKS

@@ -125,14 +125,14 @@ JOB = np.dtype(
         ("cached_disk", "i4"),
         ("cached_remote", "i4"),
         ("preemptions", "i4"),
-        ("replica", "i4"),  # row
-        ("next", "i4"),
+        ("replica", "i8"),  # row
+        ("next", "i8"),
         ("kv", "i4"),
         ("prefill_load", "i4"),
     ]
 )
 
-EVENT = np.dtype([("time", "f8"), ("kind", "i4"), ("job", "i4")])
+EVENT = np.dtype([("time", "f8"), ("kind", "i8"), ("job", "i8")])
 
 LIMITS = np.dtype(
     [
@@ -195,8 +195,8 @@ CACHE = np.dtype(
         ("evicted", "i8"),  # blocks with content
     ]
 )
-SLOT = np.dtype([("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")])
-LOG = np.dtype([("time", "f8"), ("key", "i8"), ("cache", "i4"), ("count", "i4")])
+SLOT = np.dtype([(name, "i8") for name in ("key", "refs", "count", "prev", "next", "chain")])
+LOG = np.dtype([("time", "f8"), ("key", "i8"), ("cache", "i8"), ("count", "i8")])
 NET = np.dtype([("now", "f8"), ("next", "f8"), ("which", "i8"), ("active", "i8")])
 LINK = np.dtype([("bytes_s", "f8"), ("latency_s", "f8"), ("users", "i8"), ("bytes", "f8")])
 TRANSFER = np.dtype(
@@ -205,15 +205,15 @@ TRANSFER = np.dtype(
         ("rate", "f8"),  # bytes/s; 0 before ``starts``
         ("starts", "f8"),
         ("size", "f8"),
-        ("kind", "i4"),
-        ("pool", "i4"),
-        ("row", "i4"),
-        ("job", "i4"),
-        ("first", "i4"),  # node
-        ("last", "i4"),
-        ("tier", "i4"),
-        ("n_links", "i4"),
-        ("links", "i4", (4,)),
+        ("kind", "i8"),
+        ("pool", "i8"),
+        ("row", "i8"),
+        ("job", "i8"),
+        ("first", "i8"),  # node
+        ("last", "i8"),
+        ("tier", "i8"),
+        ("n_links", "i8"),
+        ("links", "i8", (4,)),
     ]
 )
 
@@ -224,7 +224,7 @@ class Engine(NamedTuple):
     limits: NDArray[Any]
     replicas: NDArray[Any]
     jobs: NDArray[Any]
-    running: NDArray[np.int32]
+    running: NDArray[np.int64]
     caches: NDArray[Any]
     slots: NDArray[Any]
     buckets: NDArray[np.int32]
@@ -234,7 +234,7 @@ class Engine(NamedTuple):
     waits: NDArray[np.float64]  # seconds that a row's queue has waited for each reason
     job_waits: NDArray[np.float64]
     stage_free: NDArray[np.float64]
-    row_links: NDArray[np.int32]
+    row_links: NDArray[np.int64]
     log: NDArray[Any]
     net: NDArray[Any]  # shared by all pools, as are links and transfers
     links: NDArray[Any]
@@ -250,17 +250,17 @@ class Engine(NamedTuple):
     decode_s: NDArray[np.float64]
     prefill_seq: NDArray[np.float64]
     prefill_share_s: NDArray[np.float64]
+    expert_s: NDArray[np.float64]
 
 
 _DTYPES = {
     "limits": LIMITS, "replicas": REPLICA, "jobs": JOB, "caches": CACHE, "slots": SLOT, "events": EVENT, "log": LOG,
     "net": NET, "links": LINK, "transfers": TRANSFER, "hash_ids": np.int64, "tier_blocks": np.int64,
-} | dict.fromkeys(("running", "buckets", "held", "row_links"), np.int32)  # fmt: skip
+    "running": np.int64, "row_links": np.int64,
+} | dict.fromkeys(("buckets", "held"), np.int32)  # fmt: skip
 _TABLES = ("running", "waits", "job_waits", "stage_free", "row_links", "decode_context", "decode_s", "prefill_share_s")
-open_engine = opener(
-    State(
-        "Engine",
-        {name: (np.dtype(_DTYPES.get(name, np.float64)), 2 if name in _TABLES else 1) for name in Engine._fields},
-    )
+ENGINE = State(
+    "Engine", {name: (np.dtype(_DTYPES.get(name, np.float64)), 2 if name in _TABLES else 1) for name in Engine._fields}
 )
+open_engine = opener(ENGINE)
 """In compiled code: the Engine behind a handle."""

@@ -13,14 +13,18 @@ from dynosim.simulation import kv_cache, links
 from dynosim.simulation.compiled import inner
 from dynosim.simulation.state import LOAD, LOADING, NONE, STORE
 
+REMOTE_STORE = 2
+"""Kind of the tier that all rows share."""
 D2H, H2D, WRITE, READ, STORE_WRITE, STORE_READ = 0, 1, 0, 1, 6, 7
 """Columns of ``row_links``; those of tier kind k start at 2 k."""
 
 
 @inner
 def cache_of(e, r, tier):
-    """Index of the cache that is tier *tier* of row *r*."""
-    return e.limits[0].tier_cache + tier * len(e.replicas) + r
+    """Index of the cache that is tier *tier* of row *r*: its queue's, or the one store of all rows."""
+    lim = e.limits[0]
+    owner = 0 if lim.tier_kind[tier] == REMOTE_STORE else e.replicas[r].queue
+    return lim.tier_cache + tier * len(e.replicas) + owner
 
 
 @inner
@@ -37,17 +41,19 @@ def _touch(e, cache, s):
 
 @inner
 def _insert(e, c, key, count):
-    """Put node *key* with *count* blocks at the young end of tier cache *c*, evicting the oldest."""
+    """Put node *key* with at least *count* blocks at the young end of tier cache *c*, evicting the oldest."""
     cache = e.caches[c]
     s = kv_cache.find(e, cache, key)
-    if s != 0:
-        count = max(count, e.slots[s].count)
-        kv_cache.dequeue(e, cache, s)
-        kv_cache.give(e, cache, e.slots[s].count)
-        kv_cache.drop_slot(e, cache, s)
-    if count <= cache.num_blocks:
+    if count > cache.num_blocks:
+        return
+    if s == 0:
         kv_cache.take(e, c, count)
-        kv_cache.enqueue(e, cache, kv_cache.new_slot(e, cache, key, count))
+        s = kv_cache.new_slot(e, cache, key, count)
+    else:
+        kv_cache.dequeue(e, cache, s)
+        kv_cache.take(e, c, max(count - e.slots[s].count, 0))
+        e.slots[s].count = max(count, e.slots[s].count)
+    kv_cache.enqueue(e, cache, s)
 
 
 @inner

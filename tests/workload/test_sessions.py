@@ -145,6 +145,14 @@ def test_sessions_end_at_the_longest_prompt() -> None:
     assert workload.input_tokens.tolist() == [30, 45, 30, 45, 30, 45]
 
 
+def test_only_what_is_asked_for_is_made() -> None:
+    """A planner with a billion calls, in sessions of a billion turns."""
+    many, one = FixedLength(tokens=10**9), FixedLength(tokens=1)
+    workload = generate(source(20, turns=many, fan_out=FanOut(calls=many, new_tokens=one, output_tokens=one)), seed=0)
+    assert workload.session.tolist() == [0] * 20
+    assert waits_for(workload) == [[]] + [[0]] * 19
+
+
 @pytest.mark.parametrize("shares_context", [True, False])
 def test_fan_out(shares_context: bool) -> None:
     """A planner, two calls that wait for it, a join that waits for both and holds their answers."""

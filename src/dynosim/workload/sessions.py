@@ -32,7 +32,7 @@ from dynosim.workload.table import FloatArray, IntArray, Workload, ragged
 def generate_sessions(source: SyntheticSource, rule: Sessions, seed: int, name: str) -> Workload:
     """Return ``source.requests`` requests, session by session in order of their start."""
     n = source.requests
-    turns = sample_lengths(rule.turns, n, stream(seed, "workload.sessions.turns"))
+    turns = np.minimum(sample_lengths(rule.turns, n, stream(seed, "workload.sessions.turns")), n)
     count = int(np.searchsorted(np.cumsum(turns), n)) + 1
     grower = _grow(source, rule, turns[:count], seed)
     while grower.made - len(grower.texts) < n:  # max_input_tokens ended sessions early
@@ -114,7 +114,10 @@ def _grow(source: SyntheticSource, rule: Sessions, turns: IntArray, seed: int) -
     own = sample_lengths(source.output_tokens, len(turns), grower.rng("own_output", 0))
     latest = _first_turns(grower, source, own)
     for turn in range(1, int(turns.max())):
-        latest = _next_turns(grower, source, latest.of(turns[latest.session] > turn), own, turn)
+        latest = latest.of(turns[latest.session] > turn)
+        if not len(latest.session):
+            break
+        latest = _next_turns(grower, source, latest, own, turn)
     return grower
 
 
@@ -134,7 +137,7 @@ def _next_turns(grower: _Grower, source: SyntheticSource, before: _Turns, own: I
     new = sample_lengths(new_tokens, n, grower.rng("new_tokens", turn))
     output_tokens = _outputs(grower, source, before.session, own, turn)
     delay_s = sample_delays(rule.think_s, n, grower.rng("think_s", turn))
-    calls = _calls(grower, rule.fan_out, n, turn)
+    calls = _calls(grower, rule.fan_out, n, turn, source.requests)
     history = before.input_tokens + before.output_tokens
     input_tokens = history + np.bincount(calls.caller, calls.output_tokens, n).astype(np.int64) + new
     fits = input_tokens <= rule.max_input_tokens
@@ -156,13 +159,14 @@ class _Calls(NamedTuple):
     delay_s: FloatArray
 
 
-def _calls(grower: _Grower, rule: FanOut | None, n: int, turn: int) -> _Calls:
+def _calls(grower: _Grower, rule: FanOut | None, n: int, turn: int, most: int) -> _Calls:
     if rule is None:
         none = np.empty(0, np.int64)
         return _Calls(none, none, none, np.empty(0))
     fans = grower.rng("fans", turn).random(n) < rule.probability
-    calls = sample_lengths(rule.calls, n, grower.rng("calls", turn))
-    caller = np.repeat(np.arange(n), np.where(fans, calls, 0))
+    calls = np.where(fans, np.minimum(sample_lengths(rule.calls, n, grower.rng("calls", turn)), most), 0)
+    calls = np.clip(most - (np.cumsum(calls) - calls), 0, calls)  # what comes after so many is not in the table
+    caller = np.repeat(np.arange(n), calls)
     return _Calls(
         caller,
         sample_lengths(rule.new_tokens, len(caller), grower.rng("call_new_tokens", turn)),

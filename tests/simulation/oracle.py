@@ -1,303 +1,827 @@
 """The slow oracle: the engine's semantics written out pass by pass and block by block in plain Python.
 
 It takes the place of the compiled functions of ``dynosim.simulation.engine`` under the same cluster. No jumps over
-passes, no runs of blocks, no linked lists: every forward pass is executed, every KV block has its own identity.
+passes, no runs of blocks, no linked lists: every forward pass is executed, every KV block has its own identity, every
+queue is a list. ``oracle_kv`` has the caches, ``oracle_net`` the links.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dynosim.simulation import engine as core
-from dynosim.simulation.engine import LANDED, LOCAL, MOVING, REMOTE
+from dynosim.simulation import state as s
 from dynosim.simulation.pool import Pool
+from simulation.oracle_kv import Cache, Node, Tier
+from simulation.oracle_net import Network
+
+GOLDEN = 0x9E3779B97F4A7C15
+REMOTE_KIND = 2
+CLIP = 4096  # SGLang: output tokens of one request that admission looks ahead at most
+NOTHING = -1  # the queue waits for nothing but the end of the pass
+RETRACT_STEPS = 20  # SGLang: tokens that must fit for every request after a retraction
+MANY_WAITING = 128  # SGLang: longest prefix first gives way to first come, first served above
 
 
-@dataclass
 class Job:
-    index: int
-    row: Any
-    ids: list[int]
-    visible: float = 0.0
-    ctx: int = 0
-    generated: int = 0
-    chunk: int = 0
-    prefilling: bool = False
-    blocks: list[int] = field(default_factory=list)
-    blocks_logical: int = 0  # without the last block of a full hit, which is held beside its recomputed copy
-    hit_blocks: int = 0
-    kv: int = LOCAL
-    last_token: float = math.nan
-    preempted_at: float = math.nan
-    stall_mark: float = 0.0
+    """One request in one pool."""
+
+    def __init__(self, pool: Oracle, index: int, row: Any) -> None:
+        self.index, self.row = index, row
+        self.ids = pool.e.hash_ids[row["hash_start"] : row["hash_start"] + row["hash_count"]].tolist()
+        self.input, self.output, self.hashed = int(row["input"]), int(row["output"]), int(row["hashed"])
+        self.rank: Rank | None = None
+        self.rounds = 0  # of speculation
+        self.reset()
+
+    def reset(self) -> None:
+        """As if it had never run here."""
+        self.forget_blocks()
+        self.visible, self.key, self.kv = 0.0, 0.0, int(self.row["kv"])
+        self.generated = self.named = self.stored = 0
+        self.computing = False
+        self.last_token = self.preempted_at = math.nan
+        self.stall_mark = self.wait_from = self.load_from = 0.0
+
+    def forget_blocks(self) -> None:
+        """Nothing of it is computed or on its way any more."""
+        self.own: list[int] = []
+        self.held: dict[int, Node] = {}
+        self.blocks = self.nodes = self.ctx = self.chunk = self.loading = 0
+        self.prefilling = self.storing = False
 
     @property
     def tokens(self) -> int:
-        return int(self.row["input"]) + self.generated
+        return self.input + self.generated
+
+    @property
+    def decoding(self) -> bool:
+        return not self.prefilling
 
 
-class Replica:
-    def __init__(self, oracle: Oracle, index: int) -> None:
-        self.o, self.index = oracle, index
-        self.now, self.end = 0.0, math.inf
-        self.planned = False
+class Lane:
+    """One running batch: a row of the engine."""
+
+    def __init__(self, rank: Rank, row: int) -> None:
+        self.rank, self.row = rank, row
         self.running: list[Job] = []
-        self.waiting: deque[Job] = deque()
-        self.free: OrderedDict[int, Any] = OrderedDict((b, None) for b in range(oracle.lim["num_blocks"]))
-        self.by_key: dict[Any, int] = {}
-        self.key_of: dict[int, Any] = {}
-        self.refs: dict[int, int] = {}
         self.stalled = self.stall_planned = 0.0
+        self.full, self.ratio_base, self.ratio_steps = False, 0.0, 0
 
-    # ------------------------------------------------------------------------------------------------------ KV blocks
+    # ------------------------------------------------------------------------------------------- vLLM and TensorRT-LLM
 
-    def take(self, n: int) -> list[int]:
-        taken = []
-        for _ in range(n):
-            block, _ = self.free.popitem(last=False)
-            key = self.key_of.pop(block, None)
-            if key is not None:
-                del self.by_key[key]
-            self.refs[block] = 1
-            taken.append(block)
-        return taken
+    def schedule_together(self, now: float) -> None:
+        """Running requests first, then the queue, under one token budget."""
+        budget, preempted = self.schedule_running(now)
+        if preempted and self.running:
+            self.rank.reason = s.KV_BLOCKS
+        else:
+            self.schedule_waiting(now, budget)
 
-    def key(self, job: Job, b: int) -> Any:
-        size, node = int(self.o.lim["block_size"]), int(self.o.lim["hash_tokens"])
-        if not self.o.lim["caching"] or (b + 1) * size > job.row["input"]:
-            return None
-        return job.ids[b * size // node], b * size % node
-
-    def match(self, job: Job, tokens: int) -> tuple[int, list[int]]:
-        found: list[int] = []
-        while (key := self.key(job, len(found))) is not None and key in self.by_key:
-            found.append(self.by_key[key])
-        size = int(self.o.lim["block_size"])
-        return min(len(found), (tokens - 1) // size) * size, found
-
-    def hold(self, found: list[int]) -> None:
-        for block in found:
-            self.free.pop(block, None)
-            self.refs[block] = self.refs.get(block, 0) + 1
-
-    def register(self, job: Job, tokens: int, hit_blocks: int) -> None:
-        for b in range(tokens // int(self.o.lim["block_size"])):
-            key = self.key(job, b)
-            if key is not None and key not in self.by_key:
-                block = job.blocks[b + (len(job.blocks) - job.blocks_logical if b >= hit_blocks else 0)]
-                self.by_key[key], self.key_of[block] = block, key
-
-    def release(self, job: Job) -> None:
-        for block in reversed(job.blocks):
-            self.refs[block] -= 1
-            if self.refs[block] == 0:
-                self.free[block] = None
-        job.blocks = []
-
-    # ------------------------------------------------------------------------------------------------------- schedule
-
-    def start(self) -> float:
-        if self.running:
-            return self.now
-        return max(self.now, self.waiting[0].visible) if self.waiting else math.inf
-
-    def preempt(self) -> None:
-        job = self.running.pop()
-        self.release(job)
-        job.ctx = job.chunk = 0
-        job.prefilling = False
-        job.row["preemptions"] += 1
-        job.visible = self.now
-        if math.isnan(job.preempted_at):
-            job.preempted_at = self.now
-            if job.generated > 0:
-                job.row["stall_s"] += self.stalled - job.stall_mark
-        self.waiting.appendleft(job)
-
-    def grow(self, job: Job, tokens: int) -> None:
-        size = int(self.o.lim["block_size"])
-        need = max(-(-tokens // size) - job.blocks_logical, 0)
-        job.blocks += self.take(need)
-        job.blocks_logical += need
-
-    def schedule_running(self) -> tuple[int, bool]:
-        budget, preempted, i = int(self.o.lim["max_num_batched_tokens"]), False, 0
-        size = int(self.o.lim["block_size"])
+    def schedule_running(self, now: float) -> tuple[int, bool]:
+        rank, lim = self.rank, self.rank.pool.lim
+        budget, preempted, i = int(lim["max_num_batched_tokens"]), False, 0
         while i < len(self.running):
             job = self.running[i]
-            job.chunk = min(job.tokens - job.ctx, budget)
-            need = max(-(-(job.ctx + job.chunk) // size) - job.blocks_logical, 0)
-            while need > len(self.free) and i < len(self.running):
-                self.preempt()
+            wanted = job.tokens - job.ctx if job.prefilling else rank.pool.decode_tokens(job)
+            job.chunk = min(wanted, budget)
+            if rank.missing(job, job.ctx + job.chunk) > len(rank.cache.free):
+                # The largest key, the last in running order among equals; then this one, or its successor, again.
+                k = max(range(len(self.running)), key=lambda k: (self.running[k].key, k))
+                if k < i:
+                    budget += self.running[k].chunk
+                    i -= 1
+                self.preempt(self.running[k], now)
                 preempted = True
-            if i < len(self.running):
-                self.grow(job, job.ctx + job.chunk)
-                if job.prefilling:
-                    self.register(job, job.ctx + job.chunk, job.hit_blocks)
-                budget -= job.chunk
+                continue
+            rank.grow(job, job.ctx + job.chunk)
+            if job.prefilling:
+                rank.register(job, job.ctx + job.chunk)
+            budget -= job.chunk
             i += 1
         return budget, preempted
 
-    def admit(self, job: Job, budget: int) -> bool:
-        lim, size = self.o.lim, int(self.o.lim["block_size"])
-        hit, found = self.match(job, job.tokens)
-        chunk = job.tokens - hit
-        if chunk > budget:
-            if not lim["chunked"]:
-                return False
-            chunk = budget
-        wanted = -(-(job.tokens if lim["reserve_full"] else hit + chunk) // size) - hit // size
-        if wanted > len(self.free) - sum(block in self.free for block in found):
-            return False
-        self.attach(job, hit, found, hit + chunk)
-        job.ctx, job.chunk, job.prefilling = hit, chunk, True
-        if math.isnan(job.row["scheduled"]):
-            job.row["scheduled"], job.row["cached"] = self.now, hit
-        elif job.generated == 0 and not math.isnan(job.preempted_at):
-            job.row["preempted_prefill_s"] += self.now - job.preempted_at
-            job.preempted_at = math.nan
-        self.register(job, hit + chunk, job.hit_blocks)
-        return True
-
-    def attach(self, job: Job, hit: int, found: list[int], tokens: int) -> None:
-        """Hold the found blocks (a full hit keeps its last block too) and take new ones for the rest."""
-        self.hold(found)
-        job.blocks, job.hit_blocks = list(found), hit // int(self.o.lim["block_size"])
-        job.blocks_logical = job.hit_blocks
-        self.grow(job, tokens)
-
-    def reserve(self, job: Job) -> bool:
-        size = int(self.o.lim["block_size"])
-        hit, found = self.match(job, int(job.row["input"]))
-        need = -(-(int(job.row["input"]) + 1) // size) - hit // size
-        if need > len(self.free) - sum(block in self.free for block in found):
-            return False
-        self.attach(job, hit, found, int(job.row["input"]) + 1)
-        job.kv, job.row["cached"], job.row["scheduled"] = MOVING, hit, self.now
-        return True
-
-    def schedule_waiting(self, budget: int) -> None:
-        while self.waiting and len(self.running) < self.o.lim["max_num_seqs"]:
-            job = self.waiting[0]
-            if job.visible > self.now:
-                break
-            if job.kv == REMOTE:
-                if not self.reserve(job):
-                    break
-                self.waiting.popleft()
-                self.o.emit(self.now, core.RESERVED, job)
+    def schedule_waiting(self, now: float, budget: int) -> None:
+        rank, lim = self.rank, self.rank.pool.lim
+        while rank.waiting:
+            if len(self.running) >= lim["max_num_seqs"]:
+                rank.reason = s.BATCH_SLOTS
+                return
+            job = rank.candidate()
+            if job.kv == s.REMOTE:
+                if not rank.reserve(job, now):
+                    rank.reason = s.KV_BLOCKS
+                    return
                 continue
             if budget <= 0:
-                break
-            if job.kv == LANDED:
-                job.kv, job.chunk, job.stall_mark = LOCAL, 1, self.stalled
-            elif not self.admit(job, budget):
-                break
-            self.waiting.popleft()
-            self.running.append(job)
+                rank.reason = s.TOKEN_BUDGET
+                return
+            if job.kv == s.LANDED:
+                self.join(job, 1, now)
+            elif job.kv == s.LOADED:
+                self.join(job, min(job.tokens - job.ctx, budget), now)
+            else:
+                loading = rank.load(job, now)
+                if loading == "blocked":
+                    rank.reason = s.KV_BLOCKS
+                    return
+                if loading == "started":
+                    continue
+                hit, found = rank.match(job, job.tokens)
+                chunk = rank.clip(job.tokens - hit, budget)
+                if chunk == 0:
+                    rank.reason = s.TOKEN_BUDGET
+                    return
+                tokens = job.tokens if lim["reserve_full"] else hit + chunk
+                if lim["scheduler"] == s.NO_EVICT:
+                    tokens = job.input + job.output
+                if not rank.has_room(tokens, hit, found):
+                    rank.reason = s.KV_BLOCKS
+                    return
+                rank.attach(job, hit, found, hit + chunk)
+                job.ctx = hit
+                self.note_cached(job, hit)
+                self.join(job, chunk, now)
             budget -= job.chunk
 
-    # ----------------------------------------------------------------------------------------------------------- pass
+    # --------------------------------------------------------------------------------------------------------- SGLang
+
+    def schedule_sglang(self, now: float) -> None:
+        """A pass of prefills where one can be formed, else a pass of decodes; both with mixed chunks."""
+        lim = self.rank.pool.lim
+        if not self.running:
+            self.full, self.ratio_base, self.ratio_steps = False, float(lim["init_ratio"]), 0
+        self.form_prefills(now)
+        if lim["mixed_chunk"] or not self.chunks:
+            self.decode_all(now)
+
+    def form_prefills(self, now: float) -> None:
+        rank, lim = self.rank, self.rank.pool.lim
+        size = int(lim["block_size"])
+        decodes = [job for job in self.running if job.decoding]
+        mixed = len(decodes) if lim["mixed_chunk"] else 0
+        rem_chunk, rem_input = int(lim["max_num_batched_tokens"]) - mixed, int(lim["max_prefill_tokens"]) - mixed
+        rem_total = len(rank.cache.free) * size - self.ratio() * sum(map(to_come, decodes))
+
+        def pages(tokens: int) -> int:
+            return tokens if tokens <= rem_chunk else max(rem_chunk, 0) // size * size
+
+        for job in self.running:
+            if job.prefilling:
+                job.chunk = pages(job.tokens - job.ctx)
+                rank.register(job, job.ctx + job.chunk)
+                rem_chunk, rem_input = rem_chunk - job.chunk, rem_input - job.chunk
+                break
+        while rank.waiting:
+            if len(self.running) >= lim["max_num_seqs"]:
+                rank.reason, self.full = s.BATCH_SLOTS, True
+                return
+            job = rank.candidate()
+            if job.kv == s.LANDED:
+                rem_total -= to_come(job)
+                self.join(job, 0, now)
+                continue
+            if self.full:
+                rank.reason = s.KV_BLOCKS
+                return
+            if job.kv == s.REMOTE:
+                if not rank.reserve(job, now):
+                    rank.reason = s.KV_BLOCKS
+                    return
+                continue
+            if rem_chunk <= 0 or rem_input <= 0:
+                rank.reason = s.TOKEN_BUDGET
+                return
+            if job.kv == s.LOADED:
+                needs, rest, chunk = to_come(job), job.tokens - job.ctx, pages(job.tokens - job.ctx)
+            else:
+                loading = rank.load(job, now)
+                if loading == "blocked":
+                    rank.reason = s.KV_BLOCKS
+                    return
+                if loading == "started":
+                    continue
+                hit, found = rank.match(job, job.tokens)
+                rest = job.tokens - hit
+                needs = rest + to_come(job) + rank.cache.pinned(found) * size
+                crowded = bool(self.running) and needs >= rem_total
+                if crowded or rank.needed(job.tokens, hit) > len(rank.cache.free) - rank.cache.pinned(found):
+                    rank.reason, self.full = s.KV_BLOCKS, True
+                    return
+                chunk = 0 if rank.clip(rest, rem_chunk) == 0 else pages(rest)
+                if chunk:
+                    rank.attach(job, hit, found, job.tokens)
+                    job.ctx = hit
+                    self.note_cached(job, hit)
+            if chunk == 0:
+                rank.reason = s.TOKEN_BUDGET
+                return
+            self.join(job, chunk, now)
+            rem_total, rem_chunk, rem_input = rem_total - needs, rem_chunk - chunk, rem_input - chunk
+            if chunk < rest:
+                rank.reason = s.TOKEN_BUDGET
+                return
+
+    def ratio(self) -> float:
+        lim = self.rank.pool.lim
+        return max(self.ratio_base - self.ratio_steps * float(lim["ratio_decay"]), float(lim["min_ratio"]))
+
+    def decode_all(self, now: float) -> None:
+        """Give every decode its next tokens; retract some where blocks run out."""
+        rank = self.rank
+        decodes = [job for job in self.running if job.decoding]
+        if self.lacking(decodes) > len(rank.cache.free):
+            self.retract(decodes, now)
+        for job in decodes:
+            job.chunk = rank.pool.decode_tokens(job)
+            rank.grow(job, job.ctx + job.chunk)
+
+    def lacking(self, decodes: list[Job], steps: int | None = None) -> int:
+        """Blocks that *decodes* lack for their next pass, or for *steps* more tokens each."""
+        rank = self.rank
+        return sum(rank.missing(job, job.ctx + (steps or rank.pool.decode_tokens(job))) for job in decodes)
+
+    def retract(self, decodes: list[Job], now: float) -> None:
+        """Until the others fit for some time; the last only if its next pass does not fit."""
+        free = self.rank.cache.free
+        while decodes and self.lacking(decodes, RETRACT_STEPS if len(decodes) > 1 else None) > len(free):
+            victim = min(decodes, key=lambda job: (job.generated, -job.input, -self.running.index(job)))
+            decodes.remove(victim)
+            self.preempt(victim, now, front=False)
+        done, most = sum(job.generated for job in decodes), sum(job.output for job in decodes)
+        self.ratio_base = min(1.0, (done + RETRACT_STEPS * len(decodes)) / (most + 1))
+        self.ratio_steps, self.full = 0, False
+
+    # ------------------------------------------------------------------------------------------------------------ both
+
+    def note_cached(self, job: Job, hit: int) -> None:
+        if math.isnan(job.row["scheduled"]):
+            job.row["cached"] = hit
+
+    def join(self, job: Job, chunk: int, now: float) -> None:
+        """Move a waiting request, whose blocks are there, into the batch."""
+        rank = self.rank
+        rank.waiting.remove(job)
+        rank.bound.discard(job)
+        job.chunk = chunk
+        if job.kv == s.LANDED:
+            job.stall_mark = self.stalled
+        else:
+            job.prefilling = True
+            if math.isnan(job.row["scheduled"]):
+                job.row["scheduled"] = now
+                if job.kv == s.LOADED:
+                    rank.pool.e.job_waits[job.index, s.KV_LINK] += now - job.load_from
+            elif job.generated == 0 and not math.isnan(job.preempted_at):
+                job.row["preempted_prefill_s"] += now - job.preempted_at
+                job.preempted_at = math.nan
+            rank.register(job, job.ctx + chunk)
+        job.kv = s.LOCAL
+        self.running.append(job)
+
+    def preempt(self, job: Job, now: float, *, front: bool = True) -> None:
+        self.running.remove(job)
+        self.drop(job, now)
+        job.row["preemptions"] += 1
+        job.visible = now
+        if front:
+            self.rank.waiting.insert(0, job)
+        else:
+            self.rank.insert(job)
+
+    def drop(self, job: Job, now: float) -> None:
+        """Take the blocks of a running request away."""
+        self.rank.register(job, job.ctx)
+        self.rank.release(job)
+        job.ctx = job.chunk = 0
+        job.prefilling = False
+        if math.isnan(job.preempted_at):
+            job.preempted_at = now
+            if job.generated > 0:
+                job.row["stall_s"] += self.stalled - job.stall_mark
+
+    # ------------------------------------------------------------------------------------------------------------ pass
+
+    @property
+    def decodes(self) -> list[Job]:
+        return [job for job in self.running if job.decoding and job.chunk > 0]
+
+    @property
+    def chunks(self) -> list[Job]:
+        return [job for job in self.running if job.prefilling and job.chunk > 0]
+
+    def busy(self) -> int:
+        """What those wait for who come now."""
+        if len(self.running) >= self.rank.pool.lim["max_num_seqs"]:
+            return s.BATCH_SLOTS
+        if self.full:
+            return s.KV_BLOCKS
+        return s.PREFILL_BUSY if self.chunks else s.DECODE_BUSY
+
+    def decode_time(self) -> float:
+        """Time of the planned pass with its decodes alone."""
+        e, decodes = self.rank.pool.e, self.decodes
+        if not decodes:
+            return 0.0
+        batch, context = len(decodes), sum(job.ctx + job.chunk for job in decodes)
+        attention = extrapolated_line(e.decode_context[batch], e.decode_s[batch], context)
+        return self.scaled(e.graph_tokens_s[batch] + attention, sum(job.chunk for job in decodes))
+
+    def pass_time(self) -> float:
+        e, lim, decodes, chunks = self.rank.pool.e, self.rank.pool.lim, self.decodes, self.chunks
+        if not chunks:
+            return self.decode_time()
+        tokens, drafted = sum(job.chunk for job in chunks), sum(job.chunk for job in decodes)
+        seconds = float(e.tokens_s[tokens + (drafted if lim["fused"] else 0)])
+        seconds += len(chunks) * float(lim["chunk_s"])
+        shares = e.prefill_share_s[min(len(chunks), len(e.prefill_share_s) - 1)]
+        for job in chunks:
+            end = job.ctx + job.chunk
+            seconds += extrapolated_line(e.prefill_seq, shares, end) * (1.0 - (job.ctx / end) ** 2)
+        if decodes:
+            batch, context = len(decodes), sum(job.ctx + job.chunk for job in decodes)
+            seconds += extrapolated_line(e.decode_context[batch], e.decode_s[batch], context)
+        return self.scaled(seconds, tokens + drafted)
+
+    def scaled(self, seconds: float, tokens: int) -> float:
+        row = self.rank.pool.e.replicas[self.row]
+        return float((seconds + row["crossing_s"] + row["crossing_token_s"] * tokens) * row["slowdown"])
+
+    def account(self, seconds: float) -> None:
+        """Add the planned pass to what the row has done."""
+        row, decodes = self.rank.pool.e.replicas[self.row], self.decodes
+        row["busy_s"] += seconds
+        row["passes"] += 1
+        row["prefill_done_tokens"] += sum(job.chunk for job in self.chunks)
+        row["decode_done_tokens"] += sum(job.chunk for job in decodes)
+        row["batch_time"] += seconds * len(decodes)
+
+    def apply(self, end: float) -> None:
+        """Make the planned pass's tokens visible."""
+        pool = self.rank.pool
+        self.stalled += self.stall_planned
+        for job in self.running:
+            if job.chunk == 0:
+                continue
+            job.computing = job.prefilling
+            if job.prefilling:
+                job.ctx += job.chunk
+                if job.ctx == job.tokens:
+                    job.prefilling = False
+                    job.stall_mark = self.stalled
+                    self.show(job, 1, end)
+            else:
+                shown = pool.accepted(job)
+                job.ctx += shown
+                self.show(job, shown, end)
+
+    def show(self, job: Job, count: int, end: float) -> None:
+        row, pool = job.row, self.rank.pool
+        for k in range(count):
+            job.generated += 1
+            if job.generated == 1:
+                row["first"] = end
+                self.rank.forget_prefill(job)
+            elif job.generated == 2:
+                row["second"] = end
+            if k == 0 and not math.isnan(job.preempted_at):
+                row["preempted_decode_s"] += end - job.preempted_at
+                job.preempted_at = math.nan
+            if not math.isnan(job.last_token) and job.index >= pool.lim["warmup"]:
+                pool.gaps.append(end - job.last_token)
+            job.last_token = end
+
+    def finish_all(self, end: float) -> None:
+        for job in [job for job in self.running if job.generated >= job.output]:
+            self.running.remove(job)
+            self.finish(job, end)
+
+    def finish(self, job: Job, end: float) -> None:
+        rank, lim = self.rank, self.rank.pool.lim
+        job.row["last"] = end
+        job.row["stall_s"] += self.stalled - job.stall_mark
+        self.full = False
+        rank.pool.e.replicas[self.row]["finished"] += 1
+        rank.register(job, job.ctx)
+        rank.pool.world.store(job, end)
+        if not lim["hold"]:
+            rank.leave(job, end)
+        if lim["hold"]:
+            rank.pool.world.prefilled(job)
+        if lim["watch"]:
+            rank.pool.emit(end, s.PREFILL_DONE if lim["hold"] else s.FINISHED, job)
+
+
+class Rank:
+    """One scheduler: a queue and a KV cache, with one batch or, in a pipeline, several."""
+
+    def __init__(self, pool: Oracle, row: int, lanes: int) -> None:
+        self.pool, self.row = pool, row
+        self.lanes = [Lane(self, row + k) for k in range(lanes)]
+        self.stage_free = [0.0] * lanes
+        self.tiers = [pool.tier(row, t) for t in range(int(pool.lim["tiers"]))]
+        self.clear()
+
+    def clear(self) -> None:
+        self.arrivals: list[Job] = []
+        self.waiting: list[Job] = []
+        self.bound: set[Job] = set()  # hold blocks without running: on their way, landed, loaded
+        self.cache = Cache(int(self.pool.lim["num_blocks"]), self.pool.world)
+        self.reason = s.DECODE_BUSY
+        for lane in self.lanes:
+            lane.running, lane.full, lane.ratio_steps = [], False, 0
+
+    # ----------------------------------------------------------------------------------------------------------- queue
+
+    def visible(self) -> float:
+        return min((job.visible for job in self.waiting[:1] + self.arrivals[:1]), default=math.inf)
+
+    def insert(self, job: Job) -> None:
+        """Behind the last one with a key that is not larger."""
+        places = [i + 1 for i, other in enumerate(self.waiting) if other.key <= job.key]
+        self.waiting.insert(max(places, default=0), job)
+
+    def look(self, now: float) -> None:
+        """Note what everybody in the queue has waited for, and let those that have arrived in."""
+        for job in self.waiting:
+            self.count_wait(job, self.reason, now)
+        while self.arrivals and self.arrivals[0].visible <= now:
+            job = self.arrivals.pop(0)
+            job.wait_from = job.visible
+            self.count_wait(job, self.reason, now)
+            self.insert(job)
+
+    def count_wait(self, job: Job, reason: int, now: float) -> None:
+        if math.isnan(job.row["scheduled"]) and job.kv != s.LOADED:
+            self.pool.e.job_waits[job.index, reason] += now - job.wait_from
+        job.wait_from = now
+
+    def candidate(self) -> Job:
+        if not self.pool.lim["longest_prefix"] or len(self.waiting) > MANY_WAITING:
+            return self.waiting[0]
+        return max(self.waiting, key=self.prefix)  # the first of equals
+
+    def prefix(self, job: Job) -> float:
+        return math.inf if job.kv in (s.LANDED, s.LOADED) else self.match(job, job.tokens)[0]
+
+    def clip(self, tokens: int, budget: int) -> int:
+        """Tokens of a context's next chunk; without chunking all or nothing, unless no pass could hold them."""
+        lim = self.pool.lim
+        if tokens > budget and not lim["chunked"] and tokens <= lim["max_num_batched_tokens"]:
+            return 0
+        return max(min(tokens, budget), 0)
+
+    def wake(self, time: float) -> None:
+        for unit in self.pool.units:
+            if any(lane.rank is self for lane in unit.lanes):
+                unit.wake(time)
+
+    # ---------------------------------------------------------------------------------------------------------- blocks
+
+    def missing(self, job: Job, tokens: int) -> int:
+        return max(self.pool.blocks(tokens) - job.blocks, 0)
+
+    def needed(self, tokens: int, hit: int) -> int:
+        return self.pool.blocks(tokens) - hit // int(self.pool.lim["block_size"])
+
+    def has_room(self, tokens: int, hit: int, found: list[Node]) -> bool:
+        return self.needed(tokens, hit) <= len(self.cache.free) - self.cache.pinned(found) - self.promised()
+
+    def promised(self) -> int:
+        """TensorRT-LLM: blocks that admitted requests may still take."""
+        if self.pool.lim["scheduler"] != s.NO_EVICT:
+            return 0
+        admitted = [job for lane in self.lanes for job in lane.running] + list(self.bound)
+        return sum(max(self.pool.blocks(job.input + job.output) - job.blocks, 0) for job in admitted)
+
+    def grow(self, job: Job, tokens: int) -> None:
+        need = self.missing(job, tokens)
+        job.own += self.cache.take(need)
+        job.blocks += need
+
+    def node_blocks(self, i: int, tokens: int) -> int:
+        """Whole blocks of node *i* within the first *tokens* tokens."""
+        return self.pool.node_blocks(i, tokens)
+
+    def match(self, job: Job, tokens: int) -> tuple[int, list[Node]]:
+        """Return (tokens hit, nodes): the longest cached prefix, at least the last token computed again."""
+        return self.follow(job, tokens, lambda key: self.cache.nodes.get(key))
+
+    def follow(self, job: Job, tokens: int, find: Any) -> tuple[int, list[Node]]:
+        found: list[Node] = []
+        hit, size = 0, int(self.pool.lim["block_size"])
+        for i, key in enumerate(job.ids if self.pool.lim["caching"] else []):
+            node, whole = find(key), self.node_blocks(i, min(tokens, job.hashed))
+            if node is None or whole == 0:
+                break
+            found.append(node)
+            hit += min(len(node.blocks), whole)
+            if len(node.blocks) < whole:
+                break
+        return min(hit, (tokens - 1) // size) * size, found
+
+    def attach(self, job: Job, hit: int, found: list[Node], tokens: int) -> None:
+        """Hold the found nodes (a full hit keeps its last block too) and take new blocks for the rest."""
+        for i, node in enumerate(found):
+            self.cache.refer(node)
+            job.held[i] = node
+        whole = [len(node.blocks) >= self.node_blocks(i, job.hashed) for i, node in enumerate(found)]
+        job.nodes = len(found) - (not whole[-1] if found else 0)
+        job.blocks = hit // int(self.pool.lim["block_size"])
+        self.grow(job, tokens)
+
+    def register(self, job: Job, tokens: int) -> None:
+        """Share the whole blocks among the first *tokens* tokens, unless equal ones are there already."""
+        size, node_tokens = int(self.pool.lim["block_size"]), int(self.pool.lim["hash_tokens"])
+        while self.pool.lim["caching"] and job.nodes < len(job.ids) and job.nodes * node_tokens < tokens:
+            i, key = job.nodes, job.ids[job.nodes]
+            whole = self.node_blocks(i, job.hashed)
+            done = min((tokens - i * node_tokens) // size, whole)
+            if i not in job.held and done > 0 and key not in self.cache.nodes:
+                job.held[i] = self.cache.add(key)
+            if i in job.held:
+                grown = max(done - len(job.held[i].blocks), 0)
+                self.cache.extend(job.held[i], job.own[:grown])
+                del job.own[:grown]
+            if done < whole:
+                break
+            job.nodes += 1
+        job.named = max(job.named, job.nodes)
+
+    def release(self, job: Job) -> None:
+        """Its own blocks first, then its nodes, last to first."""
+        self.cache.give(job.own)
+        for i in sorted(job.held, reverse=True):
+            self.cache.unrefer(job.held[i])
+        job.own, job.held, job.blocks, job.nodes = [], {}, 0, 0
+
+    def leave(self, job: Job, time: float) -> None:
+        self.release(job)
+        self.pool.count(self.row, job, -1)
+        row = self.pool.e.replicas[self.row]
+        row["left"] = max(row["left"], time)
+
+    def forget_prefill(self, job: Job) -> None:
+        self.pool.e.replicas[self.row]["prefill_load"] -= job.row["prefill_load"]
+        job.row["prefill_load"] = 0
+
+    # -------------------------------------------------------------------------------------- hand-offs and lower tiers
+
+    def reserve(self, job: Job, now: float) -> bool:
+        """Reserve blocks for a prompt that will be copied in; False when short."""
+        hit, found = self.match(job, job.input)
+        tokens = job.input + (job.output if self.pool.lim["scheduler"] == s.NO_EVICT else 1)
+        if not self.has_room(tokens, hit, found):
+            return False
+        self.attach(job, hit, found, job.input + 1)
+        self.waiting.remove(job)
+        self.bound.add(job)
+        job.kv, job.row["cached"], job.row["scheduled"] = s.MOVING, hit, now
+        self.pool.world.reserved(job, now)
+        return True
+
+    def load(self, job: Job, now: float) -> str:
+        """Fetch what lower tiers have beyond the GPU's cache: 'no' (nothing), 'blocked' or 'started'."""
+        if not self.tiers:
+            return "no"
+        hit, found = self.match(job, job.tokens)
+        tokens, parts = self.extended(job, job.tokens, found)
+        if tokens <= hit:
+            return "no"
+        reach = job.input + job.output if self.pool.lim["scheduler"] == s.NO_EVICT else job.tokens + 1
+        if not self.has_room(reach, hit, found):
+            return "blocked"
+        self.attach(job, hit, found, job.tokens + 1)
+        self.waiting.remove(job)
+        self.bound.add(job)
+        job.kv, job.ctx, job.load_from = s.LOADING, tokens, now
+        for tier, key, _ in parts:
+            self.tiers[tier].touch(key)
+        for tier in range(len(self.tiers)):
+            blocks = sum(part[2] for part in parts if part[0] == tier)
+            if blocks:
+                job.loading += 1
+                self.pool.world.start_load(job, tier, blocks, now)
+            if math.isnan(job.row["scheduled"]):
+                self.note_tier(job, tier, blocks)
+        self.note_gpu(job, hit)
+        return "started"
+
+    def note_gpu(self, job: Job, hit: int) -> None:
+        if math.isnan(job.row["scheduled"]):
+            job.row["cached"] = hit
+
+    def note_tier(self, job: Job, tier: int, blocks: int) -> None:
+        name = ("cached_host", "cached_disk", "cached_remote")[int(self.pool.lim["tier_kind"][tier])]
+        job.row[name] = blocks * int(self.pool.lim["block_size"])
+
+    def extended(self, job: Job, tokens: int, found: list[Node]) -> tuple[int, list[tuple[int, int, int]]]:
+        """Return the tokens of the prefix on the GPU and in the tiers, and (tier, node, blocks) that the tiers add."""
+        size, total, parts = int(self.pool.lim["block_size"]), 0, []
+        for i, key in enumerate(job.ids):
+            whole = self.node_blocks(i, min(tokens, job.hashed))
+            have = min(len(found[i].blocks), whole) if i < len(found) else 0
+            tier = next((t for t, tier in enumerate(self.tiers) if tier.count(key) > have), None)
+            if have < whole and tier is not None:
+                more = min(self.tiers[tier].count(key), whole)
+                parts.append((tier, key, more - have))
+                have = more
+            total += have
+            if have < whole or whole == 0:
+                break
+        return min(total, (tokens - 1) // size) * size, parts
+
+
+class Unit:
+    """Batches that are planned and end together: one, or those of all ranks of a replica."""
+
+    def __init__(self, lanes: list[Lane]) -> None:
+        self.lanes = lanes
+        self.now, self.end = 0.0, math.inf
+        self.planned = False
+        self.pipeline = len(lanes[0].rank.lanes) > 1
+
+    @property
+    def dormant(self) -> bool:
+        return self.planned and self.end == math.inf
+
+    def start(self) -> float:
+        """When the next pass may start."""
+        if self.dormant:  # nothing could be admitted: look again when somebody else arrives
+            arrivals = [lane.rank.arrivals[0].visible for lane in self.lanes if lane.rank.arrivals]
+            time = max(self.now, min(arrivals)) if arrivals else math.inf
+        elif self.planned:
+            return math.inf
+        elif any(lane.running for lane in self.lanes):
+            time = self.now
+        else:
+            time = max(self.now, min(lane.rank.visible() for lane in self.lanes))
+        return max(time, self.lanes[0].rank.stage_free[0]) if self.pipeline else time
+
+    def wake(self, time: float) -> None:
+        if self.dormant:
+            self.planned, self.now = False, max(self.now, time)
 
     def plan(self) -> None:
         self.now = self.start()
-        budget, preempted = self.schedule_running()
-        if not preempted or not self.running:
-            self.schedule_waiting(budget)
+        for lane in self.lanes:
+            for job in lane.running:
+                job.chunk = 0
+            lane.rank.look(self.now)
+            lane.rank.reason = NOTHING
+            if lane.rank.pool.lim["scheduler"] == s.SGLANG:
+                lane.schedule_sglang(self.now)
+            else:
+                lane.schedule_together(self.now)
+            if lane.rank.reason == NOTHING:
+                lane.rank.reason = lane.busy()
         self.planned, self.end = True, math.inf
-        if self.running:
-            self.end = self.now + self.pass_time()
+        if any(job.chunk > 0 for lane in self.lanes for job in lane.running):
+            self.run()
 
-    def pass_time(self) -> float:
-        e = self.o.e
-        chunks = [job for job in self.running if job.prefilling and job.chunk > 0]
-        decodes = [job for job in self.running if not job.prefilling]
-        batch, context = len(decodes), sum(job.ctx + 1 for job in decodes)
-        attention = extrapolated_line(e.decode_context[batch], e.decode_s[batch], context) if batch else 0.0
-        self.stall_planned = 0.0
-        if batch == len(self.running):
-            return float(e.graph_tokens_s[batch] + attention)
-        tokens = sum(job.chunk for job in chunks)
-        seconds = float(e.tokens_s[tokens + (batch if self.o.lim["fused"] else 0)])
-        shares = e.prefill_share_s[min(len(chunks), len(e.prefill_share_s) - 1)]
-        for job in chunks:
-            s = job.ctx + job.chunk
-            seconds += extrapolated_line(e.prefill_seq, shares, s) * (1.0 - (job.ctx / s) ** 2)
-        if batch:
-            self.stall_planned = max(seconds - e.graph_tokens_s[batch], 0.0)
-        return seconds + attention
+    def run(self) -> None:
+        """Work out when the planned pass ends."""
+        prefills = any(lane.chunks for lane in self.lanes)
+        seconds = max(lane.pass_time() for lane in self.lanes)
+        if prefills:
+            carried = [sum(job.chunk for job in lane.chunks + lane.decodes) for lane in self.lanes]
+            experts = [self.expert_time(tokens) for tokens in carried]
+            seconds = max(lane.pass_time() - part for lane, part in zip(self.lanes, experts, strict=True))
+            seconds = max(seconds, 0.0) + self.expert_time(-(-sum(carried) // len(carried)))
+        for lane in self.lanes:
+            lane.stall_planned = max(seconds - lane.decode_time(), 0.0) if prefills else 0.0
+        self.end = self.through_stages(seconds) if self.pipeline else self.now + seconds
+
+    def expert_time(self, tokens: int) -> float:
+        """The experts' part of a pass in which every rank carries *tokens*."""
+        lane = self.lanes[0]
+        return float(lane.rank.pool.e.expert_s[tokens] * lane.rank.pool.e.replicas[lane.row]["slowdown"])
+
+    def through_stages(self, seconds: float) -> float:
+        free, time = self.lanes[0].rank.stage_free, self.now
+        for k in range(len(free)):
+            time = max(time, free[k]) + seconds / len(free)
+            free[k] = time
+        return time
 
     def commit(self) -> None:
-        self.stalled += self.stall_planned
-        for job in self.running:
-            job.ctx += job.chunk
-            if job.ctx == job.tokens:
-                self.token(job)
-        done = [job for job in self.running if job.generated >= job.row["output"]]
-        self.running = [job for job in self.running if job.generated < job.row["output"]]
-        for job in done:
-            self.finish(job)
-        self.now, self.end, self.planned = self.end, math.inf, False
+        end, world = self.end, self.lanes[0].rank.pool.world
+        for lane in self.lanes:
+            lane.account(end - self.now)
+            if lane.rank.pool.lim["scheduler"] == s.SGLANG and not lane.chunks and lane.decodes:
+                lane.ratio_steps += 1
+            lane.apply(end)
+        for lane in self.lanes:
+            for job in lane.running:
+                if job.chunk > 0 and job.computing:
+                    world.store(job, end)
+        for lane in self.lanes:
+            lane.finish_all(end)
+        self.now, self.end, self.planned = end, math.inf, False
+        if self.pipeline:
+            self.lanes[0].rank.wake(end)
 
-    def token(self, job: Job) -> None:
-        if job.prefilling:
-            job.stall_mark, job.prefilling = self.stalled, False
-        job.generated += 1
-        if job.generated == 1:
-            job.row["first"] = self.end
-            self.o.e.replicas[self.index]["prefill_load"] -= job.row["prefill_load"]
-        elif job.generated == 2:
-            job.row["second"] = self.end
-        if not math.isnan(job.preempted_at):
-            job.row["preempted_decode_s"] += self.end - job.preempted_at
-            job.preempted_at = math.nan
-        if not math.isnan(job.last_token) and job.index >= self.o.lim["warmup"]:
-            self.o.gaps.append(self.end - job.last_token)
-        job.last_token = self.end
-
-    def finish(self, job: Job) -> None:
-        job.row["last"] = self.end
-        job.row["stall_s"] += self.stalled - job.stall_mark
-        if not self.o.lim["hold"]:
-            self.release(job)
-            self.o.count(self.index, job, -1)
-        if self.o.lim["watch"]:
-            self.o.emit(self.end, core.PREFILL_DONE if self.o.lim["hold"] else core.FINISHED, job)
-
-    def wake(self, time: float) -> None:
-        if self.planned and self.end == math.inf:
-            self.planned, self.now = False, max(self.now, time)
+    def abort(self, time: float) -> None:
+        """Forget the planned pass."""
+        self.planned, self.end, self.now = False, math.inf, max(self.now, time)
 
 
 class Oracle:
     """One pool; keeps its results in the same job and replica arrays as the compiled engine."""
 
-    def __init__(self, e: core.Engine) -> None:
-        self.e, self.lim = e, e.limits[0]
-        self.jobs = [
-            Job(
-                i,
-                row,
-                e.hash_ids[row["hash_start"] : row["hash_start"] + row["hash_count"]].tolist(),
-                kv=int(row["kv"]),
-            )
-            for i, row in enumerate(e.jobs)
-        ]
-        self.replicas = [Replica(self, i) for i in range(len(e.replicas))]
+    def __init__(self, world: OracleCore, pool: Pool) -> None:
+        self.world, self.e, self.lim, self.handle = world, pool.engine, pool.engine.limits[0], pool.handle
+        e, self.origin = self.e, s.REMOTE if self.lim["remote"] else s.LOCAL
+        self.store: Tier | None = None
+        self.drafts = int(self.lim["tokens_per_decode"]) - 1
+        self.jobs = [Job(self, i, row) for i, row in enumerate(e.jobs)]
+        lanes, ranks = int(self.lim["lanes"]), int(self.lim["ranks"])
+        self.ranks = [Rank(self, row, lanes) for row in range(0, len(e.replicas), lanes)]
+        if lanes > 1:
+            self.units = [Unit([lane]) for rank in self.ranks for lane in rank.lanes]
+        else:
+            self.units = [
+                Unit([rank.lanes[0] for rank in self.ranks[k : k + ranks]]) for k in range(0, len(self.ranks), ranks)
+            ]
         self.gaps: list[float] = []
+
+    def replica(self, replica: int) -> list[Rank]:
+        ranks = int(self.lim["ranks"])
+        return self.ranks[replica * ranks : (replica + 1) * ranks]
+
+    def rank(self, row: int) -> Rank:
+        return self.ranks[row // int(self.lim["lanes"])]
+
+    def tier(self, row: int, tier: int) -> Tier:
+        """Host memory and disks belong to their rank, the remote store to all of the pool."""
+        place = int(self.lim["tier_cache"]) + tier * len(self.e.replicas)
+        if self.lim["tier_kind"][tier] < REMOTE_KIND:
+            return Tier(int(self.e.caches[place + row]["num_blocks"]))
+        self.store = self.store or Tier(int(self.e.caches[place]["num_blocks"]))
+        return self.store
+
+    def blocks(self, tokens: int) -> int:
+        return -(-tokens // int(self.lim["block_size"]))
+
+    def node_blocks(self, i: int, tokens: int) -> int:
+        node = int(self.lim["hash_tokens"])
+        return max(min(node, tokens - i * node), 0) // int(self.lim["block_size"])
+
+    def decode_tokens(self, job: Job) -> int:
+        """Tokens of a decode in one pass; drafts need a token to start from."""
+        return 1 + self.drafts if job.generated > 0 else 1
+
+    def accepted(self, job: Job) -> int:
+        """Return how many tokens a decode pass of *job* shows."""
+        shown = 1
+        if job.chunk > 1:
+            shown += accepted_drafts(self.e.accept.tolist(), int(self.lim["seed"]), job.index, job.rounds, job.chunk - 1)
+            job.rounds += 1
+        return min(shown, job.output - job.generated)
 
     def emit(self, time: float, kind: int, job: Job) -> None:
         self.e.events[self.lim["n_events"]] = (time, kind, job.index)
         self.lim["n_events"] += 1
 
-    def count(self, replica: int, job: Job, sign: int) -> None:
-        self.e.replicas[replica]["outstanding"] += sign
-        self.e.replicas[replica]["kv_load"] += sign * job.row["input"]
+    def count(self, row: int, job: Job, sign: int) -> None:
+        self.e.replicas[row]["outstanding"] += sign
+        self.e.replicas[row]["kv_load"] += sign * job.input
+
+    def mirror(self) -> None:
+        """Show the cluster what it reads of jobs and rows."""
+        for job in self.jobs:
+            job.row["generated"], job.row["ctx"] = job.generated, job.ctx
+            job.row["preempted_at"], job.row["kv"], job.row["rounds"] = job.preempted_at, job.kv, job.rounds
+        for rank in self.ranks:
+            self.e.replicas[rank.row]["n_waiting"] = len(rank.waiting) + len(rank.arrivals)
+            self.e.caches[self.e.replicas[rank.row]["cache"]]["free_blocks"] = len(rank.cache.free)
+            for lane in rank.lanes:
+                self.e.replicas[lane.row]["n_running"] = len(lane.running)
+
+
+def to_come(job: Job) -> int:
+    """Output tokens that SGLang keeps room for."""
+    return min(job.output - job.generated, CLIP)
+
+
+def accepted_drafts(rates: list[float], seed: int, job: int, round_: int, most: int) -> int:
+    """Return how many of *most* drafts are right: the first wrong one makes all behind it worthless."""
+    state = mixed(seed * GOLDEN + job + 1)
+    for k in range(most):
+        draw = mixed(state + (round_ * 64 + k + 1) * GOLDEN)
+        if (draw >> 11) / 2**53 >= rates[min(k, len(rates) - 1)]:
+            return k
+    return most
+
+
+def mixed(x: int) -> int:
+    """The output function of splitmix64."""
+    x &= 2**64 - 1
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & 2**64 - 1
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & 2**64 - 1
+    return x ^ (x >> 31)
 
 
 def extrapolated_line(nodes: np.ndarray, values: np.ndarray, x: float) -> float:
@@ -308,76 +832,331 @@ def extrapolated_line(nodes: np.ndarray, values: np.ndarray, x: float) -> float:
 class OracleCore:
     """The functions of ``dynosim.simulation.engine`` that the cluster calls, over oracles."""
 
-    NONE, PREFILL_DONE, FINISHED, RESERVED = core.NONE, core.PREFILL_DONE, core.FINISHED, core.RESERVED
-
     def __init__(self) -> None:
         self.oracles: dict[int, Oracle] = {}
+        self.network: Network | None = None
+        self.time = 0.0
+        self.complete: list[Job] = []  # prefilled, and with room on the decode side, in this very event
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.isupper():  # a function must not fall through to the compiled engine
+            raise AttributeError(name)
+        return getattr(s, name)
 
     def add(self, pool: Pool) -> Pool:
         """Take over a pool: its handle stands for an oracle from now on."""
-        self.oracles[id(pool.handle)] = Oracle(pool.engine)
+        self.network = self.network or Network(pool.engine.links)
+        self.oracles[int(pool.handle[0, 0])] = Oracle(self, pool)
         return pool
 
     def of(self, handle: np.ndarray) -> Oracle:
-        return self.oracles[id(handle)]
+        return self.oracles[int(handle[0, 0])]
+
+    @property
+    def pools(self) -> list[Oracle]:
+        return list(self.oracles.values())
+
+    def links(self, pool: Oracle, row: int, *names: str) -> list[int]:
+        columns = [int(pool.e.row_links[row, s.LINK_COLUMNS.index(name)]) for name in names]
+        return [link for link in columns if link >= 0]
+
+    # ------------------------------------------------------------------------------------------------------- the clock
 
     def next_event(self, handles: np.ndarray, until: float) -> tuple[int, int]:
-        oracles = list(self.oracles.values())
-        for o in oracles:
+        for o in self.pools:
             o.lim["n_events"] = 0
         while True:
-            replicas = [r for o in oracles for r in o.replicas]
-            ending = min((r for r in replicas if r.planned), key=lambda r: r.end, default=None)
-            starting = min((r for r in replicas if not r.planned), key=lambda r: r.start(), default=None)
-            end = ending.end if ending else math.inf
-            if starting and starting.start() < end and starting.start() < until:
+            units = [unit for o in self.pools for unit in o.units]
+            ending = min((unit for unit in units if unit.planned), key=lambda unit: unit.end, default=None)
+            starting = min(units, key=lambda unit: unit.start())
+            end, start, moving = ending.end if ending else math.inf, starting.start(), self.network.next()
+            if moving <= min(end, start, until) and moving < math.inf:
+                self.time = moving
+                self.network.step()
+            elif start < end and start < until:
+                self.time = start
                 starting.plan()
-            elif ending and end < math.inf and end <= until:
+            elif end < math.inf and end <= until:
+                self.time = end
                 ending.commit()
             else:
-                return 0, 0
-            for p, o in enumerate(oracles):
+                break
+            self.hand_over()
+            for p, o in enumerate(self.pools):
                 if o.lim["n_events"]:
-                    return int(o.lim["n_events"]), p
+                    return self.report(p, o)
+        return self.report(0, self.pools[0])
+
+    def report(self, p: int, o: Oracle) -> tuple[int, int]:
+        for other in self.pools:
+            other.mirror()
+        return int(o.lim["n_events"]), p
 
     def advance_all(self, handle: np.ndarray, until: float) -> None:
-        self.next_event(handle, until)
+        self.next_event(handle[None], until)
+
+    def settle_all(self, handle: np.ndarray, time: float) -> None:
+        self.of(handle).mirror()
+
+    def stop(self, handle: np.ndarray, time: float) -> None:
+        """End the run: those still in a queue have waited until then."""
+        for rank in self.of(handle).ranks:
+            rank.look(time)
+        self.of(handle).mirror()
+
+    # -------------------------------------------------------------------------------------------------------- requests
 
     def submit(self, handle: np.ndarray, r: int, j: int, time: float) -> None:
         o = self.of(handle)
-        job = o.jobs[j]
-        job.visible = time
+        rank, job = o.rank(r), o.jobs[j]
+        job.kv, job.visible, job.rank = int(job.row["kv"]), time, rank
+        job.key = float(job.row["static_key"]) + (time if o.lim["key_adds_time"] else 0.0)
         job.row["replica"] = r
         o.count(r, job, 1)
-        if job.kv == LOCAL:
-            job.row["prefill_load"] = job.row["input"] - o.replicas[r].match(job, int(job.row["input"]))[0]
+        if job.kv == s.LOCAL:
+            job.row["prefill_load"] = job.input - rank.match(job, job.input)[0]
             o.e.replicas[r]["prefill_load"] += job.row["prefill_load"]
-        o.replicas[r].waiting.append(job)
-        o.replicas[r].wake(time)
+        rank.arrivals.append(job)
+        rank.wake(time)
+        o.mirror()
 
-    def submit_all(self, handle: np.ndarray, replica_of: np.ndarray, times: np.ndarray) -> None:
-        for j, r in enumerate(replica_of):
-            if r != core.NONE:
+    def submit_all(self, handle: np.ndarray, row_of: np.ndarray, times: np.ndarray) -> None:
+        for j, r in enumerate(row_of):
+            if r != s.NONE:
                 self.submit(handle, int(r), j, float(times[j]))
 
-    def land(self, handle: np.ndarray, j: int, time: float, generated: int, ctx: int, shown: float) -> None:
-        o = self.of(handle)
-        job = o.jobs[j]
-        replica = o.replicas[job.row["replica"]]
-        job.visible, job.kv, job.generated, job.ctx, job.last_token = time, LANDED, generated, ctx, shown
-        replica.register(job, int(job.row["input"]), job.hit_blocks)
-        replica.waiting.appendleft(job)
-        replica.wake(time)
-
     def release(self, handle: np.ndarray, j: int, time: float) -> None:
-        o = self.of(handle)
-        job = o.jobs[j]
-        replica = o.replicas[job.row["replica"]]
-        replica.release(job)
-        o.count(replica.index, job, -1)
-        replica.wake(time)
+        job = self.of(handle).jobs[j]
+        job.rank.leave(job, time)
+        job.rank.wake(time)
 
     def cached_tokens(self, handle: np.ndarray, j: int, time: float, out: np.ndarray) -> None:
         o = self.of(handle)
-        for r, replica in enumerate(o.replicas):
-            out[r] = replica.match(o.jobs[j], int(o.jobs[j].row["input"]))[0]
+        for r in range(len(o.e.replicas)):
+            rank, job = o.rank(r), o.jobs[j]
+            if o.lim["lag_s"] > 0.0:
+                known = {key: Ghost(n) for key, n in rank.cache.known(time - float(o.lim["lag_s"])).items()}
+                out[r] = rank.follow(job, job.input, known.get)[0]
+            else:
+                out[r] = rank.match(job, job.input)[0]
+
+    def tier_cached_tokens(self, handle: np.ndarray, j: int, time: float, out: np.ndarray) -> None:
+        o = self.of(handle)
+        for r in range(len(o.e.replicas)):
+            rank, job = o.rank(r), o.jobs[j]
+            hit, found = rank.match(job, job.input)
+            out[r] = rank.extended(job, job.input, found)[0] - hit
+
+    # -------------------------------------------------------------------------------------------------------- failures
+
+    def boot(self, handle: np.ndarray, replica: int, time: float) -> None:
+        """A replica starts with empty caches; the store of the pool keeps what it has."""
+        o = self.of(handle)
+        self.time = time
+        for rank in o.replica(replica):
+            rank.clear()
+            rank.stage_free = [time] * len(rank.stage_free)
+            rank.tiers = [o.tier(rank.row, k) for k in range(len(rank.tiers))]
+        for unit in o.units:
+            if unit.lanes[0].rank in o.replica(replica):
+                unit.planned, unit.end, unit.now = False, math.inf, time
+
+    def crash(self, handles: np.ndarray, pool: int, replica: int, time: float) -> None:
+        """Everything on a replica is gone; with a prefill replica what decode replicas keep for its prompts."""
+        o = self.pools[pool]
+        self.time = time
+        for rank in o.replica(replica):
+            rank.look(time)
+            self.network.kill(rank)
+            for job in [job for job in o.jobs if job.rank is rank]:
+                if math.isnan(job.row["last"]):
+                    self.lose(job, time)
+                if o.lim["hold"]:
+                    self.withdraw(self.pools[1].jobs[job.index], time)
+                job.rank = None
+            for name in ("outstanding", "prefill_load", "kv_load"):
+                o.e.replicas[rank.row][name] = 0
+        self.boot(o.handle, replica, time)
+        for each in self.pools:
+            each.mirror()
+
+    def lose(self, job: Job, time: float) -> None:
+        """A job loses what its replica had of it: like a preempted one if it had begun, but in no queue."""
+        for lane in job.rank.lanes:
+            if job in lane.running and math.isnan(job.preempted_at):
+                job.preempted_at = time
+                job.row["stall_s"] += lane.stalled - job.stall_mark if job.generated > 0 else 0.0
+        if job.kv == s.LANDED:
+            job.kv, job.preempted_at = s.LOCAL, time
+        elif job.kv != s.LOCAL:
+            job.kv = job.rank.pool.origin
+        job.row["prefill_load"] = 0
+        job.forget_blocks()
+
+    def withdraw(self, job: Job, time: float) -> None:
+        """Take a decode job off whose prompt's KV will not come."""
+        rank = job.rank
+        if rank is None or job.kv not in (s.REMOTE, s.MOVING):
+            return
+        for queue in (rank.waiting, rank.arrivals):
+            if job in queue:
+                queue.remove(job)
+        rank.bound.discard(job)
+        rank.release(job)
+        rank.pool.count(rank.row, job, -1)
+        job.rank, job.kv = None, s.REMOTE
+        rank.wake(time)
+
+    def restart(self, handle: np.ndarray, j: int) -> None:
+        """The job as if it had never run in its pool, but for when it was first scheduled."""
+        o = self.of(handle)
+        job, scheduled = o.jobs[j], float(o.jobs[j].row["scheduled"])
+        for name in ("first", "second", "last", "landed"):
+            job.row[name] = math.nan
+        for name in ("preempted_prefill_s", "preempted_decode_s", "stall_s"):
+            job.row[name] = 0.0
+        job.row["kv"] = o.origin
+        job.reset()
+        if o.lim["remote"]:
+            job.row["scheduled"] = math.nan
+        else:
+            job.preempted_at = scheduled
+        o.mirror()
+
+    # ------------------------------------------------------------------------------------------------------- hand-offs
+
+    def reserved(self, job: Job, now: float) -> None:
+        if job.rank.pool.lim["destination_first"]:
+            job.rank.pool.emit(now, s.RESERVED, job)
+        else:
+            self.complete.append(job)
+
+    def prefilled(self, job: Job) -> None:
+        """The prompt's KV goes to where it is awaited, if it is."""
+        if len(self.pools) > 1 and self.pools[1].jobs[job.index].kv == s.MOVING:
+            self.complete.append(self.pools[1].jobs[job.index])
+
+    def hand_over(self) -> None:
+        for job in self.complete:
+            self.begin_hand_off(job, self.time)
+        self.complete = []
+
+    def begin_hand_off(self, job: Job, now: float) -> None:
+        there = self.pools[0].jobs[job.index]
+        ranks = there.rank, job.rank
+        source, target = (rank.pool.e.replicas[rank.row] for rank in ranks)
+        kinds = ["nvlink"] if source["domain"] == target["domain"] else ["net"]
+        if kinds == ["net"] and source["rack"] != target["rack"]:
+            kinds.append("rack")
+        path = []
+        for kind in kinds:
+            path += self.links(ranks[0].pool, ranks[0].row, f"{kind}_out")
+            path += self.links(ranks[1].pool, ranks[1].row, f"{kind}_in")
+        lim = there.rank.pool.lim
+        size = (job.input - int(job.row["cached"])) * float(lim["block_bytes"]) / int(lim["block_size"])
+        self.network.begin(path, size, now, lambda time: self.land(job, there, time), (job, there, *ranks))
+
+    def land(self, job: Job, there: Job, time: float) -> None:
+        """The prompt's KV has arrived: decode, and give the prefill replica's copy up."""
+        rule, rank = job.rank.pool.lim["first_token"], job.rank
+        job.row["landed"], job.visible, job.kv = time, time, s.LANDED
+        job.generated, job.ctx = (0, job.input - 1) if rule == s.BY_DECODE else (1, job.input)
+        shown = {s.BY_DECODE: math.nan, s.BY_TRANSFER: time, s.BY_PREFILL: float(there.row["first"])}
+        job.last_token = shown[int(rule)]
+        rank.register(job, job.input)
+        rank.waiting.insert(0, job)
+        rank.wake(time)
+        there.rank.leave(there, time)
+        there.rank.wake(time)
+
+    # ----------------------------------------------------------------------------------------------------- lower tiers
+
+    def store(self, job: Job, time: float) -> None:
+        """Copy what *job* has completed since the last time to the first tier, one copy at a time."""
+        rank = job.rank
+        if not rank.tiers or job.storing or job.named <= job.stored:
+            return
+        whole = {i: rank.node_blocks(i, job.hashed) for i in range(job.named)}
+        first = self.skip(rank, job, range(job.stored, job.named), 0)
+        nodes = []
+        for i in range(first, job.named):
+            node = rank.cache.nodes.get(job.ids[i])
+            if node is None or len(node.blocks) < whole[i]:
+                break
+            nodes.append(node)
+        job.stored = first + len(nodes) if nodes else job.named
+        if not nodes:
+            return
+        for node in nodes:
+            rank.cache.refer(node)
+        job.storing = True
+        places = range(first, first + len(nodes))
+
+        def arrive(time: float) -> None:
+            self.insert(rank, job, places, 0)
+            for node in nodes:
+                rank.cache.unrefer(node)
+            job.storing = False
+            self.store(job, time)
+            self.pass_on(rank, job, places, 1, time)
+            rank.wake(time)
+
+        self.copy_down(rank, job, places, 0, time, arrive)
+
+    def skip(self, rank: Rank, job: Job, places: range, tier: int) -> int:
+        """Touch the leading nodes that the tier has; return the first that it lacks."""
+        for i in places:
+            if rank.tiers[tier].count(job.ids[i]) < max(rank.node_blocks(i, job.hashed), 1):
+                return i
+            rank.tiers[tier].touch(job.ids[i])
+        return places.stop
+
+    def insert(self, rank: Rank, job: Job, places: range, tier: int) -> None:
+        for i in places:
+            rank.tiers[tier].insert(job.ids[i], rank.node_blocks(i, job.hashed))
+
+    def pass_on(self, rank: Rank, job: Job, places: range, tier: int, time: float) -> None:
+        """Copy what has arrived in one tier to the next."""
+        if tier == len(rank.tiers):
+            return
+        rest = range(self.skip(rank, job, places, tier), places.stop)
+
+        def arrive(time: float) -> None:
+            self.insert(rank, job, rest, tier)
+            self.pass_on(rank, job, rest, tier + 1, time)
+            rank.wake(time)
+
+        if rest:
+            self.copy_down(rank, job, rest, tier, time, arrive)
+
+    def copy_down(self, rank: Rank, job: Job, places: range, tier: int, time: float, arrive: Any) -> None:
+        blocks = 0
+        for i in places:
+            whole = rank.node_blocks(i, job.hashed)
+            blocks += whole if rank.tiers[tier].count(job.ids[i]) < whole else 0
+        kind = int(rank.pool.lim["tier_kind"][tier])
+        names = [*(["d2h"] if tier == 0 else []), *[(), ("disk_write",), ("remote_write", "store_write")][kind]]
+        path = self.links(rank.pool, rank.row, *names)
+        self.network.begin(path, blocks * float(rank.pool.lim["block_bytes"]), time, arrive, (rank,))
+
+    def start_load(self, job: Job, tier: int, blocks: int, now: float) -> None:
+        rank = job.rank
+        kind = int(rank.pool.lim["tier_kind"][tier])
+        path = self.links(rank.pool, rank.row, "h2d", *[(), ("disk_read",), ("remote_read", "store_read")][kind])
+
+        def arrive(time: float) -> None:
+            job.loading -= 1
+            if job.loading == 0:
+                job.kv, job.visible = s.LOADED, time
+                rank.register(job, job.ctx)
+                rank.waiting.insert(0, job)
+                rank.wake(time)
+
+        self.network.begin(path, blocks * float(rank.pool.lim["block_bytes"]), now, arrive, (job, rank))
+
+
+class Ghost:
+    """A node as the router's delayed index knows it."""
+
+    def __init__(self, count: int) -> None:
+        self.blocks = range(count)

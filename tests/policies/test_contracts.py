@@ -86,6 +86,25 @@ def test_names_from_anywhere_and_names_from_nowhere(kind: Kind) -> None:
         policy_class(kind, "no_module:Policy")
 
 
+class Nothing:
+    """A user's policy that is none."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [
+        ("router", "route, looks"),
+        ("scheduling_policy", "keys, longest_prefix, add_arrival"),
+        ("autoscaler", "desired"),
+        ("predictor", "observe, predict"),
+    ],
+)
+def test_what_a_policy_lacks_is_said(kind: Kind, missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"a {kind} needs {missing}$") as caught:
+        _make(kind, f"{__name__}:Nothing")
+    assert caught.value.path == f"section.{PLACES[kind].field}"
+
+
 SPLIT = ("deployment.mode=disaggregated", "deployment.aggregated=null")
 
 

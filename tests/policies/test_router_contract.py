@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dynosim import rng
 from dynosim.policies.base import PoolView, RequestView, Router
-from dynosim.policies.registry import make_router, policies, policy_class
+from dynosim.policies.registry import make, policies, policy_class
 from dynosim.simulation import simulate
 from dynosim.space import SearchSpace
 from dynosim.workload import load_workload
@@ -49,7 +49,8 @@ def _request(number: int = 0, input_tokens: int = 700, **fields: Any) -> Request
 
 
 def _make(policy: str, **options: Any) -> Router:
-    return make_router(policy, options, rng.stream(0, "routing"))
+    made: Router = make("router", policy, options, "deployment.router", rng.stream(0, "routing"))
+    return made
 
 
 @pytest.mark.parametrize("policy", ALL)

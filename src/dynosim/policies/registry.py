@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from dynosim.errors import ConfigError
-from dynosim.policies.base import Router
 
 Kind = Literal["router", "scheduling_policy", "autoscaler", "predictor"]
 
@@ -30,13 +29,17 @@ class _Place:
     """Of the policy's name in its section of the configuration,"""
     options: str
     """and of its options."""
+    attributes: tuple[str, ...] = ()
+    """What else a policy must have."""
 
 
 PLACES: Mapping[Kind, _Place] = {
-    "router": _Place("routing", "route", "policy", "options"),
-    "scheduling_policy": _Place("scheduling", "keys", "scheduling_policy", "scheduling_options"),
+    "router": _Place("routing", "route", "policy", "options", ("looks",)),
+    "scheduling_policy": _Place(
+        "scheduling", "keys", "scheduling_policy", "scheduling_options", ("longest_prefix", "add_arrival")
+    ),
     "autoscaler": _Place("autoscaling", "desired", "policy", "options"),
-    "predictor": _Place("predictors", "observe", "predictor", "predictor_options"),
+    "predictor": _Place("predictors", "observe", "predictor", "predictor_options", ("predict",)),
 }
 
 
@@ -71,7 +74,7 @@ def policy_class(kind: Kind, name: str, path: str = "") -> type:
         raise ConfigError(f"{name!r}: {error}", path=path) from error
 
 
-def check_names(kind: Kind, name: str, options: Mapping[str, Any], path: str = "") -> None:
+def _check_options(kind: Kind, name: str, options: Mapping[str, Any], path: str) -> None:
     """Raise ConfigError when policy *name* does not take one of *options*."""
     allowed = [option for option in inspect.signature(policy_class(kind, name, path)).parameters if option != "rng"]
     for option in options:
@@ -84,17 +87,16 @@ def check_names(kind: Kind, name: str, options: Mapping[str, Any], path: str = "
 
 def make(kind: Kind, name: str, options: Mapping[str, Any], path: str, rng: np.random.Generator) -> Any:
     """Return policy *name*, set in section *path*; one that declares an ``rng`` argument gets *rng*."""
-    check_names(kind, name, options, path)
-    cls, section = policy_class(kind, name, path), f"{path}.{PLACES[kind].options}"
-    extra = {"rng": rng} if "rng" in inspect.signature(cls).parameters else {}
+    _check_options(kind, name, options, path)
+    cls, place = policy_class(kind, name, path), PLACES[kind]
+    section, extra = f"{path}.{place.options}", {"rng": rng} if "rng" in inspect.signature(cls).parameters else {}
     try:
-        return cls(**options, **extra)
+        made = cls(**options, **extra)
     except ConfigError as error:
-        raise ConfigError(error.message, path=f"{section}.{error.path}") from error
+        raise ConfigError(error.message, path=f"{section}.{error.path}".rstrip(".")) from error
     except (TypeError, ValueError, ArithmeticError) as error:
         raise ConfigError(f"{dict(options)}: {kind} {name}: {error}", path=section) from error
-
-
-def make_router(policy: str, options: Mapping[str, Any], rng: np.random.Generator) -> Router:
-    """Return a router; one that declares an ``rng`` argument gets the run's stream for routing."""
-    return cast(Router, make("router", policy, options, "deployment.router", rng))
+    missing = [needed for needed in (place.method, *place.attributes) if not hasattr(made, needed)]
+    if missing:
+        raise ConfigError(f"{name!r}: a {kind} needs {', '.join(missing)}", path=f"{path}.{place.field}")
+    return made

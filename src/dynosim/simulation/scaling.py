@@ -21,25 +21,23 @@ class Meter:
 
     def __init__(self, dispatcher: Dispatcher, arrival_s: FloatArray) -> None:
         self._dispatcher, self._arrival_s = dispatcher, arrival_s
-        self._before = np.zeros(5)
+        self._before = np.zeros(4)
         self._time = 0.0
         self._open = 0
-        self._waited = False
+        self._finished, self._waited = self._by_replica("finished"), self._by_replica("n_waiting") > 0
         self._context = math.nan
         self.replica_rps = math.nan
-        """Requests per second that one replica finished at its busiest so far. Only an interval at both ends of which
-        requests waited says how many it can finish."""
+        """Requests per second that one replica finished at its busiest so far: in an interval at both ends of which
+        requests waited for it."""
 
-    def read(self, time: float, serving: int) -> dict[str, float]:
+    def read(self, time: float) -> dict[str, float]:
         """Return the means and rates of ``ScalingView`` since the last reading."""
         totals = self._totals()
-        sent, tokens, finished, gaps, gap_s = totals - self._before
+        sent, tokens, gaps, gap_s = totals - self._before
         elapsed, since = time - self._time, self._time
         self._before, self._time = totals, time
         self._context = tokens / sent if sent else self._context
-        waited, self._waited = self._waited, self._waiting() > 0
-        if waited and self._waited and serving:
-            self.replica_rps = float(np.fmax(self.replica_rps, finished / elapsed / serving))
+        self._learn_capacity(elapsed)
         return {
             "context_tokens": float(self._context),
             "ttft_ms": self._ttft_ms(since, time),
@@ -48,14 +46,22 @@ class Meter:
             "replica_rps": self.replica_rps,
         }
 
-    def _waiting(self) -> int:
-        rows = self._dispatcher.pool.engine.replicas
-        return int(rows["n_waiting"].sum() + rows["n_arriving"].sum()) + len(self._dispatcher.parked)
+    def _learn_capacity(self, elapsed_s: float) -> None:
+        finished, waits = self._by_replica("finished"), self._by_replica("n_waiting", "n_arriving") > 0
+        rates = (finished - self._finished)[waits & self._waited] / elapsed_s
+        if len(rates):
+            self.replica_rps = float(np.fmax(self.replica_rps, rates.max()))
+        self._finished, self._waited = finished, waits
+
+    def _by_replica(self, *columns: str) -> FloatArray:
+        """Return shape (replicas,): the sum of *columns* over the rows of each."""
+        pool = self._dispatcher.pool
+        rows = np.sum([pool.engine.replicas[name] for name in columns], axis=0, dtype=np.float64)
+        return np.asarray(rows.reshape(-1, pool.lanes * pool.ranks).sum(axis=1))
 
     def _totals(self) -> FloatArray:
         e, d = self._dispatcher.pool.engine, self._dispatcher
-        finished, gaps, gap_s = e.replicas["finished"].sum(), e.gap_count.sum(), e.gap_sum.sum()
-        return np.array([d.sent, d.sent_tokens, finished, gaps, gap_s])
+        return np.array([d.sent, d.sent_tokens, e.gap_count.sum(), e.gap_sum.sum()])
 
     def _ttft_ms(self, since: float, time: float) -> float:
         """Mean time to first token of the prompts that this pool finished after *since*; requests come in order."""
@@ -105,7 +111,7 @@ class Autoscaler:
 
     def size(self, time: float) -> list[int]:
         """Take one decision of the slow loop: replicas for the predicted rate, at least."""
-        reading = self._slow.read(time, len(self._fleet.having(SERVING)))
+        reading = self._slow.read(time)
         self._predictor.observe(reading["rate_rps"])
         needed = replicas_for(self._predictor.predict(), reading["replica_rps"])
         self._floor = max(min(needed, self.config.max_replicas), self.config.min_replicas)
@@ -127,7 +133,7 @@ class Autoscaler:
             kv_utilization=float(1.0 - caches["free_blocks"].sum() / blocks) if blocks else 0.0,
             outstanding_requests=int(e.replicas["outstanding"].sum()) + len(d.parked),
             max_num_batched_tokens=pool.config.max_num_batched_tokens * pool.config.data_parallel_size,
-            **self._fast.read(time, serving),
+            **self._fast.read(time),
         )
 
     def _scale(self, wish: int, time: float) -> list[int]:

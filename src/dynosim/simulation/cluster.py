@@ -151,7 +151,7 @@ class Cluster:
         if side.pool.lanes > 1 or side.pool.engine.limits[0]["tiers"]:
             core.next_event(self.handles, self.workload.end_s)
         else:
-            core.advance_all(side.pool.handle, self.workload.end_s)
+            core.next_event(self.handles, self.workload.end_s)
         self.sessions.unsent = int((arrival_s > self.workload.end_s).sum())
 
     def _arrive(self, i: int, time: float) -> None:

@@ -42,8 +42,10 @@ def _stamp(cache: Any) -> None:
 
     It also reads an index before it compares stamps, and one of other sources may name what is no longer there.
     """
-    cache._cache_file._source_stamp = DIGEST
-    cache._cache_file._index_path += f".{DIGEST[:8]}"
+    files = cache._cache_file
+    files._source_stamp = DIGEST
+    files._index_path += f".{DIGEST[:8]}"
+    files._data_name_pattern += f".{DIGEST[:8]}"
 
 
 _units: list[tuple[str, CFunc]] = []

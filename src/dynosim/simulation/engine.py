@@ -1,8 +1,8 @@
 """The replica engine: continuous batching on flat arrays, compiled, with exact jumps over decode passes.
 
-One ``Engine`` holds all replicas of one pool. A row alternates ``_plan`` and ``_commit``: plan lets the scheduler choose
-the next forward pass (``schedulers``) and knows when it ends; commit makes its effects visible. While a batch only
-decodes, nothing is decided between passes: plan then covers k passes at once, up to the first finish, arrival or block
+One ``Engine`` holds all replicas of one pool. A row alternates ``_plan`` and ``_commit``: plan lets the scheduler
+choose the next forward pass (``schedulers``) and knows when it ends; commit makes its effects visible. While a batch
+only decodes, nothing is decided between passes: plan then covers k passes at once, up to the first finish, arrival or block
 shortage. Their total time is closed form because a pass is piecewise linear in the batch's total context
 (``timing.base``). Ranks step through their passes one by one, as the slowest may change; pipelines and speculative
 decoding plan every pass.
@@ -48,6 +48,7 @@ from dynosim.simulation.state import (
     RACK_IN,
     RACK_OUT,
     REMOTE,
+    RESERVED,
     STORE,
     open_engine,
 )
@@ -558,10 +559,10 @@ def _step_links(handles):
 
 
 @inner
-def _earliest(e):
-    """Return (earliest end of a planned pass, its row, earliest start of one to plan, its row)."""
+def _earliest(e, first, last):
+    """Over rows [first, last) return (earliest end of a planned pass, its row, earliest start of one to plan, its row)."""
     end, committer, start, planner = math.inf, NONE, math.inf, NONE
-    for g in range(0, len(e.replicas), e.limits[0].ranks):
+    for g in range(first, last, e.limits[0].ranks):
         rep = e.replicas[g]
         if rep.planned:
             if rep.end < end:
@@ -571,6 +572,32 @@ def _earliest(e):
             if time < start:
                 start, planner = time, g
     return end, committer, start, planner
+
+
+@inner
+def _advance(e, first, until):
+    """Run the replica whose rows start with *first* up to *until*: passes that end by then, and start before."""
+    last = first + max(e.limits[0].ranks, e.limits[0].lanes)
+    while True:
+        end, committer, start, planner = _earliest(e, first, last)
+        if start < end and start < until:
+            _plan(e, planner)
+        elif end < math.inf and end <= until:
+            _commit(e, committer)
+        else:
+            return
+
+
+@inner
+def _advance_alone(handles, until):
+    """Run one replica after the other up to *until* if none affects another and nobody watches; says whether it did."""
+    e = open_engine(handles[0])
+    lim = e.limits[0]
+    if len(handles) > 1 or lim.watch or lim.tiers > 0 or lim.lag_s > 0.0:
+        return False
+    for first in range(0, len(e.replicas), max(lim.ranks, lim.lanes)):
+        _advance(e, first, until)
+    return True
 
 
 @inner
@@ -585,7 +612,7 @@ def _hand_over(handles, e, time):
         j = e.events[i].job
         if decode.jobs[j].kv == MOVING and e.events[i].kind != FINISHED:
             _send(decode, prefill, j, time)
-    if not e.limits[0].hold:
+    if e.events[0].kind == RESERVED and not e.limits[0].hold:
         e.limits[0].n_events = 0
 
 
@@ -596,11 +623,14 @@ def next_event(handles, until):
     A pass that would start at *until* is left to the next call, so that whatever happens then can still join. Returns
     (number of events, index of their pool).
     """
+    if _advance_alone(handles, until):
+        return 0, 0
     net = open_engine(handles[0]).net
     while True:
         end, committer, ending, start, planner, starting = math.inf, NONE, 0, math.inf, NONE, 0
         for p in range(len(handles)):
-            pool_end, c, pool_start, s = _earliest(open_engine(handles[p]))
+            e = open_engine(handles[p])
+            pool_end, c, pool_start, s = _earliest(e, 0, len(e.replicas))
             if pool_end < end:
                 end, committer, ending = pool_end, c, p
             if pool_start < start:
@@ -623,28 +653,6 @@ def next_event(handles, until):
         _hand_over(handles, e, min(start, end))
         if e.limits[0].n_events > 0:
             return e.limits[0].n_events, pool
-
-
-@inner
-def _advance(e, g, until):
-    """Run the rows that start with *g* up to *until*: commit what ends by then, plan only passes that start before."""
-    rep = e.replicas[g]
-    while True:
-        if not rep.planned:
-            if _start_together(e, g) >= until:
-                return
-            _plan(e, g)
-        if rep.end > until or rep.end == math.inf:
-            return
-        _commit(e, g)
-
-
-@entry
-def advance_all(handle, until):
-    """Run every replica up to *until*, one after the other: for pools without lanes, tiers and hand-offs."""
-    e = open_engine(handle)
-    for g in range(0, len(e.replicas), e.limits[0].ranks):
-        _advance(e, g, until)
 
 
 @entry
@@ -832,7 +840,9 @@ def _kill_transfers(handles, pool, first, end):
     e = open_engine(handles[pool])
     for i in range(e.net[0].active):
         t = e.transfers[i]
-        if (t.pool == pool and first <= t.row < end) or (e.limits[0].hold and t.kind == HAND_OFF and first <= e.jobs[t.job].replica < end):
+        if (t.pool == pool and first <= t.row < end) or (
+            e.limits[0].hold and t.kind == HAND_OFF and first <= e.jobs[t.job].replica < end
+        ):
             t.kind = DEAD
 
 

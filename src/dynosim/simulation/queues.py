@@ -114,9 +114,10 @@ def look(e, q, now):
         rep.arrive_head = job.next
         rep.n_arriving -= 1
         charge(e, q, job.visible)
-        for k in range(e.waits.shape[1]):
-            e.job_waits[j, k] -= e.waits[q, k]
-        job.marked = 1
+        if math.isnan(job.scheduled):
+            job.marked = 1
+            for k in range(e.waits.shape[1]):
+                e.job_waits[j, k] -= e.waits[q, k]
         insert(e, q, j)
     charge(e, q, now)
 

@@ -84,7 +84,7 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) else json.dumps(value)
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
 
 
 def lossless(trial: Trial) -> dict[str, Any]:

@@ -161,7 +161,9 @@ def pools_are_plausible(done: Run) -> None:
         assert (np.diff(pool.timeline[:, 0]) >= 0).all()
     ok = result.requests[result.requests["status"] == COMPLETED]
     computed = sum(pool.prefill_tokens for pool in result.pools)
-    hits = sum(ok[name].sum() for name in ("cached_tokens", "cached_host_tokens", "cached_disk_tokens", "cached_remote_tokens"))
+    hits = sum(
+        ok[name].sum() for name in ("cached_tokens", "cached_host_tokens", "cached_disk_tokens", "cached_remote_tokens")
+    )
     assert computed >= ok["input_tokens"].sum() - hits
 
 

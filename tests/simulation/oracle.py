@@ -777,7 +777,9 @@ class Oracle:
         """Return how many tokens a decode pass of *job* shows."""
         shown = 1
         if job.chunk > 1:
-            shown += accepted_drafts(self.e.accept.tolist(), int(self.lim["seed"]), job.index, job.rounds, job.chunk - 1)
+            shown += accepted_drafts(
+                self.e.accept.tolist(), int(self.lim["seed"]), job.index, job.rounds, job.chunk - 1
+            )
             job.rounds += 1
         return min(shown, job.output - job.generated)
 

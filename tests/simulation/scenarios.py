@@ -31,7 +31,7 @@ class Choices(Protocol):
 class Seeded:
     """Choices of a seeded generator."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, *seed: int) -> None:
         self._rng = np.random.default_rng(seed)
 
     def of(self, *options: Any) -> Any:
@@ -136,7 +136,12 @@ def make_router(choices: Choices) -> dict[str, Any]:
 
 
 def make_failures(choices: Choices, roles: list[str]) -> dict[str, Any]:
-    crash = {"pool": choices.of(*roles), "replica": 0, "at_s": choices.of(1.3, 0.2, 3.7), "down_s": choices.of(0.9, 4.0)}
+    crash = {
+        "pool": choices.of(*roles),
+        "replica": 0,
+        "at_s": choices.of(1.3, 0.2, 3.7),
+        "down_s": choices.of(0.9, 4.0),
+    }
     straggler = {"pool": choices.of(*roles), "replica": 0, "slowdown": 2.5}
     return {
         "crashes": rarely(choices, [crash], []),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,13 +13,11 @@ import pytest
 from dynosim.config import DeploymentConfig, PoolConfig, PriceConfig, WorkloadConfig
 from dynosim.errors import InfeasibleError
 from dynosim.metrics import Metrics, summarize
-from dynosim.simulation import SimulationResult, gaps, simulate
-from dynosim.simulation.pool import Pool
+from dynosim.simulation import gaps, simulate
 from dynosim.simulation.records import COMPLETED, REJECTED
 from dynosim.workload import load_workload
 from dynosim.workload.table import Workload
-
-PARTS = ("queue_s", "prefill_s", "kv_transfer_s", "decode_s", "preempted_s", "stall_s")
+from simulation import laws
 
 
 def _make_deployment(timing: str = "fixed", router: str = "round_robin", **pool: Any) -> DeploymentConfig:
@@ -113,38 +110,22 @@ def test_littles_law_holds_for_requests_in_flight() -> None:
     assert area == pytest.approx((requests["last_token_s"] - requests["arrival_s"]).sum(), rel=1e-9)
 
 
-def _assert_lawful(result: SimulationResult, workload: Workload) -> None:
-    done = result.requests[result.requests["status"] == COMPLETED]
-    assert len(result.requests) == len(workload)
-    latency = done["last_token_s"] - done["arrival_s"]
-    np.testing.assert_allclose(sum(done[part] for part in PARTS), latency, atol=1e-9)
-    for part in PARTS:
-        assert (done[part] >= -1e-9).all(), part
-    stages = [done[name] for name in ("arrival_s", "scheduled_s", "prefill_done_s", "kv_landed_s", "last_token_s")]
-    for earlier, later in itertools.pairwise(stages):
-        assert (later >= earlier - 1e-12).all()
-    assert (done["first_token_s"] <= done["last_token_s"]).all()
-    assert (done["cached_tokens"] < done["input_tokens"]).all()
-    # Every token but a request's first closes one gap.
-    assert result.gaps.count.sum() == (done["output_tokens"] - 1).sum()
-
-
 @pytest.mark.parametrize("router", ["round_robin", "least_outstanding", "kv_aware"])
 @pytest.mark.parametrize("blocks", [None, 1200])
 def test_aggregated_runs_are_lawful(router: str, blocks: int | None) -> None:
     workload = _make_workload(POISSON, **CHAT)
     deployment = _make_deployment("roofline", router, replicas=2, num_gpu_blocks_override=blocks)
-    result = simulate(deployment, workload)
-    _assert_lawful(result, workload)
-    assert (result.requests["status"] == COMPLETED).all()
+    done = laws.run(deployment, workload)
+    laws.check(done)
+    assert (done.result.requests["status"] == COMPLETED).all()
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
 def test_disaggregated_runs_are_lawful(engine: str) -> None:
     workload = _make_workload(POISSON, **CHAT)
-    result = simulate(_make_split(engine=engine), workload)
-    _assert_lawful(result, workload)
-    requests = result.requests[result.requests["output_tokens"] > 1]
+    done = laws.run(_make_split(engine=engine), workload)
+    laws.check(done)
+    requests = done.result.requests[done.result.requests["output_tokens"] > 1]
     first = {"vllm": "kv_landed_s", "sglang": "kv_landed_s", "trtllm": "prefill_done_s"}[engine]
     assert (requests["first_token_s"] >= requests[first]).all()
     assert (requests["first_token_s"] == requests[first]).all() == (engine != "vllm")
@@ -158,31 +139,11 @@ def test_the_run_lasts_from_the_first_arrival_to_the_last_token() -> None:
     assert durations[0] < late.arrival_s.min()
 
 
-def test_blocks_are_conserved_and_all_free_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    pools: list[Pool] = []
-    original = Pool.__init__
-
-    def remember(self: Pool, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        pools.append(self)
-
-    monkeypatch.setattr(Pool, "__init__", remember)
+def test_blocks_are_conserved_and_all_free_at_the_end() -> None:
     for deployment in (_make_deployment("roofline", num_gpu_blocks_override=700), _make_split()):
-        simulate(deployment, _make_workload(POISSON, **CHAT))
-    assert len(pools) == 3
-    for pool in pools:
-        e = pool.engine
-        for r, replica in enumerate(e.replicas):
-            queue, s = [], int(replica["lru_head"])
-            while s:
-                queue.append(s)
-                s = int(e.slots[r, s]["next"])
-            counts = e.slots[r]["count"][queue].sum()
-            assert counts == replica["free_blocks"] == pool.capacity.blocks
-            assert len(set(queue)) == len(queue)
-            assert not e.slots[r]["refs"][queue].any()
-        assert not e.held.any()
-        assert not e.jobs["own"].any()
+        done = laws.run(deployment, _make_workload(POISSON, **CHAT))
+        laws.blocks_are_conserved(done)
+        assert not any(pool.engine.held.any() or pool.engine.jobs["own"].any() for pool in done.pools)
 
 
 def test_equal_arguments_give_byte_equal_results_in_any_process() -> None:

@@ -30,9 +30,9 @@ SOURCES = (
 DIGEST = hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)).hexdigest()
 
 
-def entry(function: Callable[..., Any], **options: bool) -> Any:
-    """Compile *function* and cache it on disk until any of SOURCES changes."""
-    dispatcher = njit(cache=True, **options)(function)
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile a function for Python to call, and cache it on disk until any of SOURCES changes."""
+    dispatcher = njit(cache=True)(function)
     _stamp(dispatcher._cache)
     return dispatcher
 
@@ -84,7 +84,7 @@ _loaded: list[CFunc] = []
 
 def inner(function: Callable[..., Any]) -> Any:
     """Compile a function that only compiled code calls, once: whole numbers of any kind come as 64 bits."""
-    dispatcher = entry(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    dispatcher = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     template = dispatcher.get_call_template
     dispatcher.get_call_template = lambda args, kws: template(tuple(map(_widest, args)), kws)
     return dispatcher

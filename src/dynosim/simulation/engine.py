@@ -2,8 +2,8 @@
 
 One ``Engine`` holds all replicas of one pool. A row alternates ``_plan`` and ``_commit``: plan lets the scheduler
 choose the next forward pass (``schedulers``) and knows when it ends; commit makes its effects visible. While a batch
-only decodes, nothing is decided between passes: plan then covers k passes at once, up to the first finish, arrival or block
-shortage. Their total time is closed form because a pass is piecewise linear in the batch's total context
+only decodes, nothing is decided between passes: plan then covers k passes at once, up to the first finish, arrival or
+block shortage. Their total time is closed form because a pass is piecewise linear in the batch's total context
 (``timing.base``). Ranks step through their passes one by one, as the slowest may change; pipelines and speculative
 decoding plan every pass.
 
@@ -144,10 +144,10 @@ def _growth_evicts(e, r, passes):
 
 @inner
 def _growth_evicts_any(e, g, passes):
+    evicts = False
     for r in range(g, g + e.limits[0].ranks):
-        if e.replicas[r].n_decode > 0 and _growth_evicts(e, r, passes):
-            return True
-    return False
+        evicts |= e.replicas[r].n_decode > 0 and _growth_evicts(e, r, passes)
+    return evicts
 
 
 @inner
@@ -560,7 +560,7 @@ def _step_links(handles):
 
 @inner
 def _earliest(e, first, last):
-    """Over rows [first, last) return (earliest end of a planned pass, its row, earliest start of one to plan, its row)."""
+    """Return (earliest end of a planned pass, its row, earliest start of one to plan, its row)."""
     end, committer, start, planner = math.inf, NONE, math.inf, NONE
     for g in range(first, last, e.limits[0].ranks):
         rep = e.replicas[g]
@@ -602,17 +602,16 @@ def _advance_alone(handles, until):
 
 @inner
 def _hand_over(handles, e, time):
-    """Start the transfers that the reservations just made, or the prefills just done, have waited for."""
+    """Start the transfers of prompts that are computed and have their blocks reserved, now that one of both is new."""
     if len(handles) == 1 or e.limits[0].n_events == 0:
         return
     prefill, decode = open_engine(handles[0]), open_engine(handles[1])
-    if decode.limits[0].destination_first != e.limits[0].hold:
-        return
     for i in range(e.limits[0].n_events):
         j = e.events[i].job
-        if decode.jobs[j].kv == MOVING and e.events[i].kind != FINISHED:
+        ready = decode.jobs[j].kv == MOVING and not math.isnan(prefill.jobs[j].last)
+        if ready and e.events[i].kind != FINISHED:
             _send(decode, prefill, j, time)
-    if e.events[0].kind == RESERVED and not e.limits[0].hold:
+    if e.events[0].kind == RESERVED and not decode.limits[0].destination_first:
         e.limits[0].n_events = 0
 
 
@@ -660,7 +659,7 @@ def submit(handle, r, j, time):
     """Queue job *j* on row *r* at *time*, up to which the row has been run."""
     e = open_engine(handle)
     job = e.jobs[j]
-    if job.kv == LOCAL:
+    if job.kv == LOCAL and job.generated == 0:
         job.prefill_load = job.input - kv_cache.match(e, e.replicas[r].cache, j, job.input)[0]
         e.replicas[r].prefill_load += job.prefill_load
     _queue(e, r, j, time)
@@ -775,6 +774,17 @@ def _empty(e, c):
 
 
 @inner
+def _forget(e, c):
+    """The router's index of cache *c* is empty too, and what it has not heard of yet is not to come."""
+    lim = e.limits[0]
+    if lim.lag_s > 0.0:
+        _empty(e, lim.index_cache + c)
+        for i in range(lim.log_head, lim.log_tail):
+            if e.log[i % len(e.log)].cache == c:
+                e.log[i % len(e.log)].count = 0
+
+
+@inner
 def _rows_of(e, replica):
     size = max(e.limits[0].ranks, e.limits[0].lanes)
     return replica * size, (replica + 1) * size
@@ -788,6 +798,7 @@ def _boot(e, replica, time):
         rep.now, rep.planned, rep.end = time, 0, math.inf
         if rep.queue == r:
             _empty(e, rep.cache)
+            _forget(e, rep.cache)
             for k in range(e.limits[0].tiers):
                 if e.limits[0].tier_kind[k] != tiers.REMOTE_STORE:
                     _empty(e, tiers.cache_of(e, r, k))
@@ -868,19 +879,29 @@ def crash(handles, pool, replica, time):
     first, end = _rows_of(e, replica)
     _kill_transfers(handles, pool, first, end)
     for r in range(first, end):
+        for i in range(e.replicas[r].n_running):
+            _lose(e, r, e.running[r, i], time)
         _off(e, r, time)
     for j in range(len(e.jobs)):
         job = e.jobs[j]
         if not first <= job.replica < end:
             continue
         if math.isnan(job.last):
-            _lose(e, job.replica, j, time)
+            _lose(e, job.replica, j, time)  # those in no batch
         if e.limits[0].hold:
             decode = open_engine(handles[1])
             if decode.jobs[j].replica != NONE and math.isnan(decode.jobs[j].landed) and decode.jobs[j].kv != LOCAL:
                 _withdraw(decode, j)
                 _interrupt(decode, decode.jobs[j].replica, time)
     _boot(e, replica, time)
+
+
+@entry
+def withdraw(handle, j, time):
+    """Take job *j*, whose prompt will not be prefilled, off its decode row."""
+    e = open_engine(handle)
+    _withdraw(e, j)
+    _interrupt(e, e.replicas[e.jobs[j].replica].queue, time)
 
 
 @entry

@@ -61,14 +61,16 @@ class Cluster:
         """Serve the whole workload, or what is served of it by its end."""
         self.failures.start()
         if self._nobody_looks():
-            return self._run_in_bulk()
-        self._start_ticks()
-        self.sessions.start()
-        while self._step():
-            pass
+            self._run_in_bulk()
+        else:
+            self._start_ticks()
+            self.sessions.start()
+            while self._step():
+                pass
         for side in self.sides.values():
             side.turn_off_drained()
-        return None
+            if not self.idle:
+                core.stop(side.pool.handle, self.workload.end_s)
 
     @property
     def idle(self) -> bool:
@@ -145,14 +147,12 @@ class Cluster:
     def _run_in_bulk(self) -> None:
         side, arrival_s = self.sides["mixed"], self.sessions.arrival_s
         row_of = np.full(len(self.workload), NONE, np.int64)
-        sent = np.flatnonzero(self.admissible & (arrival_s <= self.workload.end_s))
-        row_of[sent] = side.dispatcher.choose_all(sent)
+        sent = np.flatnonzero(arrival_s <= self.workload.end_s)
+        admitted = sent[self.admissible[sent]]
+        row_of[admitted] = side.dispatcher.choose_all(admitted)
         core.submit_all(side.pool.handle, row_of, arrival_s)
-        if side.pool.lanes > 1 or side.pool.engine.limits[0]["tiers"]:
-            core.next_event(self.handles, self.workload.end_s)
-        else:
-            core.next_event(self.handles, self.workload.end_s)
-        self.sessions.unsent = int((arrival_s > self.workload.end_s).sum())
+        core.next_event(self.handles, self.workload.end_s)
+        self.sessions.unsent = len(self.workload) - len(sent)
 
     def _arrive(self, i: int, time: float) -> None:
         if self.admissible[i]:

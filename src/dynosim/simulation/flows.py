@@ -116,6 +116,7 @@ class Disaggregated:
         only needs another decode replica.
         """
         decode = self._decode.pool
+        self._withdraw(i, time)
         if keep and decode.engine.jobs["generated"][i] > 0:
             decode.engine.jobs["kv"][i] = LOCAL
             self._decode.dispatcher.send(i, time)
@@ -131,8 +132,16 @@ class Disaggregated:
     def give_up(self, i: int, time: float) -> None:
         """Forget request *i*, whose replica has crashed; what a prefill replica keeps for it is not needed any more."""
         self._given_up[i] = True
+        self._withdraw(i, time)
         if self._held(i) and math.isfinite(self._prefill.pool.engine.jobs["last"][i]):
             core.release(self._prefill.pool.handle, i, time)
+
+    def _withdraw(self, i: int, time: float) -> None:
+        """Give up what a decode replica has reserved for a prompt that died with its prefill replica."""
+        jobs = self._decode.pool.engine.jobs
+        if jobs["replica"][i] != NONE and math.isnan(jobs["landed"][i]) and jobs["kv"][i] != LOCAL:
+            core.withdraw(self._decode.pool.handle, i, time)
+            jobs["replica"][i] = NONE
 
     def _held(self, i: int) -> bool:
         """Whether a prefill replica computes or keeps the prompt of request *i*, which no decode replica has yet."""

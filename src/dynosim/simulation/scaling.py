@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import numpy as np
 
@@ -107,7 +108,11 @@ class Autoscaler:
 
     def react(self, time: float) -> list[int]:
         """Take one decision of the fast loop; returns the replicas that begin to start."""
-        return self._scale(self._policy.desired(self._view(time)), time)
+        wish = self._policy.desired(self._view(time))
+        try:
+            return self._scale(operator.index(wish), time)
+        except TypeError as error:
+            raise ValueError(f"autoscaler {self.config.policy} wants {wish!r} replicas") from error
 
     def size(self, time: float) -> list[int]:
         """Take one decision of the slow loop: replicas for the predicted rate, at least."""

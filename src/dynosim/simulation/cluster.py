@@ -48,6 +48,7 @@ class Cluster:
             for index, (role, config) in enumerate(deployment.pools().items())
         }  # fmt: skip
         self.handles = np.stack([pool.handle for pool in pools.values()])
+        self._events = [pool.engine.events for pool in pools.values()]
         self.sides = {role: self._side(pool, seed) for role, pool in pools.items()}
         self.admissible = np.logical_and.reduce([pool.fits(workload) for pool in pools.values()])
         self.flow: Aggregated | Disaggregated = (
@@ -65,8 +66,7 @@ class Cluster:
         else:
             self._start_ticks()
             self.sessions.start()
-            while self._step():
-                pass
+            self._run_on_the_clock()
         for side in self.sides.values():
             side.turn_off_drained()
             if not self.idle:
@@ -96,27 +96,29 @@ class Cluster:
 
     # ------------------------------------------------------------------------------------------------------ the clock
 
-    def _step(self) -> bool:
-        """Let the engines run up to the next callback, or to the first event that somebody waits for."""
-        until = min(self.clock.peek(), self.workload.end_s)
-        if until > self.clock.now:
-            count, index = core.next_event(self.handles, until)
-            if count:
-                self._report(index, count)
-                return True
-        if until == self.workload.end_s:
-            return False
-        self.clock.step()
-        return True
+    def _run_on_the_clock(self) -> None:
+        """Let the engines run to the next callback, or to the first event that somebody waits for, until all is done."""
+        clock, handles, end_s = self.clock, self.handles, self.workload.end_s
+        while True:
+            until = min(clock.peek(), end_s)
+            if until > clock.now:
+                count, index = core.next_event(handles, until)
+                if count:
+                    self._report(index, count)
+                    continue
+            if until == end_s:
+                return
+            clock.step()
 
     def _report(self, index: int, count: int) -> None:
         """Act on the events that one pass or transfer caused."""
-        side = list(self.sides.values())[index]
-        for time, kind, i in side.pool.engine.events[:count].tolist():
-            if kind == FINISHED:
+        for time, kind, i in self._events[index][:count].tolist():
+            if kind == PREFILL_DONE:
+                self.flow.prefilled(i, time)
+            elif kind == FINISHED:
                 self.sessions.ended(time, i)
-            elif isinstance(self.flow, Disaggregated):
-                (self.flow.prefilled if kind == PREFILL_DONE else self.flow.reserved)(i, time)
+            else:
+                self.flow.reserved(i, time)
 
     def _start_ticks(self) -> None:
         for side in self.sides.values():

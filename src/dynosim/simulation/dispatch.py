@@ -57,6 +57,7 @@ class Dispatcher:
         self._input, self._offsets = workload.input_tokens.data, workload.hash_offsets.data
         self._session, self._priority = workload.session.data, workload.priority.data
         self._hash_ids = workload.hash_ids
+        self._has_tiers = overlap and pool.engine.limits[0]["tiers"] > 0
         self._job, self._time = 0, 0.0
 
     def rows_of(self, replica: int) -> IntArray:
@@ -73,6 +74,7 @@ class Dispatcher:
         self.rows = np.concatenate([np.zeros(0, np.int64), *rows])
         self._everybody = len(self.rows) == len(self._tiered)
         self._view = self._make_view()
+        self._is_live = self._everybody and self._loads is self._live
         if len(self.rows):
             parked, self.parked = self.parked, []
             for i, since in parked:
@@ -83,8 +85,7 @@ class Dispatcher:
     def choose(self, i: int, time: float) -> int:
         """Return the row that the router picks for request *i*; at least one serves."""
         self._job, self._time = i, time
-        view = self._view if self._loads is self._live and self._everybody else self._make_view()
-        position = self.router.route(self._request(i), view)
+        position = self.router.route(self._request(i), self._view if self._is_live else self._make_view())
         self._check(position)
         return int(self.rows[position])
 
@@ -155,6 +156,6 @@ class Dispatcher:
         return self._cached if self._everybody else self._cached[self.rows]
 
     def _in_tiers(self) -> IntArray:
-        if self._overlap and self.pool.engine.limits[0]["tiers"]:
+        if self._has_tiers:
             core.tier_cached_tokens(self.pool.handle, self._job, self._time, self._tiered)
         return self._tiered if self._everybody else self._tiered[self.rows]

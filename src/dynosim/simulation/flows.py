@@ -22,6 +22,11 @@ class Aggregated:
         (self._side,) = sides.values()
         self.send = self._side.dispatcher.send
 
+    def prefilled(self, i: int, time: float) -> None:
+        """Never happens: prompts stay where they are computed."""
+
+    reserved = prefilled
+
     def send_again(self, i: int, time: float, keep: bool) -> None:
         """Serve request *i*, whose replica has crashed, anew; with *keep* behind the tokens it has shown."""
         if not keep or self._side.pool.engine.jobs["generated"][i] == 0:

@@ -53,7 +53,9 @@ class Sessions:
             for _ in range(min(self._workload.concurrency or 0, self._sessions)):
                 self._clock.at(0.0, SEND, self._take_session)
         elif len(self._roots):
-            self._clock.at(float(self.arrival_s[self._roots[0]]), SEND, self._arrive, 0)
+            # Items of a memoryview are Python numbers, and cheaper than those of an array.
+            self._root_ids, self._root_s = self._roots.data, self.arrival_s[self._roots].data
+            self._clock.at(self._root_s[0], SEND, self._arrive, 0)
 
     def ended(self, time: float, i: int) -> None:
         """Request *i* has ended: send or take up what waits for that."""
@@ -70,11 +72,13 @@ class Sessions:
                 self._take_session(time)
 
     def _arrive(self, time: float, k: int) -> None:
-        """Send root *k*; one is on the clock at a time, however many there are."""
-        if k + 1 < len(self._roots):
-            self._clock.at(float(self.arrival_s[self._roots[k + 1]]), SEND, self._arrive, k + 1)
-        self.unsent -= 1
-        self._send(int(self._roots[k]), time)
+        """Send root *k* and those that come with it; the next one is put on the clock, however many there are."""
+        while k < len(self._roots) and self._root_s[k] == time:
+            self.unsent -= 1
+            self._send(self._root_ids[k], time)
+            k += 1
+        if k < len(self._roots):
+            self._clock.at(self._root_s[k], SEND, self._arrive, k)
 
     def _take_session(self, time: float) -> None:
         if self._next_session < self._sessions:

@@ -97,7 +97,7 @@ class Cluster:
     # ------------------------------------------------------------------------------------------------------ the clock
 
     def _run_on_the_clock(self) -> None:
-        """Let the engines run to the next callback, or to the first event that somebody waits for, until all is done."""
+        """Let the engines run to the next callback, or to the first event that somebody waits for, till all is done."""
         clock, handles, end_s = self.clock, self.handles, self.workload.end_s
         while True:
             until = min(clock.peek(), end_s)

@@ -189,8 +189,9 @@ def _choose(e, r, now):
         return left
     if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
         return 1
-    if e.limits[0].lag_s > 0.0 and _growth_evicts(e, r, left):
-        return 1  # the router's index learns of every eviction in its time
+    looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
+    if looks and _growth_evicts(e, r, left):
+        return 1  # the router's index, or the choice of who is next, depends on what is evicted when
     return _passes_with_blocks(e, r, left)
 
 
@@ -251,10 +252,10 @@ def _token(e, r, j):
     job.prefilling = 0
     job.stall_mark = rep.stalled
     job.generated += 1
+    e.replicas[rep.queue].prefill_load -= job.prefill_load
+    job.prefill_load = 0
     if job.generated == 1:
         job.first = rep.end
-        e.replicas[rep.queue].prefill_load -= job.prefill_load
-        job.prefill_load = 0
     elif job.generated == 2:
         job.second = rep.end
     if not math.isnan(job.preempted_at):

@@ -54,20 +54,34 @@ def _unlink(e, q, before, j):
 
 @inner
 def push_front(e, q, j):
-    """Put job *j* first."""
+    """Put job *j* first: its KV has arrived and holds blocks that others may wait for."""
     _link(e, q, NONE, j)
 
 
 @inner
+def _holds(e, j):
+    return e.jobs[j].kv == LANDED or e.jobs[j].kv == LOADED
+
+
+@inner
+def push_preempted(e, q, j):
+    """Put job *j* first of those that hold nothing."""
+    before, i = NONE, e.replicas[q].wait_head
+    while i != NONE and _holds(e, i):
+        before, i = i, e.jobs[i].next
+    _link(e, q, before, j)
+
+
+@inner
 def insert(e, q, j):
-    """Put job *j* behind the last one whose key is not above its own."""
+    """Put job *j* behind the last one whose key is not above its own, and behind those that hold blocks already."""
     rep, key, before = e.replicas[q], e.jobs[j].key, NONE
     if rep.wait_tail != NONE and e.jobs[rep.wait_tail].key <= key:
         before = rep.wait_tail
     else:
         i = rep.wait_head
         while i != NONE:
-            if e.jobs[i].key <= key:
+            if e.jobs[i].key <= key or _holds(e, i):
                 before = i
             i = e.jobs[i].next
     _link(e, q, before, j)

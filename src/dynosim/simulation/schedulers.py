@@ -261,7 +261,7 @@ def _schedule_running(e, r):
             v = _victim(e, r)
             budget += e.jobs[e.running[r, v]].chunk if v < i else 0
             i -= v < i
-            queues.push_front(e, rep.queue, preempt(e, r, v))
+            queues.push_preempted(e, rep.queue, preempt(e, r, v))
             preempted = True
             continue
         grow(e, r, j, job.ctx + job.chunk)

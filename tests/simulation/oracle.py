@@ -287,7 +287,7 @@ class Lane:
         job.row["preemptions"] += 1
         job.visible = now
         if front:
-            self.rank.waiting.insert(0, job)
+            self.rank.waiting.insert(self.rank.holders(), job)
         else:
             self.rank.insert(job)
 
@@ -371,6 +371,7 @@ class Lane:
                 if job.ctx == job.tokens:
                     job.prefilling = False
                     job.stall_mark = self.stalled
+                    self.rank.forget_prefill(job)
                     self.show(job, 1, end)
             else:
                 shown = pool.accepted(job)
@@ -383,7 +384,6 @@ class Lane:
             job.generated += 1
             if job.generated == 1:
                 row["first"] = end
-                self.rank.forget_prefill(job)
             elif job.generated == 2:
                 row["second"] = end
             if k == 0 and not math.isnan(job.preempted_at):
@@ -439,9 +439,13 @@ class Rank:
         return min((job.visible for job in self.waiting[:1] + self.arrivals[:1]), default=math.inf)
 
     def insert(self, job: Job) -> None:
-        """Behind the last one with a key that is not larger."""
+        """Behind the last one with a key that is not larger, and behind those that hold blocks."""
         places = [i + 1 for i, other in enumerate(self.waiting) if other.key <= job.key]
-        self.waiting.insert(max(places, default=0), job)
+        self.waiting.insert(max(places, default=self.holders()), job)
+
+    def holders(self) -> int:
+        """How many at the front of the queue hold blocks: their KV has arrived."""
+        return sum(job.kv in (s.LANDED, s.LOADED) for job in self.waiting)
 
     def look(self, now: float) -> None:
         """Note what everybody in the queue has waited for, and let those that have arrived in."""
@@ -796,8 +800,10 @@ class Oracle:
         for job in self.jobs:
             job.row["generated"], job.row["ctx"] = job.generated, job.ctx
             job.row["preempted_at"], job.row["kv"], job.row["rounds"] = job.preempted_at, job.kv, job.rounds
+        self.e.gap_count[0], self.e.gap_sum[0] = len(self.gaps), sum(self.gaps)
         for rank in self.ranks:
-            self.e.replicas[rank.row]["n_waiting"] = len(rank.waiting) + len(rank.arrivals)
+            row = self.e.replicas[rank.row]
+            row["n_waiting"], row["n_arriving"] = len(rank.waiting), len(rank.arrivals)
             self.e.caches[self.e.replicas[rank.row]["cache"]]["free_blocks"] = len(rank.cache.free)
             for lane in rank.lanes:
                 self.e.replicas[lane.row]["n_running"] = len(lane.running)

@@ -97,10 +97,10 @@ class Failures:
             self.retries[i] += 1
             if self._config.on_crash == "lose" or self.retries[i] > MAX_RETRIES:
                 self.failed_s[i] = time
-                self._cluster.flow.give_up(i, time)
+                self._cluster.flow.give_up(i, time, side)
                 self._cluster.sessions.ended(time, i)
             else:
-                self._cluster.flow.send_again(i, time, keep=self._config.on_crash == "migrate")
+                self._cluster.flow.send_again(i, time, side, keep=self._config.on_crash == "migrate")
 
     def _side(self, role: str, replica: int, path: str) -> Side:
         """Return the side that a setting names; ConfigError when there is no such replica."""

@@ -27,14 +27,14 @@ class Aggregated:
 
     reserved = prefilled
 
-    def send_again(self, i: int, time: float, keep: bool) -> None:
-        """Serve request *i*, whose replica has crashed, anew; with *keep* behind the tokens it has shown."""
+    def send_again(self, i: int, time: float, side: Side, keep: bool) -> None:
+        """Serve request *i*, whose replica of *side* has crashed, anew; with *keep* behind the tokens it has shown."""
         if not keep or self._side.pool.engine.jobs["generated"][i] == 0:
             core.restart(self._side.pool.handle, i)
         self.send(i, time)
 
-    def give_up(self, i: int, time: float) -> None:
-        """Forget request *i*, whose replica has crashed."""
+    def give_up(self, i: int, time: float, side: Side) -> None:
+        """Forget request *i*, whose replica of *side* has crashed."""
 
     def left_s(self, side: Side) -> FloatArray:
         """Return shape (n,): when each request left the pool; NaN for those that did not."""
@@ -66,7 +66,7 @@ class Disaggregated:
         self._output = workload.output_tokens.data
         self._moves = workload.output_tokens > 1
         self._chosen: dict[int, int] = {}
-        self._sent = np.zeros(len(workload), np.bool_)
+        self._sent = np.zeros(len(workload), np.bool_)  # to the prefill pool, which has not lost it since
         self._given_up = np.zeros(len(workload), np.bool_)
         self.local = np.zeros(len(workload), np.bool_)
         """Shape (n,): whether a decode replica computes the prompt itself."""
@@ -85,7 +85,7 @@ class Disaggregated:
             self._chosen[i] = row
         elif reserves:
             return decode.send(i, time)
-        return self._prefill.dispatcher.send(i, time)
+        return self._to_prefill(i, time)
 
     def _is_cheap(self, i: int, row: int, time: float) -> bool:
         if self._bounds is None:
@@ -97,8 +97,11 @@ class Disaggregated:
     def reserved(self, i: int, time: float) -> None:
         """A decode replica has room for request *i*: its prompt may be computed, unless it was before a crash."""
         if not self._sent[i]:
-            self._sent[i] = True
-            self._prefill.dispatcher.send(i, time)
+            self._to_prefill(i, time)
+
+    def _to_prefill(self, i: int, time: float) -> None:
+        self._sent[i] = True
+        self._prefill.dispatcher.send(i, time)
 
     def prefilled(self, i: int, time: float) -> None:
         """The prompt of request *i* is computed: done, or on to a decode replica."""
@@ -114,14 +117,14 @@ class Disaggregated:
             else:
                 decode.send(i, time)
 
-    def send_again(self, i: int, time: float, keep: bool) -> None:
-        """Serve request *i*, whose replica has crashed, anew; with *keep* behind the tokens it has shown.
+    def send_again(self, i: int, time: float, side: Side, keep: bool) -> None:
+        """Serve request *i*, whose replica of *side* has crashed, anew; with *keep* behind the tokens it has shown.
 
-        Those are computed again by a decode replica, as after a preemption. A prompt that a prefill replica still has
-        only needs another decode replica.
+        Those are computed again by a decode replica, as after a preemption. A prompt that is with the prefill pool only
+        needs another decode replica.
         """
         decode = self._decode.pool
-        self._withdraw(i, time)
+        self._settle(i, time, side)
         if keep and decode.engine.jobs["generated"][i] > 0:
             decode.engine.jobs["kv"][i] = LOCAL
             self._decode.dispatcher.send(i, time)
@@ -134,24 +137,25 @@ class Disaggregated:
             self.local[i] = self._sent[i] = False
             self.send(i, time)
 
-    def give_up(self, i: int, time: float) -> None:
-        """Forget request *i*, whose replica has crashed; what a prefill replica keeps for it is not needed any more."""
+    def give_up(self, i: int, time: float, side: Side) -> None:
+        """Forget request *i*, whose replica of *side* has crashed; nobody needs what is left of it any more."""
+        self._settle(i, time, side)
         self._given_up[i] = True
-        self._withdraw(i, time)
         if self._held(i) and math.isfinite(self._prefill.pool.engine.jobs["last"][i]):
             core.release(self._prefill.pool.handle, i, time)
 
-    def _withdraw(self, i: int, time: float) -> None:
+    def _settle(self, i: int, time: float, side: Side) -> None:
         """Give up what a decode replica has reserved for a prompt that died with its prefill replica."""
         jobs = self._decode.pool.engine.jobs
-        if jobs["replica"][i] != NONE and math.isnan(jobs["landed"][i]) and jobs["kv"][i] != LOCAL:
-            core.withdraw(self._decode.pool.handle, i, time)
-            jobs["replica"][i] = NONE
+        if side is self._prefill:
+            self._sent[i] = False
+            if jobs["replica"][i] != NONE:
+                core.withdraw(self._decode.pool.handle, i, time)
+                jobs["replica"][i] = NONE
 
     def _held(self, i: int) -> bool:
-        """Whether a prefill replica computes or keeps the prompt of request *i*, which no decode replica has yet."""
-        landed = self._decode.pool.engine.jobs["landed"][i]
-        return bool(self._prefill.pool.engine.jobs["replica"][i] != NONE and math.isnan(landed))
+        """Whether the prefill pool has the prompt of request *i*, computed or not, and no decode replica has it yet."""
+        return bool(self._sent[i] and math.isnan(self._decode.pool.engine.jobs["landed"][i]))
 
     def left_s(self, side: Side) -> FloatArray:
         """Return shape (n,): when each request left the pool; prompts leave a prefill pool with their KV."""
@@ -165,6 +169,7 @@ class Disaggregated:
         """
         side.pool.engine.jobs["replica"][on] = NONE
         if side is self._prefill:
+            self._sent[on] = False
             self._decode.pool.engine.jobs["replica"][on] = NONE
             decode = self._decode.dispatcher
             decode.parked = [(i, since) for i, since in decode.parked if not on[i]]

@@ -91,21 +91,23 @@ def resident_bytes() -> int:
 
 def repeated(workload: Workload, requests: int) -> Workload:
     """Return *requests* requests: copies of *workload* one after the other, each with prompts of its own."""
-    n, copies = len(workload), -(-requests // len(workload))
+    copies = -(-requests // len(workload))
     if copies <= 1:
         return workload
-    period_s = float(workload.arrival_s[-1]) + 1.0
-    which = np.repeat(np.arange(copies), n)
-    ids, blocks = workload.hash_ids, len(workload.hash_ids)
-    starts = np.arange(copies)[:, None] * blocks + workload.hash_offsets[:-1]
-    columns = {
-        "arrival_s": np.tile(workload.arrival_s, copies) + which * period_s,
-        "input_tokens": np.tile(workload.input_tokens, copies),
-        "output_tokens": np.tile(workload.output_tokens, copies),
-        "hash_offsets": np.append(starts.ravel(), copies * blocks),
-        "hash_ids": np.tile(ids, copies) + np.repeat(np.arange(copies), blocks) * (int(ids.max()) + 1),
-    }
-    whole = Workload(workload.name, hash_block_tokens=workload.hash_block_tokens, end_s=np.inf, **columns)
+    number, ids = np.arange(copies), workload.hash_ids
+
+    def shifted(column: Any, by: Any) -> Any:
+        return (column + number[:, None] * by).ravel()
+
+    whole = Workload(
+        workload.name,
+        shifted(workload.arrival_s, float(workload.arrival_s[-1]) + 1.0),
+        np.tile(workload.input_tokens, copies),
+        np.tile(workload.output_tokens, copies),
+        workload.hash_block_tokens,
+        np.append(shifted(workload.hash_offsets[:-1], len(ids)), copies * len(ids)),
+        shifted(ids, int(ids.max()) + 1),
+    )
     return whole.head(requests)
 
 

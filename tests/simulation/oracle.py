@@ -154,8 +154,10 @@ class Lane:
         if not self.running:
             self.full, self.ratio_base, self.ratio_steps = False, float(lim["init_ratio"]), 0
         self.form_prefills(now)
-        if lim["mixed_chunk"] or not self.chunks:
-            self.decode_all(now)
+        retracted = (lim["mixed_chunk"] or not self.chunks) and self.decode_all(now)
+        if retracted and not self.running:  # room for somebody else
+            self.rank.reason = NOTHING
+            self.schedule_sglang(now)
 
     def form_prefills(self, now: float) -> None:
         rank, lim = self.rank, self.rank.pool.lim
@@ -228,15 +230,17 @@ class Lane:
         lim = self.rank.pool.lim
         return max(self.ratio_base - self.ratio_steps * float(lim["ratio_decay"]), float(lim["min_ratio"]))
 
-    def decode_all(self, now: float) -> None:
-        """Give every decode its next tokens; retract some where blocks run out."""
+    def decode_all(self, now: float) -> bool:
+        """Give every decode its next tokens; retract some where blocks run out, and say so."""
         rank = self.rank
         decodes = [job for job in self.running if job.decoding]
-        if self.lacking(decodes) > len(rank.cache.free):
+        short = self.lacking(decodes) > len(rank.cache.free)
+        if short:
             self.retract(decodes, now)
         for job in decodes:
             job.chunk = rank.pool.decode_tokens(job)
             rank.grow(job, job.ctx + job.chunk)
+        return short
 
     def lacking(self, decodes: list[Job], steps: int | None = None) -> int:
         """Blocks that *decodes* lack for their next pass, or for *steps* more tokens each."""
@@ -441,7 +445,7 @@ class Rank:
     def insert(self, job: Job) -> None:
         """Behind the last one with a key that is not larger, and behind those that hold blocks."""
         places = [i + 1 for i, other in enumerate(self.waiting) if other.key <= job.key]
-        self.waiting.insert(max(places, default=self.holders()), job)
+        self.waiting.insert(max([self.holders(), *places]), job)
 
     def holders(self) -> int:
         """How many at the front of the queue hold blocks: their KV has arrived."""

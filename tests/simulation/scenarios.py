@@ -71,8 +71,8 @@ def make_engine(choices: Choices) -> dict[str, Any]:
         engine["max_prefill_tokens"] = choices.of(16384, 100)
     if name == "trtllm":
         engine["capacity_scheduler_policy"] = choices.of("GUARANTEED_NO_EVICT", "MAX_UTILIZATION")
-    engine["pass_overhead_us"] = choices.of(0.0, 700.0)
-    engine["request_overhead_us"] = choices.of(0.0, 90.0)
+    engine["pass_overhead_us"] = choices.of(0.0, 713.7)
+    engine["request_overhead_us"] = choices.of(0.0, 91.3)
     drafts = {"num_speculative_tokens": choices.integer(1, 4), "acceptance_rates": (0.8, 0.5), "draft_cost": 0.03}
     return engine | {"speculative": rarely(choices, drafts)}
 
@@ -167,7 +167,11 @@ def make_deployment(choices: Choices) -> DeploymentConfig:
     engine, moe, split = make_engine(choices), rarely(choices, True, False), choices.of(False, True)
     roles = ["prefill", "decode"] if split else ["mixed"]
     pools = {role: make_pool(choices, moe, engine["name"]) for role in roles}
-    timing = choices.of({"type": "polynomial"}, {"type": "roofline"}, {"type": "fixed", "decode_ms": 20.0})
+    timing = choices.of(
+        {"type": "polynomial"},
+        {"type": "roofline"},
+        {"type": "fixed", "decode_ms": 19.937, "prefill_ms_per_token": 0.10037},
+    )
     sections: dict[str, Any] = {"aggregated": pools.get("mixed")}
     if split:
         sections = {

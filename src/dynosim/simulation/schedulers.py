@@ -493,6 +493,16 @@ def _raise_ratio(e, r):
 
 @inner
 def _schedule_sglang(e, r):
+    """Form a batch; where retraction leaves nobody in it, those that it has made room for form another."""
+    retracted, short = _form_batch(e, r)
+    again = retracted
+    while again and e.replicas[r].n_running == 0:
+        again, short = _form_batch(e, r)
+    return retracted, short
+
+
+@inner
+def _form_batch(e, r):
     """A prefill batch if one can be formed, else a decode pass; with mixed chunks both together."""
     lim, rep = e.limits[0], e.replicas[r]
     if rep.n_running == 0:

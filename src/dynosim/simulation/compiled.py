@@ -92,7 +92,7 @@ def inner(function: Callable[..., Any]) -> Any:
 
 def _widest(kind: types.Type) -> types.Type:
     kind = types.unliteral(kind)
-    return types.int64 if kind == types.int32 else kind
+    return types.int64 if kind in (types.int8, types.int32) else kind
 
 
 def handle_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:

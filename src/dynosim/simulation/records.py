@@ -45,12 +45,12 @@ REQUEST_DTYPE = np.dtype(
         ("decode_s", "f8"),
         ("preempted_s", "f8"),
         ("stall_s", "f8"),
-        ("input_tokens", "i8"),
-        ("output_tokens", "i8"),
-        ("cached_tokens", "i8"),  # prompt tokens served from the prefix cache at first admission
-        ("cached_host_tokens", "i8"),  # further ones from host memory,
-        ("cached_disk_tokens", "i8"),  # local disk
-        ("cached_remote_tokens", "i8"),  # and the store of the pool
+        ("input_tokens", "i4"),
+        ("output_tokens", "i4"),
+        ("cached_tokens", "i4"),  # prompt tokens served from the prefix cache at first admission
+        ("cached_host_tokens", "i4"),  # further ones from host memory,
+        ("cached_disk_tokens", "i4"),  # local disk
+        ("cached_remote_tokens", "i4"),  # and the store of the pool
         ("preemptions", "i4"),
         ("retries", "i4"),  # times it was sent again after a crash
         ("prefill_replica", "i4"),  # index in its pool; equals decode_replica when aggregated

@@ -38,7 +38,10 @@ def request_records(cluster: Cluster) -> Columns:
     first, last = sides[0].pool.engine, sides[-1].pool.engine
     local = cluster.flow.local if isinstance(cluster.flow, Disaggregated) else np.zeros(len(workload), np.bool_)
     moved = (workload.output_tokens > 1) & ~local & (len(sides) > 1)
-    prompt = np.where(local, last.jobs, first.jobs)
+    prompt, waits = first.jobs, [first.job_waits]
+    if len(sides) > 1:
+        prompt = np.where(local, last.jobs, first.jobs)
+        waits = [np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None]]
     out = np.zeros(len(workload), REQUEST_DTYPE)
     out["arrival_s"], out["retries"] = cluster.sessions.arrival_s, cluster.failures.retries
     out["input_tokens"], out["output_tokens"] = workload.input_tokens, workload.output_tokens
@@ -49,7 +52,7 @@ def request_records(cluster: Cluster) -> Columns:
         out[name] = np.where(jobs["replica"] == NONE, NONE, jobs["replica"] // len(side.dispatcher.rows_of(0)))
     _tokens(out, cluster, prompt, last.jobs, moved)
     _parts(out, prompt, last.jobs, moved)
-    _waits(out, cluster, np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None])
+    _waits(out, cluster, waits)
     out["status"] = _status(out, cluster)
     return out
 
@@ -81,7 +84,7 @@ def _parts(out: Columns, prompt: Columns, decode: Columns, moved: Columns) -> No
     out["preempted_s"] = prompt["preempted_prefill_s"] + lost
 
 
-def _waits(out: Columns, cluster: Cluster, *waits: Columns) -> None:
+def _waits(out: Columns, cluster: Cluster, waits: list[Columns]) -> None:
     """Split the queue time by what was waited for.
 
     A request that was sent again may have waited more often than its queue time counts, and for a crash to be noticed:

@@ -108,15 +108,15 @@ JOB = np.dtype(
         ("nodes", "i4"),  # leading nodes whose blocks are settled as shared or own
         ("named", "i4"),  # most leading nodes it ever had whole in the cache
         ("stored", "i4"),  # of those, already sent to the lower tiers
-        ("storing", "i4"),
-        ("loading", "i4"),  # copies on their way up
+        ("storing", "i1"),
+        ("loading", "i1"),  # copies on their way up
         ("input", "i4"),
         ("output", "i4"),
         ("generated", "i4"),
         ("ctx", "i4"),
         ("chunk", "i4"),  # tokens in the planned pass
-        ("prefilling", "i4"),
-        ("marked", "i4"),  # its waits are being counted
+        ("prefilling", "i1"),
+        ("marked", "i1"),  # its waits are being counted
         ("rounds", "i4"),  # speculation rounds so far
         ("blocks", "i4"),  # held, shared ones included
         ("own", "i4"),  # held and not shared
@@ -127,7 +127,7 @@ JOB = np.dtype(
         ("preemptions", "i4"),
         ("replica", "i8"),  # row
         ("next", "i8"),
-        ("kv", "i4"),
+        ("kv", "i1"),
         ("prefill_load", "i4"),
     ]
 )
@@ -195,7 +195,7 @@ CACHE = np.dtype(
         ("evicted", "i8"),  # blocks with content
     ]
 )
-SLOT = np.dtype([(name, "i8") for name in ("key", "refs", "count", "prev", "next", "chain")])
+SLOT = np.dtype([("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")])
 LOG = np.dtype([("time", "f8"), ("key", "i8"), ("cache", "i8"), ("count", "i8")])
 NET = np.dtype([("now", "f8"), ("next", "f8"), ("which", "i8"), ("active", "i8")])
 LINK = np.dtype([("bytes_s", "f8"), ("latency_s", "f8"), ("users", "i8"), ("bytes", "f8")])

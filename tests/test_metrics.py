@@ -117,7 +117,8 @@ def test_every_statistic_of_a_per_request_metric_is_numpys() -> None:
 
 def test_inter_chunk_latency_is_over_all_token_gaps() -> None:
     seconds = np.random.default_rng(0).lognormal(-4.0, 1.0, 3000)
-    result = SimulationResult(_make_random(), make_gaps((x, 0.0, 1, 1) for x in seconds), (_make_pool(),), 100.0, 0, (), "")
+    pooled = make_gaps((x, 0.0, 1, 1) for x in seconds)
+    result = SimulationResult(_make_random(), pooled, (_make_pool(),), 100.0, 0, (), "")
     metrics = summarize(result, {}, PriceConfig())
     exact = {"avg": seconds.mean(), "min": seconds.min(), "max": seconds.max(), "sum": seconds.sum()}
     for stat, value in exact.items():

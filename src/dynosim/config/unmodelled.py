@@ -1,7 +1,7 @@
 """Settings of real servers that a reader of their documentation would look for here and not find.
 
-Names are the engines' own (vLLM 0.24, SGLang 0.5, TensorRT-LLM 1.3), without dashes. Naming one in a file is an error that
-says whether it is left out or called something else.
+Names are the engines' own (vLLM 0.24, SGLang 0.5, TensorRT-LLM 1.3), without dashes. Naming one in a file is an error
+that says whether it is left out or called something else.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ UNMODELLED = {
     "structured_outputs_config": "guided decoding: grammar masks",
     "guided_decoding_backend": "guided decoding: grammar masks",
     "grammar_backend": "guided decoding: grammar masks",
-    "compilation_config": "graph capture: decode passes take captured graphs wherever the timing source measured them so",
+    "compilation_config": "graph capture: passes run as the timing source measured them",
     "cudagraph_capture_sizes": "padding of decode batches to captured sizes",
     "cuda_graph_config": "padding of decode batches to captured sizes",
     "cuda_graph_max_bs": "padding of decode batches to captured sizes",

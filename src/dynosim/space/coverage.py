@@ -363,8 +363,9 @@ def markdown() -> str:
         for model, places in sections(root, place).items()
         if leaves(model)
     ]
-    head = "### Settings of real servers that have no field\n\n| setting | left out |\n|---|---|"
-    return "\n\n".join([*parts, "\n".join([head, *(f"| `{name}` | {what} |" for name, what in UNMODELLED.items())])]) + "\n"
+    rows = "".join(f"\n| `{name}` | {what} |" for name, what in UNMODELLED.items())
+    parts.append(f"### Settings of real servers that have no field\n\n| setting | left out |\n|---|---|{rows}\n")
+    return "\n\n".join(parts)
 
 
 def _section(model: type[BaseModel], places: list[str]) -> str:

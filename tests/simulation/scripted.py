@@ -1,10 +1,10 @@
-"""An autoscaling policy that does as it is told, in a module of its own so that tests and policies see the same one."""
+"""Policies that do as they are told, in a module of their own so that tests and registry see the same ones."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from dynosim.policies.base import ScalingView
+from dynosim.policies.base import PoolView, RequestView, ScalingView
 
 
 class Scripted:
@@ -20,3 +20,19 @@ class Scripted:
         """Return the next wish."""
         Scripted.seen.append(pool)
         return self._wishes.pop(0) if len(self._wishes) > 1 else self._wishes[0]
+
+
+class Fixed:
+    """Always sends to the same position; remembers the views it had, with their arrays as they were."""
+
+    looks: ClassVar[bool] = True
+    seen: ClassVar[list[tuple[RequestView, PoolView, list[int], list[int]]]] = []
+
+    def __init__(self, position: int = 0) -> None:
+        self._position = position
+        Fixed.seen.clear()
+
+    def route(self, request: RequestView, pool: PoolView) -> int:
+        """Return the position."""
+        Fixed.seen.append((request, pool, pool.outstanding_requests.tolist(), pool.cached_tokens().tolist()))
+        return self._position

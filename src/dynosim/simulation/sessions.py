@@ -35,22 +35,14 @@ class Sessions:
             self.arrival_s[slice(None) if self._closed else self._pending > 0] = np.nan
         if self._closed:
             self._remaining = np.bincount(workload.session)
-            self._root_offsets = np.searchsorted(workload.session[self._by_session()], np.arange(self._sessions + 1))
+            self._roots = self._roots[np.argsort(workload.session[self._roots], kind="stable")]
+            self._root_offsets = np.searchsorted(workload.session[self._roots], np.arange(len(self._remaining) + 1))
             self._next_session = 0
-
-    @property
-    def _sessions(self) -> int:
-        return len(self._remaining)
-
-    def _by_session(self) -> IntArray:
-        """Sort the roots by session, those of a session in their order; returns them."""
-        self._roots = self._roots[np.argsort(self._workload.session[self._roots], kind="stable")]
-        return self._roots
 
     def start(self) -> None:
         """Send what is sent first and leave the rest to the clock."""
         if self._closed:
-            for _ in range(min(self._workload.concurrency or 0, self._sessions)):
+            for _ in range(min(self._workload.concurrency or 0, len(self._remaining))):
                 self._clock.at(0.0, SEND, self._take_session)
         elif len(self._roots):
             # Items of a memoryview are Python numbers, and cheaper than those of an array.
@@ -81,7 +73,7 @@ class Sessions:
             self._clock.at(self._root_s[k], SEND, self._arrive, k)
 
     def _take_session(self, time: float) -> None:
-        if self._next_session < self._sessions:
+        if self._next_session < len(self._remaining):
             s = self._next_session
             self._next_session += 1
             for i in self._roots[self._root_offsets[s] : self._root_offsets[s + 1]].tolist():

@@ -236,7 +236,7 @@ SHARED = [
      "kv_cache_utilization", -1),
     ("num_gpu_blocks_override", {"num_gpu_blocks_override": 600}, {"num_gpu_blocks_override": 6000}, "queue_time", -1),
     ("scheduler_reserve_full_isl", {"num_gpu_blocks_override": 600, "max_num_batched_tokens": 512},
-     {"num_gpu_blocks_override": 600, "max_num_batched_tokens": 512, "scheduler_reserve_full_isl": True},
+     {"num_gpu_blocks_override": 600, "max_num_batched_tokens": 512, "scheduler_reserve_full_isl": False},
      "queue_time", 0),
 ]  # fmt: skip
 """Knob, one setting, another, metric that must move, and its sign (0: any)."""

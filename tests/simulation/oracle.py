@@ -19,6 +19,7 @@ from simulation.oracle_net import Network
 
 GOLDEN = 0x9E3779B97F4A7C15
 REMOTE_KIND = 2
+TIER_COLUMNS = ("cached_host", "cached_disk", "cached_remote")
 CLIP = 4096  # SGLang: output tokens of one request that admission looks ahead at most
 NOTHING = -1  # the queue waits for nothing but the end of the pass
 RETRACT_STEPS = 20  # SGLang: tokens that must fit for every request after a retraction
@@ -263,6 +264,8 @@ class Lane:
     def note_cached(self, job: Job, hit: int) -> None:
         if math.isnan(job.row["scheduled"]):
             job.row["cached"] = hit
+            for name in TIER_COLUMNS:
+                job.row[name] = 0
 
     def join(self, job: Job, chunk: int, now: float) -> None:
         """Move a waiting request, whose blocks are there, into the batch."""
@@ -612,18 +615,19 @@ class Rank:
             if blocks:
                 job.loading += 1
                 self.pool.world.start_load(job, tier, blocks, now)
-            if math.isnan(job.row["scheduled"]):
-                self.note_tier(job, tier, blocks)
-        self.note_gpu(job, hit)
+        if math.isnan(job.row["scheduled"]):
+            self.note_hits(job, hit, parts)
         return "started"
 
-    def note_gpu(self, job: Job, hit: int) -> None:
-        if math.isnan(job.row["scheduled"]):
-            job.row["cached"] = hit
-
-    def note_tier(self, job: Job, tier: int, blocks: int) -> None:
-        name = ("cached_host", "cached_disk", "cached_remote")[int(self.pool.lim["tier_kind"][tier])]
-        job.row[name] = blocks * int(self.pool.lim["block_size"])
+    def note_hits(self, job: Job, hit: int, parts: list[tuple[int, int, int]]) -> None:
+        """What the GPU and each tier contribute to the prefix; the last token is computed whoever has it."""
+        job.row["cached"], left = hit, job.ctx - hit
+        for name in TIER_COLUMNS:
+            job.row[name] = 0
+        for tier in range(len(self.tiers)):
+            tokens = sum(part[2] for part in parts if part[0] == tier) * int(self.pool.lim["block_size"])
+            job.row[TIER_COLUMNS[int(self.pool.lim["tier_kind"][tier])]] = min(tokens, left)
+            left -= min(tokens, left)
 
     def extended(self, job: Job, tokens: int, found: list[Node]) -> tuple[int, list[tuple[int, int, int]]]:
         """Return the tokens of the prefix on the GPU and in the tiers, and (tier, node, blocks) that the tiers add."""
@@ -977,9 +981,9 @@ class OracleCore:
         """Everything on a replica is gone; with a prefill replica what decode replicas keep for its prompts."""
         o = self.pools[pool]
         self.time = time
+        self.network.break_off(o.replica(replica), time)
         for rank in o.replica(replica):
             rank.look(time)
-            self.network.kill(rank)
             for job in [job for job in o.jobs if job.rank is rank]:
                 if math.isnan(job.row["last"]):
                     self.lose(job, time)

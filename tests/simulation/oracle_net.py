@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -19,7 +19,6 @@ class Transfer:
     """What it dies with."""
     remaining: float = 0.0
     rate: float = 0.0
-    dead: bool = field(default=False)
 
     @property
     def flowing(self) -> bool:
@@ -72,14 +71,19 @@ class Network:
             transfer.rate = 1.0
             self._share()
             return
+        self._remove(transfer)
+        transfer.arrive(time)
+
+    def break_off(self, parties: list[Any], time: float) -> None:
+        """End the transfers of *parties* wherever they are."""
+        self._progress(time)
+        for transfer in reversed(list(self.active)):
+            if any(party in parties for party in transfer.parties):
+                self._remove(transfer)
+
+    def _remove(self, transfer: Transfer) -> None:
+        """Take it out; the last one takes its place, which matters where two end at the same time."""
         i, last = self.active.index(transfer), self.active.pop()
         if i < len(self.active):
             self.active[i] = last
         self._share()
-        if not transfer.dead:
-            transfer.arrive(time)
-
-    def kill(self, party: Any) -> None:
-        """Nothing happens when the transfers of *party* arrive."""
-        for transfer in self.active:
-            transfer.dead |= party in transfer.parties

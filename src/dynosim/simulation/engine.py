@@ -27,7 +27,6 @@ from dynosim.simulation.state import (
     BATCH_SLOTS,
     BY_DECODE,
     BY_TRANSFER,
-    DEAD,
     DECODE_BUSY,
     ENGINE,
     FINISHED,
@@ -552,7 +551,7 @@ def _step_links(handles):
         prefill = open_engine(handles[0])
         prefill.limits[0].clock = time
         _land(owner, prefill, j, time)
-    elif kind != DEAD:
+    else:
         _arrived(owner, kind, r, j, first, last, tier, time)
 
 
@@ -847,15 +846,16 @@ def _withdraw(e, j):
 
 
 @inner
-def _kill_transfers(handles, pool, first, end):
-    """Transfers of rows [first, end) of a pool will change nothing when they end."""
+def _break_off(handles, pool, first, end, time):
+    """End the transfers from and to rows [first, end) of a pool at *time*, wherever they are."""
     e = open_engine(handles[pool])
-    for i in range(e.net[0].active):
+    links.progress(e, time)
+    for i in range(e.net[0].active - 1, -1, -1):
         t = e.transfers[i]
         if (t.pool == pool and first <= t.row < end) or (
             e.limits[0].hold and t.kind == HAND_OFF and first <= e.jobs[t.job].replica < end
         ):
-            t.kind = DEAD
+            links.remove(e, i)
 
 
 @inner
@@ -878,7 +878,7 @@ def crash(handles, pool, replica, time):
     of prompts it holds. The cluster sends the requests again."""
     e = open_engine(handles[pool])
     first, end = _rows_of(e, replica)
-    _kill_transfers(handles, pool, first, end)
+    _break_off(handles, pool, first, end, time)
     for r in range(first, end):
         for i in range(e.replicas[r].n_running):
             _lose(e, r, e.running[r, i], time)

@@ -13,7 +13,7 @@ from dynosim.simulation.compiled import inner
 
 
 @inner
-def _progress(e, time):
+def progress(e, time):
     """Bring all remaining bytes to *time*."""
     net = e.net[0]
     elapsed = time - net.now
@@ -50,7 +50,7 @@ def _use(e, t, change):
 @inner
 def begin(e, time, kind, row, j, size):
     """Add a transfer of *size* bytes without links yet; returns it, to be completed with ``over`` and ``depart``."""
-    _progress(e, time)
+    progress(e, time)
     net = e.net[0]
     t = e.transfers[net.active]
     t.kind, t.pool, t.row, t.job = kind, e.limits[0].pool, row, j
@@ -89,7 +89,7 @@ def step(e):
     """Move to the next change; returns the index of a transfer that has ended (then ``remove`` it), or -1."""
     net = e.net[0]
     i = net.which
-    _progress(e, net.next)
+    progress(e, net.next)
     t = e.transfers[i]
     if t.rate > 0.0 or t.size <= 0.0 or t.n_links == 0:
         return i
@@ -101,10 +101,10 @@ def step(e):
 
 @inner
 def remove(e, i):
-    """Forget transfer *i*; the last one takes its place."""
+    """Forget transfer *i*, which may not have ended; the last one takes its place."""
     net, t = e.net[0], e.transfers[i]
     for k in range(t.n_links):
-        e.links[t.links[k]].bytes += t.size
+        e.links[t.links[k]].bytes += t.size - max(t.remaining, 0.0)
     if t.rate > 0.0:
         _use(e, t, -1)
     net.active -= 1

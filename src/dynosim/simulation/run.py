@@ -83,12 +83,13 @@ def _pool_record(side: Side, start_s: float, end_s: float) -> PoolRecord:
 
 
 def _link_utilization(side: Side, duration_s: float) -> dict[str, float]:
-    """Return moved bytes over bandwidth x duration, of all links of one kind together."""
+    """Return moved bytes over bandwidth x duration, of all links of one kind together, at most 1: copies to lower
+    tiers go on after the last token."""
     engine, found = side.pool.engine, dict[str, float]()
     for column, name in enumerate(LINK_COLUMNS):
         links = engine.links[np.unique(engine.row_links[:, column][engine.row_links[:, column] >= 0])]
         capacity = float(links["bytes_s"].sum()) * duration_s
         if capacity > 0.0:
             name = LINKS.get(name, name)
-            found[name] = max(found.get(name, 0.0), float(links["bytes"].sum()) / capacity)
+            found[name] = max(found.get(name, 0.0), min(float(links["bytes"].sum()) / capacity, 1.0))
     return found

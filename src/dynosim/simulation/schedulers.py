@@ -192,6 +192,7 @@ def _start(e, r, j, hit, chunk):
             e.job_waits[j, KV_LINK] += rep.now - job.load_from
         else:
             job.cached = hit
+            job.cached_host = job.cached_disk = job.cached_remote = 0  # of a load that a crash has cut off
     elif job.generated == 0 and not math.isnan(job.preempted_at):
         job.preempted_prefill_s += rep.now - job.preempted_at
         job.preempted_at = math.nan

@@ -27,8 +27,8 @@ BY_DECODE, BY_TRANSFER, BY_PREFILL = 0, 1, 2
 REASONS = ("prefill_busy", "decode_busy", "batch_slots", "token_budget", "kv_blocks", "kv_link")
 PREFILL_BUSY, DECODE_BUSY, BATCH_SLOTS, TOKEN_BUDGET, KV_BLOCKS, KV_LINK = 0, 1, 2, 3, 4, 5
 """What a queued request waits for."""
-HAND_OFF, STORE, LOAD, DEAD = 0, 1, 2, 3
-"""Kinds of transfers; the end of a dead one changes nothing."""
+HAND_OFF, STORE, LOAD = 0, 1, 2
+"""Kinds of transfers."""
 MAX_TIERS = 3
 ROUTES = ("d2h", "h2d", "disk_write", "disk_read", "remote_write", "remote_read", "store_write", "store_read")
 PORTS = ("net_out", "net_in", "nvlink_out", "nvlink_in", "rack_out", "rack_in")

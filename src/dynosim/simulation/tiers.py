@@ -208,10 +208,13 @@ def load(e, r, j, nodes, tokens, time):
 
 @inner
 def _note_hits(e, j):
-    """Record on job *j* how many tokens each kind of tier adds."""
+    """Record on job *j* how many tokens each kind of tier adds; the last token is computed whoever has it."""
     job, lim = e.jobs[j], e.limits[0]
+    job.cached_host = job.cached_disk = job.cached_remote = 0
+    left = job.ctx - job.cached
     for tier in range(lim.tiers):
-        tokens = e.tier_blocks[tier] * lim.block_size
+        tokens = min(e.tier_blocks[tier] * lim.block_size, left)
+        left -= tokens
         if lim.tier_kind[tier] == 0:
             job.cached_host = tokens
         elif lim.tier_kind[tier] == 1:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pytest
-import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
-from dynosim.simulation.network import Network, Port
+from dynosim.simulation import links, state
+from dynosim.simulation.compiled import handle_of
 
 BANDWIDTH = {"prefill": 100.0, "decode": 50.0}
 """Bytes per second of one replica's port."""
+REPLICAS = 3
+Port = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,42 @@ class Job:
         return ("prefill", self.source), ("decode", self.target)
 
 
+@njit
+def _drive(handle, start_s, source, target, size_bytes, end_s):  # type: ignore[no-untyped-def]
+    """Begin the transfers in the order of their starts and fill in when each ends."""
+    e = state.open_engine(handle)
+    begun = 0
+    while begun < len(start_s) or e.net[0].active > 0:
+        if begun < len(start_s) and start_s[begun] <= e.net[0].next:
+            transfer = links.begin(e, start_s[begun], 0, 0, begun, size_bytes[begun])
+            links.over(e, transfer, source[begun])
+            links.over(e, transfer, target[begun])
+            links.depart(e, transfer)
+            begun += 1
+            continue
+        i = links.step(e)
+        if i >= 0:
+            end_s[e.transfers[i].job] = e.net[0].now
+            links.remove(e, i)
+
+
 def _run(*jobs: Job, latency_s: float = 0.0) -> list[float]:
     """Return when each transfer ended."""
-    env, ends = simpy.Environment(), [0.0] * len(jobs)
-    network = Network(env, BANDWIDTH, latency_s)
-
-    def process(index: int, job: Job) -> Generator[simpy.Event, Any, None]:
-        yield env.timeout(job.start_s)
-        yield from network.transfer(*job.ports, job.size_bytes)
-        ends[index] = env.now
-
-    for index, job in enumerate(jobs):
-        env.process(process(index, job))
-    env.run()
-    return ends
+    order = sorted(range(len(jobs)), key=lambda i: jobs[i].start_s)
+    arrays = {name: np.zeros((1, 1) if name in state._TABLES else 1) for name in state.Engine._fields}
+    arrays |= {
+        "limits": np.zeros(1, state.LIMITS),
+        "net": np.zeros(1, state.NET),
+        "links": np.zeros(2 * REPLICAS * 4, state.LINK),
+        "transfers": np.zeros(len(jobs) + 1, state.TRANSFER),
+    }
+    arrays["net"]["next"], arrays["links"]["latency_s"] = math.inf, latency_s
+    arrays["links"]["bytes_s"][0::2], arrays["links"]["bytes_s"][1::2] = BANDWIDTH["prefill"], BANDWIDTH["decode"]
+    columns = [[jobs[i].start_s, 2 * jobs[i].source, 2 * jobs[i].target + 1, jobs[i].size_bytes] for i in order]
+    start, source, target, size = np.array(columns).T
+    ends = np.zeros(len(jobs))
+    _drive(handle_of(list(arrays.values())), start, source.astype(np.int64), target.astype(np.int64), size, ends)
+    return [float(ends[order.index(i)]) for i in range(len(jobs))]
 
 
 def test_alone_a_transfer_runs_at_its_slower_port() -> None:

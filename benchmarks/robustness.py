@@ -29,6 +29,8 @@ from simulation.compare import assert_equal, run_oracle
 from simulation.scenarios import Seeded, make_configured_workload, make_deployment, make_workload
 
 LIMIT_S = 60
+WARM_UP = 20
+"""Examples that are run before the processes start, so that those find everything compiled."""
 ORACLE_SHARE = 10
 """Every so many-th example is compared with the oracle."""
 
@@ -45,9 +47,9 @@ def try_one(seed: int, k: int) -> None:
         assert_equal(done.result, *run_oracle(deployment, workload))
 
 
-def outcome(seed: int, k: int) -> str:
+def outcome(seed: int, k: int, limit_s: int = LIMIT_S) -> str:
     """Return ``ok``, ``refused``, or in one line what went wrong with example *k*."""
-    signal.alarm(LIMIT_S)
+    signal.alarm(limit_s)
     try:
         try_one(seed, k)
     except DynosimError:
@@ -83,6 +85,8 @@ def main() -> int:
         return 0
     started, found = time.monotonic(), defaultdict[str, list[int]](list)
     examples = range(args.start, args.start + args.examples)
+    for k in range(WARM_UP):
+        outcome(args.seed, k, limit_s=0)
     with ProcessPoolExecutor(args.processes, initializer=_prepare) as pool:
         outcomes = pool.map(outcome, [args.seed] * len(examples), examples, chunksize=25)
         for k, said in zip(examples, outcomes, strict=True):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynosim.config import DeploymentConfig, HostTier, OffloadConfig, PoolConfig
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.topology import Rank, place
 from dynosim.simulation import state
+
+IntArray = NDArray[np.int64]
 
 
 class Network:
@@ -19,7 +22,9 @@ class Network:
         self._links: list[tuple[float, float]] = []
         self._racks: dict[int, tuple[int, int]] = {}
         self._domains: dict[object, int] = {}
-        self.row_links, self.domains, self.racks = {}, {}, {}
+        self.row_links: dict[str, IntArray] = {}
+        self.domains: dict[str, IntArray] = {}
+        self.racks: dict[str, IntArray] = {}
         for role, pool in deployment.pools().items():
             self._add_pool(role, pool, deployment)
         self.links = np.zeros(max(len(self._links), 1), state.LINK)

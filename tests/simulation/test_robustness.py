@@ -27,9 +27,9 @@ from simulation.scenarios import Drawn, make_configured_workload, make_deploymen
 @given(data=st.data())
 def test_every_run_obeys_the_laws(data: st.DataObject) -> None:
     choices = Drawn(data)
-    deployment = make_deployment(choices)
-    workload = choices.of(make_workload, make_configured_workload)(choices)
     try:
+        deployment = make_deployment(choices)
+        workload = choices.of(make_workload, make_configured_workload)(choices)
         done = laws.run(deployment, workload)
     except DynosimError:
         assume(False)
@@ -64,7 +64,7 @@ def _overload(**more: Any) -> laws.Run:
             "type": "synthetic",
             "requests": 2000,
             "input_tokens": {"type": "fixed", "tokens": 4000},
-            "output_tokens": {"type": "fixed", "tokens": 200},
+            "output_tokens": {"type": "fixed", "tokens": 20},
         },
         "load": {"type": "poisson", "rate_rps": 40.0},
         **more,

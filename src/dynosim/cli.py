@@ -348,8 +348,11 @@ def _show_trial(study: Study, args: argparse.Namespace) -> int:
 def _launch(args: argparse.Namespace) -> int:
     from dynosim.report import launch_script
     from dynosim.run import load_space
+    from dynosim.space import feasibility
 
-    print(launch_script(load_space(args.config, overrides=args.overrides).reference), end="")
+    scenario = load_space(args.config, overrides=args.overrides).reference
+    feasibility.check(scenario)
+    print(launch_script(scenario), end="")
     return OK
 
 

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import yaml
 
+from dynosim.cli import main
 from dynosim.config import DeploymentConfig, Scenario
 from dynosim.report import launch_script
 
@@ -156,6 +157,13 @@ def test_pools_of_a_disaggregated_deployment_have_a_command_each():
 ])  # fmt: skip
 def test_the_checkpoint_has_the_precision(model, quantization, checkpoint):
     assert f"vllm serve {checkpoint} " in _script("vllm", model, {"quantization": quantization})
+
+
+def test_what_cannot_start_has_no_command(capsys):
+    assert main(["launch", "tiny"]) == 0
+    assert "vllm serve meta-llama/Llama-3.1-8B-Instruct" in capsys.readouterr().out
+    assert main(["launch", "llama70b", "--set", "baseline={}"]) == 3
+    assert "does not fit" in capsys.readouterr().err
 
 
 def test_what_has_no_flag_is_said():

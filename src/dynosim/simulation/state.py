@@ -253,7 +253,7 @@ class Engine(NamedTuple):
     expert_s: NDArray[np.float64]
 
 
-_DTYPES = {
+_DTYPES: dict[str, Any] = {
     "limits": LIMITS, "replicas": REPLICA, "jobs": JOB, "caches": CACHE, "slots": SLOT, "events": EVENT, "log": LOG,
     "net": NET, "links": LINK, "transfers": TRANSFER, "hash_ids": np.int64, "tier_blocks": np.int64,
     "running": np.int64, "row_links": np.int64,

@@ -12,7 +12,7 @@ import numpy as np
 
 from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, TopologyConfig
 from dynosim.hardware.gpus import get_gpu
-from dynosim.hardware.memory import kv_dtype
+from dynosim.hardware.memory import kv_bytes_per_token, kv_dtype
 from dynosim.hardware.models import get_model
 from dynosim.hardware.roofline import verification_cost
 from dynosim.hardware.topology import stage_bytes
@@ -71,6 +71,20 @@ def add_stage_transfers(tables: PassTables, deployment: DeploymentConfig, pool: 
     per_request = 1 + speculative.num_speculative_tokens if speculative else 1
     seconds, token_s = point_to_point_s(deployment, pool)
     return _add(tables, seconds, token_s, per_request * token_s)
+
+
+def add_write_through(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
+    """Add the memory traffic of KV offloading, but to formulas that know no hardware.
+
+    The copy down reads the KV of every token once more, while the pass needs the same memory.
+    """
+    offload = pool.kv_offload
+    if not tables.fused or not (offload.host or offload.disk or offload.remote):
+        return tables
+    gpu, model = get_gpu(deployment.pool_gpu(pool)), get_model(deployment.model)
+    per_token = kv_bytes_per_token(model, pool.tensor_parallel_size, kv_dtype(deployment))
+    token_s = per_token / gpu.memory_bandwidth_bytes_s
+    return _add(tables, 0.0, token_s, token_s)
 
 
 def add_overheads(tables: PassTables, engine: EngineConfig) -> PassTables:

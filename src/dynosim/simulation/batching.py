@@ -1,0 +1,428 @@
+"""Continuous batching: a row plans its next pass and commits it; pure decode passes are jumped over exactly. Compiled.
+
+``plan`` lets the scheduler choose the next forward pass (``schedulers``) and knows when it ends; ``commit`` makes its
+effects visible. While a batch only decodes, nothing is decided between passes: plan then covers k passes at once, up to
+the first finish, arrival or block shortage. Their total time is closed form because a pass is piecewise linear in the
+batch's total context (``timing.base``). Ranks step through their passes one by one, as the slowest may change;
+pipelines and speculative decoding plan every pass.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+
+from dynosim.simulation import kv_cache, queues, tiers
+from dynosim.simulation.compiled import inner, unit
+from dynosim.simulation.gaps import record_gaps
+from dynosim.simulation.passes import pass_time_together, run_decodes, stall, through_stages
+from dynosim.simulation.schedulers import blocks_of, cache_of, emit, grow, schedule
+from dynosim.simulation.state import (
+    BATCH_SLOTS,
+    DECODE_BUSY,
+    ENGINE,
+    FINISHED,
+    KV_BLOCKS,
+    NONE,
+    PREFILL_BUSY,
+    PREFILL_DONE,
+)
+
+# ---------------------------------------------------------------------------------------------------------------- plan
+
+
+@inner
+def leader(e, r):
+    """First of the rows that plan and commit together with row *r*."""
+    return r - r % e.limits[0].ranks
+
+
+@inner
+def _start(e, r):
+    """When row *r* may start its next pass: inf when there is nothing to do."""
+    rep = e.replicas[r]
+    queue = e.replicas[rep.queue]
+    if rep.n_running > 0:
+        start = rep.now
+    elif queue.wait_head != NONE:
+        start = max(rep.now, e.jobs[queue.wait_head].visible)
+    else:
+        start = max(rep.now, queues.next_arrival(e, rep.queue))
+    if e.limits[0].lanes > 1:
+        start = max(start, e.stage_free[rep.queue, 0])
+    return start
+
+
+@inner
+def start_together(e, g):
+    """When the rows that start with *g* may start their next pass."""
+    start = math.inf
+    for r in range(g, g + e.limits[0].ranks):
+        start = min(start, _start(e, r))
+    return start
+
+
+@inner
+def _count_batch(e, r):
+    """Sum up the planned pass; returns the passes until a decode finishes, or 1 if a gap is to be noted by itself."""
+    rep, warmup = e.replicas[r], e.limits[0].warmup
+    rep.n_decode = rep.n_measured = rep.decode_tokens = 0
+    rep.prefill_tokens = rep.context = 0
+    left = 1 << 60
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        job = e.jobs[j]
+        if job.prefilling:
+            rep.prefill_tokens += job.chunk
+        elif job.chunk > 0:
+            rep.n_decode += 1
+            rep.decode_tokens += job.chunk
+            alone = job.generated == 0 or not math.isnan(job.gap_from)
+            rep.n_measured += j >= warmup and not alone
+            rep.context += job.ctx + job.chunk
+            left = min(left, 1 if alone else job.output - job.generated)
+    return left
+
+
+@inner
+def _blocks_after(e, r, passes):
+    """Blocks that *passes* decode passes take beyond those held."""
+    rep, total = e.replicas[r], 0
+    for i in range(rep.n_running):
+        job = e.jobs[e.running[r, i]]
+        total += max(blocks_of(e, job.ctx + passes) - job.blocks, 0)
+    return total
+
+
+@inner
+def _passes_with_blocks(e, r, passes):
+    """Largest number of decode passes, up to *passes*, for which the free blocks suffice."""
+    free = cache_of(e, r).free_blocks
+    if e.replicas[r].n_decode * blocks_of(e, passes) <= free:
+        return passes
+    low, high = 1, passes + 1
+    while high - low > 1:
+        mid = (low + high) >> 1
+        if _blocks_after(e, r, mid) <= free:
+            low = mid
+        else:
+            high = mid
+    return low
+
+
+@inner
+def _row_growth_evicts(e, r, passes):
+    """Whether so many decode passes of row *r* may take blocks that hold a prefix."""
+    head = e.slots[cache_of(e, r).lru_head]
+    return head.key >= 0 or head.count < e.replicas[r].n_decode * blocks_of(e, passes)
+
+
+@inner
+def growth_evicts(e, g, passes):
+    evicts = False
+    for r in range(g, g + e.limits[0].ranks):
+        evicts |= e.replicas[r].n_decode > 0 and _row_growth_evicts(e, r, passes)
+    return evicts
+
+
+@inner
+def next_arrival(e, r):
+    """When an arrival may change the batch: never while it is full or the head of the queue is blocked."""
+    rep, lim = e.replicas[r], e.limits[0]
+    blocked = rep.wait_head != NONE and not lim.ordered and not lim.longest_prefix
+    if blocked or rep.full or rep.n_running >= lim.max_num_seqs:
+        return math.inf
+    return queues.next_arrival(e, r)
+
+
+@inner
+def _wait_reason(e, r, short):
+    """Note what those who wait in the queue of row *r* wait for from now on."""
+    rep = e.replicas[r]
+    queue = e.replicas[rep.queue]
+    if short != NONE:
+        queue.reason = short
+    elif rep.n_running >= e.limits[0].max_num_seqs:
+        queue.reason = BATCH_SLOTS
+    elif rep.full:
+        queue.reason = KV_BLOCKS
+    else:
+        queue.reason = PREFILL_BUSY if rep.prefill_tokens > 0 else DECODE_BUSY
+
+
+@unit(types.int64(ENGINE, types.int64, types.float64))
+def _choose(e, r, now):
+    """Let row *r* choose its next pass; returns how many decode passes nothing can change in, as far as it knows."""
+    rep = e.replicas[r]
+    rep.now = now
+    e.limits[0].clock = now
+    queues.look(e, rep.queue, now)
+    preempted, short = schedule(e, r)
+    left = _count_batch(e, r)
+    _wait_reason(e, r, short)
+    if rep.n_decode == 0 or rep.prefill_tokens > 0:
+        return left
+    if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
+        return 1
+    looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
+    if looks and _row_growth_evicts(e, r, left):
+        return 1  # the router's index, or the choice of who is next, depends on what is evicted when
+    return _passes_with_blocks(e, r, left)
+
+
+@unit(types.void(ENGINE, types.int64))
+def plan(e, g):
+    """Schedule the next pass of the rows that start with *g*, or their next run of pure decode passes."""
+    now, lim = start_together(e, g), e.limits[0]
+    passes, decodes, prefill, slowest, arrival = 1 << 60, 0, 0, 0.0, math.inf
+    for r in range(g, g + lim.ranks):
+        passes = min(passes, _choose(e, r, now))
+        decodes, prefill = decodes + e.replicas[r].n_decode, prefill + e.replicas[r].prefill_tokens
+        arrival = min(arrival, next_arrival(e, r))
+    end = math.inf
+    if prefill > 0 or (decodes > 0 and (lim.lanes > 1 or lim.tokens_per_decode > 1)):
+        slowest = pass_time_together(e, g, prefill)
+        passes, end = 1, through_stages(e, g, now, slowest) if lim.lanes > 1 else now + slowest
+    elif decodes > 0:
+        passes, seconds = run_decodes(e, g, passes, arrival - now, 0)
+        end = now + seconds
+    for r in range(g, g + lim.ranks):
+        rep = e.replicas[r]
+        rep.planned, rep.passes_planned, rep.end = 1, passes, end
+        rep.stall_planned = stall(e, r, slowest) if prefill > 0 else 0.0
+
+
+# -------------------------------------------------------------------------------------------------------------- commit
+
+
+@inner
+def _finish(e, r, j):
+    rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
+    job.last = rep.end
+    job.stall_s += rep.stalled - job.stall_mark
+    rep.full = 0
+    rep.finished += 1
+    kv_cache.register(e, rep.cache, j, job.ctx)
+    tiers.store(e, r, j, rep.end)
+    if not lim.hold:
+        let_go(e, r, j, rep.end)
+    if lim.watch:
+        emit(e, rep.end, PREFILL_DONE if lim.hold else FINISHED, j)
+
+
+@inner
+def let_go(e, r, j, time):
+    """Job *j* needs nothing of its row any more."""
+    owner = e.replicas[e.replicas[r].queue]
+    kv_cache.release(e, owner.cache, j)
+    owner.outstanding -= 1
+    owner.kv_load -= e.jobs[j].input
+    owner.left = max(owner.left, time)
+
+
+@inner
+def _token(e, r, j):
+    """A prompt (or a recomputed context) has caught up: its token comes out at the end of the pass."""
+    rep, job = e.replicas[r], e.jobs[j]
+    job.prefilling = 0
+    job.stall_mark = rep.stalled
+    job.generated += 1
+    e.replicas[rep.queue].prefill_load -= job.prefill_load
+    job.prefill_load = 0
+    if job.generated == 1:
+        job.first = rep.end
+    elif job.generated == 2:
+        job.second = rep.end
+    if not math.isnan(job.preempted_at):
+        job.preempted_decode_s += rep.end - job.preempted_at
+        job.preempted_at = math.nan
+    _show_gap(e, j, rep.end)
+
+
+@inner
+def _show_gap(e, j, time):
+    """Record a token gap that is longer than one pass: after a hand-off or a preemption."""
+    job = e.jobs[j]
+    if not math.isnan(job.gap_from):
+        if j >= e.limits[0].warmup:
+            record_gaps(e.gap_count, e.gap_sum, e.gap_range, time - job.gap_from, 0.0, 1, 1)
+        job.gap_from = math.nan
+
+
+@inner
+def _early_tokens(e, r, j):
+    """Note when the first token (then the run is one pass long) or the second comes out of the planned decodes."""
+    rep, job = e.replicas[r], e.jobs[j]
+    if job.generated == 0:
+        job.first = rep.end
+    else:
+        job.second = rep.now + run_decodes(e, leader(e, r), 1, math.inf, 0)[1]
+        _show_gap(e, j, rep.end)
+
+
+@inner
+def _commit_decodes(e, r):
+    """Apply the planned decode passes to every running request of row *r*."""
+    rep, k = e.replicas[r], e.replicas[r].passes_planned
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        job = e.jobs[j]
+        if job.generated < 2:
+            _early_tokens(e, r, j)
+        elif not math.isnan(job.gap_from):
+            _show_gap(e, j, rep.end)
+        job.ctx += k
+        job.generated += k
+        grow(e, r, j, job.ctx)
+    rep.ratio_steps += k
+
+
+@inner
+def _mix(x):
+    """One step of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@inner
+def accepted(rates, seed, j, round, most):
+    """Draft tokens of job *j* that are accepted in a round, up to *most*: independent of everything else."""
+    state = _mix(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(j + 1))
+    for k in range(most):
+        draw = _mix(state + np.uint64(round * 64 + k + 1) * np.uint64(0x9E3779B97F4A7C15))
+        if (draw >> np.uint64(11)) * (1.0 / 9007199254740992.0) >= rates[min(k, len(rates) - 1)]:
+            return k
+    return most
+
+
+@inner
+def _decode_once(e, r, j):
+    """Apply one pass to a decode: a token, and the drafts that were right."""
+    rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
+    tokens = 1
+    if job.chunk > 1:
+        tokens += accepted(e.accept, lim.seed, j, job.rounds, job.chunk - 1)
+        job.rounds += 1
+    tokens = min(tokens, job.output - job.generated)
+    if job.generated == 0:
+        job.first = rep.end
+    else:
+        _show_gap(e, j, rep.end)
+    if job.generated < 2 <= job.generated + tokens:
+        job.second = rep.end
+    if tokens > 1 and j >= lim.warmup:
+        record_gaps(e.gap_count, e.gap_sum, e.gap_range, 0.0, 0.0, 1, tokens - 1)
+    job.ctx += tokens
+    job.generated += tokens
+
+
+@inner
+def _commit_pass(e, r):
+    """Apply one pass, with whatever is in it."""
+    rep = e.replicas[r]
+    rep.stalled += rep.stall_planned
+    rep.ratio_steps += rep.prefill_tokens == 0
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        job = e.jobs[j]
+        if job.prefilling and job.chunk > 0:
+            job.ctx += job.chunk
+            if job.ctx == job.input + job.generated:
+                _token(e, r, j)
+            tiers.store(e, r, j, rep.end)
+        elif job.chunk > 0:
+            _decode_once(e, r, j)
+        elif not job.prefilling and job.generated > 0 and math.isnan(job.gap_from):
+            job.gap_from = rep.last_end
+    if rep.n_measured > 0:
+        record_gaps(e.gap_count, e.gap_sum, e.gap_range, rep.end - rep.last_end, 0.0, 1, rep.n_measured)
+
+
+@inner
+def _account(e, r):
+    """Add the planned passes to what the row has done."""
+    rep, lim, cache = e.replicas[r], e.limits[0], cache_of(e, r)
+    seconds = rep.end - rep.now
+    rep.busy_s += seconds
+    rep.passes += rep.passes_planned
+    rep.prefill_done_tokens += rep.prefill_tokens
+    rep.decode_done_tokens += rep.decode_tokens * rep.passes_planned
+    rep.batch_time += seconds * rep.n_decode
+    rep.block_time += seconds * (lim.num_blocks - cache.free_blocks)
+    if (
+        rep.prefill_tokens + rep.decode_tokens > lim.measured_tokens
+        or rep.context > lim.measured_context * rep.n_decode
+    ):
+        rep.extrapolated_s += seconds
+
+
+@inner
+def _record_run(e, g):
+    """Note the token gaps of a run of decode passes."""
+    weight = 0
+    for r in range(g, g + e.limits[0].ranks):
+        weight += e.replicas[r].n_measured
+    if weight > 0:
+        run_decodes(e, g, e.replicas[g].passes_planned, math.inf, weight)
+
+
+@inner
+def _is_run(e, g):
+    """Whether the planned passes are pure decodes, one token each."""
+    lim = e.limits[0]
+    if lim.lanes > 1 or lim.tokens_per_decode > 1:
+        return False
+    for r in range(g, g + lim.ranks):
+        if e.replicas[r].prefill_tokens > 0 or e.replicas[r].n_decode < e.replicas[r].n_running:
+            return False
+    return True
+
+
+@inner
+def _clear_out(e, r):
+    """Let finished requests leave, in batch order, and get ready for the next plan."""
+    rep, kept = e.replicas[r], 0
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        if e.jobs[j].generated >= e.jobs[j].output:
+            _finish(e, r, j)
+        else:
+            e.running[r, kept] = j
+            kept += 1
+    rep.n_running = kept
+    rep.now = rep.last_end = rep.end
+    rep.planned, rep.end = 0, math.inf
+
+
+@unit(types.void(ENGINE, types.int64))
+def commit(e, g):
+    """Make the planned passes' effects visible at their end."""
+    e.limits[0].clock = e.replicas[g].end
+    run = _is_run(e, g)
+    if run:
+        _record_run(e, g)
+    for r in range(g, g + e.limits[0].ranks):
+        _account(e, r)
+        if run:
+            _commit_decodes(e, r)
+        else:
+            _commit_pass(e, r)
+    for r in range(g, g + e.limits[0].ranks):
+        _clear_out(e, r)
+    if e.limits[0].lanes > 1:
+        wake(e, e.replicas[g].queue, e.replicas[g].now)
+
+
+@inner
+def wake(e, q, time):
+    """Let the rows of queue *q* that found nothing to do look again."""
+    lim = e.limits[0]
+    first = leader(e, q)
+    for r in range(first, first + max(lim.ranks, lim.lanes)):
+        rep = e.replicas[r]
+        if rep.planned and rep.end == math.inf:
+            rep.planned = 0
+            rep.now = max(rep.now, time)

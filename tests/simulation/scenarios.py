@@ -104,21 +104,22 @@ def make_scaler(choices: Choices, replicas: int) -> dict[str, Any]:
 
 
 def make_pool(choices: Choices, moe: bool, engine: str) -> dict[str, Any]:
-    seqs, replicas = choices.of(2, 1, 5, 16), choices.integer(1, 3)
-    budget = max(choices.of(64, seqs, 300, 4096), seqs)
-    sizes = [size for size in (16, 4, 1) if engine != "sglang" or size <= budget]
+    seqs, replicas = choices.of(16, 5, 2, 1, 16), choices.of(1, 1, 2, 3)
+    budget = max(choices.of(300, 64, seqs, 4096), seqs)
+    block = choices.of(*(size for size in (16, 4, 1) if engine != "sglang" or size <= budget))
     pool = {
         "replicas": replicas,
         "tensor_parallel_size": 4,
         "max_num_seqs": seqs,
         "max_num_batched_tokens": budget,
-        "block_size": choices.of(*sizes),
-        "num_gpu_blocks_override": choices.of(150, 60, 4000),
+        "block_size": block,
+        # Room for one or two of the longest requests, for some, or for all.
+        "num_gpu_blocks_override": choices.of(700, 1300, 300, 3000, 60_000) // block,
         "enable_prefix_caching": choices.of(True, True, False),
-        "enable_chunked_prefill": choices.of(True, False),
+        "enable_chunked_prefill": choices.of(True, True, False),
         "scheduler_reserve_full_isl": choices.of(False, True),
         "scheduling_policy": choices.of("fcfs", "fcfs", "priority", "shortest_prompt", "deadline", "longest_prefix"),
-        "kv_offload": choices.of({}, {}, make_tiers(choices)),
+        "kv_offload": choices.of({}, make_tiers(choices)),
         "autoscaler": rarely(choices, make_scaler(choices, replicas)),
     }
     if moe:
@@ -144,9 +145,9 @@ def make_failures(choices: Choices, roles: list[str]) -> dict[str, Any]:
     }
     straggler = {"pool": choices.of(*roles), "replica": 0, "slowdown": 2.5}
     return {
-        "crashes": rarely(choices, [crash], []),
+        "crashes": choices.of([crash], []),
         "stragglers": rarely(choices, [straggler], []),
-        "mtbf_s": rarely(choices, 5.0),
+        "mtbf_s": choices.of(None, 5.0),
         "mttr_s": 0.8,
         "on_crash": choices.of("retry", "migrate", "lose"),
         "detection_s": choices.of(0.0, 0.25),
@@ -203,10 +204,10 @@ def make_deployment(choices: Choices) -> DeploymentConfig:
 def make_workload(choices: Choices) -> Workload:
     """Return random requests: shared prefixes, turns that repeat answers, graphs, priorities, deadlines."""
     rng = np.random.default_rng(choices.integer(0, 10_000))
-    n, longest = choices.integer(1, 40), choices.of(40, 400)
-    node, sharing = choices.of(16, 48), choices.of(0.7, 0.0)
+    n, longest = choices.integer(1, 40), choices.of(400, 400, 40)
+    node, sharing = choices.of(16, 48), choices.of(0.7, 0.9, 0.0)
     linked, closed = choices.of(False, True), choices.of(False, False, True)
-    inputs, outputs = rng.integers(1, longest, n), rng.integers(1, 60, n)
+    inputs, outputs = rng.integers(1, longest, n), rng.integers(1, choices.of(150, 60), n)
     session, after, prompts, hashed = [], [], [], []
     fresh = 0
     for i in range(n):
@@ -230,7 +231,7 @@ def make_workload(choices: Choices) -> Workload:
         fresh += new
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in prompts])])
     # Quantised times make simultaneous arrivals, where the order of events matters most.
-    times = np.sort(np.round(rng.exponential(1.0, n).cumsum() / choices.of(5.0, 0.5, 50.0), 1))
+    times = np.sort(np.round(rng.exponential(1.0, n).cumsum() / choices.of(20.0, 3.0, 0.5), 1))
     return Workload(
         name="random",
         arrival_s=np.zeros(n) if closed else times,

@@ -47,7 +47,8 @@ def effective_tables(deployment: DeploymentConfig, pool: PoolConfig) -> PassTabl
     """Return the pass times that the engine of one rank of *pool* reads; TimingError where the source has no data.
 
     The source's tables with the verification of drafted tokens, the transfers between pipeline stages, the traffic of
-    KV offloading and the engine's overheads in them. A pass still goes through the whole model: with P stages each takes a P-th of it.
+    KV offloading and the engine's overheads in them. A pass still goes through the whole model: with P stages each
+    takes a P-th of it.
     """
     drafted = deployment.engine.speculative.num_speculative_tokens if deployment.engine.speculative else 0
     decode_tokens = pool.max_num_seqs * (1 + drafted)

@@ -35,6 +35,7 @@ class Job:
         self.input, self.output, self.hashed = int(row["input"]), int(row["output"]), int(row["hashed"])
         self.rank: Rank | None = None
         self.rounds = 0  # of speculation
+        self.order = 0  # of admission
         self.reset()
 
     def reset(self) -> None:
@@ -68,6 +69,8 @@ class Lane:
     def __init__(self, rank: Rank, row: int) -> None:
         self.rank, self.row = rank, row
         self.running: list[Job] = []
+        self.unit: Unit  # that it is planned in
+        self.planned = 0, 0, 0  # prefill tokens, decode tokens, decodes
         self.stalled = self.stall_planned = 0.0
         self.full, self.ratio_base, self.ratio_steps = False, 0.0, 0
 
@@ -89,12 +92,13 @@ class Lane:
             wanted = job.tokens - job.ctx if job.prefilling else rank.pool.decode_tokens(job)
             job.chunk = min(wanted, budget)
             if rank.missing(job, job.ctx + job.chunk) > len(rank.cache.free):
-                # The largest key, the last in running order among equals; then this one, or its successor, again.
-                k = max(range(len(self.running)), key=lambda k: (self.running[k].key, k))
-                if k < i:
-                    budget += self.running[k].chunk
+                # The largest key in all batches, the latest admitted among equals; then this one, or its successor,
+                # again. One of another batch loses the pass that is on its way.
+                lane, victim = max(rank.running(), key=lambda pair: (pair[1].key, pair[1].order))
+                if lane is self and self.running.index(victim) < i:
+                    budget += victim.chunk
                     i -= 1
-                self.preempt(self.running[k], now)
+                lane.preempt(victim, lane.unit.now)
                 preempted = True
                 continue
             rank.grow(job, job.ctx + job.chunk)
@@ -287,6 +291,8 @@ class Lane:
             rank.register(job, job.ctx + chunk)
         job.kv = s.LOCAL
         self.running.append(job)
+        rank.admissions += 1
+        job.order = rank.admissions
 
     def preempt(self, job: Job, now: float, *, front: bool = True) -> None:
         self.running.remove(job)
@@ -358,12 +364,13 @@ class Lane:
 
     def account(self, seconds: float) -> None:
         """Add the planned pass to what the row has done."""
-        row, decodes = self.rank.pool.e.replicas[self.row], self.decodes
+        row = self.rank.pool.e.replicas[self.row]
+        prefill_tokens, decode_tokens, decodes = self.planned
         row["busy_s"] += seconds
         row["passes"] += 1
-        row["prefill_done_tokens"] += sum(job.chunk for job in self.chunks)
-        row["decode_done_tokens"] += sum(job.chunk for job in decodes)
-        row["batch_time"] += seconds * len(decodes)
+        row["prefill_done_tokens"] += prefill_tokens
+        row["decode_done_tokens"] += decode_tokens
+        row["batch_time"] += seconds * decodes
 
     def apply(self, end: float) -> None:
         """Make the planned pass's tokens visible."""
@@ -428,6 +435,7 @@ class Rank:
         self.pool, self.row = pool, row
         self.lanes = [Lane(self, row + k) for k in range(lanes)]
         self.stage_free = [0.0] * lanes
+        self.admissions = 0
         self.tiers = [pool.tier(row, t) for t in range(int(pool.lim["tiers"]))]
         self.clear()
 
@@ -468,6 +476,9 @@ class Rank:
         if math.isnan(job.row["scheduled"]) and job.kv != s.LOADED:
             self.pool.e.job_waits[job.index, reason] += now - job.wait_from
         job.wait_from = now
+
+    def running(self) -> list[tuple[Lane, Job]]:
+        return [(lane, job) for lane in self.lanes for job in lane.running]
 
     def candidate(self) -> Job:
         if not self.pool.lim["longest_prefix"] or len(self.waiting) > MANY_WAITING:
@@ -651,6 +662,8 @@ class Unit:
 
     def __init__(self, lanes: list[Lane]) -> None:
         self.lanes = lanes
+        for lane in lanes:
+            lane.unit = self
         self.now, self.end = 0.0, math.inf
         self.planned = False
         self.pipeline = len(lanes[0].rank.lanes) > 1
@@ -703,6 +716,8 @@ class Unit:
             seconds = max(lane.pass_time() - part for lane, part in zip(self.lanes, experts, strict=True))
             seconds = max(seconds, 0.0) + self.expert_time(-(-sum(carried) // len(carried)))
         for lane in self.lanes:
+            prefill, decode = (sum(job.chunk for job in jobs) for jobs in (lane.chunks, lane.decodes))
+            lane.planned = prefill, decode, len(lane.decodes)
             lane.stall_planned = max(seconds - lane.decode_time(), 0.0) if prefills else 0.0
         self.end = self.through_stages(seconds) if self.pipeline else self.now + seconds
 

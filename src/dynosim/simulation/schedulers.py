@@ -239,13 +239,31 @@ def _admit(e, r, j, budget):
 
 @inner
 def _victim(e, r):
-    """Index of the running job that is preempted first: of the largest key, the last."""
-    rep, v = e.replicas[r], e.replicas[r].n_running - 1
-    if e.limits[0].ordered:
-        for i in range(rep.n_running - 1, -1, -1):
-            if e.jobs[e.running[r, i]].key > e.jobs[e.running[r, v]].key:
-                v = i
-    return v
+    """Return (row, index) of the running job that is preempted first: of the largest key, the latest admitted.
+
+    The lanes of a pipeline are one batch here, as in vLLM: if each preempted its own, they could do so in turns for
+    ever. Who was admitted first is safe from all others, so that somebody always gets on.
+    """
+    q, lim = e.replicas[r].queue, e.limits[0]
+    row, v = r, e.replicas[r].n_running - 1
+    if not lim.ordered and lim.lanes == 1:
+        return row, v
+    for lane in range(q, q + lim.lanes):
+        for i in range(e.replicas[lane].n_running):
+            job, worst = e.jobs[e.running[lane, i]], e.jobs[e.running[row, v]]
+            if job.key > worst.key or (job.key == worst.key and job.order > worst.order):
+                row, v = lane, i
+    return row, v
+
+
+@inner
+def _leave_pass(e, row, v):
+    """A job that is preempted while its pass is on its way does not get its token."""
+    j = e.running[row, v]
+    job = e.jobs[j]
+    alone = job.generated == 0 or not math.isnan(job.gap_from)
+    if job.chunk > 0 and not job.prefilling and not alone and j >= e.limits[0].warmup:
+        e.replicas[row].n_measured -= 1
 
 
 @inner
@@ -259,10 +277,13 @@ def _schedule_running(e, r):
         wanted = job.input + job.generated - job.ctx if job.prefilling else _decode_tokens(e, j)
         job.chunk = min(wanted, budget)
         if blocks_of(e, job.ctx + job.chunk) - job.blocks > cache_of(e, r).free_blocks:
-            v = _victim(e, r)
-            budget += e.jobs[e.running[r, v]].chunk if v < i else 0
-            i -= v < i
-            queues.push_preempted(e, rep.queue, preempt(e, r, v))
+            row, v = _victim(e, r)
+            if row != r:
+                _leave_pass(e, row, v)
+            elif v < i:
+                budget += e.jobs[e.running[r, v]].chunk
+                i -= 1
+            queues.push_preempted(e, rep.queue, preempt(e, row, v))
             preempted = True
             continue
         grow(e, r, j, job.ctx + job.chunk)
@@ -309,6 +330,9 @@ def _enter(e, r, j, chunk):
         return 0
     e.running[r, e.replicas[r].n_running] = j
     e.replicas[r].n_running += 1
+    queue = e.replicas[e.replicas[r].queue]
+    e.jobs[j].order = queue.orders
+    queue.orders += 1
     return chunk
 
 

@@ -44,6 +44,7 @@ REPLICA = np.dtype(
         ("planned", "i8"),
         ("passes_planned", "i8"),
         ("n_running", "i8"),
+        ("orders", "i8"),  # admissions so far, of the queue's row
         ("n_decode", "i8"),  # in the planned pass
         ("n_measured", "i8"),  # decodes whose gap counts: after the warm-up, not resumed from preemption
         ("prefill_tokens", "i8"),  # in the planned pass
@@ -89,6 +90,7 @@ JOB = np.dtype(
     [
         ("visible", "f8"),  # in the queue from then on
         ("key", "f8"),  # place in the queue: lower first
+        ("order", "i8"),  # place among all admissions to its queue
         ("static_key", "f8"),  # what the scheduling policy says of it
         ("scheduled", "f8"),
         ("landed", "f8"),

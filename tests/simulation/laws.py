@@ -134,7 +134,9 @@ def blocks_are_conserved(done: Run) -> None:
             assert not e.slots["refs"][free].any()
             used = slots[slots["refs"] > 0]["count"].sum()
             assert used + held + cache["free_blocks"] == pool.capacity.blocks, "blocks are lost"
-            assert cache["free_blocks"] == pool.capacity.blocks or not idle, "blocks are held by nobody"
+            # At a stop, copies to lower tiers may still be on their way.
+            drained = idle and math.isinf(done.workload.end_s)
+            assert cache["free_blocks"] == pool.capacity.blocks or not drained, "blocks are held by nobody"
         for name in ("outstanding", "prefill_load", "kv_load"):
             assert not e.replicas[name].any() or not idle, name
             assert (e.replicas[name] >= 0).all(), name

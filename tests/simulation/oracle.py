@@ -1003,7 +1003,7 @@ class OracleCore:
                 if math.isnan(job.row["last"]):
                     self.lose(job, time)
                 if o.lim["hold"]:
-                    self.withdraw(self.pools[1].jobs[job.index], time)
+                    self.take_off(self.pools[1].jobs[job.index], time)
                 job.rank = None
             for name in ("outstanding", "prefill_load", "kv_load"):
                 o.e.replicas[rank.row][name] = 0
@@ -1024,7 +1024,10 @@ class OracleCore:
         job.row["prefill_load"] = 0
         job.forget_blocks()
 
-    def withdraw(self, job: Job, time: float) -> None:
+    def withdraw(self, handle: np.ndarray, j: int, time: float) -> None:
+        self.take_off(self.of(handle).jobs[j], time)
+
+    def take_off(self, job: Job, time: float) -> None:
         """Take a decode job off whose prompt's KV will not come."""
         rank = job.rank
         if rank is None or job.kv not in (s.REMOTE, s.MOVING):
@@ -1059,7 +1062,7 @@ class OracleCore:
     def reserved(self, job: Job, now: float) -> None:
         if job.rank.pool.lim["destination_first"]:
             job.rank.pool.emit(now, s.RESERVED, job)
-        else:
+        if not math.isnan(self.pools[0].jobs[job.index].row["last"]):
             self.complete.append(job)
 
     def prefilled(self, job: Job) -> None:

@@ -141,7 +141,7 @@ class Lane:
                     return
                 tokens = job.tokens if lim["reserve_full"] else hit + chunk
                 if lim["scheduler"] == s.NO_EVICT:
-                    tokens = job.input + job.output
+                    tokens = rank.pool.whole(job)
                 if not rank.has_room(tokens, hit, found):
                     rank.reason = s.KV_BLOCKS
                     return
@@ -170,6 +170,7 @@ class Lane:
         decodes = [job for job in self.running if job.decoding]
         mixed = len(decodes) if lim["mixed_chunk"] else 0
         rem_chunk, rem_input = int(lim["max_num_batched_tokens"]) - mixed, int(lim["max_prefill_tokens"]) - mixed
+        first = True
         rem_total = len(rank.cache.free) * size - self.ratio() * sum(map(to_come, decodes))
 
         def pages(tokens: int) -> int:
@@ -180,6 +181,7 @@ class Lane:
                 job.chunk = pages(job.tokens - job.ctx)
                 rank.register(job, job.ctx + job.chunk)
                 rem_chunk, rem_input = rem_chunk - job.chunk, rem_input - job.chunk
+                first = job.chunk == 0
                 break
         while rank.waiting:
             if len(self.running) >= lim["max_num_seqs"]:
@@ -198,11 +200,13 @@ class Lane:
                     rank.reason = s.KV_BLOCKS
                     return
                 continue
-            if rem_chunk <= 0 or rem_input <= 0:
+            if rem_chunk <= 0 or (not first and rem_input <= 0):
                 rank.reason = s.TOKEN_BUDGET
                 return
             if job.kv == s.LOADED:
                 needs, rest, chunk = to_come(job), job.tokens - job.ctx, pages(job.tokens - job.ctx)
+                if not first and rest >= rem_input:
+                    chunk = 0
             else:
                 loading = rank.load(job, now)
                 if loading == "blocked":
@@ -218,6 +222,8 @@ class Lane:
                     rank.reason, self.full = s.KV_BLOCKS, True
                     return
                 chunk = 0 if rank.clip(rest, rem_chunk) == 0 else pages(rest)
+                if not first and rest >= rem_input:
+                    chunk = 0
                 if chunk:
                     rank.attach(job, hit, found, job.tokens)
                     job.ctx = hit
@@ -226,6 +232,7 @@ class Lane:
                 rank.reason = s.TOKEN_BUDGET
                 return
             self.join(job, chunk, now)
+            first = False
             rem_total, rem_chunk, rem_input = rem_total - needs, rem_chunk - chunk, rem_input - chunk
             if chunk < rest:
                 rank.reason = s.TOKEN_BUDGET
@@ -299,7 +306,7 @@ class Lane:
         self.drop(job, now)
         job.row["preemptions"] += 1
         job.visible = now
-        if front:
+        if front and not self.rank.pool.lim["ordered"]:
             self.rank.waiting.insert(self.rank.holders(), job)
         else:
             self.rank.insert(job)
@@ -516,7 +523,7 @@ class Rank:
         if self.pool.lim["scheduler"] != s.NO_EVICT:
             return 0
         admitted = [job for lane in self.lanes for job in lane.running] + list(self.bound)
-        return sum(max(self.pool.blocks(job.input + job.output) - job.blocks, 0) for job in admitted)
+        return sum(max(self.pool.blocks(self.pool.whole(job)) - job.blocks, 0) for job in admitted)
 
     def grow(self, job: Job, tokens: int) -> None:
         need = self.missing(job, tokens)
@@ -612,7 +619,7 @@ class Rank:
         tokens, parts = self.extended(job, job.tokens, found)
         if tokens <= hit:
             return "no"
-        reach = job.input + job.output if self.pool.lim["scheduler"] == s.NO_EVICT else job.tokens + 1
+        reach = self.pool.whole(job) if self.pool.lim["scheduler"] == s.NO_EVICT else job.tokens + 1
         if not self.has_room(reach, hit, found):
             return "blocked"
         self.attach(job, hit, found, job.tokens + 1)
@@ -792,6 +799,10 @@ class Oracle:
     def blocks(self, tokens: int) -> int:
         return -(-tokens // int(self.lim["block_size"]))
 
+    def whole(self, job: Job) -> int:
+        """Tokens that a request needs room for until it ends, drafts included."""
+        return job.input + job.output + int(self.lim["tokens_per_decode"]) - 1
+
     def node_blocks(self, i: int, tokens: int) -> int:
         node = int(self.lim["hash_tokens"])
         return max(min(node, tokens - i * node), 0) // int(self.lim["block_size"])
@@ -944,7 +955,7 @@ class OracleCore:
         job.key = float(job.row["static_key"]) + (time if o.lim["key_adds_time"] else 0.0)
         job.row["replica"] = r
         o.count(r, job, 1)
-        if job.kv == s.LOCAL:
+        if job.kv == s.LOCAL and job.generated == 0:
             job.row["prefill_load"] = job.input - rank.match(job, job.input)[0]
             o.e.replicas[r]["prefill_load"] += job.row["prefill_load"]
         rank.arrivals.append(job)

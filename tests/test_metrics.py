@@ -211,7 +211,14 @@ def test_a_run_that_ends_with_a_growing_queue_is_saturated() -> None:
     waiting = [(float(t), math.nan, math.nan, 10, 2, INCOMPLETE) for t in range(100, 160)]
     for extra, saturated in (([], 0.0), (waiting, 1.0)):
         requests = _make_rows(*rows, *extra)
-        requests["scheduled_s"] = np.where(requests["status"] == COMPLETED, requests["arrival_s"], np.nan)
+        never = requests["status"] == INCOMPLETE
+        for name, value in {
+            "scheduled_s": requests["arrival_s"],
+            "prefill_done_s": 0,
+            "kv_landed_s": 0,
+            "queue_s": 0,
+        }.items():
+            requests[name] = np.where(never, np.nan, value)
         result = replace(_make_result(requests, duration_s=160.0), stopped="duration" if extra else "")
         metrics = summarize(result, {}, PriceConfig())
         assert metrics.value("saturated") == saturated
@@ -357,7 +364,7 @@ def test_a_wrong_metric_names_what_is_near(metric: str, stat: str | None, messag
         check_metric(metric, stat, "here")
 
 
-@pytest.mark.parametrize(("load", "saturated"), [(0.5, 0.0), (0.8, 0.0), (1.2, 1.0), (3.0, 1.0)])
+@pytest.mark.parametrize(("load", "saturated"), [(0.5, 0.0), (0.9, 0.0), (1.1, 1.0), (3.0, 1.0)])
 def test_saturated_tells_a_growing_queue_from_a_busy_one(load: float, saturated: float) -> None:
     """One server of 0.1 s per request: M/D/1 is stable exactly below load 1."""
     deployment = DeploymentConfig.model_validate(
@@ -378,3 +385,52 @@ def test_saturated_tells_a_growing_queue_from_a_busy_one(load: float, saturated:
     for seed in range(3):
         result = simulate(deployment, load_workload(WorkloadConfig.model_validate(config), seed))
         assert summarize(result, {}, PriceConfig()).value("saturated") == saturated
+
+
+@pytest.mark.parametrize(("load", "saturated"), [(0.5, 0.0), (0.9, 0.0), (1.3, 1.0)])
+@pytest.mark.parametrize("stop", [{}, {"max_virtual_time_s": 120.0}])
+def test_a_kv_link_or_decode_pool_that_cannot_keep_up_saturates(
+    load: float, saturated: float, stop: dict[str, float]
+) -> None:
+    """1,000 prompt tokens of 128 KiB (Llama-3.1-8B, bf16) each at 1 GB/s: 131 ms per request on the link."""
+    transfer_s = 1000 * 2 * 32 * 8 * 128 * 2 / 1e9
+    pool = {"max_num_seqs": 64, "enable_prefix_caching": False, "replicas": 1}
+    deployment = DeploymentConfig.model_validate(
+        {
+            "model": "llama-3.1-8b",
+            "gpu": "h100_sxm",
+            "timing": {"type": "fixed", "prefill_ms_per_token": 0.01, "decode_ms": 1.0},
+            "mode": "disaggregated",
+            "disaggregated": {"prefill": pool, "decode": pool, "kv_transfer": {"bandwidth_gb_s": 1.0}},
+        }
+    )
+    source = {
+        "type": "synthetic",
+        "requests": 2000,
+        "input_tokens": {"type": "fixed", "tokens": 1000},
+        "output_tokens": {"type": "fixed", "tokens": 2},
+    }
+    config = {"source": source, "load": {"type": "poisson", "rate_rps": load / transfer_s}, **stop}
+    result = simulate(deployment, load_workload(WorkloadConfig.model_validate(config), 0))
+    assert summarize(result, {}, PriceConfig()).value("saturated") == saturated
+
+
+@pytest.mark.parametrize(("rate_rps", "saturated"), [(3.2, 0.0), (4.7, 1.0)])
+def test_slow_service_does_not_hide_a_growing_backlog(rate_rps: float, saturated: float) -> None:
+    """Sixteen slots of four seconds serve 4 requests/s; the wait stays below the service itself throughout."""
+    deployment = DeploymentConfig.model_validate(
+        {
+            "model": "llama-3.1-8b",
+            "gpu": "h100_sxm",
+            "timing": {"type": "fixed", "prefill_ms_per_token": 0.01, "decode_ms": 40.0},
+            "aggregated": {"max_num_seqs": 16, "enable_prefix_caching": False},
+        }
+    )
+    lengths = {"input_tokens": {"type": "fixed", "tokens": 10}, "output_tokens": {"type": "fixed", "tokens": 100}}
+    source = {"type": "synthetic", "requests": 100, **lengths}
+    config = {"source": source, "load": {"type": "constant_rate", "rate_rps": rate_rps}}
+    metrics = summarize(
+        simulate(deployment, load_workload(WorkloadConfig.model_validate(config), 0)), {}, PriceConfig()
+    )
+    assert metrics.value("queue_time", "max") < metrics.value("request_latency", "min")
+    assert metrics.value("saturated") == saturated

@@ -222,23 +222,48 @@ def _price(result: SimulationResult, prices: PriceConfig) -> float:
     )
 
 
-def _saturated(requests: NDArray[Any], end_s: float) -> bool:
-    """Whether the backlog grew: waiting in the last fifth of arrivals is over three times the first half's.
+def _waited(requests: NDArray[Any], end_s: float) -> Array:
+    """Seconds each waited before its first token beyond its own prefill, until *end_s* for who still waits.
 
-    And long against the service itself, so that a busy but stable queue does not count. Requests that still wait at
-    *end_s* have waited until then.
+    Room on the decode replica and the way of its KV cache there, which others slow down, included.
     """
-    if len(requests) < 100 or not np.ptp(requests["arrival_s"]):
+    scheduled, computed, landed = (
+        np.fmin(requests[n], end_s) for n in ("scheduled_s", "prefill_done_s", "kv_landed_s")
+    )
+    computed = np.where(np.isfinite(requests["prefill_done_s"]), computed, landed)
+    so_far = scheduled - requests["arrival_s"] + landed - computed
+    known: Array = requests["queue_s"] + requests["kv_transfer_s"]
+    waited: Array = np.where(np.isfinite(known), known, so_far)
+    return waited
+
+
+def _saturated(requests: NDArray[Any], end_s: float) -> bool:
+    """Whether the backlog kept growing: waiting rises into the last fifth of arrivals, to over three times the first's.
+
+    By more than chance and one's own prefill explain: n arrivals at a server just at its limit wander by sqrt(n)
+    services, 1 / sqrt(n) of the time they take to arrive.
+    """
+    span_s = float(np.ptp(requests["arrival_s"])) if len(requests) >= 100 else 0.0
+    if not span_s:
         return False
     requests = requests[np.argsort(requests["arrival_s"], kind="stable")]
-    started = np.isfinite(requests["scheduled_s"])
-    so_far = np.fmin(requests["scheduled_s"], end_s) - requests["arrival_s"]
-    waited = np.where(np.isfinite(requests["queue_s"]), requests["queue_s"], so_far)
-    served = np.where(np.isfinite(requests["last_token_s"]), requests["last_token_s"], end_s) - requests["scheduled_s"]
-    early, late = waited[: len(requests) // 2].mean(), waited[-(len(requests) // 5) :].mean()
-    # A stop cuts the last waits off: those still in the queue would take this long at the rate so far.
-    late = max(late, (~started).sum() / max(started.sum(), 1) * (end_s - requests["arrival_s"][0]))
-    return bool(late > 3.0 * early and started.any() and late > np.nanmean(served))
+    early, *_, before, late = (part.mean() for part in np.array_split(_waited(requests, end_s), 5))
+    # A stop cuts the last waits off: those still waiting would take this long at the rate so far.
+    waiting = int((~np.isfinite(requests["kv_landed_s"]) & ~_computing(requests)).sum())
+    late = max(late, waiting / max(len(requests) - waiting, 1) * (end_s - requests["arrival_s"][0]))
+    chance_s = max(span_s / math.sqrt(len(requests)), _mean(requests["prefill_s"]))
+    return bool(waiting < len(requests) and late > max(3.0 * early, before) and late - early > chance_s)
+
+
+def _computing(requests: NDArray[Any]) -> NDArray[np.bool_]:
+    scheduled: NDArray[np.bool_] = np.isfinite(requests["scheduled_s"])
+    return scheduled & ~np.isfinite(requests["prefill_done_s"])
+
+
+def _mean(x: Array) -> float:
+    """Mean of the known values, 0 without any."""
+    known = x[np.isfinite(x)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metrics:

@@ -82,13 +82,13 @@ decode_ms | time of a pass that decodes
 replicas | engines of the pool (with an autoscaler: at the start) and GPUs paid for
 gpu | GPU type of this pool: prefill and decode may differ
 tensor_parallel_size | pass times, KV blocks, bandwidth of the links
-pipeline_parallel_size | ~ KV blocks, micro-batches in flight, bubbles; a stage takes an equal share of the pass
+pipeline_parallel_size | ~ KV blocks, micro-batches, bubbles; stages are equal, chunks of one prompt do not overlap: TTFT up to P times
 data_parallel_size | attention ranks with a queue and cache each; every pass waits for the slowest rank
 enable_expert_parallel | ~ kernels and exchanges of MoE layers from the tables; expert imbalance is theirs
 max_num_seqs | requests that run at once
 max_num_batched_tokens | tokens of a pass: chunk size, stalls of decodes, activation memory (SGLang's chunked_prefill_size)
 enable_chunked_prefill | off: a prompt is computed in one pass, and rejected if longer than one
-enable_prefix_caching | reuse of equal beginnings of prompts
+enable_prefix_caching | ~ reuse of equal beginnings of prompts, within a pass too (vLLM's rule, for all engines); eviction is LRU
 block_size | granularity of allocation and reuse
 gpu_memory_utilization | KV blocks
 num_gpu_blocks_override | KV blocks

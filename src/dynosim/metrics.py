@@ -256,8 +256,8 @@ def _saturated(requests: NDArray[Any], end_s: float) -> bool:
 
 
 def _computing(requests: NDArray[Any]) -> NDArray[np.bool_]:
-    scheduled: NDArray[np.bool_] = np.isfinite(requests["scheduled_s"])
-    return scheduled & ~np.isfinite(requests["prefill_done_s"])
+    computing: NDArray[np.bool_] = np.isfinite(requests["scheduled_s"]) & ~np.isfinite(requests["prefill_done_s"])
+    return computing
 
 
 def _mean(x: Array) -> float:

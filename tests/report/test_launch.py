@@ -52,11 +52,9 @@ CASES = [
     ("vllm", {"kv_offload": {"host": {"size_gib": 200.0}}}, {}, {"kv-offloading-size": "200", "kv-offloading-backend": "native"}),
     ("vllm", {"num_gpu_blocks_override": 77, "gpu_memory_utilization": 0.8}, {}, {"num-gpu-blocks-override": "77", "gpu-memory-utilization": "0.8"}),
     ("vllm", {}, {"quantization": "fp8"}, {"kv-cache-dtype": "fp8"}),
-    ("vllm", {}, {"engine": {"speculative": {"num_speculative_tokens": 3}}}, {"speculative-config": '{"method": "mtp", "num_speculative_tokens": 3}'}),
     ("sglang", {"scheduling_policy": "longest_prefix"}, {"engine": {"schedule_conservativeness": 0.3, "enable_mixed_chunk": True}}, {"schedule-policy": "lpm", "schedule-conservativeness": "0.3", "enable-mixed-chunk": True, "tp-size": "4"}),
     ("sglang", {"max_num_batched_tokens": 4096, "max_num_seqs": 99}, {"engine": {"max_prefill_tokens": 8000}}, {"chunked-prefill-size": "4096", "max-running-requests": "99", "max-prefill-tokens": "8000", "page-size": "1"}),
     ("sglang", {"kv_offload": {"host": {"size_gib": 372.529}}}, {}, {"enable-hierarchical-cache": True, "hicache-size": "100"}),
-    ("sglang", {}, {"engine": {"speculative": {"num_speculative_tokens": 2}}}, {"speculative-algorithm": "EAGLE", "speculative-num-steps": "2", "speculative-num-draft-tokens": "3"}),
     ("trtllm", {"pipeline_parallel_size": 2, "max_num_seqs": 32}, {}, {"tp_size": "4", "pp_size": "2", "max_batch_size": "32", "max_num_tokens": "8192"}),
 ]  # fmt: skip
 
@@ -103,7 +101,7 @@ def test_attention_ranks_are_part_of_sglangs_tensor_parallel_size():
 
 
 def test_tensorrt_llm_takes_the_rest_from_a_file_that_the_script_writes():
-    engine = {"capacity_scheduler_policy": "MAX_UTILIZATION", "speculative": {"num_speculative_tokens": 2}}
+    engine = {"capacity_scheduler_policy": "MAX_UTILIZATION"}
     script = _script(
         "trtllm", "llama-3.1-70b", {"engine": engine, "quantization": "fp8"}, kv_offload={"host": {"size_gib": 64.0}}
     )
@@ -116,7 +114,6 @@ def test_tensorrt_llm_takes_the_rest_from_a_file_that_the_script_writes():
         "dtype": "fp8",
         "host_cache_size": 16 * 2**30,
     }
-    assert written["speculative_config"] == {"decoding_type": "MTP", "max_draft_len": 2}
     assert _flags(script)["extra_llm_api_options"] == "mixed.yaml"
 
 
@@ -178,3 +175,54 @@ def test_what_has_no_flag_is_said():
         in script
     )
     assert "no flag" not in _script("vllm")
+
+
+SPECULATIVE = [
+    ("vllm", '--speculative-config \'{"method": "mtp", "num_speculative_tokens": 2}\''),
+    ("sglang", "--speculative-algorithm EAGLE \\\n  --speculative-num-steps 2 \\\n  --speculative-eagle-topk 1 \\\n  --speculative-num-draft-tokens 3"),
+    ("trtllm", "speculative_config:\n  decoding_type: MTP\n  max_draft_len: 2\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("engine", "said"), SPECULATIVE)
+def test_only_a_model_with_mtp_layers_drafts_with_them(engine, said):
+    more = {"speculative": {"num_speculative_tokens": 2}}
+    script = _script(engine, "deepseek-v3", {"engine": dict(more), "quantization": "fp8"}, tensor_parallel_size=8)
+    assert said in script
+    assert "draft model" not in script
+    script = _script(engine, "llama-3.1-70b", {"engine": dict(more)})
+    assert "speculative" not in script
+    assert "# 2 draft tokens: llama-3.1-70b has no MTP layer: choose a draft model or n-gram method\n" in script
+
+
+@pytest.mark.parametrize(
+    ("engine", "how"), [("vllm", "--data-parallel-address"), ("sglang", "--nnodes"), ("trtllm", "mpirun")]
+)
+def test_a_replica_wider_than_a_node_is_said_to_be_multi_node(engine, how):
+    ranks = {"tensor_parallel_size": 2, "data_parallel_size": 8, "enable_expert_parallel": True}
+    if engine == "trtllm":
+        ranks |= {"tensor_parallel_size": 1, "data_parallel_size": 16}
+    script = _script(engine, "deepseek-v3", {"quantization": "fp8"}, **ranks)
+    (line,) = [line for line in script.splitlines() if line.startswith("# multi-node: 16 GPUs, 8 in a node: ")]
+    assert how in line
+    assert "# multi-node" not in _script(engine, "llama-3.1-70b")
+
+
+def test_local_prefill_and_the_second_router_stand_in_the_comments_of_the_decode_pool():
+    deployment = {
+        "model": "llama-3.1-8b",
+        "gpu": "h100_sxm",
+        "mode": "disaggregated",
+        "disaggregated": {
+            "prefill": {},
+            "decode": {},
+            "local_prefill": {"max_uncached_tokens": 512},
+            "decode_router": {"policy": "least_outstanding"},
+        },
+    }
+    script = launch_script(Scenario.model_validate({"name": "x", "workload": WORKLOAD, "deployment": deployment}))
+    prefill, decode = script.split("# decode: ")
+    assert '# no flag for local_prefill: {"max_uncached_tokens": 512, "max_uncached_fraction": 0.7}\n' in decode
+    assert "# router: least_outstanding {}\n" in decode
+    assert "local_prefill" not in prefill
+    assert "least_outstanding" not in prefill

@@ -14,11 +14,21 @@ from typing import Any
 import yaml
 
 from dynosim.config import DeploymentConfig, PoolConfig, Scenario
+from dynosim.config.deployment import TopologyConfig
 from dynosim.hardware.memory import kv_dtype
 from dynosim.hardware.models import get_model
 
 Flags = dict[str, Any]
 """Flag without dashes -> value; True is a bare flag, None and False are left out."""
+
+MTP = ("deepseek-v3",)
+"""Models whose checkpoint has layers for multi-token prediction."""
+
+MULTI_NODE = {
+    "vllm": "start it on every node, with --data-parallel-size-local and --data-parallel-address (or --nnodes, Ray)",
+    "sglang": "start it on every node, with --nnodes, --node-rank and --dist-init-addr",
+    "trtllm": "start it under mpirun or srun, through trtllm-llmapi-launch",
+}
 
 
 def launch_script(scenario: Scenario) -> str:
@@ -35,25 +45,44 @@ def _comments(deployment: DeploymentConfig, role: str, pool: PoolConfig) -> list
     scaler, gpus = pool.autoscaler, pool.gpus_per_replica
     count = f"{pool.replicas} x" if scaler is None else f"{scaler.min_replicas} to {scaler.max_replicas} x"
     out = [f"# {role}: {count} this, each on {gpus} x {deployment.pool_gpu(pool)}"]
-    out.append(f"# router: {deployment.router.policy} {json.dumps(deployment.router.options)}")
+    router = deployment.role_router(role)
+    out.append(f"# router: {router.policy} {json.dumps(router.options)}")
     if scaler is not None:
         said = json.dumps(scaler.model_dump(exclude_defaults=True, exclude={"min_replicas", "max_replicas"}))
         out.append(f"# autoscaler: {scaler.policy} {said}")
-    out += [f"# no flag for {name}: {value}" for name, value in _without_flag(deployment, pool).items()]
+    if gpus > (node := (deployment.topology or TopologyConfig()).gpus_per_node):
+        out.append(f"# multi-node: {gpus} GPUs, {node} in a node: {MULTI_NODE[deployment.engine.name]}")
+    if deployment.engine.speculative and not _drafts(deployment):
+        drafts = deployment.engine.speculative.num_speculative_tokens
+        out.append(
+            f"# {drafts} draft tokens: {deployment.model} has no MTP layer: choose a draft model or n-gram method"
+        )
+    out += [f"# no flag for {name}: {value}" for name, value in _without_flag(deployment, role, pool).items()]
     return out
 
 
-def _without_flag(deployment: DeploymentConfig, pool: PoolConfig) -> dict[str, Any]:
+def _drafts(deployment: DeploymentConfig) -> int | None:
+    """Return the draft tokens that the model makes itself; None where it does not."""
+    speculative = deployment.engine.speculative
+    has_mtp = get_model(deployment.model).name in MTP
+    return speculative.num_speculative_tokens if speculative and has_mtp else None
+
+
+def _without_flag(deployment: DeploymentConfig, role: str, pool: PoolConfig) -> dict[str, Any]:
     """Return the settings that the engine has no flag for, where they differ from what it does by itself."""
     engine, tiers = deployment.engine.name, pool.kv_offload
     policies = {"vllm": ("fcfs", "priority"), "sglang": ("fcfs", "longest_prefix", "priority"), "trtllm": ("fcfs",)}
     disk, remote = (tier and f"{tier.size_gib:g} GiB" for tier in (tiers.disk, tiers.remote))
+    local = deployment.disaggregated.local_prefill if deployment.disaggregated and role == "decode" else None
     found = {
+        "local_prefill": local and json.dumps(local.model_dump()),
+        "scheduling_options": json.dumps(pool.scheduling_options) if pool.scheduling_options else None,
+        "scheduler_reserve_full_isl": None if engine == "vllm" or pool.scheduler_reserve_full_isl else False,
         "scheduling_policy": None if pool.scheduling_policy in policies[engine] else pool.scheduling_policy,
         "num_gpu_blocks_override": None if engine == "vllm" else pool.num_gpu_blocks_override,
         "enable_chunked_prefill": False if engine == "sglang" and not pool.enable_chunked_prefill else None,
         "kv_offload.disk": disk if engine != "sglang" else None,
-        "kv_offload.remote": remote if engine != "sglang" else None,
+        "kv_offload.remote": remote if engine != "sglang" or disk else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -87,9 +116,9 @@ def _join(words: list[str], flags: Mapping[str, Any]) -> str:
 
 
 def _vllm(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: str) -> str:
-    speculative, host = deployment.engine.speculative, pool.kv_offload.host
+    host, draft_tokens = pool.kv_offload.host, _drafts(deployment)
     connector = {"kv_connector": "NixlConnector", "kv_role": "kv_both"} if role != "mixed" else None
-    drafts = speculative and {"method": "mtp", "num_speculative_tokens": speculative.num_speculative_tokens}
+    drafts = draft_tokens and {"method": "mtp", "num_speculative_tokens": draft_tokens}
     flags: Flags = {
         "tensor-parallel-size": pool.tensor_parallel_size,
         "pipeline-parallel-size": pool.pipeline_parallel_size if pool.pipeline_parallel_size > 1 else None,
@@ -116,7 +145,7 @@ def _vllm(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: str)
 
 def _sglang(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: str) -> str:
     engine, tiers, ranks = deployment.engine, pool.kv_offload, pool.data_parallel_size
-    drafts = engine.speculative.num_speculative_tokens if engine.speculative else None
+    drafts = _drafts(deployment)
     group = pool.tensor_parallel_size * ranks  # SGLang's tp-size counts the GPUs of all attention ranks
     flags: Flags = {
         "tp-size": group,
@@ -168,8 +197,7 @@ def _trtllm(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: st
     }
     if _quantises(deployment):
         options["quant_config"] = {"quant_algo": "FP8"}
-    if engine.speculative:
-        drafts = engine.speculative.num_speculative_tokens
+    if drafts := _drafts(deployment):
         options["speculative_config"] = {"decoding_type": "MTP", "max_draft_len": drafts}
     if role != "mixed":
         options["cache_transceiver_config"] = {"backend": "DEFAULT"}

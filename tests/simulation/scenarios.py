@@ -104,7 +104,8 @@ def make_scaler(choices: Choices, replicas: int) -> dict[str, Any]:
 
 
 def make_pool(choices: Choices, moe: bool, engine: str) -> dict[str, Any]:
-    seqs, replicas = choices.of(16, 5, 2, 1, 16), choices.of(1, 1, 2, 3)
+    stages, replicas = 1 if moe else choices.of(1, 1, 1, 2, 4), choices.of(1, 1, 2, 3)
+    seqs = max(choices.of(16, 5, 2, 1, 16), stages)
     budget = max(choices.of(300, 64, seqs, 4096), seqs)
     block = choices.of(*(size for size in (16, 4, 1) if engine != "sglang" or size <= budget))
     pool = {
@@ -124,7 +125,7 @@ def make_pool(choices: Choices, moe: bool, engine: str) -> dict[str, Any]:
     }
     if moe:
         return pool | {"data_parallel_size": choices.of(2, 4), "tensor_parallel_size": 1 if engine == "trtllm" else 2}
-    return pool | {"pipeline_parallel_size": choices.of(1, 1, 1, 2, 4)}
+    return pool | {"pipeline_parallel_size": stages}
 
 
 def make_router(choices: Choices) -> dict[str, Any]:

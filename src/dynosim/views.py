@@ -8,6 +8,7 @@ from typing import Any
 
 from dynosim.metrics import slo_violations
 from dynosim.objectives import Objective
+from dynosim.report.analysis import autoscaled
 from dynosim.report.bottleneck import bottleneck
 from dynosim.run import Prediction
 from dynosim.search.study import Study
@@ -51,7 +52,7 @@ def trial_detail(trial: Trial) -> dict[str, Any]:
         **trial_view(trial),
         "reason": trial.outcome.reason,
         "metrics": trial.outcome.metrics,
-        "bottleneck": bottleneck(trial.outcome.flat_metrics()),
+        "bottleneck": bottleneck(trial.outcome.flat_metrics(), autoscaled=autoscaled(trial.scenario.deployment)),
         "scenario": trial.scenario.model_dump(mode="json"),
         "wall_s": trial.outcome.wall_s,
     }
@@ -85,6 +86,6 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         "metrics": metrics.to_dict(),
         "slo_violations": _known(violations),
         "feasible": all(violation <= 0.0 for violation in violations.values()),
-        "bottleneck": bottleneck(metrics.flat()),
+        "bottleneck": bottleneck(metrics.flat(), autoscaled=autoscaled(scenario.deployment)),
         "timing": prediction.result.timing,
     }

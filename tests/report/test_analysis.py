@@ -5,12 +5,14 @@ from itertools import pairwise
 
 import pytest
 
+from dynosim.config import Scenario
 from dynosim.report.analysis import (
     AXES,
     LATENCY_PARTS,
     data,
     difference,
     gpu_counts,
+    gpu_text,
     health,
     hypervolume_curve,
     number,
@@ -61,6 +63,15 @@ def test_percent_is_relative_to_the_size_of_the_reference() -> None:
     ]
 
 
+def test_a_percentage_near_a_hundred_is_a_factor() -> None:
+    assert [percent(2.0, 1000.0), percent(0.5, 1.0e4), percent(0.011, 1.0), percent(0.0, 1.0)] == [
+        "500 x lower",
+        "20,000 x lower",
+        "−99 %",
+        "−100 %",
+    ]
+
+
 def test_short_paths_keep_the_role() -> None:
     assert short("deployment.disaggregated.decode.tensor_parallel_size") == "decode.TP"
     assert short("deployment.aggregated.max_num_seqs") == "aggregated.max_num_seqs"
@@ -101,6 +112,33 @@ def test_a_constraint_that_rejects_nearly_all_is_a_warning() -> None:
 
 def test_a_constraint_that_never_binds_is_said() -> None:
     assert "time_to_first_token.p99 never binds" in _texts(_study(_trial(0, 1.0, 1000.0)), "pass")
+
+
+def test_nothing_is_said_of_bounds_that_nobody_wrote_or_without_a_feasible_trial() -> None:
+    met = _trial(0, 1.0, 1000.0)
+    both = replace(met.outcome, constraints={"time_to_first_token.p99": -0.1, "served_request_fraction.min": -0.001})
+    study = replace(_study(replace(met, outcome=both)), slo=SPACE.reference.slo)
+    assert "served_request_fraction" not in _texts(study, "pass")
+    written = replace(study, slo={**study.slo, "served_request_fraction": {"min": 0.5}})
+    assert "served_request_fraction.min never binds" in _texts(written, "pass")
+    none = replace(both, constraints={"time_to_first_token.p99": -0.1, "inter_token_latency.p99": 0.5})
+    assert "never binds" not in _texts(_study(replace(met, outcome=none)), "pass")
+
+
+def test_only_a_search_of_twenty_trials_has_settled() -> None:
+    trials = [_trial(number, 1.0 + (number == 0), 1000.0) for number in range(20)]
+    assert "settled" not in _texts(_study(*trials[:19]), "pass")
+    assert "settled" in _texts(_study(*trials), "pass")
+
+
+def test_the_gpus_of_a_scaled_pool_are_a_ceiling() -> None:
+    trial = make_trial(0)
+    assert gpu_text(trial) == "16"
+    config = trial.scenario.model_dump()
+    config["deployment"]["aggregated"] |= {"replicas": 1, "autoscaler": {"max_replicas": 3}}
+    scaled = replace(trial, scenario=Scenario.model_validate(config))
+    assert gpu_text(scaled) == "up to 12"
+    assert [shown["autoscaled"] for shown in data(replace(make_study(1), trials=[trial, scaled]))["trials"]] == [False, True]
 
 
 def test_the_baseline_is_beaten_only_by_a_point_that_is_no_worse_anywhere() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dynosim.config import DeploymentConfig, WorkloadConfig
 from dynosim.metrics import METRICS
-from dynosim.report.bottleneck import LATENCY_PARTS, REMEDIES, bottleneck
+from dynosim.report.bottleneck import LATENCY_PARTS, REMEDIES, SCALING, bottleneck
 from dynosim.report.timeline import SAMPLES, timeline, timelines
 from dynosim.simulation import simulate
 from dynosim.simulation.records import WAIT_REASONS
@@ -30,6 +30,13 @@ def test_queueing_is_named_with_what_it_waits_for() -> None:
     assert bottleneck(flat).startswith(
         "90% of the mean request latency is queue, 75% of it for kv blocks; it falls with"
     )
+
+
+def test_queueing_of_a_scaled_pool_may_be_scaling_that_comes_late() -> None:
+    flat = _flat(queue_time=900.0, decode_time=100.0, wait_batch_slots_share=1.0)
+    assert bottleneck(flat, autoscaled=True) == f"{bottleneck(flat)}; {SCALING}"
+    decoding = _flat(queue_time=100.0, decode_time=900.0)
+    assert bottleneck(decoding, autoscaled=True) == bottleneck(decoding)
 
 
 def test_nothing_served_has_no_bottleneck() -> None:

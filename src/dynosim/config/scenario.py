@@ -18,6 +18,10 @@ DEFAULT_OBJECTIVES = (
 )
 
 
+SERVED: SLO = {"served_request_fraction": {"min": 0.999}}
+"""The bound that every scenario has unless it gives its own."""
+
+
 class Scenario(Config):
     """Everything that ``dynosim predict`` needs. In a space file any field may be a domain instead of a value."""
 
@@ -41,4 +45,4 @@ class Scenario(Config):
     @field_validator("slo")
     @classmethod
     def _requests_are_served(cls, slo: SLO) -> SLO:
-        return {"served_request_fraction": {"min": 0.999}} | slo
+        return SERVED | slo

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dynosim.config import DeploymentConfig
+from dynosim.config.scenario import SERVED
 from dynosim.hardware.gpus import get_gpu
 from dynosim.metrics import METRICS
 from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
@@ -78,9 +80,11 @@ def number(value: float) -> str:
 
 
 def percent(value: float, reference: float) -> str:
-    """Return how far *value* is from *reference*, such as ``-23 %``."""
+    """Return how far *value* is from *reference*: ``-23 %``, or ``480 x lower`` where a percentage tells nothing."""
     if reference == 0.0:
         return "n/a"
+    if 0.0 < value < 0.01 * reference:
+        return f"{reference / value:,.0f} x lower"
     return f"{100.0 * (value - reference) / abs(reference):+.0f} %".replace("-", "−")
 
 
@@ -98,6 +102,17 @@ def saturated(trial: Trial) -> bool:
 def gpu_counts(trial: Trial) -> dict[str, int]:
     """Return GPU name -> GPUs of all pools, all that an autoscaler may add included."""
     return trial.scenario.deployment.gpu_counts()
+
+
+def autoscaled(deployment: DeploymentConfig) -> bool:
+    """Return whether any pool has an autoscaler."""
+    return any(pool.autoscaler is not None for pool in deployment.pools().values())
+
+
+def gpu_text(trial: Trial) -> str:
+    """Return the GPUs of a trial, a ceiling where they are scaled."""
+    total = trial.scenario.deployment.num_gpus()
+    return f"up to {total}" if autoscaled(trial.scenario.deployment) else str(total)
 
 
 def difference(trial: Trial, reference: Trial) -> dict[str, tuple[Any, Any]]:
@@ -217,8 +232,14 @@ def _constraints(study: Study) -> Iterator[Check]:
         share = sum(outcome.constraints[name] > 0.0 for outcome in complete) / len(complete)
         if share > 0.9:
             yield Check("warn", f"SLO {name} rejects {share:.0%} of the simulated trials")
-        elif share == 0.0:
+        elif share == 0.0 and study.feasible and not _implicit(study, name):
             yield Check("pass", f"SLO {name} never binds: it could be tightened at no cost")
+
+
+def _implicit(study: Study, name: str) -> bool:
+    """Return whether *name* is a bound that nobody wrote."""
+    metric, _, stat = name.partition(".")
+    return stat in SERVED.get(metric, {}) and study.slo.get(metric) == SERVED[metric]
 
 
 def _share(study: Study, what: str, count: int, advice: str, limit: float) -> Check | None:
@@ -234,6 +255,8 @@ def _still_rising(study: Study) -> Check | None:
     gain = 1.0 - curve[-1 - len(curve) // 5] / curve[-1]
     if gain > 0.02:
         return Check("warn", f"the last fifth of the trials still gained {gain:.0%} hypervolume: run more trials")
+    if len(curve) < 20:
+        return None
     return Check("pass", f"settled: the last fifth of the trials gained {gain:.1%} hypervolume")
 
 
@@ -336,6 +359,7 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "number": trial.number,
         "label": trial.scenario.deployment.label(),
         "gpus": gpu_counts(trial),
+        "autoscaled": autoscaled(trial.scenario.deployment),
         "status": outcome.status.value,
         "feasible": outcome.feasible,
         "saturated": saturated(trial),
@@ -344,6 +368,6 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "metrics": {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
         "violations": {name: v if math.isfinite(v) else None for name, v in outcome.constraints.items()},
-        "bottleneck": bottleneck(flat) if outcome.metrics else "",
+        "bottleneck": bottleneck(flat, autoscaled=autoscaled(trial.scenario.deployment)) if outcome.metrics else "",
         "reason": outcome.reason,
     }

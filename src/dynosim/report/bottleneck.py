@@ -32,11 +32,14 @@ REMEDIES = {
 }
 """Reason of waiting, or part of the latency -> what would shorten it."""
 
+SCALING = "or, as replicas come later than the load, with a higher min_replicas or max_step, or a shorter cold start"
+"""What also shortens the queues of a pool with an autoscaler."""
 
-def bottleneck(flat: Mapping[str, float]) -> str:
+
+def bottleneck(flat: Mapping[str, float], *, autoscaled: bool = False) -> str:
     """Return what takes most of the mean request latency; nothing where no request was served.
 
-    *flat* has ``Metrics.flat`` names, times in ms.
+    *flat* has ``Metrics.flat`` names, times in ms; *autoscaled*: a pool of the deployment has an autoscaler.
     """
     total = flat.get("request_latency", 0.0)
     if not total:
@@ -48,4 +51,5 @@ def bottleneck(flat: Mapping[str, float]) -> str:
     waited = flat.get(f"wait_{reason}_share", 0.0)
     if part != "queue_time" or not waited:
         return f"{said}; it falls with {REMEDIES[part]}" if part in REMEDIES else said
-    return f"{said}, {waited:.0%} of it for {reason.replace('_', ' ')}; it falls with {REMEDIES[reason]}"
+    scaling = f"; {SCALING}" if autoscaled and reason != "cold_start" else ""
+    return f"{said}, {waited:.0%} of it for {reason.replace('_', ' ')}; it falls with {REMEDIES[reason]}{scaling}"

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynosim.report.analysis import gpu_counts, health, number, percent, served, tradeoff, values
+from dynosim.report.analysis import gpu_counts, gpu_text, health, number, percent, served, tradeoff, values
 
 if TYPE_CHECKING:
     from dynosim.objectives import Objective
@@ -48,7 +48,7 @@ def frontier_table(study: Study) -> Table:
             str(trial.number),
             trial.scenario.deployment.label(),
             "+".join(gpus),
-            str(sum(gpus.values())),
+            gpu_text(trial),
             *map(number, values(trial)),
             _known(flat.get("output_token_throughput_per_user.p50")),
             Text(f"{served(trial):.1%}", style="" if served(trial) >= 0.99 else "red"),

@@ -21,12 +21,14 @@ const title = axis => shown(axis.unit) ? `${axis.label} (${axis.unit})` : axis.l
 const axisOf = key => D.axes.find(a => a.key === key);
 const trialOf = number => D.trials.find(t => t.number === number);
 const gpusOf = t => Object.values(t.gpus).reduce((a, b) => a + b, 0);
+const gpuCount = t => (t.autoscaled ? "up to " : "") + gpusOf(t);
 const gpuText = t => Object.keys(t.gpus).join(" + ");
 function delta(axis, v, reference) {
   if (v === undefined || !reference) return "";
   const change = (v - reference) / Math.abs(reference);
   if (Math.abs(change) < 0.005) return '<span class="muted">0 %</span>';
   const better = (change < 0) === (axis.better === "lower");
+  if (v > 0 && v < 0.01 * reference) return `<span class="${better ? "good" : "bad"}">${Math.round(reference / v).toLocaleString("en-US")} x lower</span>`;
   return `<span class="${better ? "good" : "bad"}">${change < 0 ? "−" : "+"}${Math.abs(100 * change).toFixed(0)} %</span>`;
 }
 // ---- what-if: new prices and bounds over stored trials
@@ -85,7 +87,7 @@ function hover(t) {
   const changes = t.number === D.baseline ? ["baseline"] : differences(t).slice(0, 9)
     .map(([k, a, b]) => `${esc(k)}: ${a === undefined ? "" : esc(knob(a)) + " → "}${esc(knob(b))}`);
   const flags = [t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses the SLO"].filter(Boolean);
-  return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpusOf(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
+  return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpuCount(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
 }
 function scatter(front) {
   const drawn = D.trials.filter(t => t.status === "complete" && value(t, state.x) !== undefined && value(t, state.y) !== undefined);
@@ -182,13 +184,13 @@ function frontierTable(front) {
   const badge = t => Object.entries(D.picks).filter(([, n]) => n === t.number).map(([name]) => `<span class="badge">${name}</span>`).join("");
   table(el("frontier"), ["trial", "deployment", "GPU", "GPUs", ...columns.map(a => esc(title(a)))], front.map(t => ({
     attributes: ` data-trial="${t.number}"${t.number === state.selected ? ' class="on"' : ""}`,
-    cells: [t.number, esc(t.label) + badge(t), esc(gpuText(t)), gpusOf(t), ...columns.map(a => num(value(t, a.key)))] })), 3);
+    cells: [t.number, esc(t.label) + badge(t), esc(gpuText(t)), gpuCount(t), ...columns.map(a => num(value(t, a.key)))] })), 3);
   el("frontier").querySelectorAll("[data-trial]").forEach(row => row.onclick = () => select(+row.dataset.trial));
 }
 function select(number) {
   state.selected = number;
   const t = trialOf(number), base = D.baseline === null ? null : trialOf(D.baseline), at = D.frontier.indexOf(number);
-  el("selected-title").innerHTML = `Trial ${number} · ${esc(t.label)} <span class="muted">${gpusOf(t)} × ${esc(gpuText(t))}</span>`;
+  el("selected-title").innerHTML = `Trial ${number} · ${esc(t.label)} <span class="muted">${gpuCount(t)} × ${esc(gpuText(t))}</span>`;
   budget(t);
   el("bottleneck").textContent = t.bottleneck;
   timeline(t);
@@ -202,7 +204,7 @@ function select(number) {
 function cards() {
   const base = D.baseline === null ? null : trialOf(D.baseline);
   el("picks").innerHTML = Object.entries(D.picks).map(([name, n]) => { const t = trialOf(n);
-    return `<button class="card" data-trial="${n}"><h3><b>${name}</b><span>${esc(t.label)} <span class="muted">${gpusOf(t)} GPUs · trial ${n}</span></span></h3><table>` +
+    return `<button class="card" data-trial="${n}"><h3><b>${name}</b><span>${esc(t.label)} <span class="muted">${gpuCount(t)} GPUs · trial ${n}</span></span></h3><table>` +
       D.objectives.map(o => `<tr><td>${esc(o.label)}</td><td>${withUnit(value(t, o.key), o)}</td><td>${base ? delta(o, value(t, o.key), value(base, o.key)) : ""}</td></tr>`).join("") + "</table></button>"; }).join("");
   el("picks").querySelectorAll("[data-trial]").forEach(card => card.onclick = () => select(+card.dataset.trial));
 }

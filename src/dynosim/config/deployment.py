@@ -222,6 +222,11 @@ class PoolConfig(Config):
     def _parallelism_is_modelled(self) -> PoolConfig:
         if self.pipeline_parallel_size > 1 and self.data_parallel_size > 1:
             raise ValueError("pipeline_parallel_size and data_parallel_size cannot both be above 1: not modelled")
+        if self.max_num_seqs < self.pipeline_parallel_size:
+            raise ValueError(
+                f"max_num_seqs ({self.max_num_seqs}) must be at least pipeline_parallel_size"
+                f" ({self.pipeline_parallel_size}): every micro-batch takes its share of it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -369,6 +374,16 @@ class DeploymentConfig(Config):
         for name, section in sections.items():
             if section is not None:
                 raise ValueError(f"section {name!r} has no effect under mode {self.mode}: remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _chunks_hold_a_page(self) -> DeploymentConfig:
+        for pool in self.pools().values() if self.engine.name == "sglang" else ():
+            if self.block_size(pool) > pool.max_num_batched_tokens:
+                raise ValueError(
+                    f"max_num_batched_tokens ({pool.max_num_batched_tokens}) must be at least block_size"
+                    f" ({self.block_size(pool)}): SGLang prefills whole pages"
+                )
         return self
 
     def pools(self) -> dict[str, PoolConfig]:

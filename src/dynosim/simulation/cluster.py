@@ -76,7 +76,7 @@ class Cluster:
     def idle(self) -> bool:
         """Whether everything has been sent and has ended."""
         sides = self.sides.values()
-        if self.sessions.unsent or self.failures.unnoticed or any(side.dispatcher.parked for side in sides):
+        if self.sessions.unsent or self.missing.any() or any(side.dispatcher.parked for side in sides):
             return False
         return not any(side.pool.engine.replicas["outstanding"].any() for side in sides)
 

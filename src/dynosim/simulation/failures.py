@@ -36,8 +36,6 @@ class Failures:
         """Shape (n,): how often each request was sent again."""
         self.failed_s = np.full(len(cluster.workload), math.nan)
         """Shape (n,): when a request was given up."""
-        self.unnoticed = 0
-        """Crashes whose requests wait to be sent again."""
 
     @property
     def expected(self) -> bool:
@@ -77,7 +75,6 @@ class Failures:
         rows = side.dispatcher.rows_of(replica)
         lost = self._cluster.drop(side, replica, time)
         side.dispatcher.lost |= dict.fromkeys(rows.tolist(), lost)
-        self.unnoticed += 1
         self._cluster.clock.at(time + self._config.detection_s, READY, self._notice, side, rows, lost)
         if side.fleet.states[replica] == DRAINING:
             side.fleet.move(replica, OFF, time)
@@ -87,19 +84,18 @@ class Failures:
 
     def _notice(self, time: float, side: Side, rows: IntArray, lost: list[int]) -> None:
         """The crash is noticed: no more requests go there, and its own are sent again."""
-        self.unnoticed -= 1
         for row in rows.tolist():
             if side.dispatcher.lost.get(row) is lost:
                 del side.dispatcher.lost[row]
         side.refresh(time)
         self._cluster.missing[lost] = False
         for i in lost:
-            self.retries[i] += 1
-            if self._config.on_crash == "lose" or self.retries[i] > MAX_RETRIES:
+            if self._config.on_crash == "lose" or self.retries[i] == MAX_RETRIES:
                 self.failed_s[i] = time
                 self._cluster.flow.give_up(i, time, side)
                 self._cluster.sessions.ended(time, i)
             else:
+                self.retries[i] += 1
                 self._cluster.flow.send_again(i, time, side, keep=self._config.on_crash == "migrate")
 
     def _side(self, role: str, replica: int, path: str) -> Side:

@@ -80,8 +80,8 @@ def depart(e, t):
 
 @inner
 def has_room(e):
-    """Whether another transfer can be kept track of."""
-    return e.net[0].active + 1 < len(e.transfers)
+    """Whether a copy down may begin: one hand-off or three copies up of every job must always find a place."""
+    return e.net[0].active + 4 * len(e.jobs) < len(e.transfers)
 
 
 @inner

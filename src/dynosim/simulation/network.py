@@ -18,7 +18,6 @@ class Network:
 
     def __init__(self, deployment: DeploymentConfig, requests: int) -> None:
         self.placement = place(deployment)
-        self.names: list[str] = []
         self._links: list[tuple[float, float]] = []
         self._racks: dict[int, tuple[int, int]] = {}
         self._domains: dict[object, int] = {}
@@ -35,8 +34,7 @@ class Network:
         # Room for the copies that so many requests may have on their way at once; more are not begun.
         self.transfers = np.zeros(8 * requests + 4096 if self._links else 1, state.TRANSFER)
 
-    def _add(self, name: str, gb_s: float, latency_us: float) -> int:
-        self.names.append(name)
+    def _add(self, gb_s: float, latency_us: float) -> int:
         self._links.append((gb_s * 1e9, latency_us * 1e-6))
         return len(self._links) - 1
 
@@ -45,40 +43,41 @@ class Network:
         rows = pool.max_replicas * lanes * ranks
         table = self.row_links[role] = np.full((rows, len(state.LINK_COLUMNS)), state.NONE, np.int64)
         self.domains[role], self.racks[role] = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        store = self._add_store(role, pool.kv_offload)
+        store = self._add_store(pool.kv_offload)
         for replica in range(pool.max_replicas):
+            shared = store | self._store_links(pool.kv_offload)
             for rank in range(ranks):
                 first = (replica * ranks + rank) * lanes
-                columns = self._tier_links(f"{role}/{first}", pool, store)
+                columns = shared | self._host_links(pool)
                 columns |= self._ports(Rank(role, replica, rank), pool, deployment)
                 for name, link in columns.items():
                     table[first : first + lanes, state.LINK_COLUMNS.index(name)] = link
                 self.domains[role][first : first + lanes] = self._domain(Rank(role, replica, rank))
                 self.racks[role][first : first + lanes] = self._rack(Rank(role, replica, rank))
 
-    def _add_store(self, role: str, offload: OffloadConfig) -> dict[str, int]:
+    def _add_store(self, offload: OffloadConfig) -> dict[str, int]:
         if offload.remote is None:
             return {}
         bandwidth = offload.remote.store_bandwidth_gb_s
-        return {name: self._add(f"{role}/{name}", bandwidth, 0.0) for name in ("store_write", "store_read")}
+        return {name: self._add(bandwidth, 0.0) for name in ("store_write", "store_read")}
 
-    def _tier_links(self, owner: str, pool: PoolConfig, store: dict[str, int]) -> dict[str, int]:
-        """Add the links of one row's tiers; copies to and from the GPU take its PCIe link whatever the tier."""
-        offload, links = pool.kv_offload, dict(store)
+    def _store_links(self, offload: OffloadConfig) -> dict[str, int]:
+        """Add a replica's ways to its disk and to the store; its ranks share them."""
         tiers = {"disk": offload.disk, "remote": offload.remote}
-        if offload.host or offload.disk or offload.remote:
-            gpus = pool.gpus_per_replica // pool.data_parallel_size
-            host = offload.host or HostTier(size_gib=1.0)  # without a host tier its link is still there
-            links |= {
-                name: self._add(f"{owner}/{name}", host.bandwidth_gb_s * gpus, host.latency_us)
-                for name in ("d2h", "h2d")
-            }
-        for tier, config in tiers.items():
-            if config is not None:
-                for way in ("write", "read"):
-                    name = f"{tier}_{way}"
-                    links[name] = self._add(f"{owner}/{name}", config.bandwidth_gb_s, config.latency_us)
-        return links
+        return {
+            f"{tier}_{way}": self._add(config.bandwidth_gb_s, config.latency_us)
+            for tier, config in tiers.items()
+            if config is not None
+            for way in ("write", "read")
+        }
+
+    def _host_links(self, pool: PoolConfig) -> dict[str, int]:
+        """Add the PCIe links of one rank's GPUs, which copies to and from them take whatever the tier."""
+        offload, gpus = pool.kv_offload, pool.gpus_per_replica // pool.data_parallel_size
+        if not (offload.host or offload.disk or offload.remote):
+            return {}
+        host = offload.host or HostTier(size_gib=1.0)  # without a host tier its link is still there
+        return {name: self._add(host.bandwidth_gb_s * gpus, host.latency_us) for name in ("d2h", "h2d")}
 
     def _ports(self, place: Rank, pool: PoolConfig, deployment: DeploymentConfig) -> dict[str, int]:
         """Add the ports that hand-offs of one rank leave and enter by: all its GPUs send side by side."""
@@ -87,9 +86,7 @@ class Network:
         link, gpus = deployment.disaggregated.kv_transfer, pool.gpus_per_replica // pool.data_parallel_size
         gb_s = {"net": link.bandwidth_gb_s, "nvlink": get_gpu(deployment.pool_gpu(pool)).nvlink_bytes_s / 1e9}
         return {
-            f"{kind}_{way}": self._add(f"{place.role}/{place.replica}/{kind}_{way}", gb_s[kind] * gpus, link.latency_us)
-            for kind in gb_s
-            for way in ("out", "in")
+            f"{kind}_{way}": self._add(gb_s[kind] * gpus, link.latency_us) for kind in gb_s for way in ("out", "in")
         } | self._uplinks(place, deployment)
 
     def _uplinks(self, place: Rank, deployment: DeploymentConfig) -> dict[str, int]:
@@ -97,7 +94,7 @@ class Network:
             return {}
         rack, gb_s = self._rack(place), deployment.topology.rack_uplink_gb_s
         if rack not in self._racks:
-            self._racks[rack] = (self._add(f"rack{rack}/out", gb_s, 0.0), self._add(f"rack{rack}/in", gb_s, 0.0))
+            self._racks[rack] = (self._add(gb_s, 0.0), self._add(gb_s, 0.0))
         return dict(zip(("rack_out", "rack_in"), self._racks[rack], strict=True))
 
     def _domain(self, place: Rank) -> int:

@@ -107,7 +107,7 @@ class Pool:
         # Drafts need room too, and a full prefix hit computes its last block again beside the cached one.
         tokens = workload.input_tokens + self.engine.jobs["output"] + limits["tokens_per_decode"] - 1
         fits = -(-tokens // limits["block_size"]) + 1 <= limits["num_blocks"]
-        if not limits["chunked"]:
+        if not limits["chunked"] and not limits["remote"]:
             fits &= workload.input_tokens <= limits["max_num_batched_tokens"]
         return np.asarray(fits)
 
@@ -204,7 +204,7 @@ def _limits(
     limits = np.zeros(1, state.LIMITS)
     row, engine = limits[0], deployment.engine
     row["ranks"], row["lanes"] = config.data_parallel_size, config.pipeline_parallel_size
-    row["max_num_seqs"] = -(-config.max_num_seqs // config.pipeline_parallel_size)
+    row["max_num_seqs"] = config.max_num_seqs // config.pipeline_parallel_size
     row["max_num_batched_tokens"] = config.max_num_batched_tokens
     row["chunked"], row["reserve_full"] = config.enable_chunked_prefill, config.scheduler_reserve_full_isl
     row["caching"] = config.enable_prefix_caching and workload.hash_block_tokens > 0

@@ -65,7 +65,10 @@ def _holds(e, j):
 
 @inner
 def push_preempted(e, q, j):
-    """Put job *j* first of those that hold nothing."""
+    """Put job *j* first of those that hold nothing; where the queue has an order, in its place there."""
+    if e.limits[0].ordered:
+        insert(e, q, j)
+        return
     before, i = NONE, e.replicas[q].wait_head
     while i != NONE and _holds(e, i):
         before, i = i, e.jobs[i].next

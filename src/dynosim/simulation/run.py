@@ -38,7 +38,7 @@ def simulate(deployment: DeploymentConfig, workload: Workload, seed: int = 0) ->
     cluster.run()
     requests = request_records(cluster)
     stopped = not cluster.idle
-    start_s = float(np.nanmin(cluster.sessions.arrival_s))
+    start_s = min(float(np.nanmin(cluster.sessions.arrival_s)), workload.end_s)
     ended_s = np.fmax(requests["last_token_s"], cluster.failures.failed_s)
     end_s = workload.end_s if stopped else float(np.nanmax(ended_s, initial=start_s))
     sides = cluster.sides.values()

@@ -133,7 +133,7 @@ class Autoscaler:
             starting=len(self._fleet.having(STARTING, DOWN)),
             queue_requests=int(rows["n_waiting"].sum() + rows["n_arriving"].sum()) + len(d.parked),
             queued_prefill_tokens=int(rows["prefill_load"].sum()) + d.parked_tokens(),
-            running_requests=int(rows["n_running"].sum()),
+            running_requests=sum(int(e.replicas["n_running"][d.rows_of(r)].sum()) for r in self._fleet.having(SERVING)),
             max_num_seqs=pool.config.max_num_seqs * pool.config.data_parallel_size,
             kv_utilization=float(1.0 - caches["free_blocks"].sum() / blocks) if blocks else 0.0,
             outstanding_requests=int(e.replicas["outstanding"].sum()) + len(d.parked),
@@ -148,13 +148,13 @@ class Autoscaler:
         cooldown = config.scale_up_cooldown_s if step > 0 else config.scale_down_cooldown_s
         if step == 0 or time - self._acted_s < cooldown:
             return []
-        self._acted_s = time
+        started = self._fleet.having(OFF)[: max(step, 0)]
         if step < 0:
             self._remove(sorted(present, key=self._value)[:-step], time)
-            return []
-        started = self._fleet.having(OFF)[:step]
         for replica in started:
             self._fleet.move(replica, STARTING, time)
+        if step < 0 or started:  # not where all the places are still draining
+            self._acted_s = time
         return started
 
     def _remove(self, replicas: list[int], time: float) -> None:

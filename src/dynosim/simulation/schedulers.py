@@ -107,6 +107,12 @@ def _decode_tokens(e, j):
 
 
 @inner
+def _whole(e, job):
+    """Tokens that job *job* needs blocks for until it ends, the drafts of its last pass included."""
+    return job.input + job.output + e.limits[0].tokens_per_decode - 1
+
+
+@inner
 def _promised(e, r):
     """Blocks that requests of row *r*'s cache will still take until they end, all at their full length (no-evict)."""
     lim, q = e.limits[0], e.replicas[r].queue
@@ -116,7 +122,7 @@ def _promised(e, r):
     for lane in range(q, q + lim.lanes):
         for i in range(e.replicas[lane].n_running):
             job = e.jobs[e.running[lane, i]]
-            total += blocks_of(e, job.input + job.output) - job.blocks
+            total += blocks_of(e, _whole(e, job)) - job.blocks
     return total
 
 
@@ -125,7 +131,7 @@ def _wanted(e, j, tokens):
     """Tokens that must have blocks before job *j* is admitted with *tokens* of them."""
     job, lim = e.jobs[j], e.limits[0]
     if lim.scheduler == NO_EVICT:
-        return job.input + job.output
+        return _whole(e, job)
     if lim.scheduler == SGLANG or lim.reserve_full:
         return max(tokens, job.input + job.generated)
     return tokens
@@ -146,7 +152,7 @@ def set_aside(e, r, j, sign):
     """No-evict: what job *j* will take beyond the blocks it holds while it is in no batch."""
     job = e.jobs[j]
     if e.limits[0].scheduler == NO_EVICT:
-        e.replicas[e.replicas[r].queue].reserved_blocks += sign * (blocks_of(e, job.input + job.output) - job.blocks)
+        e.replicas[e.replicas[r].queue].reserved_blocks += sign * (blocks_of(e, _whole(e, job)) - job.blocks)
 
 
 @inner
@@ -396,7 +402,7 @@ def _go_on_with_chunks(e, r, room):
 
 
 @inner
-def _admit_sglang(e, r, j, room, kept_free):
+def _admit_sglang(e, r, j, room, most, kept_free):
     """Admit job *j* if its context and the outputs to come have room; returns (its tokens or 0, what is short, tokens
     that are gone from *kept_free*)."""
     lim, job, rep = e.limits[0], e.jobs[j], e.replicas[r]
@@ -410,6 +416,8 @@ def _admit_sglang(e, r, j, room, kept_free):
     if short or blocks_of(e, total) - hit // lim.block_size > free - pinned:
         rep.full = 1
         return 0, KV_BLOCKS, 0
+    if total - hit >= most:
+        return 0, TOKEN_BUDGET, 0
     chunk = _whole_pages(e, total - hit, room)
     if chunk < total - hit and not lim.chunked and total - hit <= lim.max_num_batched_tokens:
         chunk = 0
@@ -420,20 +428,22 @@ def _admit_sglang(e, r, j, room, kept_free):
 
 
 @inner
-def _go_on_sglang(e, r, j, room):
+def _go_on_sglang(e, r, j, room, most):
     """Put a job whose KV has arrived into the batch; returns (its prefill tokens, tokens gone from those kept free)."""
     job = e.jobs[j]
     if job.kv == LOADED:
-        room = _whole_pages(e, job.input + job.generated - job.ctx, room)
-        if room == 0:
+        rest = job.input + job.generated - job.ctx
+        room = _whole_pages(e, rest, room)
+        if room == 0 or rest >= most:
             return 0, 0
     chunk = _continue(e, r, j, room)
     return (chunk if job.prefilling else 0), _output_to_come(e, j)
 
 
 @inner
-def _fill_sglang(e, r, room, room_input, kept_free):
-    """Admit from the queue until something is short; returns what."""
+def _fill_sglang(e, r, room, room_input, kept_free, begun):
+    """Admit from the queue until something is short; returns what. *begun* is what the pass holds of prompts already:
+    its first one may be longer than *room_input*, which is ``max_prefill_tokens`` less that."""
     rep = e.replicas[r]
     q = rep.queue
     while e.replicas[q].wait_head != NONE:
@@ -445,22 +455,23 @@ def _fill_sglang(e, r, room, room_input, kept_free):
         kv, chunk, short, gone = job.kv, 0, KV_BLOCKS, 0.0
         if rep.full and kv != LANDED:
             return KV_BLOCKS
+        most = room_input if begun > 0 else 1 << 60
         if kv == REMOTE:
             if not reserve(e, r, j):
                 return KV_BLOCKS
-        elif kv != LANDED and (room <= 0 or room_input <= 0):
+        elif kv != LANDED and (room <= 0 or most <= 0):
             return TOKEN_BUDGET
         elif kv == LOCAL:
-            chunk, short, gone = _admit_sglang(e, r, j, room, kept_free)
+            chunk, short, gone = _admit_sglang(e, r, j, room, most, kept_free)
             if chunk == 0:
                 return short
         else:
-            chunk, gone = _go_on_sglang(e, r, j, room)
+            chunk, gone = _go_on_sglang(e, r, j, room, most)
             if chunk == 0 and kv == LOADED:
                 return TOKEN_BUDGET
         queues.leave(e, q, before, j)
         chunk = _enter(e, r, j, chunk)
-        room, room_input, kept_free = room - chunk, room_input - chunk, kept_free - gone
+        room, room_input, kept_free, begun = room - chunk, room_input - chunk, kept_free - gone, begun + chunk
         if job.prefilling and job.ctx + job.chunk < job.input + job.generated:
             return TOKEN_BUDGET
     return NONE
@@ -536,7 +547,7 @@ def _form_batch(e, r):
     mixed = decodes if lim.mixed_chunk else 0
     room, free = lim.max_num_batched_tokens - mixed, cache_of(e, r).free_blocks * lim.block_size
     chunk = _go_on_with_chunks(e, r, room)
-    short = _fill_sglang(e, r, room - chunk, lim.max_prefill_tokens - mixed - chunk, free - kept)
+    short = _fill_sglang(e, r, room - chunk, lim.max_prefill_tokens - mixed - chunk, free - kept, chunk)
     prefill, decodes = 0, 0
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]

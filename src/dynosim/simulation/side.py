@@ -29,8 +29,8 @@ class Side:
     def refresh(self, time: float) -> None:
         """Tell the router who serves; a crash that nobody has noticed yet changes nothing for it."""
         lost, rows_of = self.dispatcher.lost, self.dispatcher.rows_of
-        unnoticed = [replica for replica in self.fleet.having(DOWN) if rows_of(replica)[0] in lost]
-        self.dispatcher.serve(sorted(self.fleet.having(SERVING) + unnoticed), time)
+        down = [replica for replica in self.fleet.having(DOWN) if rows_of(replica)[0] in lost]
+        self.dispatcher.serve(sorted(self.fleet.having(SERVING) + down), time)
 
     def requests_on(self, replica: int) -> NDArray[np.bool_]:
         """Return shape (n,): whether each request was last queued on *replica*."""

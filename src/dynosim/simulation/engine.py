@@ -282,17 +282,25 @@ def _settle(e, g, time):
 
 @inner
 def _split(e, g, time):
-    """Commit those of a run of decode passes that have ended by *time*."""
-    rep, lim = e.replicas[g], e.limits[0]
-    passes, seconds = run_decodes(e, g, rep.passes_planned, time - rep.now, 0)
+    """Commit those of a run of decode passes that have ended by *time*; the others go on as they were planned."""
+    rep, lim, planned = e.replicas[g], e.limits[0], e.replicas[g].passes_planned
+    passes, seconds = run_decodes(e, g, planned, time - rep.now, 0)
     if rep.now + seconds > time:
         passes -= 1
-    if passes > 0:
-        end = rep.now + run_decodes(e, g, passes, math.inf, 0)[1]
-        for r in range(g, g + lim.ranks):
-            e.replicas[r].passes_planned, e.replicas[r].end = passes, end
-        commit(e, g)
+    if passes <= 0:
+        return
+    end = rep.now + run_decodes(e, g, passes, math.inf, 0)[1]
+    for r in range(g, g + lim.ranks):
+        e.replicas[r].passes_planned, e.replicas[r].end = passes, end
+    commit(e, g)
+    if passes == planned:
         _advance(e, g, time)
+        return
+    for r in range(g, g + lim.ranks):
+        e.replicas[r].context += passes * e.replicas[r].n_decode
+    end = rep.now + run_decodes(e, g, planned - passes, math.inf, 0)[1]
+    for r in range(g, g + lim.ranks):
+        e.replicas[r].planned, e.replicas[r].passes_planned, e.replicas[r].end = 1, planned - passes, end
 
 
 @entry

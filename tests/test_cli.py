@@ -23,6 +23,7 @@ FAST = [
     "--set", "workload.warmup_requests=0",
     "--set", "optimizer.sampler=random",
 ]  # fmt: skip
+PACK = ["--set", "deployment.timing={type: pack}"]
 OPTIMIZE = ["optimize", "tiny", "--workers", "1", "--quiet", *FAST]
 
 
@@ -100,6 +101,9 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
         (["optimize", "tiny", "--sampler", "baies"], "baies"),
         (["optimize", "tiny", "--objective", "missing.py:cost"], "missing.py"),
         (["optimize", "tiny", "--objective", "time_to_first_tokn.p99"], "time_to_first_token"),
+        (["predict", "tiny", "--set", "baseline={}"], "no baseline"),
+        (["predict", "tiny", *PACK, "--set", "deployment.gpu=mi300x"], "deployment.gpu: no timing pack"),
+        (["predict", "tiny", *PACK, "--set", "deployment.engine.version=9.9.9"], "deployment.engine.version: no"),
         (["show", "last"], "there is no run under runs"),
         (["track", "sync", "nothing"], "nothing: no such run"),
         (["config", "validate", "tinny"], "tiny"),
@@ -245,6 +249,10 @@ def test_trace_stats(capsys: pytest.CaptureFixture[str]) -> None:
     Path("trace.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert cli.main(["trace", "stats", "trace.jsonl", "--format", "json"]) == cli.OK
     assert _json(capsys)["requests"] == 8
+    assert cli.main(["trace", "stats", "trace.jsonl"]) == cli.OK
+    output = capsys.readouterr().out
+    assert re.search(r"input_tokens\.p50 +│ 600 ", output)
+    assert not re.search(r"[{}]|\d\.\d{7}", output)
 
 
 def test_doctor_finds_this_installation_fit(capsys: pytest.CaptureFixture[str]) -> None:

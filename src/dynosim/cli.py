@@ -14,7 +14,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -350,7 +350,7 @@ def _launch(args: argparse.Namespace) -> int:
     from dynosim.run import load_space
     from dynosim.space import feasibility
 
-    scenario = load_space(args.config, overrides=args.overrides).reference
+    scenario = load_space(args.config, overrides=args.overrides).deployed()
     feasibility.check(scenario)
     print(launch_script(scenario), end="")
     return OK
@@ -358,8 +358,11 @@ def _launch(args: argparse.Namespace) -> int:
 
 def _config_validate(args: argparse.Namespace) -> int:
     from dynosim.run import load_space
+    from dynosim.space import feasibility
 
     space = load_space(args.config, overrides=args.overrides)
+    if not space.parameters:
+        feasibility.check_start(space.reference)
     kind = f"space of {len(space.parameters)} parameters, {space.size():.4g} points" if space.parameters else "scenario"
     print(f"{args.config}: valid {kind}")
     return OK
@@ -434,8 +437,17 @@ def _trace_stats(args: argparse.Namespace) -> int:
     if args.format == "json":
         _print_json(stats)
     else:
-        _print_rows([{"statistic": key, "value": value} for key, value in stats.items()], args.format)
+        _print_rows([{"statistic": key, "value": value} for key, value in _flat(stats)], args.format)
     return OK
+
+
+def _flat(stats: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, value), of nested mappings as ``name.key``."""
+    for key, value in stats.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{inner}", each) for inner, each in _flat(value))
+        else:
+            yield key, value
 
 
 def _timing_list(args: argparse.Namespace) -> int:

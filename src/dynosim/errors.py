@@ -4,6 +4,7 @@ DynosimError
 ├── ConfigError        the user's input is wrong: file, line, path, value and what is allowed (exit code 2)
 ├── InfeasibleError    a valid configuration that cannot run: the reason is a result, not a crash
 ├── TimingError        a timing source has no data for what was asked
+│   └── NoPackError    and a configuration asked for it: a ConfigError too
 └── StudyError         a study cannot start, resume or be found
 """
 
@@ -29,6 +30,10 @@ class InfeasibleError(DynosimError):
 
 class TimingError(DynosimError):
     """A timing source has no data for the model, GPU, engine, parallelism and precision asked for."""
+
+
+class NoPackError(TimingError, ConfigError):
+    """No timing pack has what a configuration asks for; ``path`` is the field that asks."""
 
 
 class StudyError(DynosimError):

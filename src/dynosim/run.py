@@ -180,9 +180,11 @@ def predict(config: str | Path, *, overrides: Sequence[str] = (), trace: str | P
     """
     from dynosim.metrics import summarize
     from dynosim.simulation import simulate
+    from dynosim.space import feasibility
     from dynosim.workload import load_workload
 
-    scenario = load_space(config, overrides=overrides, trace=trace).reference
+    scenario = load_space(config, overrides=overrides, trace=trace).deployed()
+    feasibility.check_start(scenario)
     workload = load_workload(scenario.workload, scenario.seed)
     result = simulate(scenario.deployment, workload, seed=scenario.seed)
     return Prediction(scenario, summarize(result, scenario.slo, scenario.prices), result)

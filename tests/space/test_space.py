@@ -171,6 +171,7 @@ def test_file_without_domains_has_one_point():
         ("budget:", "slo: {time_to_first_tokn: {p99: 1}}\nbudget:", "21: slo.time_to_first_tokn.p99: 'time_to_f"),
         ("budget:", "slo: {request_latency: {p42: 1}}\nbudget:", "21: slo.request_latency.p42: 'p42': did you"),
         ("budget:", "objectives:\n  - {metric: goodputs}\nbudget:", "22: objectives.0.metric: 'goodputs': did y"),
+        ("budget:", "type:\nbudget:", "21: type: unknown key: allowed: "),
         ("max_gpus: 3", "max_gpu: 3", "21: budget.max_gpu: unknown key: did you mean 'max_gpus'"),
         ("  disaggregated:\n", "  disagregated:\n", "10: deployment.mode: disaggregated: needs a section deployment.d"),
         ("rate_rps: 1}", "rate_rps: 3}", "23: baseline.workload.load.rate_rps: 3: allowed: one of 1.0, 2.5 (or drop t"),
@@ -184,6 +185,73 @@ def test_mistake_is_found_at_loading_with_its_line(old, new, error):
     with pytest.raises(ConfigError) as caught:
         parse(FILE.replace(old, new, 1))
     assert str(caught.value).startswith(f"f.yaml:{error}")
+
+
+ONE_MODE = FILE.replace("{choices: [aggregated, disaggregated]}", "aggregated")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "error"),
+    [
+        (ONE_MODE, (), "f.yaml:14: deployment.disaggregated: has no effect under mode aggregated"),
+        (ONE_MODE.replace("\n  mode: aggregated\n", "\n"), (), "f.yaml:13: deployment.disaggregated: has no effect"),
+        (FILE, ["deployment.mode={choices: [disaggregated]}"], None),
+        (FILE.replace("prefill: {", "prefill: {nosuch: 1, "), ["deployment.mode=aggregated"],
+            "f.yaml:15: deployment.disaggregated.prefill.nosuch: unknown key"),
+        (FILE.replace("prefill: {", "prefill: {nosuch: 1, "), (),
+            "f.yaml:15: deployment.disaggregated.prefill.nosuch: unknown key"),
+        (ONE_MODE.replace("  disaggregated:\n    prefill: {replicas: {choices: [1, 2]}}\n", "").replace(
+            "    decode: {gpu_memory_utilization: {range: {min: 0.8, max: 0.95, step: 0.05}}}\n", ""),
+            ["deployment.disaggregated.prefill.replicas=99"],
+            "override 'deployment.disaggregated.prefill.replicas=99': deployment.disaggregated: has no effect"),
+    ],
+)  # fmt: skip
+def test_section_of_the_other_mode_is_refused_or_left_behind_by_an_override_but_never_unread(text, overrides, error):
+    if error is None:
+        space = parse(text, *overrides, "baseline={}")
+        assert "aggregated" not in space.fields["deployment"]
+        assert parse(space.to_yaml()).content_hash() == space.content_hash()
+        return
+    with pytest.raises(ConfigError) as caught:
+        parse(text, *overrides)
+    assert str(caught.value).startswith(error)
+
+
+def test_a_misspelt_choice_is_found_before_the_condition_that_spells_it_right():
+    with pytest.raises(ConfigError, match="'kv_awar': did you mean 'kv_aware'"):
+        parse(FILE.replace("[round_robin, kv_aware]", "[round_robin, kv_awar]"))
+
+
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("slo={request_latency: {p99: -1}}", "slo.request_latency.p99: -1: allowed: a number >= 0"),
+        ("slo={good_request_fraction: {min: 1.5}}", "slo.good_request_fraction.min: 1.5: allowed: a number fro"),
+        ("workload={source: {type: profile, name: chatt}}", "workload.source.name: 'chatt': no such profile: did you "),
+        ("workload={source: {type: profile, name: chat, requests: 50}, warmup_requests: 50}",
+            "workload.warmup_requests: 50: allowed: less than the number of requests, 50"),
+    ],
+)  # fmt: skip
+def test_what_no_point_can_have_is_refused_at_loading(override, error):
+    with pytest.raises(ConfigError) as caught:
+        parse(FILE, override, "baseline={}")
+    assert f": {error}" in str(caught.value)
+
+
+def test_a_crash_of_a_replica_that_only_some_points_have_makes_the_others_infeasible():
+    space = parse(FILE, "deployment.failures.crashes=[{pool: mixed, replica: 2, at_s: 1, down_s: 1}]")
+    reason = "deployment.failures.crashes.0.replica: 2: allowed: 0 to 1"
+    assert space.infeasible_reason(BASELINE) == reason
+    assert space.infeasible_reason(BASELINE | {"deployment.aggregated.replicas": 3}) is None
+    plain = dump(space.resolve(BASELINE))
+    with pytest.raises(ConfigError, match=reason):
+        parse(plain)
+
+
+def test_only_a_baseline_says_what_is_deployed():
+    assert parse().deployed() == parse().reference
+    with pytest.raises(ConfigError, match=r"f\.yaml: no baseline: .*workload\.load\.rate_rps"):
+        SearchSpace.parse(FILE, ["baseline={}"], file="f.yaml").deployed()
 
 
 def walk(data, path=()):

@@ -132,7 +132,7 @@ def test_profile_size_and_name() -> None:
 def test_unknown_profile_and_trace() -> None:
     with pytest.raises(
         ConfigError,
-        match="'chatt': no such profile, nearest is 'chat'; allowed are agentic, chat, code, multiturn, rag",
+        match=r"'chatt': no such profile: did you mean 'chat'\? allowed: agentic, chat, code, multiturn, rag",
     ):
         load_workload(WorkloadConfig(source=ProfileSource(name="chatt")), seed=0)
     with pytest.raises(ConfigError, match=r"absent\.jsonl: cannot read the trace: No such file"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from dynosim.config.base import Config
 
-SLO = dict[str, dict[str, float]]
+SLO = dict[str, dict[str, NonNegativeFloat]]
 """metric -> statistic -> bound, in the metric's unit (latencies in ms); see ``dynosim.metrics.slo_violations``."""
 
 

@@ -88,7 +88,8 @@ def locate(location: Iterable[int | str], data: Any) -> Path:
             node = dereference({"$ref": node["discriminator"]["mapping"][part]})
             continue
         inside = child(node, part)
-        if inside is None and (step(data, part) is None or index + 1 < len(parts)):
+        unknown_key = isinstance(data, Mapping) and part in data
+        if inside is None and (not unknown_key or index + 1 < len(parts)):
             break
         path, data, node = (*path, part), step(data, part), inside or {}
     return path

@@ -154,10 +154,14 @@ def check(deployment: DeploymentConfig) -> None:
     model = get_model(deployment.model)
     if deployment.quantization == "fp8" and not model.fp8_checkpoint:
         raise InfeasibleError(f"{model.name} has no FP8 checkpoint: use quantization 'none' for its own precision")
-    for pool in deployment.pools().values():
-        _check_precision(deployment, pool)
-        _check_parallelism(model, deployment, pool)
-        kv_capacity(deployment, pool)
+    for role, pool in deployment.pools().items():
+        try:
+            _check_precision(deployment, pool)
+            _check_parallelism(model, deployment, pool)
+            kv_capacity(deployment, pool)
+        except InfeasibleError as error:
+            section = "aggregated" if role == "mixed" else f"disaggregated.{role}"
+            raise InfeasibleError(f"deployment.{section}: {error}") from error
 
 
 def _check_precision(deployment: DeploymentConfig, pool: PoolConfig) -> None:

@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,11 @@ class _Place:
     """and of its options."""
     attributes: tuple[str, ...] = ()
     """What else a policy must have."""
+
+    @property
+    def needs(self) -> str:
+        """What a policy must have, in words."""
+        return " and ".join([f"{self.method}(...)", *self.attributes])
 
 
 PLACES: Mapping[Kind, _Place] = {
@@ -68,10 +73,14 @@ def policy_class(kind: Kind, name: str, path: str = "") -> type:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"{name!r}: {hint}allowed: {', '.join(sorted(known))}, or package.module:Class", path=path)
+    wanted = f"allowed: package.module:Class with {PLACES[kind].needs}"
     try:
-        return cast(type, getattr(importlib.import_module(module), cls))
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{name!r}: {error}", path=path) from error
+        found = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        raise ConfigError(f"{name!r}: {error}; {wanted}", path=path) from error
+    if not inspect.isclass(found):
+        raise ConfigError(f"{name!r}: not a class; {wanted}", path=path)
+    return found
 
 
 def _check_options(kind: Kind, name: str, options: Mapping[str, Any], path: str) -> None:

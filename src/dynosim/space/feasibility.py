@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from dynosim.config import DeploymentConfig, Scenario
+from dynosim.config import CrashConfig, DeploymentConfig, ProfileSource, Scenario, StragglerConfig, SyntheticSource
 from dynosim.config.load import Problem
 from dynosim.config.schema import Path
 from dynosim.errors import ConfigError, InfeasibleError
@@ -16,11 +16,19 @@ from dynosim.hardware.models import get_model
 from dynosim.policies.registry import Kind, make
 from dynosim.rng import stream
 from dynosim.timing import forward_times
+from dynosim.workload.profiles import get_profile
 
 
 def check(scenario: Scenario) -> None:
     """Raise InfeasibleError or TimingError with the numbers when *scenario* cannot be deployed or predicted."""
     _check_budget(scenario)
+    check_start(scenario)
+
+
+def check_start(scenario: Scenario) -> None:
+    """Like ``check`` without the budget: whether *scenario* can be simulated."""
+    for problem in contradictions(scenario):
+        raise InfeasibleError(f"{'.'.join(problem.path)}: {problem.message}")
     memory.check(scenario.deployment)
     for pool in scenario.deployment.pools().values():
         forward_times(scenario.deployment, pool)
@@ -49,6 +57,37 @@ def usd_per_hour(scenario: Scenario) -> float:
     return total
 
 
+def contradictions(scenario: Scenario) -> list[Problem]:
+    """Return the values of *scenario* that other values of it rule out."""
+    return [Problem(path, message, "contradiction") for path, message in (*_warmup(scenario), *_failures(scenario))]
+
+
+def _warmup(scenario: Scenario) -> Iterator[tuple[Path, str]]:
+    """The warm-up must leave requests; how many a trace has is known only once it is read."""
+    workload, source = scenario.workload, scenario.workload.source
+    if isinstance(source, ProfileSource):
+        source = get_profile(source.name).sized(source.requests)
+    counts = [source.requests] if isinstance(source, SyntheticSource) else []
+    limit = min([*counts, *([workload.max_requests] if workload.max_requests else [])], default=None)
+    if limit is not None and workload.warmup_requests >= limit:
+        message = f"{workload.warmup_requests}: allowed: less than the number of requests, {limit}"
+        yield ("workload", "warmup_requests"), message
+
+
+def _failures(scenario: Scenario) -> Iterator[tuple[Path, str]]:
+    """Crashes and stragglers must name replicas that there may be."""
+    failures, pools = scenario.deployment.failures, scenario.deployment.pools()
+    kinds: dict[str, Sequence[CrashConfig | StragglerConfig]]
+    kinds = {"crashes": failures.crashes, "stragglers": failures.stragglers}
+    for kind, named in kinds.items():
+        for index, failure in enumerate(named):
+            path = ("deployment", "failures", kind, str(index))
+            if failure.pool not in pools:
+                yield (*path, "pool"), f"{failure.pool}: allowed: {', '.join(pools)}"
+            elif failure.replica >= pools[failure.pool].max_replicas:
+                yield (*path, "replica"), f"{failure.replica}: allowed: 0 to {pools[failure.pool].max_replicas - 1}"
+
+
 def unknown_names(scenario: Scenario) -> list[Problem]:
     """Return the names in *scenario* that nothing answers to: model, GPUs, router and options, metrics, statistics.
 
@@ -65,10 +104,12 @@ def unknown_names(scenario: Scenario) -> list[Problem]:
 
 def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], Any]]:
     """Yield (path, function that raises ConfigError for an unknown name, name); without a path the error has it."""
-    from dynosim.metrics import check_slo  # imports the simulator
+    from dynosim.metrics import METRICS, check_slo  # imports the simulator
     from dynosim.objectives import resolve
 
-    deployment = scenario.deployment
+    deployment, source = scenario.deployment, scenario.workload.source
+    if isinstance(source, ProfileSource):
+        yield ("workload", "source", "name"), get_profile, source.name
     yield ("deployment", "model"), get_model, deployment.model
     yield ("deployment", "gpu"), get_gpu, deployment.gpu
     for role, pool in deployment.pools().items():
@@ -86,6 +127,13 @@ def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], 
     for metric, bounds in scenario.slo.items():
         for stat, bound in bounds.items():
             yield ("slo", metric, stat), check_slo, {metric: {stat: bound}}
+            if metric in METRICS and METRICS[metric].unit == "ratio":
+                yield ("slo", metric, stat), _check_ratio, bound
+
+
+def _check_ratio(bound: float) -> None:
+    if bound > 1.0:
+        raise ConfigError(f"{bound:g}: allowed: a number from 0 to 1")
 
 
 def _policies(deployment: DeploymentConfig) -> Iterator[tuple[Kind, str, str, dict[str, Any]]]:

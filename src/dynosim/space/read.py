@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynosim.config import schema
-from dynosim.config.load import DOMAIN_KEYS, Document, find_domains, show
+from dynosim.config.load import DOMAIN_KEYS, Document, find_domains, is_domain, show
 from dynosim.config.schema import Path
 from dynosim.space.coverage import not_modelled
 from dynosim.space.domains import Choices, Domain, Parameter, Range
@@ -81,10 +81,27 @@ def _conditions(document: Document, path: Path, mapping: Mapping[str, Any]) -> W
         target = _enclosing(document, path, key)
         if target is None:
             raise document.error(path, f"when: {key}: no such field beside or above this one in this file", at=at)
-        allowed = tuple(value) if isinstance(value, list) else (value,)
-        _check_allowed(document, path, target, allowed, at)
-        when[".".join(target)] = allowed
+        mapping = _value_at(document.data, target)
+        if isinstance(mapping, dict) and not is_domain(mapping):
+            raise document.error(path, f"when: {'.'.join(target)} is a section, not a value", at=at)
+        when[".".join(target)] = tuple(value) if isinstance(value, list) else (value,)
     return when
+
+
+def check_conditions(document: Document, path: Path) -> None:
+    """Refuse a value of ``when`` at *path* that the searched field it names never takes.
+
+    Apart from ``read_parameters``, so that a misspelt choice is found before the condition that spells it right.
+    """
+    for key, value in _value_at(document.data, path).get("when", {}).items():
+        target = _enclosing(document, path, key)
+        mapping = _value_at(document.data, target or ())
+        if target and is_domain(mapping):
+            domain = _domain(document, target, mapping)
+            for each in value if isinstance(value, list) else (value,):
+                if not domain.contains(each):
+                    message = f"when: {show(each)}: {'.'.join(target)} is {domain}"
+                    raise document.error(path, message, at=(*path, "when", key))
 
 
 def _enclosing(document: Document, path: Path, key: str) -> Path | None:
@@ -94,19 +111,6 @@ def _enclosing(document: Document, path: Path, key: str) -> Path | None:
         if target != path and target in document.origins:
             return target
     return None
-
-
-def _check_allowed(document: Document, path: Path, target: Path, allowed: tuple[Any, ...], at: Path) -> None:
-    """Refuse a value of ``when`` that the searched field *target* never takes."""
-    mapping = _value_at(document.data, target)
-    if not isinstance(mapping, dict):
-        return
-    if not any(key in mapping for key in DOMAIN_KEYS):
-        raise document.error(path, f"when: {'.'.join(target)} is a section, not a value", at=at)
-    domain = _domain(document, target, mapping)
-    for value in allowed:
-        if not domain.contains(value):
-            raise document.error(path, f"when: {show(value)}: {'.'.join(target)} is {domain}", at=at)
 
 
 def _domain(document: Document, path: Path, mapping: Mapping[str, Any]) -> Domain:

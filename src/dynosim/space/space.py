@@ -20,7 +20,9 @@ import numpy as np
 from dynosim.config import Scenario, schema
 from dynosim.config.load import (
     Document,
+    Problem,
     dump,
+    find_domains,
     is_domain,
     parse_document,
     read_document,
@@ -31,7 +33,7 @@ from dynosim.config.schema import Path
 from dynosim.errors import ConfigError, DynosimError, InfeasibleError
 from dynosim.space import feasibility
 from dynosim.space.domains import Choices, Parameter
-from dynosim.space.read import SECTIONS, read_parameters
+from dynosim.space.read import MODE, SECTIONS, check_conditions, read_parameters
 
 Point = dict[str, Any]
 
@@ -110,6 +112,15 @@ class SearchSpace:
         Raises InfeasibleError when the values of that point contradict each other.
         """
         return self.scenario(self.complete({}))
+
+    def deployed(self) -> Scenario:
+        """Return the scenario at the baseline; ConfigError where a space has none."""
+        if self.baseline_point() is None:
+            paths = ", ".join(parameter.path for parameter in self.parameters[:3])
+            more = ", ..." if len(self.parameters) > 3 else ""
+            message = f"no baseline: give one, or a single value to every searched field ({paths}{more})"
+            raise ConfigError(message, file=self.source_file)
+        return self.reference
 
     def baseline_point(self) -> Point | None:
         """Return the point of today's deployment; None when a space has none. A file without domains is its own."""
@@ -247,11 +258,46 @@ def _without_domains(data: Any) -> Any:
 
 
 def _build(document: Document, source_file: str | None) -> SearchSpace:
+    _settle_sections(document)
     parameters = read_parameters(document)
     _check_sections(document)
     space = SearchSpace(str(document.data.get("name", "")), document.data, parameters, None, source_file)
     _check_values(document, space)
     return replace(space, baseline=_read_baseline(document, space))
+
+
+def _settle_sections(document: Document) -> None:
+    """Refuse a section that no value of the mode selects; drop it where an override of the mode leaves it behind."""
+    deployment = document.data.get("deployment")
+    if not isinstance(deployment, dict):
+        return
+    mode = deployment.get("mode", "aggregated")
+    modes = mode.get("choices", SECTIONS) if isinstance(mode, dict) else [mode]
+    known = isinstance(modes, list) and all(name in SECTIONS for name in modes)
+    for name in SECTIONS if known else ():
+        if name not in modes and deployment.get(name) is not None:
+            _drop_section(document, deployment, name, " or ".join(map(show, modes)))
+
+
+def _drop_section(document: Document, deployment: dict[str, Any], name: str, modes: str) -> None:
+    path, origin = ("deployment", name), document.origins.get(MODE, (None, 1))
+    if origin[1] is not None or document.origins[path][1] is None:
+        message = f"has no effect under mode {modes}: remove it, or set deployment.mode"
+        raise document.error(path, message)
+    fields = _without_domains(document.data | {"deployment": deployment | {"mode": name}})
+    for problem in _problems(fields):
+        if problem.kind == "extra_forbidden" and problem.path[:2] == path:
+            raise document.error(problem.path, problem.message)
+    del deployment[name]
+    of_baseline = schema.step(document.data.get("baseline"), "deployment")
+    if isinstance(of_baseline, dict):
+        of_baseline.pop(name, None)
+
+
+def _problems(fields: dict[str, Any]) -> list[Problem]:
+    """Return what the schema refuses in *fields*."""
+    result = validate(fields)
+    return result if isinstance(result, list) else []
 
 
 def _check_sections(document: Document) -> None:
@@ -267,6 +313,7 @@ def _check_values(document: Document, space: SearchSpace) -> None:
     """Validate every choice and both ends of every range, so that a bad one is found at its line, not in a trial."""
     _check_point(document, space, space.complete({}), (), ())
     for parameter in space.parameters:
+        check_conditions(document, parameter.keys)
         domain = parameter.domain
         if isinstance(domain, Choices):
             probes = [(("choices", str(index)), value) for index, value in enumerate(domain.values)]
@@ -275,6 +322,8 @@ def _check_values(document: Document, space: SearchSpace) -> None:
         for place, value in probes:
             point = space.complete({**_enabling(space, parameter), parameter.path: value})
             _check_point(document, space, point, parameter.keys, place)
+    for path, _ in find_domains(document.data):
+        check_conditions(document, path)
 
 
 def _enabling(space: SearchSpace, parameter: Parameter) -> Point:
@@ -289,7 +338,7 @@ def _enabling(space: SearchSpace, parameter: Parameter) -> Point:
 def _check_point(document: Document, space: SearchSpace, point: Point, searched: Path, place: Path) -> None:
     """Raise what is wrong at *point* by itself; values that only contradict each other make a point infeasible."""
     result = validate(space.resolve(point))
-    problems = feasibility.unknown_names(result) if isinstance(result, Scenario) else result
+    problems = _of_scenario(space, result) if isinstance(result, Scenario) else result
     paths = [parameter.keys for parameter in space.active(point)]
     for problem in problems:
         depth = len(problem.path)
@@ -298,6 +347,13 @@ def _check_point(document: Document, space: SearchSpace, point: Point, searched:
         inside = searched and problem.path[: len(searched)] == searched
         at = (*searched, *place, *problem.path[len(searched) :]) if inside else problem.path
         raise document.error(problem.path, problem.message, at=at)
+
+
+def _of_scenario(space: SearchSpace, scenario: Scenario) -> list[Problem]:
+    """Return unknown names; without any, contradictions that no other point can be without."""
+    searched = {parameter.keys[0] for parameter in space.parameters}
+    found = feasibility.unknown_names(scenario)
+    return found or [problem for problem in feasibility.contradictions(scenario) if problem.path[0] not in searched]
 
 
 def _read_baseline(document: Document, space: SearchSpace) -> Point | None:

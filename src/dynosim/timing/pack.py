@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dynosim.errors import TimingError
+from dynosim.errors import NoPackError, TimingError
 from dynosim.timing.base import PassTables
 from dynosim.timing.cuda_graphs import padded_batches
 
@@ -189,7 +189,7 @@ class PackTimes:
 
 
 def find_pack(key: PackKey, size: Size) -> PackTimes:
-    """Return the pack of *key* from the user's folders or the bundle; TimingError with the command that makes it."""
+    """Return the pack of *key* from the user's folders or the bundle; NoPackError with the command that makes it."""
     gpus = size.tensor_parallel * size.data_parallel
     ranks = f" ({size.data_parallel} data-parallel ranks)" if size.data_parallel > 1 else ""
     what = f"{key.model} on {gpus} x {key.gpu}{ranks} with {key.engine}, quantization {key.quantization}"
@@ -201,10 +201,16 @@ def find_pack(key: PackKey, size: Size) -> PackTimes:
         if size in pack.sizes:
             return PackTimes(path, size)
         if reason := pack.provenance["without_data"].get(size.label):
-            raise TimingError(f"no kernel times for {what}: {reason}")
-    raise TimingError(
-        f"no timing pack for {what}: make one with `{key.build_command(size)}`, or use timing type 'roofline'"
-    )
+            raise NoPackError(f"no kernel times for {what}: {reason}", path="deployment.timing")
+    message = f"no timing pack for {what}: make one with `{key.build_command(size)}`, or use timing type 'roofline'"
+    raise NoPackError(message, path=_culprit(key))
+
+
+def _culprit(key: PackKey) -> str:
+    """Return the field that no pack at hand has, as far as one alone is to blame."""
+    if key.version != "current":
+        return "deployment.engine.version"
+    return "deployment.timing" if any(BUNDLED.glob(f"*.{key.gpu}.*.npz")) else "deployment.gpu"
 
 
 @lru_cache(maxsize=64)

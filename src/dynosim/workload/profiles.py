@@ -41,7 +41,7 @@ def get_profile(name: str) -> Profile:
     if name not in profile_names():
         nearest = difflib.get_close_matches(name, profile_names(), n=1, cutoff=0.0)[0]
         raise ConfigError(
-            f"{name!r}: no such profile, nearest is {nearest!r}; allowed are {', '.join(profile_names())}",
+            f"{name!r}: no such profile: did you mean {nearest!r}? allowed: {', '.join(profile_names())}",
             path="workload.source.name",
         )
     return Profile.model_validate_json((_folder() / f"{name}.json").read_text(encoding="utf-8"))

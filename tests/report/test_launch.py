@@ -159,7 +159,7 @@ def test_the_checkpoint_has_the_precision(model, quantization, checkpoint):
 def test_what_cannot_start_has_no_command(capsys):
     assert main(["launch", "tiny"]) == 0
     assert "vllm serve meta-llama/Llama-3.1-8B-Instruct" in capsys.readouterr().out
-    assert main(["launch", "llama70b", "--set", "baseline={}"]) == 3
+    assert main(["launch", "tiny", "--set", "deployment.model=llama-3.1-70b"]) == 3
     assert "does not fit" in capsys.readouterr().err
 
 

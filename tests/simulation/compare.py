@@ -40,7 +40,9 @@ def run_oracle(deployment: DeploymentConfig, workload: Workload, seed: int = 0) 
 def assert_equal(fast: SimulationResult, slow: SimulationResult, core: OracleCore) -> None:
     """Every field of every request, every token gap, and what the pools did."""
     for name in fast.requests.dtype.names:
-        rows = np.isfinite(slow.requests["queue_s"]) if name.startswith("wait_") else slice(None)
+        # What a request that was sent again has waited for is filled up in an order of its own (``split._waits``).
+        settled = np.isfinite(slow.requests["queue_s"]) & (slow.requests["retries"] == 0)
+        rows = settled if name.startswith("wait_") else slice(None)
         np.testing.assert_allclose(fast.requests[name][rows], slow.requests[name][rows], **CLOSE, err_msg=name)
     if fast.stopped == "":
         assert (fast.requests["status"] == COMPLETED).sum() == np.isfinite(fast.requests["last_token_s"]).sum()

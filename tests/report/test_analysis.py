@@ -138,7 +138,10 @@ def test_the_gpus_of_a_scaled_pool_are_a_ceiling() -> None:
     config["deployment"]["aggregated"] |= {"replicas": 1, "autoscaler": {"max_replicas": 3}}
     scaled = replace(trial, scenario=Scenario.model_validate(config))
     assert gpu_text(scaled) == "up to 12"
-    assert [shown["autoscaled"] for shown in data(replace(make_study(1), trials=[trial, scaled]))["trials"]] == [False, True]
+    assert [shown["autoscaled"] for shown in data(replace(make_study(1), trials=[trial, scaled]))["trials"]] == [
+        False,
+        True,
+    ]
 
 
 def test_the_baseline_is_beaten_only_by_a_point_that_is_no_worse_anywhere() -> None:

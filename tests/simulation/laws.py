@@ -166,7 +166,8 @@ def pools_are_plausible(done: Run) -> None:
     hits = sum(
         ok[name].sum() for name in ("cached_tokens", "cached_host_tokens", "cached_disk_tokens", "cached_remote_tokens")
     )
-    assert computed >= ok["input_tokens"].sum() - hits
+    again = ok["preemptions"].any() or result.requests["retries"].any()  # hits of later admissions are not recorded
+    assert again or computed >= ok["input_tokens"].sum() - hits
 
 
 def metrics_are_numbers(done: Run) -> None:

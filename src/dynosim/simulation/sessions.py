@@ -27,6 +27,7 @@ class Sessions:
         self.watch = self._closed or self._linked
         """Whether ``ended`` must be called."""
         self.unsent = len(workload)
+        self._ended = bytearray(len(workload))
         self.arrival_s = workload.arrival_s.copy()
         """Shape (n,): when each request was sent; NaN for one that has to wait and was not sent yet."""
         if self._linked:
@@ -50,7 +51,10 @@ class Sessions:
             self._clock.at(self._root_s[0], SEND, self._arrive, 0)
 
     def ended(self, time: float, i: int) -> None:
-        """Request *i* has ended: send or take up what waits for that."""
+        """Request *i* has ended: send or take up what waits for that. It ends once, also if it was given up before."""
+        if self._ended[i]:
+            return
+        self._ended[i] = True
         if self._linked:
             offsets, ids = self._dependents
             for j in ids[offsets[i] : offsets[i + 1]].tolist():

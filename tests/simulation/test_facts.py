@@ -1,7 +1,6 @@
 """Facts of serving that every measurement shows, on small simulations: the directions, not the numbers.
 
-Measured pairs behind them: /work/shared/validation (InferenceX multi-turn with and without offload, vLLM's and Dynamo's
-published studies); research/dynosim.md.
+Measured pairs behind them: InferenceX's multi-turn runs with and without offload, vLLM's and Dynamo's published studies.
 """
 
 from __future__ import annotations

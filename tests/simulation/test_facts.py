@@ -1,6 +1,7 @@
 """Facts of serving that every measurement shows, on small simulations: the directions, not the numbers.
 
-Measured pairs behind them: InferenceX's multi-turn runs with and without offload, vLLM's and Dynamo's published studies.
+Measured pairs behind them: InferenceX's multi-turn runs with and without offload, and the published studies of vLLM and
+Dynamo.
 """
 
 from __future__ import annotations

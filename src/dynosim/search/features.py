@@ -1,33 +1,42 @@
-"""What a serving engineer would compute before simulating: capacities, loads and unloaded latencies in closed form.
+"""What a serving engineer would compute before simulating: capacities, loads and latencies in closed form.
 
-The models get these beside the raw parameters, on logarithmic scales. They mean the same in every mode and on every
-GPU, so what is learned of one region carries over to others. They only have to order configurations roughly: queueing,
-prefix reuse, routing, bursts and tails are what the simulation is for.
+The models get the capacities and loads beside the raw parameters, on logarithmic scales: they mean the same in every
+mode and on every GPU, so what is learned of one region carries over to others. From the same numbers comes a first
+estimate of the metrics, so of any objective that is a function of them: the mean that the models start from. Both only
+have to order configurations roughly: bursts, prefix reuse per cache, routing and tails are what the simulation is for.
 
-Pass times come from the scenario's own timing tables, cached by what they depend on, because a search asks for a
-thousand points per proposal.
+Pass times come from the scenario's own timing tables, kept by what they depend on. Everything else is arithmetic on
+columns: a search asks for a thousand points per proposal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import DeploymentConfig, LinkConfig, PoolConfig, PriceConfig, Scenario, SpeculativeConfig
+from dynosim.config import (
+    DeploymentConfig,
+    LinkConfig,
+    PoolConfig,
+    PriceConfig,
+    Scenario,
+    SpeculativeConfig,
+)
 from dynosim.errors import DynosimError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_capacity
-from dynosim.search.distributions import Key, decode, label
-from dynosim.space import SearchSpace
+from dynosim.metrics import STATS, Metrics
+from dynosim.search.rows import Key, Rows, keys
 from dynosim.timing import effective_tables
 from dynosim.workload import load_workload
+from dynosim.workload.statistics import reuse_bound
 
 Array = NDArray[np.float64]
+Records = NDArray[np.void]
 
 FEATURES = (
     "usd_per_hour",
@@ -59,158 +68,348 @@ _BATCHES = np.array([1, 4, 16, 64, 256])
 _CHUNK_TOKENS = 8192
 _TARGET_LOAD = 0.7
 """Load at which an autoscaled pool is taken to run."""
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What the traffic asks for, on average."""
-
-    rate_rps: float
-    """1 in a closed loop, which has no rate of its own: loads are then relative."""
-    input_tokens: float
-    output_tokens: float
+_STABLE_LOAD = 0.97
+"""Up to here a queue is taken to be in equilibrium; beyond, the backlog at the end of the traffic comes on top."""
+_REUSE_WORKERS = (1, 2, 4, 8, 16, 32)
+_QUANTILES = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999, "max": 0.999}
+_CACHE_AWARE = ("kv_aware", "prefix_affinity", "session_affinity")
 
 
 @dataclass(frozen=True, eq=False)
-class Replica:
-    """What one replica of a pool can do.
+class Demand:
+    """What the traffic asks for."""
 
-    It runs ``batches`` batches at a time, each as fast as one would be alone: one per attention rank, and one per
-    pipeline stage, whose passes take as long as one pass through all stages but overlap.
-    """
+    rate_rps: float
+    """1 in a closed loop, which has no rate of its own: loads are then relative."""
+    span_s: float
+    input_tokens: float
+    output_tokens: float
+    """Means."""
+    input_quantiles: Array
+    """Prompt lengths at ``_QUANTILES``."""
+    input_square: float
+    """Mean square over squared mean of the prompts."""
+    reuse: Array
+    """Share of prompt tokens that a prefix cache could serve, of ``_REUSE_WORKERS`` caches behind round robin."""
+    concurrency: int | None
 
-    pool: PoolConfig
+
+REPLICA_DTYPE = np.dtype(
+    [
+        ("usd_per_hour", "f8"),
+        ("gpus", "f8"),
+        ("batches", "f8"),  # run at a time, each as fast as one would be alone: one per attention rank and stage
+        ("stages", "f8"),
+        ("prefill_s", "f8"),  # computing one prompt of mean length
+        ("prefill_quantiles_s", "f8", len(_QUANTILES)),  # and of the lengths of Demand.input_quantiles
+        ("token_s", "f8", len(_BATCHES)),  # between two tokens of a request, at _BATCHES requests of mean context
+        ("kv_requests", "f8"),  # requests of mean final length that the KV cache of one batch holds
+        ("kv_bytes", "f8"),  # of one prompt of mean length
+        ("cache_requests", "f8"),  # prompts of mean length in GPU memory and the tiers below it
+        ("store_requests", "f8"),  # and in the store that all replicas share
+        ("reuses", "f8"),  # 1 with prefix caching
+        ("replicas", "f8"),
+        ("max_num_seqs", "f8"),
+        ("min_replicas", "f8"),  # of the autoscaler, NaN without one
+        ("max_replicas", "f8"),
+    ]
+)
+"""What one replica of a pool can do, and how many there are. Pipeline stages each run a batch whose passes take as long
+as one pass through all stages but overlap."""
+
+
+def largest_batch(pools: Records) -> Array:
+    """Return the requests that one batch can hold; ``max_num_seqs`` counts those of one scheduler."""
+    return np.asarray(np.maximum(np.minimum(pools["max_num_seqs"] / pools["stages"], pools["kv_requests"]), 1.0))
+
+
+def step_s(pools: Records, batch: Array) -> Array:
+    """Return the time between two tokens in batches of so many requests (``n``), linear between ``_BATCHES``."""
+    j = np.clip(np.searchsorted(_BATCHES, batch, "right") - 1, 0, len(_BATCHES) - 2)
+    weight = np.clip((batch - _BATCHES[j]) / (_BATCHES[j + 1] - _BATCHES[j]), 0.0, 1.0)
+    i, table = np.arange(len(batch)), pools["token_s"]
+    return np.asarray((1.0 - weight) * table[i, j] + weight * table[i, j + 1])
+
+
+def count(pools: Records, load: Array) -> Array:
+    """Return the replicas on average: as many as *load* for one replica needs where an autoscaler decides."""
+    low, high = pools["min_replicas"], pools["max_replicas"]
+    return np.where(np.isnan(low), pools["replicas"], np.clip(load / _TARGET_LOAD, low, high))
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What the deployments of ``n`` rows would do under steady traffic; NaN where a replica cannot be."""
+
     demand: Demand
-    batches: int
-    prefill_s: float
-    """Computing one prompt of mean length."""
-    token_s: Array
-    """Time between two tokens of a request at ``_BATCHES`` requests of mean context: a decode pass over the tokens
-    that speculation gets out of it."""
-    kv_requests: float
-    """Requests of mean final length that the KV cache of one batch holds."""
-    kv_bytes: float
-    """KV cache of one prompt of mean length."""
-    cache_requests: float
-    """Prompts of mean length in GPU memory and the tiers below it."""
-    store_requests: float
-    """The same in the store that all replicas share."""
-    usd_per_hour: float
+    rate_rps: Array
+    usd_per_hour: Array
+    gpus: Array
+    first_token_s: Array
+    """Unloaded, the hand-off included."""
+    step_s: Array
+    """Between two tokens while nothing else runs."""
+    prefill_load: Array
+    decode_load: Array
+    load: Array
+    kv_requests: Array
+    cache_requests: Array
+    together: NDArray[np.bool_]
+    prefill: Records
+    prefills: Array
 
-    def step(self, batch: float) -> float:
-        """Return the time between two tokens in a batch of *batch* requests."""
-        return float(np.interp(batch, _BATCHES, self.token_s))
+    def features(self) -> Array:
+        """Return the logarithms of ``FEATURES``, ``n x 9``."""
+        return np.log(np.column_stack([getattr(self, name) for name in FEATURES]))
 
-    def largest_batch(self, max_num_seqs: float) -> float:
-        """Return how many requests one batch can hold; *max_num_seqs* counts those of one scheduler."""
-        slots = max_num_seqs / self.pool.pipeline_parallel_size
-        return max(min(slots, self.kv_requests), 1.0)
-
-    def count(self, replicas: float, load: float) -> float:
-        """Return the replicas of the pool on average: as many as *load* for one replica needs where it scales."""
-        scaler = self.pool.autoscaler
-        if scaler is None:
-            return replicas
-        return min(max(load / _TARGET_LOAD, scaler.min_replicas), scaler.max_replicas)
-
-
-class ServingFeatures:
-    """Closed-form features of the points of one space: the logarithms of ``FEATURES``, NaN where they are unknown."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self._space = space
-        self._replica = lru_cache(maxsize=None)(self._measure)
-
-    def __call__(self, point: Mapping[str, Any]) -> list[float]:
-        """Return the features of *point*."""
-        mode = point.get("deployment.mode") or self._space.reference.deployment.mode
-        roles = ("mixed", "mixed") if mode == "aggregated" else ("prefill", "decode")
-        able = {role: self._replica(role, self._relevant(point, role)) for role in dict.fromkeys(roles)}
-        prefill, decode = (able[role] for role in roles)
-        if prefill is None or decode is None:
-            return [np.nan] * len(FEATURES)
-        return list(np.log(self._estimate(point, roles, prefill, decode)))
-
-    def _estimate(
-        self, point: Mapping[str, Any], roles: tuple[str, str], prefill: Replica, decode: Replica
-    ) -> tuple[float, ...]:
-        demand, together = decode.demand, roles[0] == roles[1]
-        max_batch = decode.largest_batch(self._count(point, roles[1], decode.pool, "max_num_seqs"))
-        # Loads of one replica that serves everything.
-        prefill_load = demand.rate_rps * prefill.prefill_s / prefill.batches
-        decode_load = demand.rate_rps * demand.output_tokens * decode.step(max_batch) / max_batch / decode.batches
-        own = (prefill_load + decode_load,) * 2 if together else (prefill_load, decode_load)
-        prefills = prefill.count(self._count(point, roles[0], prefill.pool, "replicas"), own[0])
-        decodes = decode.count(self._count(point, roles[1], decode.pool, "replicas"), own[1])
-        prefill_load, decode_load = prefill_load / prefills, decode_load / decodes
-        # Little's law: requests decoding = their rate x their time. Two rounds, since the step depends on the batch.
-        tokens_per_s = demand.rate_rps * demand.output_tokens / decodes / decode.batches
-        batch = tokens_per_s * decode.step(1.0)
-        batch = min(max(tokens_per_s * decode.step(batch), 1.0), max_batch)
-        hop_s = 0.0 if together else prefill.kv_bytes / self._link_bytes_s(point, prefill.pool)
-        pools = [(prefill, prefills)] if together else [(prefill, prefills), (decode, decodes)]
-        return (
-            sum(replica.usd_per_hour * count for replica, count in pools),
-            sum(replica.pool.gpus_per_replica * count for replica, count in pools),
-            prefill.prefill_s + hop_s,
-            decode.step(batch),
-            prefill_load,
-            decode_load,
-            prefill_load + decode_load if together else max(prefill_load, decode_load),
-            max_batch * decode.pool.pipeline_parallel_size,
-            prefill.cache_requests * prefills + prefill.store_requests,
+    def metrics(self) -> Metrics:
+        """Return the metrics that have a closed form, as columns (``n``) where a simulation gives numbers."""
+        throughput = self.rate_rps * self.demand.output_tokens / np.maximum(self.load, 1.0)
+        total = throughput * (1.0 + self.demand.input_tokens / self.demand.output_tokens)
+        requests = throughput / self.demand.output_tokens
+        first, gap = self._first_token_ms(), self._gap_ms()
+        decode = {stat: gap[stat] * self.demand.output_tokens for stat in gap}
+        return Metrics(
+            {
+                "time_to_first_token": first,
+                "inter_token_latency": gap,
+                "inter_chunk_latency": gap,
+                "request_latency": {stat: first[stat] + decode[stat] for stat in gap},
+                "output_token_throughput_per_user": {stat: 1e3 / gap[stat] for stat in gap},
+                "request_throughput": requests,
+                "output_token_throughput": throughput,
+                "input_token_throughput": total - throughput,
+                "total_token_throughput": total,
+                "output_token_throughput_per_gpu": throughput / self.gpus,
+                "total_token_throughput_per_gpu": total / self.gpus,
+                "goodput": requests,
+                "goodput_token_throughput": throughput,
+                "goodput_token_throughput_per_gpu": throughput / self.gpus,
+                "usd_per_hour": self.usd_per_hour,
+                "usd_per_million_output_tokens": self.usd_per_hour / throughput / 3600.0 * 1e6,
+                "usd_per_million_good_output_tokens": self.usd_per_hour / throughput / 3600.0 * 1e6,
+                "usd_per_million_total_tokens": self.usd_per_hour / total / 3600.0 * 1e6,
+                "usd_per_1k_requests": self.usd_per_hour / requests / 3.6,
+                "gpus": self.gpus,
+            }
         )
 
-    def _link_bytes_s(self, point: Mapping[str, Any], pool: PoolConfig) -> float:
+    def _first_token_ms(self) -> dict[str, Array]:
+        """Return TTFT: the prompt of that quantile behind the M/G/1 wait of that quantile, or the final backlog.
+
+        Mean wait by Pollaczek and Khinchine, its tail as exponential: P(W > t) = rho exp(-t rho / E[W]).
+        """
+        busy = np.where(self.together, self.decode_load, 0.0)
+        slowed = 1.0 / (1.0 - np.minimum(busy, 0.9))
+        service_s = self.prefill["prefill_s"] * slowed / self.prefill["batches"]
+        rho = np.clip(self.prefill_load * slowed, 1e-6, _STABLE_LOAD)
+        wait_s = rho * service_s * self.demand.input_square / (2.0 * (1.0 - rho))
+        backlog_s = self.demand.span_s * np.maximum(self.load - _STABLE_LOAD, 0.0)
+        hop_s = self.first_token_s - self.prefill["prefill_s"]
+        found = {"avg": 1e3 * (hop_s + service_s * self.prefill["batches"] + wait_s + backlog_s / 2.0)}
+        for j, (stat, q) in enumerate(_QUANTILES.items()):
+            tail_s = wait_s / rho * np.maximum(np.log(rho / (1.0 - q)), 0.0)
+            own_s = self.prefill["prefill_quantiles_s"][:, j] * slowed
+            found[stat] = 1e3 * (hop_s + np.hypot(own_s, tail_s) + q * backlog_s)
+        return _all_stats(found)
+
+    def _gap_ms(self) -> dict[str, Array]:
+        """Return ITL: decode passes, stretched by the prompts of others that arrive meanwhile where a pool does both.
+
+        N prompts arrive during a decode of n tokens (Poisson): gap = step + N prefill / n, with its mean and deviation.
+        """
+        n, rate = self.demand.output_tokens, self.rate_rps / self.prefills / self.prefill["batches"]
+        share = np.where(self.together, np.minimum(self.prefill_load, 0.9), 0.0)
+        mean_s = self.step_s / (1.0 - share)
+        prompt_s = np.where(self.together, self.prefill["prefill_s"], 0.0) * np.sqrt(self.demand.input_square)
+        deviation_s = np.sqrt(rate * n * mean_s) * prompt_s / n
+        found = {"avg": 1e3 * mean_s}
+        for stat, q in _QUANTILES.items():
+            found[stat] = 1e3 * (mean_s + max(_normal_quantile(q), 0.0) * deviation_s)
+        return _all_stats(found)
+
+
+def _normal_quantile(q: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(q))
+
+
+def _all_stats(found: dict[str, Array]) -> dict[str, Array]:
+    """Return *found* with the average for every statistic that has no estimate of its own."""
+    return {stat: found.get(stat, found["avg"]) for stat in STATS}
+
+
+class ServingEstimates:
+    """Closed-form estimates of the points of one space."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._replica = lru_cache(maxsize=None)(self._measure)
+
+    def __call__(self, rows: Array) -> Estimate:
+        """Return the estimate of each row (``n x p``)."""
+        together = self._is_aggregated(rows)
+        ahead = self._pools(rows, np.where(together, "mixed", "prefill"))
+        behind = self._pools(rows, np.where(together, "mixed", "decode"))
+        return self._estimate(rows, together, ahead, behind)
+
+    @cached_property
+    def _demand(self) -> Demand:
+        return demand_of(self._rows.space.reference)
+
+    def _is_aggregated(self, rows: Array) -> NDArray[np.bool_]:
+        j = self._rows.column("deployment.mode")
+        if j is None:
+            aggregated = self._rows.space.reference.deployment.mode == "aggregated"
+            return np.full(len(rows), aggregated)
+        return rows[:, j] == self._rows.parameters[j].domain.values.index("aggregated")  # type: ignore[union-attr]
+
+    def _estimate(self, rows: Array, together: NDArray[np.bool_], ahead: Records, behind: Records) -> Estimate:
+        demand, policy = self._demand, self._cache_aware(rows)
+        max_batch = largest_batch(behind)
+        # Of one replica that serves one request per second.
+        workers = np.where(policy, 1.0, ahead["replicas"])
+        computed = 1.0 - ahead["reuses"] * np.interp(np.log(workers), np.log(_REUSE_WORKERS), demand.reuse)
+        prefill_load = computed * ahead["prefill_s"] / ahead["batches"]
+        decode_load = demand.output_tokens * step_s(behind, max_batch) / max_batch / behind["batches"]
+        hop_s = np.where(together, 0.0, ahead["kv_bytes"] / self._link_bytes_s(rows, ahead))
+        rate = self._rate_rps(ahead, behind, prefill_load, decode_load, hop_s, together)
+        own = np.where(together, prefill_load + decode_load, prefill_load), prefill_load * together + decode_load
+        prefills, decodes = count(ahead, rate * own[0]), count(behind, rate * own[1])
+        prefill_load, decode_load = rate * prefill_load / prefills, rate * decode_load / decodes
+        # Little's law: requests decoding = their rate x their time. Two rounds, since the step depends on the batch.
+        tokens_per_s = rate * demand.output_tokens / decodes / behind["batches"]
+        batch = tokens_per_s * step_s(behind, np.ones(len(rows)))
+        batch = np.minimum(np.maximum(tokens_per_s * step_s(behind, batch), 1.0), max_batch)
+        apart = ~together
+        return Estimate(
+            demand=demand,
+            rate_rps=rate,
+            usd_per_hour=ahead["usd_per_hour"] * prefills + apart * behind["usd_per_hour"] * decodes,
+            gpus=ahead["gpus"] * prefills + apart * behind["gpus"] * decodes,
+            first_token_s=ahead["prefill_s"] + hop_s,
+            step_s=step_s(behind, batch),
+            prefill_load=prefill_load,
+            decode_load=decode_load,
+            load=np.where(together, prefill_load + decode_load, np.maximum(prefill_load, decode_load)),
+            kv_requests=max_batch * behind["stages"],
+            cache_requests=ahead["cache_requests"] * prefills + ahead["store_requests"],
+            together=together,
+            prefill=ahead,
+            prefills=prefills,
+        )
+
+    def _rate_rps(
+        self,
+        ahead: Records,
+        behind: Records,
+        prefill_load: Array,
+        decode_load: Array,
+        hop_s: Array,
+        together: NDArray[np.bool_],
+    ) -> Array:
+        """Return the rate of the traffic; in a closed loop that of N requests in flight, up to what the pools carry."""
+        demand = self._demand
+        if demand.concurrency is None:
+            return np.full(len(hop_s), demand.rate_rps)
+        prefill, decode = prefill_load / ahead["replicas"], decode_load / behind["replicas"]
+        batch = demand.concurrency / behind["replicas"] / behind["batches"]
+        decode_s = demand.output_tokens * step_s(behind, np.minimum(batch, largest_batch(behind)))
+        alone = demand.concurrency / (ahead["prefill_s"] + hop_s + decode_s)
+        return np.minimum(alone, _STABLE_LOAD / np.where(together, prefill + decode, np.maximum(prefill, decode)))
+
+    def _cache_aware(self, rows: Array) -> NDArray[np.bool_]:
+        """Return which rows send a conversation to the replica that has its prefix."""
+        j = self._rows.column("deployment.router.policy")
+        if j is None:
+            return np.full(len(rows), self._rows.space.reference.deployment.router.policy in _CACHE_AWARE)
+        values = self._rows.parameters[j].domain.values or ()
+        return np.isin(rows[:, j], [i for i, value in enumerate(values) if value in _CACHE_AWARE])
+
+    def _link_bytes_s(self, rows: Array, pools: Records) -> Array:
         """Return the bandwidth of one replica's link; where it is not searched its scale makes no difference."""
-        searched = point.get("deployment.disaggregated.kv_transfer.bandwidth_gb_s")
-        return (searched or LinkConfig().bandwidth_gb_s) * 1e9 * pool.gpus_per_replica
+        searched = self._rows.numbers(rows, "deployment.disaggregated.kv_transfer.bandwidth_gb_s")
+        default = LinkConfig().bandwidth_gb_s
+        gb_s = np.full(len(rows), default) if searched is None else np.where(np.isnan(searched), default, searched)
+        return gb_s * 1e9 * pools["gpus"]
 
-    def _count(self, point: Mapping[str, Any], role: str, pool: PoolConfig, name: str) -> float:
-        return float(point.get(f"{_SECTIONS[role]}.{name}", getattr(pool, name)))
+    def _pools(self, rows: Array, roles: NDArray[Any]) -> Records:
+        """Return one record per row, that of its pool in the role."""
+        found = np.empty(len(rows), REPLICA_DTYPE)
+        for role in np.unique(roles).tolist():
+            at = np.flatnonzero(roles == role)
+            found[at] = self._pool(rows[at], role)
+        return found
 
-    def _relevant(self, point: Mapping[str, Any], role: str) -> Key:
-        """Return the part of *point* that decides what one replica of the role can do.
+    def _pool(self, rows: Array, role: str) -> Records:
+        part = np.full(rows.shape, np.nan)
+        part[:, self._relevant[role]] = rows[:, self._relevant[role]]
+        names = keys(part)
+        place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        different = np.array([self._replica(role, name) for name in place], REPLICA_DTYPE)
+        found = different[[place[name] for name in names]]
+        for name in ("replicas", "max_num_seqs"):
+            searched = self._rows.numbers(rows, f"{_SECTIONS[role]}.{name}")
+            if searched is not None:
+                found[name] = np.where(np.isnan(searched), found[name], searched)
+        return found
+
+    @cached_property
+    def _relevant(self) -> dict[str, list[int]]:
+        """Columns that decide what one replica of a role can do.
 
         The bounds of an autoscaler belong together with ``replicas``, so there both stay.
         """
-        section = _SECTIONS[role]
-        others = (prefix for name, prefix in _SECTIONS.items() if name != role)
-        scales = any(path.startswith(f"{section}.autoscaler") for path in point)
-        counts = (name for name in _COUNTS if not (scales and name == "replicas"))
-        dropped = (*others, *_ELSEWHERE, *(f"{section}.{name}" for name in counts))
-        return tuple((path, label(value)) for path, value in point.items() if not path.startswith(dropped))
+        found = {}
+        paths = [parameter.path for parameter in self._rows.parameters]
+        for role, section in _SECTIONS.items():
+            others = (prefix for name, prefix in _SECTIONS.items() if name != role)
+            scales = any(path.startswith(f"{section}.autoscaler") for path in paths)
+            counts = (name for name in _COUNTS if not (scales and name == "replicas"))
+            dropped = (*others, *_ELSEWHERE, *(f"{section}.{name}" for name in counts))
+            found[role] = [j for j, path in enumerate(paths) if not path.startswith(dropped)]
+        return found
 
-    def _measure(self, role: str, relevant: Key) -> Replica | None:
+    def _measure(self, role: str, name: Key) -> tuple[Any, ...]:
+        space = self._rows.space
         try:
-            scenario = self._space.scenario(self._space.complete(decode(self._space, dict(relevant))))
-            return replica(scenario, scenario.deployment.pools()[role])
+            scenario = space.scenario(space.complete(self._rows.point(np.frombuffer(name))))
+            return replica(scenario, scenario.deployment.pools()[role], self._demand)
         except DynosimError:
-            return None
+            return tuple(np.full(REPLICA_DTYPE[name].shape, np.nan) for name in REPLICA_DTYPE.names or ())
 
 
-def replica(scenario: Scenario, pool: PoolConfig) -> Replica:
-    """Return what one replica of *pool* can do; InfeasibleError or TimingError where it cannot be known."""
-    deployment, demand = scenario.deployment, _demand(scenario)
-    capacity, ranks = kv_capacity(deployment, pool), pool.data_parallel_size
+def replica(scenario: Scenario, pool: PoolConfig, demand: Demand) -> tuple[Any, ...]:
+    """Return the fields of ``REPLICA_DTYPE``; InfeasibleError or TimingError where they cannot be known."""
+    deployment = scenario.deployment
+    capacity, ranks, stages = kv_capacity(deployment, pool), pool.data_parallel_size, pool.pipeline_parallel_size
     limits = {"max_num_seqs": int(_BATCHES[-1]), "max_num_batched_tokens": _CHUNK_TOKENS}
     tables = effective_tables(deployment, pool.model_copy(update=limits))
     context = demand.input_tokens + demand.output_tokens / 2
     attention = [np.interp(b * context, tables.decode_context[b], tables.decode_s[b]) for b in _BATCHES]
-    prompt_attention = np.interp(demand.input_tokens, tables.prefill_seq, tables.prefill_share_s[1])
-    kv_bytes, tiers = capacity.bytes_per_token * demand.input_tokens, pool.kv_offload
+    prompts = np.append(demand.input_tokens, demand.input_quantiles)
+    prompt_attention = np.interp(prompts, tables.prefill_seq, tables.prefill_share_s[1])
+    prefill_s = prompts / _CHUNK_TOKENS * tables.tokens_s[_CHUNK_TOKENS] + prompt_attention
+    kv_bytes, tiers, scaler = capacity.bytes_per_token * demand.input_tokens, pool.kv_offload, pool.autoscaler
     below = sum(tier.size_gib for tier in (tiers.host, tiers.disk) if tier) * 2**30
-    return Replica(
-        pool,
-        demand,
-        ranks * pool.pipeline_parallel_size,
-        float(demand.input_tokens / _CHUNK_TOKENS * tables.tokens_s[_CHUNK_TOKENS] + prompt_attention),
+    return (
+        pool.gpus_per_replica * _price(deployment, pool, scenario.prices),
+        pool.gpus_per_replica,
+        ranks * stages,
+        stages,
+        prefill_s[0],
+        prefill_s[1:],
         (tables.graph_tokens_s[_BATCHES] + np.array(attention)) / tokens_per_pass(deployment.engine.speculative),
-        capacity.tokens / (demand.input_tokens + demand.output_tokens) / pool.pipeline_parallel_size,
+        capacity.tokens / (demand.input_tokens + demand.output_tokens) / stages,
         kv_bytes,
         ranks * capacity.tokens / demand.input_tokens + below / kv_bytes,
         tiers.remote.size_gib * 2**30 / kv_bytes if tiers.remote else 0.0,
-        pool.gpus_per_replica * _price(deployment, pool, scenario.prices),
+        pool.enable_prefix_caching,
+        pool.replicas,
+        pool.max_num_seqs,
+        scaler.min_replicas if scaler else np.nan,
+        scaler.max_replicas if scaler else np.nan,
     )
 
 
@@ -223,13 +422,20 @@ def tokens_per_pass(speculative: SpeculativeConfig | None) -> float:
     return 1.0 + float(np.cumprod(rates[drafted]).sum())
 
 
-def _demand(scenario: Scenario) -> Demand:
-    workload = load_workload(scenario.workload, scenario.seed)
-    span_s = float(workload.arrival_s[-1] - workload.arrival_s[0])
+def demand_of(scenario: Scenario) -> Demand:
+    """Return what the traffic of *scenario* asks for."""
+    table = load_workload(scenario.workload, scenario.seed)
+    span_s = float(table.arrival_s[-1] - table.arrival_s[0])
+    prompts = table.input_tokens.astype(float)
     return Demand(
-        len(workload) / span_s if span_s > 0.0 else 1.0,
-        float(workload.input_tokens.mean()),
-        float(workload.output_tokens.mean()),
+        rate_rps=len(table) / span_s if span_s > 0.0 else 1.0,
+        span_s=span_s,
+        input_tokens=float(prompts.mean()),
+        output_tokens=float(table.output_tokens.mean()),
+        input_quantiles=np.quantile(prompts, list(_QUANTILES.values())),
+        input_square=float((prompts**2).mean() / prompts.mean() ** 2),
+        reuse=np.array([reuse_bound(table, workers) for workers in _REUSE_WORKERS]),
+        concurrency=table.concurrency,
     )
 
 

@@ -7,16 +7,18 @@ could win are ever checked: a check costs more than a score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.search.distributions import Key, Point, key
-from dynosim.space import SearchSpace
+from dynosim.search.rows import Key, Rows, keys
 
 Array = NDArray[np.float64]
-Score = Callable[[Sequence[Point]], Array]
+Score = Callable[[Array], Array]
+"""From rows (``n x p``) to their scores (``n``); minus infinity where a point is known not to work."""
+Valid = Callable[[Array], bool]
+"""Whether a row (``p``) may work."""
 
 RANDOM, MUTATIONS, CROSSOVERS = 256, 256, 128
 CLIMBERS, ROUNDS = 6, 5
@@ -24,86 +26,71 @@ ENUMERABLE = 1_500
 """A space of at most so many points is scored whole."""
 
 
-def maximize(
-    space: SearchSpace, score: Score, parents: Sequence[Point], taken: set[Key], rng: np.random.Generator
-) -> Point | None:
-    """Return the valid point outside *taken* with the highest score that was found; None if there was none."""
-    if space.size() <= ENUMERABLE:
-        ranking = _Ranking(space, score, taken)
-        ranking.add(space.points())
-        return next(iter(ranking.best(1)), None)
-    ranking = _Ranking(space, score, taken)
-    ranking.add(_pool(space, parents, rng))
-    climbers = ranking.best(CLIMBERS)
-    for _ in range(ROUNDS):
-        ranking.add(near for climber in climbers for near in space.neighbours(climber))
-        higher = ranking.best(CLIMBERS)
-        if [key(point) for point in higher] == [key(point) for point in climbers]:
-            break
-        climbers = higher
-    return next(iter(climbers), None)
+class Ranking:
+    """Scored rows, best first; validity is asked only of rows that come first."""
 
+    def __init__(self, score: Score, valid: Valid, taken: set[Key]) -> None:
+        self._score, self._valid, self._seen = score, valid, set(taken)
+        self._scored: list[tuple[float, int, Array]] = []
+        self._known: set[int] = set()
 
-class _Ranking:
-    """Scored points, best first; validity is asked only of points that come first."""
-
-    def __init__(self, space: SearchSpace, score: Score, taken: set[Key]) -> None:
-        self._space, self._score = space, score
-        self._seen = set(taken)
-        self._scored: list[tuple[float, int, Point]] = []
-        self._valid: set[int] = set()
-
-    def add(self, points: Iterable[Point]) -> None:
-        """Score the points that are new."""
-        new = {k: point for point in points if (k := key(point)) not in self._seen}
+    def add(self, rows: Array) -> None:
+        """Score the rows that are new."""
+        new = {name: row for name, row in zip(keys(rows), rows, strict=True) if name not in self._seen}
         if not new:
             return
         first = len(self._seen)
         self._seen |= new.keys()
-        scores = self._score(list(new.values()))
+        scores = self._score(np.array(list(new.values())))
         # The serial number breaks ties in the order of proposal, which keeps the search deterministic.
-        self._scored += [(-float(s), first + i, p) for i, (s, p) in enumerate(zip(scores, new.values(), strict=True))]
+        found = zip(scores.tolist(), new.values(), strict=True)
+        self._scored += [(-s, first + i, row) for i, (s, row) in enumerate(found) if s > -np.inf]
         self._scored.sort(key=lambda entry: entry[:2])
 
-    def best(self, count: int) -> list[Point]:
-        """Return the *count* valid points with the highest scores; invalid ones met on the way are forgotten."""
-        kept: list[tuple[float, int, Point]] = []
+    def best(self, count: int) -> list[Array]:
+        """Return the *count* valid rows with the highest scores; invalid ones met on the way are forgotten."""
+        kept: list[tuple[float, int, Array]] = []
         for position, entry in enumerate(self._scored):
             if len(kept) == count:
                 self._scored = kept + self._scored[position:]
                 break
-            if entry[1] in self._valid or self._space.infeasible_reason(entry[2]) is None:
-                self._valid.add(entry[1])
+            if entry[1] in self._known or self._valid(entry[2]):
+                self._known.add(entry[1])
                 kept.append(entry)
         else:
             self._scored = kept
         return [entry[2] for entry in kept]
 
 
-def _pool(space: SearchSpace, parents: Sequence[Point], rng: np.random.Generator) -> list[Point]:
-    pool = [space.sample(rng) for _ in range(RANDOM)]
-    if parents:
-        pool += [_mutate(space, parents[i], rng) for i in rng.integers(len(parents), size=MUTATIONS).tolist()]
-        pairs = rng.integers(len(parents), size=(CROSSOVERS, 2)).tolist()
-        pool += [_cross(space, parents[i], parents[j], rng) for i, j in pairs if i != j]
-    return pool
+def maximize(
+    rows: Rows, score: Score, valid: Valid, parents: Array, taken: set[Key], rng: np.random.Generator
+) -> Array | None:
+    """Return the valid row outside *taken* with the highest score that was found; None if there was none."""
+    ranking = Ranking(score, valid, taken)
+    if rows.space.size() <= ENUMERABLE:
+        ranking.add(rows.all())
+        return next(iter(ranking.best(1)), None)
+    ranking.add(pool(rows, parents, rng))
+    climbers = ranking.best(CLIMBERS)
+    for _ in range(ROUNDS):
+        if not climbers:
+            return None
+        ranking.add(rows.neighbours(np.array(climbers)))
+        higher = ranking.best(CLIMBERS)
+        if keys(np.array(higher)) == keys(np.array(climbers)):
+            break
+        climbers = higher
+    return next(iter(climbers), None)
 
 
-def _mutate(space: SearchSpace, parent: Point, rng: np.random.Generator) -> Point:
-    """Redraw or move one to four parameters of a point, few more often than many."""
-    active = space.active(parent)
-    chosen = rng.permutation(len(active))[: min(int(rng.geometric(0.5)), 4)]
-    values = dict(parent)
-    for parameter in (active[i] for i in chosen):
-        near = parameter.domain.neighbours(parent[parameter.path])
-        step = near and rng.random() < 0.5
-        values[parameter.path] = near[rng.integers(len(near))] if step else parameter.domain.sample(rng)
-    return space.complete(values)
-
-
-def _cross(space: SearchSpace, one: Point, other: Point, rng: np.random.Generator) -> Point:
-    """Take each parameter from either point."""
-    return space.complete({**one, **{path: value for path, value in other.items() if rng.random() < 0.5}})
+def pool(rows: Rows, parents: Array, rng: np.random.Generator) -> Array:
+    """Return random rows, and variations of *parents* (``k x p``)."""
+    drawn = rows.sample(RANDOM, rng)
+    if not len(parents):
+        return drawn
+    mutated = rows.mutate(parents[rng.integers(len(parents), size=MUTATIONS)], rng)
+    one, other = parents[rng.integers(len(parents), size=(2, CROSSOVERS))]
+    return np.vstack([drawn, mutated, rows.cross(one, other, rng)])
 
 
 def space_filling(encoded: Array, centers: Array) -> int:

@@ -1,4 +1,4 @@
-"""Points as feature vectors: what the Gaussian process measures distances in.
+"""Rows as feature vectors: what the Gaussian process measures distances in.
 
 Numbers become one feature in [0, 1], logarithmic where the range is or where numeric choices span a factor of
 four (a step from TP 1 to 2 matters as much as one from 4 to 8). Two other choices become one 0/1 feature,
@@ -10,84 +10,84 @@ space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.rng import stream
-from dynosim.search.distributions import Point
-from dynosim.space import Choices, Range, SearchSpace
+from dynosim.search.features import ServingEstimates
+from dynosim.search.priors import Prior, ServingPriors
+from dynosim.search.rows import Rows
+from dynosim.space import Choices, Range
 
 Array = NDArray[np.float64]
-Derived = Callable[[Point], list[float]]
-"""From a point to further features on whatever scale; NaN where one is unknown."""
-
 _INACTIVE = 0.5
 _LOG_SPAN = 4.0
-_RANGE_SAMPLES = 256
+_RANGE_SAMPLES = 512
 
 
-class Encoder:
-    """Turns points of a space into rows of ``d`` features; *derived* adds some to those of the parameters."""
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the models see of ``n`` rows."""
 
-    def __init__(self, space: SearchSpace, derived: Derived | None = None) -> None:
-        self._columns = [(p.path, _column(p.domain), _width(p.domain)) for p in space.parameters]
-        self._derived = derived or _none
-        rng = stream(0, "feature ranges")
-        rows = np.array([self._derived(space.sample(rng)) for _ in range(_RANGE_SAMPLES)])
-        rows = rows[~np.isnan(rows).any(axis=1)]
-        self._low = rows.min(axis=0, initial=np.inf)
-        span = rows.max(axis=0, initial=-np.inf) - self._low
+    X: Array
+    """Features, ``n x d``."""
+    prior: Prior
+    possible: NDArray[np.bool_]
+    """False where the closed form already says that the deployment cannot be."""
+
+
+class Lens:
+    """Turns rows of a space into features and priors; of a space that is not of serving, into features only."""
+
+    def __init__(self, rows: Rows, serving: bool) -> None:
+        self._columns = [_column(parameter.domain) for parameter in rows.parameters]
+        self._estimates = ServingEstimates(rows) if serving else None
+        self._priors = ServingPriors(rows.space) if serving else None
+        known = self._derived(rows.sample(_RANGE_SAMPLES, stream(0, "feature ranges")))[0]
+        known = known[np.isfinite(known).all(axis=1)]
+        self._low = known.min(axis=0, initial=np.inf)
+        span = known.max(axis=0, initial=-np.inf) - self._low
         self._span = np.where(span > 0.0, span, 1.0)
 
-    def __call__(self, points: Sequence[Point]) -> Array:
-        """Return the features of *points*, ``n x d``."""
-        raw = np.array([self._row(point) for point in points])
-        derived = (np.array([self._derived(point) for point in points]) - self._low) / self._span
-        return np.hstack([raw, np.nan_to_num(derived, nan=_INACTIVE, posinf=_INACTIVE, neginf=_INACTIVE)])
+    def __call__(self, rows: Array) -> View:
+        """Return what is seen of *rows* (``n x p``)."""
+        raw = [column(rows[:, j]) for j, column in enumerate(self._columns)]
+        derived, prior = self._derived(rows)
+        features = np.hstack([np.zeros((len(rows), 0)), *raw, (derived - self._low) / self._span])
+        X = np.nan_to_num(features, nan=_INACTIVE, posinf=_INACTIVE, neginf=_INACTIVE)
+        return View(X, prior, ~np.isnan(derived).any(axis=1))
 
-    def _row(self, point: Point) -> list[float]:
-        row: list[float] = []
-        for path, column, width in self._columns:
-            row += column(point[path]) if path in point else [_INACTIVE] * width
-        return row
-
-
-def _none(point: Point) -> list[float]:
-    return []
+    def _derived(self, rows: Array) -> tuple[Array, Prior]:
+        if self._estimates is None or self._priors is None:
+            return np.zeros((len(rows), 0)), Prior((), {})
+        estimate = self._estimates(rows)
+        return estimate.features(), self._priors(estimate.metrics(), len(rows))
 
 
-def _is_numeric(domain: Choices | Range) -> bool:
+def _column(domain: Choices | Range) -> Callable[[Array], Array]:
+    """Return the function from codes (``n``) to features (``n x 1`` or ``n x values``), NaN where inactive."""
     if isinstance(domain, Range):
-        return True
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values)
+        return partial(_unit, None, domain.min, domain.max, domain.scale == "log")
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values):
+        low, high = min(domain.values), max(domain.values)
+        return partial(_unit, np.array(domain.values, dtype=float), low, high, high >= _LOG_SPAN * low > 0)
+    return partial(_one_hot, len(domain.values))
 
 
-def _width(domain: Choices | Range) -> int:
-    return 1 if isinstance(domain, Range) or _is_numeric(domain) or len(domain.values) <= 2 else len(domain.values)
-
-
-def _column(domain: Choices | Range) -> Callable[[Any], list[float]]:
-    """Return the function from a value to its features."""
-    if isinstance(domain, Choices) and not _is_numeric(domain):
-        return partial(_one_hot, domain.values)
-    if isinstance(domain, Range):
-        return partial(_unit, domain.min, domain.max, domain.scale == "log")
-    low, high = min(domain.values), max(domain.values)
-    return partial(_unit, low, high, high >= _LOG_SPAN * low > 0)
-
-
-def _unit(low: float, high: float, log: bool, value: float) -> list[float]:
+def _unit(values: Array | None, low: float, high: float, log: bool, codes: Array) -> Array:
     if low == high:
-        return [_INACTIVE]
-    return [float(np.log(value / low) / np.log(high / low)) if log else (value - low) / (high - low)]
+        return np.full((len(codes), 1), _INACTIVE)
+    known = ~np.isnan(codes)
+    x = codes if values is None else np.where(known, values[np.where(known, codes, 0.0).astype(int)], np.nan)
+    return np.asarray((np.log(x / low) / np.log(high / low) if log else (x - low) / (high - low))[:, None])
 
 
-def _one_hot(values: Sequence[Any], value: Any) -> list[float]:
-    index = values.index(value)
-    if len(values) <= 2:
-        return [float(index)]
-    return [float(i == index) / np.sqrt(2.0) for i in range(len(values))]
+def _one_hot(count: int, codes: Array) -> Array:
+    if count <= 2:
+        return codes[:, None]
+    hot = (codes[:, None] == np.arange(count)) / np.sqrt(2.0)
+    return np.asarray(np.where(np.isnan(codes)[:, None], np.nan, hot))

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.linalg.lapack import dpotri
+from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Hyperparameters:
 
     ell: Array
     s2: float
+    evidence: float = 0.0
+    """Log posterior density of the targets (not standardised) and of these, up to a constant: to compare models."""
 
 
 def negative_log_posterior(theta: Array, X: Array, y: Array) -> tuple[float, Array]:
@@ -74,19 +76,21 @@ def negative_log_posterior(theta: Array, X: Array, y: Array) -> tuple[float, Arr
     n, d = X.shape
     Z, s2 = X / np.exp(theta[:d]), float(np.exp(theta[d]))
     kernel = _kernel(Z, Z)
-    factor = cho_factor(kernel + s2 * np.eye(n), lower=True, check_finite=False)
-    inverse = dpotri(factor[0], lower=1)[0]
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    K = kernel.copy()
+    K.flat[:: n + 1] += s2
+    factor = dpotrf(K, lower=1, overwrite_a=1)[0]
+    inverse = dpotri(factor, lower=1)[0]  # its lower triangle; the upper one stays zero
+    inverse += inverse.T
+    inverse.flat[:: n + 1] *= 0.5
     weights = inverse.sum(axis=0)
     residual = y - weights @ y / weights.sum()
     alpha = inverse @ residual
-    log_likelihood = -0.5 * residual @ alpha - np.log(np.diag(factor[0])).sum() - 0.5 * n * np.log(2.0 * np.pi)
+    log_likelihood = -0.5 * residual @ alpha - np.log(factor.diagonal()).sum() - 0.5 * n * np.log(2.0 * np.pi)
 
     A = (np.outer(alpha, alpha) - inverse) * kernel
-    gradient = np.append(
-        A.sum(axis=1) @ Z**2 - np.einsum("ik,ik->k", Z, A @ Z),  # 1/2 tr(A dK/dlog ell_k), from (z_i - z_j)^2
-        0.5 * s2 * (alpha @ alpha - np.trace(inverse)),
-    )
+    gradient = np.empty(d + 1)
+    gradient[:d] = A.sum(axis=1) @ Z**2 - np.einsum("ik,ik->k", Z, A @ Z)  # 1/2 tr(A dK/dlog ell_k)
+    gradient[d] = 0.5 * s2 * (alpha @ alpha - inverse.trace())
     log_ell, ell_gradient = _log_normal(theta[:d], _lengthscale_prior(d))
     log_s2, s2_gradient = _log_normal(theta[d:], _NOISE_PRIOR)
     return -float(log_likelihood + log_ell + log_s2), -(gradient + np.append(ell_gradient, s2_gradient))
@@ -112,7 +116,8 @@ def fit(X: Array, y: Array, max_iterations: int = 50) -> Hyperparameters:
         bounds=bounds,
         options={"maxiter": max_iterations},
     )
-    return Hyperparameters(np.exp(result.x[:d]), float(np.exp(result.x[d])))
+    evidence = -float(result.fun) - len(y) * np.log(_scale(y))
+    return Hyperparameters(np.exp(result.x[:d]), float(np.exp(result.x[d])), evidence)
 
 
 def _scale(y: Array) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dynosim.search.distributions import Point
 from dynosim.search.samplers.bayes import BayesSampler, Belief
 from dynosim.search.samplers.candidates import Score
-from dynosim.search.samplers.encoding import Encoder
+from dynosim.search.samplers.encoding import Lens as Encoder
 from dynosim.search.samplers.model import to_botorch
 
 if TYPE_CHECKING:

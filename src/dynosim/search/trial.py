@@ -12,9 +12,11 @@ from dynosim.metrics import Metrics
 
 
 class Status(StrEnum):
-    """How a trial ended. Neither an infeasible nor a failed trial is ever a data point of an objective."""
+    """How a trial ended. Only a complete trial is ever a data point of an objective."""
 
     COMPLETE = "complete"
+    LOST = "lost"
+    """Ended early because an SLO could not be met any more: ``constraints`` are lower bounds, and there is no value."""
     INFEASIBLE = "infeasible"
     FAILED = "failed"
 
@@ -31,8 +33,10 @@ class Outcome:
     metrics: Mapping[str, Any] | None = None
     """``Metrics.to_dict()``; None unless complete."""
     reason: str = ""
-    """Why it is infeasible, or the traceback of a failure."""
+    """Why it is infeasible or lost, or the traceback of a failure."""
     wall_s: float = 0.0
+    cached: bool = False
+    """Whether the simulation is an earlier run's."""
 
     @property
     def feasible(self) -> bool:

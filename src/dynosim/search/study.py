@@ -166,13 +166,12 @@ def run_study(
     seed, sampler = plan.seed if seed is None else seed, sampler or plan.sampler
     study = _empty(space, study_id)
     study.budget = _attainable(space, trials or plan.trials)
-    opened = store.open_storage(storage)
     identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler}
-    optuna_study = store.create(opened, study_id, space, study.objectives, identity)
-    study.trials += store.read(optuna_study, space)
-    optuna_study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
+    book = store.Book(storage, study_id, space, study.objectives, identity)
+    study.trials += book.trials
+    book.study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
 
-    proposals = chain(store.unfinished(optuna_study, opened), iter(optuna_study.ask, None))
+    proposals = chain(book.unfinished(), iter(book.study.ask, None))
     known = {trial.scenario.content_hash(): finished(trial.outcome) for trial in study.trials}
     running: deque[_Running] = deque()
     for listener in listeners:
@@ -180,13 +179,13 @@ def run_study(
     with Workers(evaluate, count := count_workers(workers)) as pool:
         while running or len(study.trials) < study.budget:
             while len(running) < min(count, study.budget - len(study.trials)):
-                trial, point, scenario = _next_valid(proposals, optuna_study, space)
+                trial, point, scenario = _next_valid(proposals, book, space)
                 name = scenario.content_hash()
                 known[name] = known.get(name) or pool.submit(scenario)
                 running.append(_Running(trial, point, scenario, known[name]))
             trial, point, scenario, future = running.popleft()
             record = Trial(trial.number, point, scenario, pool.result(future, scenario))
-            store.tell(optuna_study, trial, record)
+            book.tell(trial, record)
             study.trials.append(record)
             for listener in listeners:
                 listener.trial_finished(study, record)
@@ -217,13 +216,14 @@ def _attainable(space: SearchSpace, trials: int) -> int:
 
 
 def _next_valid(
-    proposals: Iterator[optuna.Trial], study: optuna.Study, space: SearchSpace
+    proposals: Iterator[optuna.Trial], book: store.Book, space: SearchSpace
 ) -> tuple[optuna.Trial, Point, Scenario]:
     """Return the next proposal that is not known to be infeasible; those that are cost no trial."""
     for trial in islice(proposals, _MAX_REJECTIONS):
         point = suggest(trial, space)
         reason = space.infeasible_reason(point)
         if reason is None:
+            book.start(trial)
             return trial, point, space.scenario(point)
-        store.tell_infeasible(study, trial, space.reference.slo, reason)
+        book.tell_infeasible(trial, space.reference.slo, reason)
     raise StudyError(f"no valid configuration in {_MAX_REJECTIONS} proposals; the last one: {reason}")

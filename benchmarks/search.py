@@ -1,127 +1,280 @@
-"""Hypervolume against trials: our sampler beside Optuna's, on a search space and the real simulator.
+"""Hypervolume against trials and wall time: our sampler beside its peers, each in several configurations.
 
-    python benchmarks/search.py --space llama70b --trials 100 --seeds 5
+    python benchmarks/search.py                                        # reduced spaces, all methods: hours
+    python benchmarks/search.py --space rag3 --methods bayes --again   # one method on one space: a minute
+    python benchmarks/search.py --space rag3 --methods bayes --in-flight 8
+    python benchmarks/search.py --space llama70b --methods bayes,random,tpe --trials 100
+    python benchmarks/search.py --show                                 # tables and curves of what was kept
 
-Every method gets the same conditional space, the same baseline as trial 0, the same SLOs as constraints, and
-does not pay for points that are known to be infeasible: those are told to it as constraint violations and it
-is asked again. Simulations are shared between methods (a configuration is simulated once), so wall time is
-not compared here; the CPU seconds are those of asking and telling.
+A space in ``benchmarks/spaces`` is enumerated once (``truth.py``) and its points are looked up from then on, so a run
+costs only the method's own time and the hypervolume is a share of the true one. Other spaces run on the simulator,
+and the share is that of all kept runs together.
 
-The hypervolume is that of feasible trials in logarithms of the objectives, from a reference point that is the
-same for all (the SLO, or else the worst feasible value that any method saw), as a share of the hypervolume of
-all methods' trials together. "95 %" is the number of trials at which the median seed gets there.
+Every method gets the same baseline as its first trial and the SLOs as constraints. Only new, valid points are trials:
+a proposal that is known to be invalid, or was evaluated before, is told to its method at once, costs no trial and no
+simulation. With ``--in-flight N`` the N-th next point is proposed before a result is told, in the order of
+proposals, as a study with N workers does.
+
+The hypervolume is that of feasible trials in logarithms of the objectives, from a reference point that is the same for
+all: the SLO, or else the worst feasible value. Wall time is the method's CPU time, on one thread, plus that of the
+simulations on one worker. Every run is kept in ``benchmarks/results``; an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
+import results
 from numpy.typing import NDArray
+from peers import METHODS, Proposal, Proposer
+from results import Run
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
+from truth import Problem, Simulated, load_truth, log_bounds, log_losses, objectives
 
-from dynosim.config import Scenario
 from dynosim.search import pareto
-from dynosim.search.evaluate import evaluate
-from dynosim.search.study import Study, run_study
+from dynosim.search.distributions import Key, Point, key
 from dynosim.search.trial import Outcome
 from dynosim.space import SearchSpace
 
-METHODS = ("bayes", "random", "nsga2", "tpe")
-CHECKPOINTS = (20, 30, 50, 100, 200, 300)
+Array = NDArray[np.float64]
+
+SPACES = Path(__file__).parent / "spaces"
+CHECKPOINTS = (20, 50, 100, 150)
+WALL_S = {0.05: (5, 10, 20, 30), 2.0: (60, 120, 200, 300)}
+"""Seconds per simulation -> wall seconds at which methods are compared."""
+_GIVE_UP = 2_000
+"""Proposals in a row that are no trial, after which a method has run dry."""
 
 
-class Shared:
-    """Evaluates each configuration once, and keeps the time out of the methods' account."""
+class Clock:
+    """CPU seconds spent inside ``with``."""
 
-    def __init__(self, evaluate: Callable[[Scenario], Outcome]) -> None:
-        self._evaluate, self._known = evaluate, dict[str, Outcome]()
-        self.cpu_s = 0.0
+    spent_s = 0.0
 
-    def __call__(self, scenario: Scenario) -> Outcome:
-        start, name = time.process_time(), scenario.content_hash()
-        if name not in self._known:
-            self._known[name] = self._evaluate(scenario)
-        self.cpu_s += time.process_time() - start
-        return self._known[name]
+    def __enter__(self) -> None:
+        self._start = time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.spent_s += time.process_time() - self._start
 
 
-def run(space: SearchSpace, method: str, trials: int, seed: int, shared: Shared) -> tuple[Study, float]:
-    """Return the study and the CPU seconds per trial that the method itself took."""
-    start, simulating = time.process_time(), shared.cpu_s
-    study = run_study(space, trials=trials, seed=seed, sampler=method, evaluate=shared)
-    return study, (time.process_time() - start - shared.cpu_s + simulating) / trials
+class Driver:
+    """Lets one method search one problem, and keeps its account."""
+
+    def __init__(self, problem: Problem, proposer: Proposer, in_flight: int = 1) -> None:
+        self._problem, self._proposer, self._in_flight = problem, proposer, in_flight
+        self._clock, self._told = Clock(), dict[Key, Outcome]()
+        self._waiting: deque[tuple[Proposal, Outcome]] = deque()
+        self.points: list[Point] = []
+        self.outcomes: list[Outcome] = []
+        self.cpu_s: list[float] = []
+        self.proposals = 0
+
+    def run(self, trials: int) -> None:
+        """Make *trials* trials, or as many as the method finds points for."""
+        exhausted = False
+        while len(self.outcomes) < trials and not (exhausted and not self._waiting):
+            while not exhausted and len(self._waiting) < min(self._in_flight, trials - len(self.outcomes)):
+                exhausted = not self._start_one()
+            if self._waiting:
+                self._finish_one()
+
+    def _start_one(self) -> bool:
+        """Ask until a proposal is a new, valid point; return whether there is one."""
+        for _ in range(_GIVE_UP):
+            try:
+                with self._clock:
+                    proposal = self._proposer.ask()
+            except StopIteration:
+                return False
+            self.proposals += 1
+            outcome, known = self._problem(proposal.point), self._told.get(key(proposal.point))
+            if outcome is not None and known is None:
+                self._waiting.append((proposal, outcome))
+                return True
+            with self._clock:
+                self._proposer.tell(proposal, known)
+        return False
+
+    def _finish_one(self) -> None:
+        proposal, outcome = self._waiting.popleft()
+        with self._clock:
+            self._proposer.tell(proposal, outcome)
+        self._told[key(proposal.point)] = outcome
+        self.points.append(proposal.point)
+        self.outcomes.append(outcome)
+        self.cpu_s.append(round(self._clock.spent_s, 4))
 
 
-def log_losses(study: Study) -> NDArray[np.float64]:
-    """Return the losses of the trials, ``n x m``, in logarithms where all are positive; NaN where infeasible."""
-    missing = [np.nan] * len(study.objectives)
-    values = np.array([t.outcome.values if t.outcome.feasible else missing for t in study.trials], dtype=float)
-    return pareto.losses(np.log(values), [objective.direction for objective in study.objectives])
+def run(problem: Problem, method: str, seed: int, trials: int, in_flight: int = 1) -> Run:
+    """Return one run of a method."""
+    driver = Driver(problem, METHODS[method].make(problem.space, seed), in_flight)
+    driver.run(trials)
+    missing = [np.nan] * len(objectives(problem.space))
+    values = np.array([o.values if o.feasible else missing for o in driver.outcomes], dtype=float)
+    front = results.front_steps(log_losses(problem.space, values))
+    name = problem.space.name
+    return Run(name, method, seed, in_flight, front, driver.cpu_s, driver.proposals, made_by())
 
 
-def curves(studies: dict[tuple[str, int], Study]) -> dict[tuple[str, int], list[float]]:
-    """Return the share of the best known hypervolume after each trial of each study."""
-    losses = {name: log_losses(study) for name, study in studies.items()}
-    every = np.vstack([rows[~np.isnan(rows).any(axis=1)] for rows in losses.values()])
-    study = next(iter(studies.values()))
-    bounds = np.array([np.nan if bound is None else np.log(bound) for bound in study.bounds])
-    directions = [objective.direction for objective in study.objectives]
-    reference = pareto.reference_point(every, pareto.losses(bounds, directions))
-    best = pareto.hypervolume(every, reference)
-    return {name: [_volume(rows[: i + 1], reference) / best for i in range(len(rows))] for name, rows in losses.items()}
+def made_by() -> dict[str, Any]:
+    """Return the command, the machine and the versions."""
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=SPACES
+    ).stdout.strip()
+    packages = ("optuna", "botorch", "torch", "numpy")
+    return {
+        "command": " ".join(["python", "benchmarks/search.py", *sys.argv[1:]]),
+        "machine": f"{cpu or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "versions": " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+        "commit": commit,
+        "date": date.today().isoformat(),
+    }
 
 
-def _volume(rows: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    return pareto.hypervolume(rows[~np.isnan(rows).any(axis=1)], reference)
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def reaches(curve: list[float], share: float) -> float:
-    """Return the number of trials after which a curve is at *share*, infinite if it never is."""
-    return next((i + 1 for i, volume in enumerate(curve) if volume >= share), float("inf"))
+def make_runs(problem: Problem, methods: list[str], arguments: argparse.Namespace) -> None:
+    """Make the runs that are not kept yet, seed by seed so that early tables compare all methods."""
+    for seed in range(arguments.seeds):
+        for method in methods:
+            known = results.read(problem.space.name)
+            name, trials = (
+                (problem.space.name, method, seed, arguments.in_flight),
+                arguments.trials or METHODS[method].trials,
+            )
+            if name in known or seed >= METHODS[method].seeds:
+                continue
+            made = run(problem, method, seed, trials, arguments.in_flight)
+            results.keep(made)
+            print(
+                f"{problem.space.name} {method} seed {seed}: {len(made.cpu_s)} trials, {made.cpu_s[-1]:.0f} CPU-s",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
-def show(found: dict[tuple[str, int], list[float]], cpu_s: dict[str, list[float]], trials: int, title: str) -> Table:
-    """Return the table: mean share of the best known hypervolume (and its standard error) at some numbers of trials."""
-    checkpoints = [n for n in CHECKPOINTS if n <= trials]
-    table = Table("method", *(f"@{n}" for n in checkpoints), "95 % at", "CPU s / trial", title=title)
-    for method, seconds in cpu_s.items():
-        own = [curve for (name, _), curve in found.items() if name == method]
-        cells = []
-        for n in checkpoints:
-            at = np.array([curve[min(n, len(curve)) - 1] for curve in own])
-            cells.append(f"{at.mean():.3f} ± {at.std(ddof=1) / len(at) ** 0.5:.3f}" if len(at) > 1 else f"{at[0]:.3f}")
-        median = np.median([reaches(curve, 0.95) for curve in own])
-        arrival = f"{median:.0f}" if np.isfinite(median) else f"> {trials}"
-        table.add_row(method, *cells, arrival, f"{np.mean(seconds):.2f}")
-    return table
+def yardstick(problem: str, runs: list[Run]) -> tuple[Array, float]:
+    """Return the reference point (log losses, ``m``) and the hypervolume that counts as all."""
+    truth = results.read_truth(problem)
+    if truth is not None:
+        return np.array(truth["reference"]), truth["hypervolume"]
+    every = np.vstack([run.losses for run in runs])
+    reference = pareto.reference_point(every, log_bounds(SearchSpace.load(problem)))
+    return reference, pareto.hypervolume(every, reference)
+
+
+def show(problem: str, in_flight: int, console: Console) -> None:
+    """Print the tables of a problem."""
+    runs = list(results.read(problem).values())
+    if not runs:
+        return
+    reference, best = yardstick(problem, runs)
+    shares = {run.name: run.hypervolume(reference) / best for run in runs}
+    trials, walls = _trials_table(problem), {s: _wall_table(problem, s) for s in WALL_S}
+    for method in METHODS:
+        own = [run for run in runs if run.method == method and run.in_flight == in_flight]
+        if not own:
+            continue
+        curves = [shares[run.name] for run in own]
+        at_trials = [_spread([results.at(curve, n) for curve in curves]) for n in CHECKPOINTS]
+        arrivals = [
+            _arrival([results.reaches(curve, share) for curve in curves], len(curves[0])) for share in (0.95, 0.99)
+        ]
+        cpu = np.mean([results.at(run.cpu_s, 150) / min(len(run.cpu_s), 150) for run in own])
+        ratio = np.mean([run.proposals / len(run.cpu_s) for run in own])
+        trials.add_row(method, str(len(own)), *at_trials, *arrivals, f"{cpu:.3f}", f"{ratio:.1f}")
+        for simulation_s, table in walls.items():
+            table.add_row(method, *(_wall_cell(own, curves, simulation_s, second) for second in WALL_S[simulation_s]))
+    for table in (trials, *walls.values()):
+        console.print(table)
+
+
+def _trials_table(problem: str) -> Table:
+    title = f"{problem}: share of the hypervolume after so many trials, median (mean) of the seeds"
+    return Table(
+        "method", "seeds", *(f"@{n}" for n in CHECKPOINTS), "95 % at", "99 % at", "CPU s", "asked", title=title
+    )
+
+
+def _wall_table(problem: str, simulation_s: float) -> Table:
+    title = f"{problem}: the same after so much wall time, simulations of {simulation_s:g} s"
+    return Table("method", *(f"{seconds} s" for seconds in WALL_S[simulation_s]), title=title)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.median(values):.3f} ({np.mean(values):.3f})"
+
+
+def _arrival(trials: list[float], budget: int) -> str:
+    median = float(np.median(trials))
+    return f"{median:.0f}" if np.isfinite(median) else f"> {budget}"
+
+
+def _wall_cell(runs: list[Run], curves: list[Array], simulation_s: float, seconds: float) -> str:
+    """Return the median share; with a + where some run had ended before, so that it might have got further."""
+    walls = [run.wall_s(simulation_s) for run in runs]
+    shares = [results.at_wall(curve, wall, seconds) for curve, wall in zip(curves, walls, strict=True)]
+    return f"{np.median(shares):.3f}" + ("+" if any(wall[-1] < seconds for wall in walls) else "")
 
 
 def main() -> None:
-    """Parse, run every method and seed, print the table."""
+    """Parse, make the missing runs, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="llama70b")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override, as in dynosim")
-    parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--space", default="chat2,rag3,code4", help="names, separated by commas")
+    parser.add_argument("--methods", default=",".join(METHODS), help="names in peers.py, separated by commas")
+    parser.add_argument("--seeds", type=int, default=5, help="at most; slow peers have fewer")
+    parser.add_argument("--trials", type=int, help="default: as many as peers.py says for each method")
+    parser.add_argument("--in-flight", type=int, default=1, metavar="N", help="proposals waiting at a time")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="override, not for reduced spaces"
+    )
+    parser.add_argument("--results", type=Path, help="folder to keep runs in, instead of benchmarks/results")
+    parser.add_argument("--again", action="store_true", help="forget what was kept of these methods and spaces")
+    parser.add_argument("--show", action="store_true", help="only draw what was kept")
     arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    results.FOLDER = arguments.results or results.FOLDER
+    spaces, methods = arguments.space.split(","), arguments.methods.split(",")
+    for space in spaces if not arguments.show else ():
+        problem = make_problem(space, arguments.set)
+        if arguments.again:
+            results.forget(problem.space.name, methods)
+        with threadpool_limits(1):
+            make_runs(problem, methods, arguments)
+    for space in spaces:
+        show(space, arguments.in_flight, Console(width=140))
 
-    space = SearchSpace.load(arguments.space, arguments.set)
-    shared, start = Shared(evaluate), time.perf_counter()
-    studies: dict[tuple[str, int], Study] = {}
-    cpu_s: dict[str, list[float]] = {}
-    for seed in range(arguments.seeds):
-        for method in arguments.methods.split(","):
-            studies[method, seed], seconds = run(space, method, arguments.trials, seed, shared)
-            cpu_s.setdefault(method, []).append(seconds)
-    title = f"{arguments.space}: share of the best known hypervolume, {arguments.seeds} seeds"
-    Console(width=120).print(show(curves(studies), cpu_s, arguments.trials, title))
-    Console().print(f"{time.perf_counter() - start:.0f} s wall, {' '.join(arguments.set)}")
+
+def make_problem(name: str, overrides: list[str]) -> Problem:
+    """Return the truth of a reduced space, or the simulator."""
+    path = SPACES / f"{name}.yaml"
+    if not path.exists():
+        return Simulated(SearchSpace.load(name, overrides))
+    truth = load_truth(str(path))
+    results.keep_truth(name, truth.summary())
+    return truth
 
 
 if __name__ == "__main__":
+    import torch
+
+    torch.set_num_threads(1)
     main()

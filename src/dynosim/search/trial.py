@@ -43,6 +43,11 @@ class Outcome:
         """Whether the trial completed and met every SLO."""
         return self.status is Status.COMPLETE and all(v <= 0.0 for v in self.constraints.values())
 
+    @property
+    def headline(self) -> str:
+        """The last line of ``reason``: of a traceback, the exception."""
+        return self.reason.strip().rpartition("\n")[2]
+
     def flat_metrics(self) -> dict[str, float]:
         """Return the known metrics under MLflow's keys: the bare name is the average, ``name.p99`` a statistic."""
         return Metrics(self.metrics or {}).flat()

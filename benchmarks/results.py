@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
 import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,3 +124,35 @@ def read_truth(problem: str) -> dict[str, Any] | None:
     """Return what ``keep_truth`` kept; None where the truth is not known."""
     path = FOLDER / f"{problem}.truth.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def spread(values: list[float]) -> str:
+    """Return the median and the mean as the tables show them."""
+    return f"{np.median(values):.3f} ({np.mean(values):.3f})"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all benchmarks of the search have."""
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the kept runs")
+    parser.add_argument("--again", action="store_true", help="forget the kept runs of these methods and problems first")
+    parser.add_argument("--show", action="store_true", help="only draw what was kept")
+
+
+def made_by(script: str) -> dict[str, Any]:
+    """Return the command, the machine and the versions."""
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
+    packages = ("optuna", "botorch", "torch", "numpy")
+    return {
+        "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
+        "machine": f"{cpu or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "versions": " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+        "commit": commit,
+        "date": date.today().isoformat(),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []

@@ -23,23 +23,17 @@ simulations on one worker. Every run is kept in ``benchmarks/results``; an inter
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections import deque
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 import results
 from numpy.typing import NDArray
 from peers import METHODS, Proposal, Proposer
-from results import Run
+from results import Run, made_by
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
@@ -128,27 +122,7 @@ def run(problem: Problem, method: str, seed: int, trials: int, in_flight: int = 
     values = np.array([o.values if o.feasible else missing for o in driver.outcomes], dtype=float)
     front = results.front_steps(log_losses(problem.space, values))
     name = problem.space.name
-    return Run(name, method, seed, in_flight, front, driver.cpu_s, driver.proposals, made_by())
-
-
-def made_by() -> dict[str, Any]:
-    """Return the command, the machine and the versions."""
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=SPACES
-    ).stdout.strip()
-    packages = ("optuna", "botorch", "torch", "numpy")
-    return {
-        "command": " ".join(["python", "benchmarks/search.py", *sys.argv[1:]]),
-        "machine": f"{cpu or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "versions": " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
-        "commit": commit,
-        "date": date.today().isoformat(),
-    }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+    return Run(name, method, seed, in_flight, front, driver.cpu_s, driver.proposals, made_by("search.py"))
 
 
 def make_runs(problem: Problem, methods: list[str], arguments: argparse.Namespace) -> None:
@@ -181,7 +155,7 @@ def yardstick(problem: str, runs: list[Run]) -> tuple[Array, float]:
     return reference, pareto.hypervolume(every, reference)
 
 
-def show(problem: str, in_flight: int, console: Console) -> None:
+def show(problem: str, console: Console) -> None:
     """Print the tables of a problem."""
     runs = list(results.read(problem).values())
     if not runs:
@@ -190,21 +164,40 @@ def show(problem: str, in_flight: int, console: Console) -> None:
     shares = {run.name: run.hypervolume(reference) / best for run in runs}
     trials, walls = _trials_table(problem), {s: _wall_table(problem, s) for s in WALL_S}
     for method in METHODS:
-        own = [run for run in runs if run.method == method and run.in_flight == in_flight]
-        if not own:
-            continue
-        curves = [shares[run.name] for run in own]
-        at_trials = [_spread([results.at(curve, n) for curve in curves]) for n in CHECKPOINTS]
-        arrivals = [
-            _arrival([results.reaches(curve, share) for curve in curves], len(curves[0])) for share in (0.95, 0.99)
-        ]
-        cpu = np.mean([results.at(run.cpu_s, 150) / min(len(run.cpu_s), 150) for run in own])
-        ratio = np.mean([run.proposals / len(run.cpu_s) for run in own])
-        trials.add_row(method, str(len(own)), *at_trials, *arrivals, f"{cpu:.3f}", f"{ratio:.1f}")
-        for simulation_s, table in walls.items():
-            table.add_row(method, *(_wall_cell(own, curves, simulation_s, second) for second in WALL_S[simulation_s]))
-    for table in (trials, *walls.values()):
-        console.print(table)
+        own = [run for run in runs if run.method == method and run.in_flight == 1]
+        if own:
+            curves = [shares[run.name] for run in own]
+            _add_trials(trials, method, own, curves)
+            for simulation_s, table in walls.items():
+                cells = [_wall_cell(own, curves, simulation_s, seconds) for seconds in WALL_S[simulation_s]]
+                table.add_row(method, *cells)
+    for table in (trials, *walls.values(), _parallel_table(problem, runs, shares)):
+        if table.row_count:
+            console.print(table)
+
+
+def _add_trials(table: Table, method: str, runs: list[Run], curves: list[Array]) -> None:
+    at_trials = [results.spread([results.at(curve, n) for curve in curves]) for n in CHECKPOINTS]
+    arrivals = [_arrival([results.reaches(curve, share) for curve in curves], len(curves[0])) for share in (0.95, 0.99)]
+    cpu_s = np.mean([results.at(run.cpu_s, 150) / min(len(run.cpu_s), 150) for run in runs])
+    asked = np.mean([run.proposals / len(run.cpu_s) for run in runs])
+    table.add_row(method, str(len(runs)), *at_trials, *arrivals, f"{cpu_s:.3f}", f"{asked:.1f}")
+
+
+def _parallel_table(problem: str, runs: list[Run], shares: dict[tuple[str, str, int, int], Array]) -> Table:
+    """Return what proposals in flight cost: mean share, and in brackets the difference to one at a time."""
+    title = f"{problem}: proposals in flight, mean share (difference to one at a time, same seeds)"
+    table = Table("method", "in flight", "seeds", *(f"@{n}" for n in CHECKPOINTS), title=title)
+    for method, in_flight in sorted({(run.method, run.in_flight) for run in runs if run.in_flight > 1}):
+        own = [run for run in runs if (run.method, run.in_flight) == (method, in_flight)]
+        pairs = [(shares[run.name], shares.get((problem, method, run.seed, 1))) for run in own]
+        both = [(curve, alone) for curve, alone in pairs if alone is not None]
+        cells = []
+        for n in CHECKPOINTS if both else ():
+            mine, one = (np.mean([results.at(curve, n) for curve in side]) for side in zip(*both, strict=True))
+            cells.append(f"{mine:.3f} ({mine - one:+.3f})")
+        table.add_row(method, str(in_flight), str(len(both)), *cells)
+    return table
 
 
 def _trials_table(problem: str) -> Table:
@@ -217,10 +210,6 @@ def _trials_table(problem: str) -> Table:
 def _wall_table(problem: str, simulation_s: float) -> Table:
     title = f"{problem}: the same after so much wall time, simulations of {simulation_s:g} s"
     return Table("method", *(f"{seconds} s" for seconds in WALL_S[simulation_s]), title=title)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{np.median(values):.3f} ({np.mean(values):.3f})"
 
 
 def _arrival(trials: list[float], budget: int) -> str:
@@ -246,12 +235,10 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="override, not for reduced spaces"
     )
-    parser.add_argument("--results", type=Path, help="folder to keep runs in, instead of benchmarks/results")
-    parser.add_argument("--again", action="store_true", help="forget what was kept of these methods and spaces")
-    parser.add_argument("--show", action="store_true", help="only draw what was kept")
+    results.add_arguments(parser)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    results.FOLDER = arguments.results or results.FOLDER
+    results.FOLDER = arguments.results
     spaces, methods = arguments.space.split(","), arguments.methods.split(",")
     for space in spaces if not arguments.show else ():
         problem = make_problem(space, arguments.set)
@@ -260,7 +247,7 @@ def main() -> None:
         with threadpool_limits(1):
             make_runs(problem, methods, arguments)
     for space in spaces:
-        show(space, arguments.in_flight, Console(width=140))
+        show(space, Console(width=140))
 
 
 def make_problem(name: str, overrides: list[str]) -> Problem:

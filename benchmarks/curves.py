@@ -35,8 +35,7 @@ SHARES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 
 def best_configurations(problem: str) -> dict[str, list[Run]]:
     """Return the runs of the best configuration of each family, by the median after 100 trials."""
-    truth = results.read_truth(problem)
-    assert truth is not None
+    truth = results.read_summary(problem)
     by_method: dict[str, list[Run]] = defaultdict(list)
     for run in results.read(problem).values():
         if run.in_flight == 1 and run.method in METHODS:
@@ -52,8 +51,7 @@ def best_configurations(problem: str) -> dict[str, list[Run]]:
 
 def draw_row(axes: list[Axes], problem: str, colors: dict[str, str]) -> None:
     """Draw one space: share against trials, and against wall seconds."""
-    truth = results.read_truth(problem)
-    assert truth is not None
+    truth = results.read_summary(problem)
     for family, runs in best_configurations(problem).items():
         curves = [run.hypervolume(np.array(truth["reference"])) / truth["hypervolume"] for run in runs]
         last = min(min(map(len, curves)), TRIALS)
@@ -89,7 +87,7 @@ def _style(ax: Axes) -> None:
 
 def main() -> None:
     """Draw the picture."""
-    spaces = [space for space in SPACES if results.read_truth(space) and results.read(space)]
+    spaces = [space for space in SPACES if results.read_summary(space) and results.read(space)]
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "search", "font.size": 9})
     figure, grid = plt.subplots(len(spaces), 3, figsize=(11, 2.9 * len(spaces)), squeeze=False, layout="constrained")
     families = list(dict.fromkeys(method.family for method in METHODS.values()))

@@ -114,20 +114,23 @@ def reaches(curve: Array, share: float) -> float:
     return float(np.argmax(curve >= share) + 1) if (curve >= share).any() else np.inf
 
 
-def keep_truth(problem: str, summary: dict[str, Any]) -> None:
-    """Keep what is known of the true front."""
+def keep_summary(problem: str, summary: dict[str, Any]) -> None:
+    """Keep what tables need of a problem beside its runs."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{problem}.truth.json").write_text(json.dumps(summary) + "\n")
+    (FOLDER / f"{problem}.json").write_text(json.dumps(summary) + "\n")
 
 
-def read_truth(problem: str) -> dict[str, Any] | None:
-    """Return what ``keep_truth`` kept; None where the truth is not known."""
-    path = FOLDER / f"{problem}.truth.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def read_summary(problem: str) -> dict[str, Any]:
+    """Return what ``keep_summary`` kept, or nothing."""
+    path = FOLDER / f"{problem}.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def spread(values: list[float]) -> str:
-    """Return the median and the mean as the tables show them."""
+def at_all(curves: list[Array], n: int) -> str:
+    """Return the median and the mean after *n* trials as the tables show them; a dash where runs are shorter."""
+    if min(map(len, curves)) < n:
+        return "-"
+    values = [curve[n - 1] for curve in curves]
     return f"{np.median(values):.3f} ({np.mean(values):.3f})"
 
 

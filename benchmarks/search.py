@@ -24,24 +24,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections import deque
 from pathlib import Path
 
+import drive
 import numpy as np
 import optuna
 import results
 from numpy.typing import NDArray
-from peers import METHODS, Proposal, Proposer
-from results import Run, made_by
+from peers import METHODS
+from results import Run
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
-from truth import Problem, Simulated, load_truth, log_bounds, log_losses, objectives
+from truth import Problem, Simulated, load_truth
 
 from dynosim.search import pareto
-from dynosim.search.distributions import Key, Point, key
-from dynosim.search.trial import Outcome
 from dynosim.space import SearchSpace
 
 Array = NDArray[np.float64]
@@ -50,108 +47,29 @@ SPACES = Path(__file__).parent / "spaces"
 CHECKPOINTS = (20, 50, 100, 150)
 WALL_S = {0.05: (5, 10, 20, 30), 2.0: (60, 120, 200, 300)}
 """Seconds per simulation -> wall seconds at which methods are compared."""
-_GIVE_UP = 2_000
-"""Proposals in a row that are no trial, after which a method has run dry."""
 
 
-class Clock:
-    """CPU seconds spent inside ``with``."""
-
-    spent_s = 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.process_time()
-
-    def __exit__(self, *_: object) -> None:
-        self.spent_s += time.process_time() - self._start
-
-
-class Driver:
-    """Lets one method search one problem, and keeps its account."""
-
-    def __init__(self, problem: Problem, proposer: Proposer, in_flight: int = 1) -> None:
-        self._problem, self._proposer, self._in_flight = problem, proposer, in_flight
-        self._clock, self._told = Clock(), dict[Key, Outcome]()
-        self._waiting: deque[tuple[Proposal, Outcome]] = deque()
-        self.points: list[Point] = []
-        self.outcomes: list[Outcome] = []
-        self.cpu_s: list[float] = []
-        self.proposals = 0
-
-    def run(self, trials: int) -> None:
-        """Make *trials* trials, or as many as the method finds points for."""
-        exhausted = False
-        while len(self.outcomes) < trials and not (exhausted and not self._waiting):
-            while not exhausted and len(self._waiting) < min(self._in_flight, trials - len(self.outcomes)):
-                exhausted = not self._start_one()
-            if self._waiting:
-                self._finish_one()
-
-    def _start_one(self) -> bool:
-        """Ask until a proposal is a new, valid point; return whether there is one."""
-        for _ in range(_GIVE_UP):
-            try:
-                with self._clock:
-                    proposal = self._proposer.ask()
-            except StopIteration:
-                return False
-            self.proposals += 1
-            outcome, known = self._problem(proposal.point), self._told.get(key(proposal.point))
-            if outcome is not None and known is None:
-                self._waiting.append((proposal, outcome))
-                return True
-            with self._clock:
-                self._proposer.tell(proposal, known)
-        return False
-
-    def _finish_one(self) -> None:
-        proposal, outcome = self._waiting.popleft()
-        with self._clock:
-            self._proposer.tell(proposal, outcome)
-        self._told[key(proposal.point)] = outcome
-        self.points.append(proposal.point)
-        self.outcomes.append(outcome)
-        self.cpu_s.append(round(self._clock.spent_s, 4))
-
-
-def run(problem: Problem, method: str, seed: int, trials: int, in_flight: int = 1) -> Run:
-    """Return one run of a method."""
-    driver = Driver(problem, METHODS[method].make(problem.space, seed), in_flight)
-    driver.run(trials)
-    missing = [np.nan] * len(objectives(problem.space))
-    values = np.array([o.values if o.feasible else missing for o in driver.outcomes], dtype=float)
-    front = results.front_steps(log_losses(problem.space, values))
-    name = problem.space.name
-    return Run(name, method, seed, in_flight, front, driver.cpu_s, driver.proposals, made_by("search.py"))
-
-
-def make_runs(problem: Problem, methods: list[str], arguments: argparse.Namespace) -> None:
+def make_runs(problem: Problem, name: str, methods: list[str], arguments: argparse.Namespace) -> None:
     """Make the runs that are not kept yet, seed by seed so that early tables compare all methods."""
+    in_flight = arguments.in_flight
     for seed in range(arguments.seeds):
-        for method in methods:
-            known = results.read(problem.space.name)
-            name, trials = (
-                (problem.space.name, method, seed, arguments.in_flight),
-                arguments.trials or METHODS[method].trials,
-            )
-            if name in known or seed >= METHODS[method].seeds:
+        for method in (method for method in methods if seed < METHODS[method].seeds):
+            if (name, method, seed, in_flight) in results.read(name):
                 continue
-            made = run(problem, method, seed, trials, arguments.in_flight)
-            results.keep(made)
-            print(
-                f"{problem.space.name} {method} seed {seed}: {len(made.cpu_s)} trials, {made.cpu_s[-1]:.0f} CPU-s",
-                file=sys.stderr,
-                flush=True,
-            )
+            trials = arguments.trials or METHODS[method].trials
+            run = drive.run(problem, name, method, seed, trials, in_flight)
+            results.keep(run)
+            line = f"{name} {method} seed {seed}: {len(run.cpu_s)} trials, {run.cpu_s[-1]:.0f} CPU-s"
+            print(line, file=sys.stderr, flush=True)
 
 
 def yardstick(problem: str, runs: list[Run]) -> tuple[Array, float]:
     """Return the reference point (log losses, ``m``) and the hypervolume that counts as all."""
-    truth = results.read_truth(problem)
-    if truth is not None:
-        return np.array(truth["reference"]), truth["hypervolume"]
+    known = results.read_summary(problem)
+    if "hypervolume" in known:
+        return np.array(known["reference"]), known["hypervolume"]
     every = np.vstack([run.losses for run in runs])
-    reference = pareto.reference_point(every, log_bounds(SearchSpace.load(problem)))
+    reference = pareto.reference_point(every, np.array(known["bounds"], dtype=float))
     return reference, pareto.hypervolume(every, reference)
 
 
@@ -177,7 +95,7 @@ def show(problem: str, console: Console) -> None:
 
 
 def _add_trials(table: Table, method: str, runs: list[Run], curves: list[Array]) -> None:
-    at_trials = [results.spread([results.at(curve, n) for curve in curves]) for n in CHECKPOINTS]
+    at_trials = [results.at_all(curves, n) for n in CHECKPOINTS]
     arrivals = [_arrival([results.reaches(curve, share) for curve in curves], len(curves[0])) for share in (0.95, 0.99)]
     cpu_s = np.mean([results.at(run.cpu_s, 150) / min(len(run.cpu_s), 150) for run in runs])
     asked = np.mean([run.proposals / len(run.cpu_s) for run in runs])
@@ -239,25 +157,26 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     results.FOLDER = arguments.results
-    spaces, methods = arguments.space.split(","), arguments.methods.split(",")
-    for space in spaces if not arguments.show else ():
-        problem = make_problem(space, arguments.set)
-        if arguments.again:
-            results.forget(problem.space.name, methods)
-        with threadpool_limits(1):
-            make_runs(problem, methods, arguments)
-    for space in spaces:
-        show(space, Console(width=140))
+    methods = arguments.methods.split(",")
+    for space in arguments.space.split(","):
+        name = "-".join([space, *arguments.set]).replace("/", "-")
+        if not arguments.show:
+            with threadpool_limits(1):
+                make_runs(make_problem(space, name, arguments), name, methods, arguments)
+        show(name, Console(width=140))
 
 
-def make_problem(name: str, overrides: list[str]) -> Problem:
-    """Return the truth of a reduced space, or the simulator."""
-    path = SPACES / f"{name}.yaml"
-    if not path.exists():
-        return Simulated(SearchSpace.load(name, overrides))
-    truth = load_truth(str(path))
-    results.keep_truth(name, truth.summary())
-    return truth
+def make_problem(space: str, name: str, arguments: argparse.Namespace) -> Problem:
+    """Return the truth of a reduced space, or the simulator, and keep what tables need of it."""
+    path = SPACES / f"{space}.yaml"
+    problem: Problem = load_truth(str(path)) if path.exists() else Simulated(SearchSpace.load(space, arguments.set))
+    summary = problem.summary()
+    if arguments.again:
+        results.forget(name, arguments.methods.split(","))
+    if results.read_summary(name).get("space", summary["space"]) != summary["space"]:
+        raise SystemExit(f"{name} has changed since its runs were made: remove {results.FOLDER}/{name}.*")
+    results.keep_summary(name, summary)
+    return problem
 
 
 if __name__ == "__main__":

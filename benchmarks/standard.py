@@ -158,7 +158,7 @@ def show(console: Console) -> None:
             curves = [run.hypervolume(np.array(problem.reference)) / problem.hypervolume for run in runs]
             if runs:
                 cpu_s = np.mean([run.cpu_s[-1] / len(run.cpu_s) for run in runs])
-                cells = [results.spread([results.at(curve, n) for curve in curves]) for n in CHECKPOINTS]
+                cells = [results.at_all(curves, n) for n in CHECKPOINTS]
                 table.add_row(name, method, str(len(runs)), *cells, f"{cpu_s:.3f}")
         table.add_section()
     console.print(table)

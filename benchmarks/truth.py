@@ -45,6 +45,9 @@ class Problem(Protocol):
     def __call__(self, point: Point) -> Outcome | None:
         """Return what *point* gives; None where it is known not to work without simulating."""
 
+    def summary(self) -> dict[str, Any]:
+        """Return what tables need of the problem, so that they can be drawn without it."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -64,7 +67,7 @@ class Truth:
         return log_losses(self.space, np.array(values, dtype=float))
 
     def summary(self) -> dict[str, Any]:
-        """Return what tables need of the truth, so that they can be drawn without it."""
+        """Return the reference point (log losses), the true hypervolume and how large the space is."""
         reference = pareto.reference_point(self.feasible, log_bounds(self.space))
         return {
             "space": self.space.content_hash(),
@@ -93,6 +96,11 @@ class Simulated:
             valid = self.space.infeasible_reason(point) is None
             self._known[name] = evaluate(self.space.scenario(point)) if valid else None
         return self._known[name]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the SLOs as log losses, null where an objective has none."""
+        bounds = log_bounds(self.space).tolist()
+        return {"space": self.space.content_hash(), "bounds": [None if np.isnan(bound) else bound for bound in bounds]}
 
 
 def objectives(space: SearchSpace) -> list[Objective]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 """Without a terminal, a log gets one line this often."""
+LIVE_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class Progress:
     total: int
     feasible: int
     infeasible: int
+    lost: int
     failed: int
+    reused: int
+    """Taken from earlier runs."""
     hypervolume: float
     eta_s: float | None
     """At the pace of this process so far; None before its first trial."""
@@ -56,7 +60,9 @@ class ProgressMeter:
             total=total,
             feasible=len(study.feasible),
             infeasible=statuses.count(Status.INFEASIBLE),
+            lost=statuses.count(Status.LOST),
             failed=statuses.count(Status.FAILED),
+            reused=sum(trial.outcome.cached for trial in study.trials),
             hypervolume=study.hypervolume(),
             eta_s=None if pace_s is None else pace_s * max(total - done, 0),
         )
@@ -94,15 +100,18 @@ class ProgressLine:
             self._console.print(f"{study.id} {verb}, {progress.total} trials in all", highlight=False)
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
-        """Bring the line up to date."""
-        progress = self._meter.measure(study)
-        if self._live is not None:
-            from rich.text import Text
+        """Bring the line up to date, now and then: measuring looks at all trials."""
+        every_s = LINE_EVERY_S if self._live is None else LIVE_EVERY_S
+        if self._quiet or (time.monotonic() < self._printed_s + every_s and len(study.trials) < study.budget):
+            return
+        self._printed_s = time.monotonic()
+        lines = describe(self._meter.measure(study), study)
+        if self._live is None:
+            self._console.print(" · ".join(lines), highlight=False, soft_wrap=True)
+            return
+        from rich.text import Text
 
-            self._live.update(Text("\n".join(describe(progress, study)), no_wrap=True, overflow="ellipsis"))
-        elif not self._quiet and (time.monotonic() > self._printed_s + LINE_EVERY_S or progress.done == progress.total):
-            self._printed_s = time.monotonic()
-            self._console.print(" · ".join(describe(progress, study)), highlight=False, soft_wrap=True)
+        self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
 
     def study_finished(self, study: Study) -> None:
         """Nothing: the summary follows."""
@@ -113,7 +122,7 @@ def describe(progress: Progress, study: Study) -> list[str]:
     eta = "–" if progress.eta_s is None else f"{int(progress.eta_s) // 60}:{int(progress.eta_s) % 60:02d}"
     counts = (
         f"{progress.done}/{progress.total} trials, ETA {eta}, {progress.feasible} feasible, {progress.failed} failed,"
-        f" hypervolume {progress.hypervolume:.4g}"
+        f"{f' {progress.reused} from earlier runs,' if progress.reused else ''} hypervolume {progress.hypervolume:.4g}"
     )
     values = [trial.outcome.values for trial in study.feasible if trial.outcome.values is not None]
     if not values:

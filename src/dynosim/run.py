@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from dynosim.space import SearchSpace
 
 STATE_FILE, CONFIG_FILE, LOCK_FILE = "run.json", "config.resolved.yaml", "run.lock"
+
+RESULTS_FILE = "results.db"
+"""Results of all runs of a directory, for the next ones; it may be deleted at any time."""
 
 TAKEOVER_TIMEOUT_S = 60.0
 """How long a run named by its id waits for a process that is finishing its last trial."""
@@ -195,7 +199,8 @@ def _identity(space: SearchSpace, storage: str) -> str:
 
     scenario, plan = space.reference, space.reference.optimizer
     traffic = load_workload(scenario.workload, scenario.seed).content_hash()
-    parts = [space.content_hash(), traffic, plan.sampler, plan.seed, storage, __version__]
+    asked = [plan.sampler, plan.seed, plan.stop_lost_runs, plan.warm_start]
+    parts = [space.content_hash(), traffic, *asked, storage, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -274,10 +279,12 @@ class _Keeper:
 
 def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, listeners: Sequence[Listener]) -> Study:
     """Run what is left of the run in *run_dir* and write its report, also when interrupted."""
+    from dynosim.search.evaluate import evaluate
     from dynosim.search.study import run_study
 
     write_whole(run_dir / CONFIG_FILE, space.to_yaml())
     keeper, plan = _Keeper(run_dir), space.reference.optimizer
+    results = run_dir.parent / RESULTS_FILE if plan.reuse_results else None
     # The keeper comes first: the tracker uploads the files of its report.
     audience = [keeper, *_trackers(tracking, run_dir), *listeners]
     try:
@@ -289,6 +296,7 @@ def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, 
             seed=plan.seed,
             workers=plan.workers,
             listeners=audience,
+            evaluate=partial(evaluate, results=results),
         )
     except KeyboardInterrupt:
         if keeper.study is not None:

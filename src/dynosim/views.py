@@ -42,7 +42,7 @@ def trial_view(trial: Trial) -> dict[str, Any]:
         "values": outcome.values,
         "constraints": _known(outcome.constraints),
         "point": dict(trial.point),
-        "reason": outcome.reason.strip().rpartition("\n")[2],
+        "reason": outcome.headline,
     }
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from typing import Any
 
 from dynosim.config import Scenario
 from dynosim.search import store
@@ -26,13 +27,13 @@ def dying_evaluate(scenario: Scenario) -> Outcome:
     return evaluate(scenario)
 
 
-complete = store._tell_complete
+stored_value = store._value
 
 
-def dying_tell(*args: object) -> None:
-    die("tell")  # after the attributes were written, before the state
-    complete(*args)  # type: ignore[arg-type]
+def dying_value(*args: Any) -> dict[str, Any]:
+    die("tell")  # in the middle of the transaction that ends a trial
+    return stored_value(*args)
 
 
-store._tell_complete = dying_tell
+store._value = dying_value
 run_study(serving(), storage=storage, trials=trials, seed=3, evaluate=dying_evaluate)

@@ -109,7 +109,7 @@ def _moody(scenario: Scenario) -> Outcome:
 def test_infeasible_is_told_as_a_violated_constraint_and_a_crash_as_failed(tmp_path: Path, sampler: str) -> None:
     url = _sqlite(tmp_path)
     study = run_study(small(), storage=url, study_id="s", trials=15, sampler=sampler, evaluate=_moody)
-    assert {trial.outcome.status for trial in study.trials} == set(Status)
+    assert {trial.outcome.status for trial in study.trials} == set(Status) - {Status.LOST}
     stored = optuna.load_study(study_name="s", storage=url)
     for frozen in stored.trials:
         outcome = frozen.user_attrs.get("outcome")
@@ -164,7 +164,7 @@ def test_killed_study_continues_exactly(tmp_path: Path) -> None:
     whole = run_study(serving(), trials=16, seed=3, evaluate=evaluate)
     child = Path(__file__).with_name("resume_child.py")
     environment = {**os.environ, "PYTHONPATH": str(child.parents[1])}
-    for where, die_at in (("evaluate", 4), ("tell", 8)):
+    for where, die_at in (("evaluate", 4), ("tell", 16)):
         command = [sys.executable, str(child), _sqlite(tmp_path), "16", str(die_at), where]
         assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     resumed = run_study(serving(), storage=_sqlite(tmp_path), trials=16, seed=3, evaluate=evaluate)

@@ -46,6 +46,14 @@ class OptimizerConfig(Config):
     trials: PositiveInt = 100
     workers: PositiveInt | Literal["auto"] = "auto"
     seed: int = 0
+    reuse_results: bool = True
+    """Take a configuration that an earlier run of the same workload and version simulated from there."""
+    stop_lost_runs: bool = True
+    """End a simulation as soon as an SLO cannot be met any more; the baseline always runs to its end."""
+    stop_at_gap: PositiveFloat | None = None
+    """End the search when the estimated share of hypervolume still missing falls below this."""
+    warm_start: tuple[str, ...] = ()
+    """Earlier runs to learn from: ids, or directories."""
 
 
 class PriceConfig(Config):

@@ -169,6 +169,8 @@ def _checks(study: Study) -> Iterator[Check | None]:
 
 def _baseline_improved(study: Study) -> Check | None:
     front, baseline = study.frontier(), study.baseline
+    if study.trials and all(trial.outcome.status is Status.FAILED for trial in study.trials):
+        return Check("warn", f"every trial failed, the last one with {study.trials[-1].outcome.headline}")
     if not front:
         return Check("warn", "no trial meets every SLO: relax one, add GPUs to the budget, or widen the space")
     if baseline is None:
@@ -227,9 +229,10 @@ def _limits(parameter: Parameter) -> tuple[float, ...]:
 
 
 def _constraints(study: Study) -> Iterator[Check]:
-    complete = [trial.outcome for trial in study.trials if trial.outcome.status is Status.COMPLETE]
-    for name in complete[0].constraints if complete else ():
-        share = sum(outcome.constraints[name] > 0.0 for outcome in complete) / len(complete)
+    simulated = [trial.outcome for trial in study.trials if trial.outcome.status in (Status.COMPLETE, Status.LOST)]
+    # A lost trial tells only of the SLOs that it is known to miss.
+    for name in dict.fromkeys(name for outcome in simulated for name in outcome.constraints):
+        share = sum(outcome.constraints.get(name, 0.0) > 0.0 for outcome in simulated) / len(simulated)
         if share > 0.9:
             yield Check("warn", f"SLO {name} rejects {share:.0%} of the simulated trials")
         elif share == 0.0 and study.feasible and not _implicit(study, name):
@@ -264,11 +267,12 @@ def hypervolume_curve(study: Study) -> list[float]:
     """Return the hypervolume after each trial, all measured from the study's final reference point."""
     front: list[Trial] = []
     curve: list[float] = []
+    reference = study.reference_point
     for trial in study.trials:
         if trial.outcome.feasible:
             seen = replace(study, trials=[*front, trial])
             front = seen.frontier()
-            curve.append(seen.hypervolume(study.reference_point))
+            curve.append(seen.hypervolume(reference))
         else:
             curve.append(curve[-1] if curve else 0.0)
     return curve

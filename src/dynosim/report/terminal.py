@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynosim.report.analysis import gpu_counts, gpu_text, health, number, percent, served, tradeoff, values
+from dynosim.search.trial import Status
 
 if TYPE_CHECKING:
     from dynosim.objectives import Objective
@@ -97,7 +98,7 @@ def health_lines(study: Study) -> Text:
 
 def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
     """Return where to look and what to run next."""
-    lines = [f"report    {run_dir / 'report.html'}"]
+    lines = [f"trials    {effort(study)}", f"report    {run_dir / 'report.html'}"]
     if tracking_uri is not None:
         serve = shlex.join([command("mlflow"), "server", "--backend-store-uri", tracking_uri])
         local = tracking_uri.startswith("sqlite:")
@@ -108,6 +109,15 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
         config = str(run_dir / "recommendations" / f"{place:04d}.yaml")
         lines.append(f"next      {shlex.join([command('dynosim'), 'predict', config])}")
     return Text("\n".join(lines), no_wrap=True, overflow="ignore")
+
+
+def effort(study: Study) -> str:
+    """Return how many trials there are, and how many of them took no whole simulation."""
+    outcomes = [trial.outcome for trial in study.trials]
+    reused = sum(outcome.cached for outcome in outcomes)
+    lost = sum(outcome.status is Status.LOST for outcome in outcomes)
+    parts = [f"{reused} from earlier runs"] * (reused > 0) + [f"{lost} ended early, an SLO was lost"] * (lost > 0)
+    return f"{len(outcomes)}{': ' if parts else ''}{'; '.join(parts)}"
 
 
 def command(program: str) -> str:

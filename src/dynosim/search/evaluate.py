@@ -6,45 +6,74 @@ import math
 import time
 import traceback
 from dataclasses import replace
+from pathlib import Path
 
 from dynosim.config import Scenario
 from dynosim.errors import InfeasibleError
-from dynosim.metrics import slo_violations, summarize
+from dynosim.metrics import Metrics, slo_violations, summarize
 from dynosim.objectives import resolve
+from dynosim.search import cache
 from dynosim.search.trial import Outcome, Status
-from dynosim.simulation import simulate
+from dynosim.simulation import LostCause, simulate
 from dynosim.workload import load_workload
 from dynosim.workload.table import Workload
 
 
-def evaluate(scenario: Scenario, workload: Workload | None = None) -> Outcome:
-    """Return what *scenario* does under *workload*, by default its own.
+def evaluate(scenario: Scenario, results: Path | None = None) -> Outcome:
+    """Return what *scenario* does; a result that the file *results* has is taken from there, and a new one added.
 
     A deployment that cannot run is INFEASIBLE with its reason. Any other exception is FAILED with its
-    traceback: a bug, or a user's objective that raises or returns NaN, must not end a search of hours.
+    traceback: a bug, or a user's objective that raises or is not finite, must not end a search of hours. With
+    ``optimizer.stop_lost_runs`` a simulation that is bound to miss an SLO ends early and is LOST.
     """
     start = time.perf_counter()
     try:
-        outcome = _score(scenario, workload or load_workload(scenario.workload, scenario.seed))
-    except InfeasibleError as error:
-        outcome = Outcome(Status.INFEASIBLE, reason=str(error))
+        outcome = _score(scenario, _result(scenario, results))
     except Exception:
         outcome = Outcome(Status.FAILED, reason=traceback.format_exc())
     return replace(outcome, wall_s=time.perf_counter() - start)
 
 
-def _score(scenario: Scenario, workload: Workload) -> Outcome:
-    result = simulate(scenario.deployment, workload, seed=scenario.seed)
+def _result(scenario: Scenario, results: Path | None) -> Outcome:
+    """Return the outcome without objectives and SLOs, which need no simulation."""
+    workload, stopped = load_workload(scenario.workload, scenario.seed), scenario.optimizer.stop_lost_runs
+    key = cache.result_key(scenario, workload, stopped=stopped) if results else None
+    if results is None or key is None:
+        return _simulate(scenario, workload)
+    known = cache.load(results, key)
+    if known is None:
+        known = _simulate(scenario, workload)
+        whole = [] if known.status is Status.LOST else [cache.result_key(scenario, workload, stopped=False)]
+        cache.save(results, {key, *filter(None, whole)}, known)
+    return known
+
+
+def _simulate(scenario: Scenario, workload: Workload) -> Outcome:
+    stop = LostCause(scenario.slo) if scenario.optimizer.stop_lost_runs else None
+    try:
+        result = simulate(scenario.deployment, workload, seed=scenario.seed, stop=stop)
+    except InfeasibleError as error:
+        return Outcome(Status.INFEASIBLE, reason=str(error))
+    if result.lost:
+        named = ", ".join(f"{name} by {violation:.0%}" for name, violation in result.lost.items())
+        return Outcome(Status.LOST, constraints=result.lost, reason=f"misses at least {named}; ended early")
     metrics = summarize(result, scenario.slo, scenario.prices)
-    if not metrics.value("completed"):
-        shortest = int((workload.input_tokens + workload.output_tokens).min())
-        held = min(pool.kv_blocks * pool.block_size for pool in result.pools)
-        raise InfeasibleError(
-            f"no request fits: a replica's KV blocks hold {held} tokens, the shortest needs {shortest}"
-        )
+    if metrics.value("completed"):
+        return Outcome(Status.COMPLETE, metrics=metrics.to_dict())
+    shortest = int((workload.input_tokens + workload.output_tokens).min())
+    held = min(pool.kv_blocks * pool.block_size for pool in result.pools)
+    reason = f"no request fits: a replica's KV blocks hold {held} tokens, the shortest needs {shortest}"
+    return Outcome(Status.INFEASIBLE, reason=reason)
+
+
+def _score(scenario: Scenario, result: Outcome) -> Outcome:
+    """Return a complete result with its objectives and SLOs; ValueError for an objective that is not finite."""
+    if result.metrics is None:
+        return result
+    metrics = Metrics(result.metrics)
     objectives = [resolve(config) for config in scenario.objectives]
-    values = tuple(float(objective.function(metrics)) for objective in objectives)
+    values = tuple(objective(metrics) for objective in objectives)
     for objective, value in zip(objectives, values, strict=True):
-        if math.isnan(value):
-            raise ValueError(f"objective {objective.name} is NaN")
-    return Outcome(Status.COMPLETE, values, slo_violations(metrics, scenario.slo), metrics.to_dict())
+        if not math.isfinite(value):
+            raise ValueError(f"objective {objective.name} is {'NaN' if math.isnan(value) else value}")
+    return replace(result, values=values, constraints=slo_violations(metrics, scenario.slo))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -12,20 +13,24 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.samplers import BaseSampler
 
 from dynosim.config import SLO, Scenario
-from dynosim.errors import StudyError
+from dynosim.errors import DynosimError, StudyError
 from dynosim.objectives import Objective, resolve
 from dynosim.search import pareto, store
 from dynosim.search.distributions import Point, key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
-from dynosim.search.samplers import make_sampler
+from dynosim.search.samplers import ExhaustiveSampler, PointSampler, make_sampler
 from dynosim.search.trial import Outcome, Trial
 from dynosim.search.workers import Evaluate, Workers, count_workers, finished
-from dynosim.space import SearchSpace
+from dynosim.space import SearchSpace, feasibility
 
 Array = NDArray[np.float64]
 
+IN_FLIGHT_PER_WORKER = 1.5
+"""Proposals ahead of the oldest that is being evaluated: more keep workers busy behind a slow trial, fewer know more.
+With evaluations that vary by half, 8 workers are busy 66 % of the time at 1, 83 % at 1.5 and 93 % at 2."""
 _MAX_REJECTIONS = 1_000
 _ENUMERABLE = 20_000
 
@@ -165,34 +170,55 @@ def run_study(
     plan = space.reference.optimizer
     seed, sampler = plan.seed if seed is None else seed, sampler or plan.sampler
     study = _empty(space, study_id)
-    study.budget = _attainable(space, trials or plan.trials)
-    opened = store.open_storage(storage)
     identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler}
-    optuna_study = store.create(opened, study_id, space, study.objectives, identity)
-    study.trials += store.read(optuna_study, space)
-    optuna_study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
-
-    proposals = chain(store.unfinished(optuna_study, opened), iter(optuna_study.ask, None))
-    known = {trial.scenario.content_hash(): finished(trial.outcome) for trial in study.trials}
-    running: deque[_Running] = deque()
+    book = store.Book(storage, study_id, space, study.objectives, identity)
+    study.trials += book.trials
+    book.study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
+    study.budget = _attainable(space, book.study.sampler, trials or plan.trials)
     for listener in listeners:
         listener.study_started(study)
-    with Workers(evaluate, count := count_workers(workers)) as pool:
-        while running or len(study.trials) < study.budget:
-            while len(running) < min(count, study.budget - len(study.trials)):
-                trial, point, scenario = _next_valid(proposals, optuna_study, space)
-                name = scenario.content_hash()
-                known[name] = known.get(name) or pool.submit(scenario)
-                running.append(_Running(trial, point, scenario, known[name]))
-            trial, point, scenario, future = running.popleft()
-            record = Trial(trial.number, point, scenario, pool.result(future, scenario))
-            store.tell(optuna_study, trial, record)
+    with Workers(evaluate, count_workers(workers)) as pool:
+        for record in _evaluated(study, book, pool):
             study.trials.append(record)
             for listener in listeners:
                 listener.trial_finished(study, record)
     for listener in listeners:
         listener.study_finished(study)
     return study
+
+
+def _evaluated(study: Study, book: store.Book, pool: Workers) -> Iterator[Trial]:
+    """Yield what is left of the budget, each trial once it is stored; the caller appends it to the study."""
+    space = study.space
+    proposals = chain(book.unfinished(), iter(book.study.ask, None))
+    known = {trial.scenario.content_hash(): finished(trial.outcome) for trial in study.trials}
+    running: deque[_Running] = deque()
+    while running or len(study.trials) < study.budget:
+        while len(running) < min(in_flight(pool.count), study.budget - len(study.trials)):
+            trial, point, scenario = _next_valid(proposals, book, space)
+            name = scenario.content_hash()
+            if name not in known:
+                known[name] = pool.submit(scenario if _may_stop(book, point, space) else _to_its_end(scenario))
+            running.append(_Running(trial, point, scenario, known[name]))
+        trial, point, scenario, future = running.popleft()
+        record = Trial(trial.number, point, scenario, pool.result(future, scenario))
+        book.tell(trial, record)
+        yield record
+
+
+def in_flight(workers: int) -> int:
+    """Return how many proposals are made ahead of the oldest that is not told yet, itself included."""
+    return math.ceil(IN_FLIGHT_PER_WORKER * workers) if workers > 1 else 1
+
+
+def _may_stop(book: store.Book, point: Point, space: SearchSpace) -> bool:
+    """Return whether a lost run may end early: Optuna's samplers take a bound for the violation itself."""
+    baseline = space.baseline_point()
+    return isinstance(book.study.sampler, PointSampler) and (baseline is None or key(point) != key(baseline))
+
+
+def _to_its_end(scenario: Scenario) -> Scenario:
+    return scenario.model_copy(update={"optimizer": scenario.optimizer.model_copy(update={"stop_lost_runs": False})})
 
 
 def load_study(space: SearchSpace, *, storage: str, study_id: str) -> Study:
@@ -208,8 +234,10 @@ def _empty(space: SearchSpace, study_id: str) -> Study:
     return Study(study_id, space, objectives, space.reference.slo)
 
 
-def _attainable(space: SearchSpace, trials: int) -> int:
-    """Return *trials*, or the number of valid points where a small space has fewer."""
+def _attainable(space: SearchSpace, sampler: BaseSampler, trials: int) -> int:
+    """Return *trials*, or the number of valid points where there are fewer."""
+    if isinstance(sampler, ExhaustiveSampler):
+        return min(trials, len(sampler.points))
     if space.size() > _ENUMERABLE:
         return trials
     valid = (point for point in space.points() if space.infeasible_reason(point) is None)
@@ -217,13 +245,18 @@ def _attainable(space: SearchSpace, trials: int) -> int:
 
 
 def _next_valid(
-    proposals: Iterator[optuna.Trial], study: optuna.Study, space: SearchSpace
+    proposals: Iterator[optuna.Trial], book: store.Book, space: SearchSpace
 ) -> tuple[optuna.Trial, Point, Scenario]:
     """Return the next proposal that is not known to be infeasible; those that are cost no trial."""
     for trial in islice(proposals, _MAX_REJECTIONS):
         point = suggest(trial, space)
-        reason = space.infeasible_reason(point)
-        if reason is None:
-            return trial, point, space.scenario(point)
-        store.tell_infeasible(study, trial, space.reference.slo, reason)
+        try:
+            scenario = space.scenario(point)
+            feasibility.check(scenario)
+        except DynosimError as error:
+            reason = str(error)
+            book.tell_infeasible(trial, space.reference.slo, reason)
+        else:
+            book.start(trial)
+            return trial, point, scenario
     raise StudyError(f"no valid configuration in {_MAX_REJECTIONS} proposals; the last one: {reason}")

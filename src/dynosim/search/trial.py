@@ -12,9 +12,11 @@ from dynosim.metrics import Metrics
 
 
 class Status(StrEnum):
-    """How a trial ended. Neither an infeasible nor a failed trial is ever a data point of an objective."""
+    """How a trial ended. Only a complete trial is ever a data point of an objective."""
 
     COMPLETE = "complete"
+    LOST = "lost"
+    """Ended early because an SLO could not be met any more: ``constraints`` are lower bounds, and there is no value."""
     INFEASIBLE = "infeasible"
     FAILED = "failed"
 
@@ -31,13 +33,20 @@ class Outcome:
     metrics: Mapping[str, Any] | None = None
     """``Metrics.to_dict()``; None unless complete."""
     reason: str = ""
-    """Why it is infeasible, or the traceback of a failure."""
+    """Why it is infeasible or lost, or the traceback of a failure."""
     wall_s: float = 0.0
+    cached: bool = False
+    """Whether the simulation is an earlier run's."""
 
     @property
     def feasible(self) -> bool:
         """Whether the trial completed and met every SLO."""
         return self.status is Status.COMPLETE and all(v <= 0.0 for v in self.constraints.values())
+
+    @property
+    def headline(self) -> str:
+        """The last line of ``reason``: of a traceback, the exception."""
+        return self.reason.strip().rpartition("\n")[2]
 
     def flat_metrics(self) -> dict[str, float]:
         """Return the known metrics under MLflow's keys: the bare name is the average, ``name.p99`` a statistic."""

@@ -27,7 +27,7 @@ class Workers:
     """Evaluates scenarios with *count* processes; one means this process, at once."""
 
     def __init__(self, evaluate: Evaluate, count: int) -> None:
-        self._evaluate, self._count = evaluate, count
+        self._evaluate, self.count = evaluate, count
         self._pool = _pool(count) if count > 1 else None
 
     def submit(self, scenario: Scenario) -> Future[Outcome]:
@@ -37,7 +37,7 @@ class Workers:
         try:
             return self._pool.submit(self._evaluate, scenario)
         except BrokenExecutor:
-            self._pool = _pool(self._count)
+            self._pool = _pool(self.count)
             return self._pool.submit(self._evaluate, scenario)
 
     def result(self, future: Future[Outcome], scenario: Scenario) -> Outcome:

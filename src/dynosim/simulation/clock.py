@@ -11,8 +11,9 @@ from heapq import heappush
 
 import simpy
 
-READY, SEND, TICK = 0, 1, 2
-"""Order of what happens at the same time: replicas come and go, requests are sent, everybody looks."""
+READY, SEND, TICK, CHECK = 0, 1, 2, 3
+"""Order of what happens at the same time: replicas come and go, requests are sent, everybody looks, and whether there
+is any use in going on."""
 
 
 class Clock(simpy.Environment):

@@ -2,39 +2,46 @@
 
 Sending, routing, autoscaling and failures are callbacks of the clock. The compiled engines, with their hand-offs and KV
 tiers, are advanced to the next callback, or to the first engine event that the cluster has to act on, whichever is
-earlier. A router that looks at nobody under a plain open loop needs no clock at all: each engine then gets its arrivals
-in bulk and runs through in one call.
+earlier. A router that looks at nobody under a plain open loop puts nothing on the clock: each engine then gets its
+arrivals in bulk and runs through in one call.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from dynosim.config import DeploymentConfig
 from dynosim.simulation import engine as core
-from dynosim.simulation.clock import READY, TICK, Clock
+from dynosim.simulation.clock import CHECK, READY, TICK, Clock
 from dynosim.simulation.dispatch import Dispatcher
 from dynosim.simulation.failures import Failures
 from dynosim.simulation.fleet import SERVING
 from dynosim.simulation.flows import Aggregated, Disaggregated
+from dynosim.simulation.lost import LostCause, Progress
 from dynosim.simulation.network import Network
 from dynosim.simulation.pool import Pool
 from dynosim.simulation.scaling import Autoscaler
 from dynosim.simulation.sessions import Sessions
 from dynosim.simulation.side import Side
+from dynosim.simulation.split import token_times
 from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE
 from dynosim.workload.table import Workload
 
 SECTIONS = {"mixed": "aggregated", "prefill": "disaggregated.prefill", "decode": "disaggregated.decode"}
 """Role -> where its pool is configured."""
+FIRST_CHECK_S, CHECK_GROWTH = 1.0, 2.0
+"""Checks for a lost cause take place at these virtual times: a lost run goes on for twice as long as it has to at most."""
 
 
 class Cluster:
     """One deployment serving one workload once."""
 
-    def __init__(self, deployment: DeploymentConfig, workload: Workload, seed: int) -> None:
+    def __init__(
+        self, deployment: DeploymentConfig, workload: Workload, seed: int, stop: LostCause | None = None
+    ) -> None:
         self.deployment, self.workload, self.clock = deployment, workload, Clock()
         self.sessions = Sessions(workload, self.clock, self._arrive)
         self.missing = np.zeros(len(workload), np.bool_)
@@ -57,20 +64,27 @@ class Cluster:
             else Aggregated(self.sides)
         )
         self.failures = Failures(self, seed)
+        self.end_s = workload.end_s
+        """Virtual time at which the run stops, whatever is still in flight."""
+        self.lost: dict[str, float] = {}
+        """SLO that the run was ended for -> lower bound of its violation."""
+        self._stop = stop if self.admissible.any() else None
 
     def run(self) -> None:
         """Serve the whole workload, or what is served of it by its end."""
         self.failures.start()
         if self._nobody_looks():
-            self._run_in_bulk()
+            self._submit_all()
         else:
             self._start_ticks()
             self.sessions.start()
-            self._run_on_the_clock()
+        if self._stop is not None:
+            self.clock.at(0.0, CHECK, self._check, self._stop)
+        self._run_on_the_clock()
         for side in self.sides.values():
             side.turn_off_drained()
             if not self.idle:
-                core.stop(side.pool.handle, self.workload.end_s)
+                core.stop(side.pool.handle, self.end_s)
 
     @property
     def idle(self) -> bool:
@@ -98,15 +112,15 @@ class Cluster:
 
     def _run_on_the_clock(self) -> None:
         """Let the engines run to the next callback, or to the first event that somebody waits for, till all is done."""
-        clock, handles, end_s = self.clock, self.handles, self.workload.end_s
+        clock, handles = self.clock, self.handles
         while True:
-            until = min(clock.peek(), end_s)
+            until = min(clock.peek(), self.end_s)
             if until > clock.now:
                 count, index = core.next_event(handles, until)
                 if count:
                     self._report(index, count)
                     continue
-            if until == end_s:
+            if until == self.end_s:
                 return
             clock.step()
 
@@ -139,6 +153,34 @@ class Cluster:
 
         self.clock.at(interval_s, TICK, tick, 1)
 
+    def _check(self, time: float, stop: LostCause) -> None:
+        """End the run if an SLO is lost, or check again later; looking changes nothing."""
+        if not self.idle:
+            self.lost = stop.violations(self._progress(time))
+            if self.lost:
+                self.end_s = time
+            else:
+                first_s = max(self.workload.arrival_s[len(self.workload) // 100], FIRST_CHECK_S)
+                self.clock.at(max(time * CHECK_GROWTH, first_s), CHECK, self._check, stop)
+
+    def _progress(self, time: float) -> Progress:
+        """Return what is known of the measured requests at *time*."""
+        measured = slice(self.workload.warmup_requests, None)
+        arrival_s = self.sessions.arrival_s[measured]
+        served = (self.admissible & np.isnan(self.failures.failed_s))[measured]
+        rows = measured.start + np.flatnonzero((arrival_s <= time) & served)
+        first_s, last_s = token_times(self, rows)
+        return Progress(
+            time_s=time,
+            arrival_s=self.sessions.arrival_s[rows],
+            first_token_s=first_s,
+            last_token_s=last_s,
+            output_tokens=self.workload.output_tokens[rows],
+            total=int(np.count_nonzero(~(arrival_s > self.end_s))),
+            unserved=int(np.count_nonzero((arrival_s <= self.end_s) & ~served)),
+            certain=math.isinf(self.end_s) and not self.failures.expected,
+        )
+
     # ------------------------------------------------------------------------------------------------------- requests
 
     def _nobody_looks(self) -> bool:
@@ -146,14 +188,13 @@ class Cluster:
         static = len(self.sides) == 1 and side.scaler is None and not self.failures.expected
         return static and not self.sessions.watch and not side.dispatcher.router.looks
 
-    def _run_in_bulk(self) -> None:
+    def _submit_all(self) -> None:
         side, arrival_s = self.sides["mixed"], self.sessions.arrival_s
         row_of = np.full(len(self.workload), NONE, np.int64)
         sent = np.flatnonzero(arrival_s <= self.workload.end_s)
         admitted = sent[self.admissible[sent]]
         row_of[admitted] = side.dispatcher.choose_all(admitted)
         core.submit_all(side.pool.handle, row_of, arrival_s)
-        core.next_event(self.handles, self.workload.end_s)
         self.sessions.unsent = len(self.workload) - len(sent)
 
     def _arrive(self, i: int, time: float) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -125,4 +126,6 @@ class SimulationResult:
     timing: tuple[dict[str, Any], ...]
     """Provenance of the pass times, one per pool."""
     stopped: str
-    """The rule that ended the run before all requests had ended; empty where none did."""
+    """The rule that ended the run before all requests had ended, ``duration`` or ``slo``; empty where none did."""
+    lost: Mapping[str, float] = field(default_factory=dict)
+    """SLO -> lower bound of its violation, where the run was ended for that; see ``LostCause.violations``."""

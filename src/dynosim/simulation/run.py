@@ -8,6 +8,7 @@ from dynosim.config import DeploymentConfig
 from dynosim.hardware import memory
 from dynosim.simulation import gaps
 from dynosim.simulation.cluster import Cluster
+from dynosim.simulation.lost import LostCause
 from dynosim.simulation.records import PoolRecord, SimulationResult
 from dynosim.simulation.side import Side
 from dynosim.simulation.split import request_records
@@ -27,20 +28,24 @@ LINKS = {
 """Names in ``PoolRecord.link_utilization`` where they differ from the engine's."""
 
 
-def simulate(deployment: DeploymentConfig, workload: Workload, seed: int = 0) -> SimulationResult:
+def simulate(
+    deployment: DeploymentConfig, workload: Workload, seed: int = 0, stop: LostCause | None = None
+) -> SimulationResult:
     """Serve *workload* on *deployment* in virtual time; pure, and byte-equal for equal arguments.
+
+    With *stop* a run ends early where it has provably lost an SLO; any other is byte-equal to the run without.
 
     Raises InfeasibleError when the model does not fit, TimingError when the pass times are unknown, ConfigError for
     names that do not exist.
     """
     memory.check(deployment)
-    cluster = Cluster(deployment, workload, seed)
+    cluster = Cluster(deployment, workload, seed, stop)
     cluster.run()
     requests = request_records(cluster)
     stopped = not cluster.idle
-    start_s = min(float(np.nanmin(cluster.sessions.arrival_s)), workload.end_s)
+    start_s = min(float(np.nanmin(cluster.sessions.arrival_s)), cluster.end_s)
     ended_s = np.fmax(requests["last_token_s"], cluster.failures.failed_s)
-    end_s = workload.end_s if stopped else float(np.nanmax(ended_s, initial=start_s))
+    end_s = cluster.end_s if stopped else float(np.nanmax(ended_s, initial=start_s))
     sides = cluster.sides.values()
     return SimulationResult(
         requests=requests,
@@ -49,7 +54,8 @@ def simulate(deployment: DeploymentConfig, workload: Workload, seed: int = 0) ->
         duration_s=end_s - start_s,
         warmup_requests=workload.warmup_requests,
         timing=tuple(side.pool.tables.provenance for side in sides),
-        stopped="duration" if stopped else "",
+        stopped=("slo" if cluster.lost else "duration") if stopped else "",
+        lost=cluster.lost,
     )
 
 

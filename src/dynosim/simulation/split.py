@@ -11,7 +11,8 @@ from dynosim.simulation import records
 from dynosim.simulation.flows import Disaggregated
 from dynosim.simulation.pool import FIRST_TOKEN
 from dynosim.simulation.records import REQUEST_DTYPE, WAIT_REASONS
-from dynosim.simulation.state import BY_DECODE, BY_PREFILL, BY_TRANSFER, NONE, REASONS
+from dynosim.simulation.state import BY_PREFILL, BY_TRANSFER, NONE, REASONS
+from dynosim.workload.table import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from dynosim.simulation.cluster import Cluster
@@ -36,8 +37,7 @@ def request_records(cluster: Cluster) -> Columns:
     """
     workload, sides = cluster.workload, list(cluster.sides.values())
     first, last = sides[0].pool.engine, sides[-1].pool.engine
-    local = cluster.flow.local if isinstance(cluster.flow, Disaggregated) else np.zeros(len(workload), np.bool_)
-    moved = (workload.output_tokens > 1) & ~local & (len(sides) > 1)
+    local, moved = _ways(cluster, slice(None))
     prompt, waits = first.jobs, [first.job_waits]
     if len(sides) > 1:
         prompt = np.where(local, last.jobs, first.jobs)
@@ -57,13 +57,33 @@ def request_records(cluster: Cluster) -> Columns:
     return out
 
 
+def token_times(cluster: Cluster, rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
+    """Return when the requests *rows* showed their first and their last token; NaN where they have not."""
+    jobs = [side.pool.engine.jobs for side in cluster.sides.values()]
+    if len(jobs) == 1:
+        return jobs[0]["first"][rows], jobs[0]["last"][rows]
+    local, moved = _ways(cluster, rows)
+    computed = np.where(local, jobs[1]["first"][rows], jobs[0]["first"][rows])
+    by = FIRST_TOKEN[cluster.deployment.engine.name]
+    shown = computed if by == BY_PREFILL else jobs[1]["landed" if by == BY_TRANSFER else "first"][rows]
+    last = np.where(moved | local, jobs[1]["last"][rows], jobs[0]["last"][rows])
+    return np.where(moved, shown, computed), last
+
+
+def _ways(cluster: Cluster, rows: IntArray | slice) -> tuple[Columns, Columns]:
+    """Return which of *rows* a decode replica serves alone, and which it takes over from a prefill replica."""
+    output_tokens = cluster.workload.output_tokens[rows]
+    if not isinstance(cluster.flow, Disaggregated):
+        return np.zeros(len(output_tokens), np.bool_), np.zeros(len(output_tokens), np.bool_)
+    local = cluster.flow.local[rows]
+    return local, (output_tokens > 1) & ~local
+
+
 def _tokens(out: Columns, cluster: Cluster, prompt: Columns, decode: Columns, moved: Columns) -> None:
     """Fill in when the KV landed and the tokens came out."""
-    landed = out["kv_landed_s"] = np.where(moved, decode["landed"], prompt["first"])
-    shown = {BY_DECODE: decode["first"], BY_TRANSFER: landed, BY_PREFILL: prompt["first"]}
-    out["first_token_s"] = np.where(moved, shown[FIRST_TOKEN[cluster.deployment.engine.name]], prompt["first"])
+    out["kv_landed_s"] = np.where(moved, decode["landed"], prompt["first"])
     out["second_token_s"] = np.where(moved, decode["second"], prompt["second"])
-    out["last_token_s"] = np.where(moved, decode["last"], prompt["last"])
+    out["first_token_s"], out["last_token_s"] = token_times(cluster, slice(None))
 
 
 def _parts(out: Columns, prompt: Columns, decode: Columns, moved: Columns) -> None:
@@ -105,5 +125,5 @@ def _status(out: Columns, cluster: Cluster) -> Columns:
     status = np.where(np.isfinite(out["last_token_s"]), records.COMPLETED, records.INCOMPLETE)
     status[~cluster.admissible] = records.REJECTED
     status[np.isfinite(cluster.failures.failed_s)] = records.FAILED
-    status[~(out["arrival_s"] <= cluster.workload.end_s)] = records.UNSENT
+    status[~(out["arrival_s"] <= cluster.end_s)] = records.UNSENT
     return status

@@ -194,10 +194,12 @@ def find_pack(key: PackKey, size: Size) -> PackTimes:
     ranks = f" ({size.data_parallel} data-parallel ranks)" if size.data_parallel > 1 else ""
     what = f"{key.model} on {gpus} x {key.gpu}{ranks} with {key.engine}, quantization {key.quantization}"
     for folder in (os.environ.get("DYNOSIM_TIMING_PACKS", USER_FOLDER), USER_FOLDER, BUNDLED):
-        path = (Path(folder) / key.filename).resolve()
-        if not path.is_file():
+        file = os.path.abspath(
+            os.path.join(folder, key.filename)
+        )  # a tenth of what Path takes; asked for every candidate
+        if not os.path.isfile(file):
             continue
-        pack = load_pack(path)
+        pack = load_pack(path := Path(file))
         if size in pack.sizes:
             return PackTimes(path, size)
         if reason := pack.provenance["without_data"].get(size.label):

@@ -18,7 +18,7 @@ from dynosim.workload import load_workload
 if TYPE_CHECKING:
     from dynosim.search.study import Study
 
-RUN_STATUS = {Status.COMPLETE: "FINISHED", Status.INFEASIBLE: "FINISHED", Status.FAILED: "FAILED"}
+RUN_STATUS = {status: "FAILED" if status is Status.FAILED else "FINISHED" for status in Status}
 """Infeasible is a result of the search, not a crash of it."""
 
 MAX_TAG_CHARS = 4000

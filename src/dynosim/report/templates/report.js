@@ -212,7 +212,7 @@ function head() {
   const count = test => D.trials.filter(test).length, base = D.baseline === null ? null : trialOf(D.baseline);
   el("title").textContent = D.space;
   el("subtitle").textContent = `${D.study}${D.state === "running" ? " · running" : ""} · SLO: ${D.slo.map(s => `${s.label} ${s.better === "higher" ? "≥" : "≤"} ${withUnit(s.bound, s)}`).join(", ") || "none"}${base ? ` · baseline ${base.label}; percentages compare with it` : ""}`;
-  const tiles = { trials: D.trials.length, feasible: count(t => t.feasible), frontier: D.frontier.length, infeasible: count(t => t.status === "infeasible"), failed: count(t => t.status === "failed") };
+  const tiles = { trials: D.trials.length, feasible: count(t => t.feasible), frontier: D.frontier.length, infeasible: count(t => t.status === "infeasible"), lost: count(t => t.status === "lost"), failed: count(t => t.status === "failed") };
   el("tiles").innerHTML = Object.entries(tiles).map(([k, v]) => `<div><dt>${k}</dt><dd>${v}</dd></div>`).join("");
   el("tradeoff").textContent = D.tradeoff;
   el("health").innerHTML = D.health.map(c => `<li class="${c.level}">${esc(c.text)}</li>`).join("");
@@ -249,7 +249,7 @@ function draw() {
   scatter(front); parallel(front);  // after the text beside it, whose height it takes
   const hidden = D.trials.filter(t => t.status !== "complete").length;
   el("whatif-note").textContent = (touched() ? `What if: ${D.trials.filter(meets).length} of the stored trials remain feasible, ${front.length} on the frontier. ` : "What if: move a slider to re-price and re-filter the stored trials; nothing is simulated again. ") +
-    (hidden ? `${hidden} trials have no point here: infeasible before simulation, or failed.` : "");
+    (hidden ? `${hidden} trials have no point here: infeasible before simulation, ended early because an SLO was lost, or failed.` : "");
 }
 function show(fresh) {
   const first = !D;

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -132,18 +132,32 @@ class RandomSampler(PointSampler):
 
 
 class ExhaustiveSampler(PointSampler):
-    """Every valid point once, in the order of the space's parameters, the last one varying fastest."""
+    """Every valid point once: the baseline, then in the order of the space's parameters, the last one varying fastest.
+
+    A trial's number is its point's position, so neither history nor randomness is needed.
+    """
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         super().__init__(space, seed=seed)
         space.points()  # raises ConfigError for a continuous range now, not in the first trial
+        self._all = space
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """All valid points, in order."""
+        first = self._all.baseline_point()
+        rest = [p for p in self._all.points() if p != first and self._all.infeasible_reason(p) is None]
+        return rest if first is None else [first, *rest]
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the point of the trial's number, from the first one again once all have been proposed."""
+        return encode(self.points[trial.number % len(self.points)])
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
-        """Return the first valid point that has not been evaluated; the very first once all have."""
-        taken = history.taken
-        valid = (point for point in space.points() if space.infeasible_reason(point) is None)
-        new = (point for point in valid if key(point) not in taken)
-        return next(new, None) or next(islice(space.points(), 1))
+        """Return the point that follows those of the history."""
+        return self.points[len(history.taken) % len(self.points)]
 
 
 def draw_valid(space: SearchSpace, rng: np.random.Generator, taken: set[Key]) -> Point:

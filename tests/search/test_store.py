@@ -1,0 +1,53 @@
+"""What is written into Optuna's tables is what Optuna reads from them, and what samplers see."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial
+
+from dynosim.objectives import resolve
+from dynosim.search.distributions import suggest
+from dynosim.search.samplers import make_sampler
+from dynosim.search.store import Book
+from dynosim.search.trial import Outcome, Status, Trial
+from search.analytic import evaluate
+from search.problems import serving
+
+SPACE = serving()
+OBJECTIVES = [resolve(config) for config in SPACE.reference.objectives]
+ENDINGS = (
+    Outcome(Status.INFEASIBLE, reason="does not fit"),
+    Outcome(Status.FAILED, reason="Traceback"),
+    Outcome(Status.LOST, constraints={"time_to_first_token.p99": 3.0}),
+    Outcome(Status.COMPLETE, (1.0, math.inf, -2.5e-9), {"time_to_first_token.p99": math.inf}),
+)
+
+
+def _contents(trial: FrozenTrial) -> list[object]:
+    known = (trial.params, trial.distributions, trial.constraints, trial.system_attrs, trial.values)
+    return [trial.number, trial.state, *known]
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
+def test_optuna_reads_what_samplers_saw_while_running_and_after(tmp_path: Path, sampler: str) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    book = Book(url, "s", SPACE, OBJECTIVES, {})
+    book.study.sampler = make_sampler(sampler, SPACE)
+    for number in range(8):
+        trial = book.study.ask()
+        point = suggest(trial, SPACE)
+        book.start(trial)
+        if number < 6:
+            scenario = SPACE.scenario(point)
+            outcome = ENDINGS[number] if number < len(ENDINGS) else evaluate(scenario)
+            book.tell(trial, Trial(number, point, scenario, outcome))
+    seen, stored = book.study.get_trials(), optuna.load_study(study_name="s", storage=url).get_trials()
+    assert list(map(_contents, stored)) == list(map(_contents, seen))
+    again = Book(url, "s", SPACE, OBJECTIVES, {})
+    assert list(map(_contents, again.study.get_trials())) == list(map(_contents, seen))
+    assert [trial.number for trial in again.unfinished()] == [6, 7]
+    assert [trial.outcome.status for trial in again.trials[:4]] == [ending.status for ending in ENDINGS]

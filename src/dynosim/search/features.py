@@ -160,7 +160,7 @@ class Estimate:
 
     def features(self) -> Array:
         """Return the logarithms of ``FEATURES``, ``n x 9``."""
-        return np.log(np.column_stack([getattr(self, name) for name in FEATURES]))
+        return np.asarray(np.log(np.column_stack([getattr(self, name) for name in FEATURES])))
 
     def metrics(self) -> Metrics:
         """Return the metrics that have a closed form, as columns (``n``) where a simulation gives numbers."""
@@ -169,30 +169,29 @@ class Estimate:
         requests = throughput / self.demand.output_tokens
         first, gap = self._first_token_ms(), self._gap_ms()
         decode = {stat: gap[stat] * self.demand.output_tokens for stat in gap}
-        return Metrics(
-            {
-                "time_to_first_token": first,
-                "inter_token_latency": gap,
-                "inter_chunk_latency": gap,
-                "request_latency": {stat: first[stat] + decode[stat] for stat in gap},
-                "output_token_throughput_per_user": {stat: 1e3 / gap[stat] for stat in gap},
-                "request_throughput": requests,
-                "output_token_throughput": throughput,
-                "input_token_throughput": total - throughput,
-                "total_token_throughput": total,
-                "output_token_throughput_per_gpu": throughput / self.gpus,
-                "total_token_throughput_per_gpu": total / self.gpus,
-                "goodput": requests,
-                "goodput_token_throughput": throughput,
-                "goodput_token_throughput_per_gpu": throughput / self.gpus,
-                "usd_per_hour": self.usd_per_hour,
-                "usd_per_million_output_tokens": self.usd_per_hour / throughput / 3600.0 * 1e6,
-                "usd_per_million_good_output_tokens": self.usd_per_hour / throughput / 3600.0 * 1e6,
-                "usd_per_million_total_tokens": self.usd_per_hour / total / 3600.0 * 1e6,
-                "usd_per_1k_requests": self.usd_per_hour / requests / 3.6,
-                "gpus": self.gpus,
-            }
-        )
+        columns: dict[str, Any] = {
+            "time_to_first_token": first,
+            "inter_token_latency": gap,
+            "inter_chunk_latency": gap,
+            "request_latency": {stat: first[stat] + decode[stat] for stat in gap},
+            "output_token_throughput_per_user": {stat: 1e3 / gap[stat] for stat in gap},
+            "request_throughput": requests,
+            "output_token_throughput": throughput,
+            "input_token_throughput": total - throughput,
+            "total_token_throughput": total,
+            "output_token_throughput_per_gpu": throughput / self.gpus,
+            "total_token_throughput_per_gpu": total / self.gpus,
+            "goodput": requests,
+            "goodput_token_throughput": throughput,
+            "goodput_token_throughput_per_gpu": throughput / self.gpus,
+            "usd_per_hour": self.usd_per_hour,
+            "usd_per_million_output_tokens": self.usd_per_hour / throughput / 3600.0 * 1e6,
+            "usd_per_million_good_output_tokens": self.usd_per_hour / throughput / 3600.0 * 1e6,
+            "usd_per_million_total_tokens": self.usd_per_hour / total / 3600.0 * 1e6,
+            "usd_per_1k_requests": self.usd_per_hour / requests / 3.6,
+            "gpus": self.gpus,
+        }
+        return Metrics(columns)
 
     def _first_token_ms(self) -> dict[str, Array]:
         """Return TTFT: the prompt of that quantile behind the M/G/1 wait of that quantile, or the final backlog.
@@ -263,7 +262,7 @@ class ServingEstimates:
         if j is None:
             aggregated = self._rows.space.reference.deployment.mode == "aggregated"
             return np.full(len(rows), aggregated)
-        return rows[:, j] == self._rows.parameters[j].domain.values.index("aggregated")  # type: ignore[union-attr]
+        return np.asarray(rows[:, j] == self._rows.parameters[j].domain.values.index("aggregated"))  # type: ignore[union-attr]
 
     def _estimate(self, rows: Array, together: NDArray[np.bool_], ahead: Records, behind: Records) -> Estimate:
         demand, policy = self._demand, self._cache_aware(rows)
@@ -323,7 +322,7 @@ class ServingEstimates:
         """Return which rows send a conversation to the replica that has its prefix."""
         j = self._rows.column("deployment.router.policy")
         if j is None:
-            return np.full(len(rows), self._rows.space.reference.deployment.router.policy in _CACHE_AWARE)
+            return np.full(len(rows), self._rows.space.reference.deployment.router.policy in _CACHE_AWARE, dtype=bool)
         values = self._rows.parameters[j].domain.values or ()
         return np.isin(rows[:, j], [i for i, value in enumerate(values) if value in _CACHE_AWARE])
 
@@ -332,7 +331,7 @@ class ServingEstimates:
         searched = self._rows.numbers(rows, "deployment.disaggregated.kv_transfer.bandwidth_gb_s")
         default = LinkConfig().bandwidth_gb_s
         gb_s = np.full(len(rows), default) if searched is None else np.where(np.isnan(searched), default, searched)
-        return gb_s * 1e9 * pools["gpus"]
+        return np.asarray(gb_s * 1e9 * pools["gpus"])
 
     def _pools(self, rows: Array, roles: NDArray[Any]) -> Records:
         """Return one record per row, that of its pool in the role."""

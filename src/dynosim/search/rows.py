@@ -196,10 +196,11 @@ def _draw(domain: Choices | Range, uniform: Array) -> Array:
     if domain.scale == "log":
         low, high = np.log(domain.min), np.log(domain.max + domain.integer)
         values = np.exp(low + uniform * (high - low))
-        return np.minimum(np.floor(values) if domain.integer else values, domain.max)
+        return np.asarray(np.minimum(np.floor(values) if domain.integer else values, domain.max))
     if domain.values is None:
-        return domain.min + uniform * (domain.max - domain.min)
-    return np.array(domain.values, dtype=float)[np.floor(uniform * len(domain.values)).astype(int)]
+        return np.asarray(domain.min + uniform * (domain.max - domain.min))
+    values = np.array(domain.values, dtype=float)
+    return np.asarray(values[np.floor(uniform * len(values)).astype(int)])
 
 
 def _step(domain: Choices | Range, codes: Array, uniform: Array) -> Array:

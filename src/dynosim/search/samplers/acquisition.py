@@ -54,14 +54,14 @@ def log_h(z: Array) -> Array:
 def nondominated_cells(front: Array, reference: Array) -> tuple[Array, Array]:
     """Tile the region that *front* (``p x m``) does not dominate, up to *reference* (``m``): corners, ``k x m`` each.
 
-    Lower corners may be -inf. Local upper bounds are updated point by point (Klamroth, Lacour and Vanderpooten 2015, "On the
-    representation of the search region in multi-objective optimization", algorithm 3) and give one cell each (Lacour,
-    Klamroth and Fonseca 2017, "A box decomposition algorithm to compute the hypervolume indicator", eq. 4). BoTorch's
-    ``FastNondominatedPartitioning`` is the same; it takes longer than a simulation.
+    Lower corners may be -inf. Local upper bounds are updated point by point (Klamroth, Lacour and Vanderpooten 2015,
+    "On the representation of the search region in multi-objective optimization", algorithm 3) and give one cell each
+    (Lacour, Klamroth and Fonseca 2017, "A box decomposition algorithm to compute the hypervolume indicator", eq. 4).
+    BoTorch's ``FastNondominatedPartitioning`` is the same; it takes longer than a simulation.
     """
     m = len(reference)
     bounds = reference[None].astype(float)
-    # defining[k, j] is the point of the front that holds bound k in objective j; at first none, which is -inf elsewhere.
+    # defining[k, j]: the point of the front that holds bound k in objective j; at first none, -inf elsewhere.
     defining = np.full((1, m, m), -np.inf)
     defining[0, np.arange(m), np.arange(m)] = reference
     for z in front[np.all(front < reference, axis=1)]:

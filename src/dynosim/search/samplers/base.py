@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -62,6 +63,18 @@ class History:
         return {key(point) for point in (*self.points, *self.failed, *self.pending)}
 
     @property
+    def runs(self) -> NDArray[np.bool_]:
+        """Which complete trials could be run: the others violate everything by exactly 1 (``store``)."""
+        violations = np.array([*self.constraints.values(), np.ones(len(self.points))])
+        return np.asarray(
+            np.isfinite(self.values).all(axis=1) | (np.nan_to_num(violations, nan=1.0) != 1.0).any(axis=0)
+        )
+
+    def sign(self, j: int) -> float:
+        """Return the factor that makes objective *j* a loss."""
+        return -1.0 if self.directions[j] == "maximize" else 1.0
+
+    @property
     def feasible(self) -> NDArray[np.bool_]:
         """Which complete trials have finite values and meet every constraint, ``n``."""
         violated = [np.nan_to_num(values) > 0.0 for values in self.constraints.values()]
@@ -69,34 +82,45 @@ class History:
         return np.asarray(np.logical_and.reduce([ran, *(~v for v in violated)]))
 
 
-def read_history(study: Study, trial: FrozenTrial, space: SearchSpace) -> History:
-    """Return the history that *trial* may look at: all others that have every parameter of the space that is active."""
-    by_state: dict[TrialState, list[tuple[Point, FrozenTrial]]] = {state: [] for state in TrialState}
-    for other in study.get_trials(deepcopy=False):
-        point = decode(space, other.params)
-        if other.number != trial.number and len(point) == len(space.active(point)) > 0:
-            by_state[other.state].append((point, other))
-    complete = by_state[TrialState.COMPLETE]
-    names = dict.fromkeys(name for _, other in complete for name in other.constraints)
-    return History(
-        tuple(direction.name.lower() for direction in study.directions),
-        [point for point, _ in complete],
-        np.array([other.values for _, other in complete]).reshape(len(complete), len(study.directions)),
-        {name: np.array([other.constraints.get(name, np.nan) for _, other in complete]) for name in names},
-        [point for point, _ in by_state[TrialState.FAIL]],
-        [point for point, _ in by_state[TrialState.RUNNING]],
-    )
-
-
 class PointSampler(BaseSampler, ABC):
     """Proposes whole points. Without a space it searches what all trials of a plain Optuna study have in common."""
 
     def __init__(self, space: SearchSpace | None = None, *, seed: int = 0) -> None:
         self._space, self._seed = space, seed
+        self._decoded: dict[tuple[int, datetime | None], Point] = {}
 
     @abstractmethod
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the next point to evaluate."""
+
+    def read(self, study: Study, space: SearchSpace, but: int = -1) -> History:
+        """Return what *study* knows from all trials but one: of those that have every parameter that is active."""
+        by_state: dict[TrialState, list[tuple[Point, FrozenTrial]]] = {state: [] for state in TrialState}
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number != but and (point := self._point(space, trial)):
+                by_state[trial.state].append((point, trial))
+        complete = by_state[TrialState.COMPLETE]
+        names = dict.fromkeys(name for _, trial in complete for name in trial.constraints)
+        return History(
+            tuple(direction.name.lower() for direction in study.directions),
+            [point for point, _ in complete],
+            np.array([trial.values for _, trial in complete]).reshape(len(complete), len(study.directions)),
+            {name: np.array([trial.constraints.get(name, np.nan) for _, trial in complete]) for name in names},
+            [point for point, _ in by_state[TrialState.FAIL]],
+            [point for point, _ in by_state[TrialState.RUNNING]],
+        )
+
+    def _point(self, space: SearchSpace, trial: FrozenTrial) -> Point:
+        """Return the point of a trial, empty where it lacks a parameter; of a finished trial it is kept."""
+        name = trial.number, trial.datetime_complete
+        if name in self._decoded:
+            return self._decoded[name]
+        point = decode(space, trial.params)
+        if len(point) != len(space.active(point)):
+            point = {}
+        if space is self._space and trial.state.is_finished():
+            self._decoded[name] = point
+        return point
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all parameters of the space, or those that every finished trial has."""
@@ -113,7 +137,7 @@ class PointSampler(BaseSampler, ABC):
             return {}
         space = self._space or PlainSpace.of(search_space)
         rng = stream(self._seed, f"trial {trial.number}")
-        return encode(self.propose(space, read_history(study, trial, space), rng))
+        return encode(self.propose(space, self.read(study, space, trial.number), rng))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -43,10 +43,10 @@ class View:
 class Lens:
     """Turns rows of a space into features and priors; of a space that is not of serving, into features only."""
 
-    def __init__(self, rows: Rows, serving: bool) -> None:
+    def __init__(self, rows: Rows, *, serving: bool, priors: bool = True) -> None:
         self._columns = [_column(parameter.domain) for parameter in rows.parameters]
         self._estimates = ServingEstimates(rows) if serving else None
-        self._priors = ServingPriors(rows.space) if serving else None
+        self._priors = ServingPriors(rows.space) if serving and priors else None
         known = self._derived(rows.sample(_RANGE_SAMPLES, stream(0, "feature ranges")))[0]
         known = known[np.isfinite(known).all(axis=1)]
         self._low = known.min(axis=0, initial=np.inf)
@@ -59,13 +59,14 @@ class Lens:
         derived, prior = self._derived(rows)
         features = np.hstack([np.zeros((len(rows), 0)), *raw, (derived - self._low) / self._span])
         X = np.nan_to_num(features, nan=_INACTIVE, posinf=_INACTIVE, neginf=_INACTIVE)
-        return View(X, prior, ~np.isnan(derived).any(axis=1))
+        return View(X, prior, np.asarray(~np.isnan(derived).any(axis=1)))
 
     def _derived(self, rows: Array) -> tuple[Array, Prior]:
-        if self._estimates is None or self._priors is None:
+        if self._estimates is None:
             return np.zeros((len(rows), 0)), Prior((), {})
         estimate = self._estimates(rows)
-        return estimate.features(), self._priors(estimate.metrics(), len(rows))
+        prior = self._priors(estimate.metrics(), len(rows)) if self._priors else Prior((), {})
+        return estimate.features(), prior
 
 
 def _column(domain: Choices | Range) -> Callable[[Array], Array]:

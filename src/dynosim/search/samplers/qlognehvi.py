@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.search.distributions import Point
-from dynosim.search.samplers.bayes import BayesSampler, Belief
+from dynosim.search.samplers.bayes import BayesSampler
+from dynosim.search.samplers.belief import Belief
 from dynosim.search.samplers.candidates import Score
-from dynosim.search.samplers.encoding import Lens as Encoder
+from dynosim.search.samplers.encoding import Lens
 from dynosim.search.samplers.model import to_botorch
 
 if TYPE_CHECKING:
@@ -25,11 +25,16 @@ _SHORTLIST = 32
 
 
 class QLogNEHVISampler(BayesSampler):
-    """``BayesSampler`` with qLogNEHVI (Daulton et al. 2021; Ament et al. 2023), which models noise in the front too."""
+    """``BayesSampler`` with qLogNEHVI (Daulton et al. 2021; Ament et al. 2023), which models noise in the front too.
 
-    def score(self, encoder: Encoder, belief: Belief) -> Score:
-        """Return qLogNEHVI of single points, with the constraints' probabilities as BoTorch smooths them."""
-        exact = super().score(encoder, belief)
+    Without prior means, which BoTorch's models do not take.
+    """
+
+    uses_priors = False
+
+    def score(self, lens: Lens, belief: Belief) -> Score:
+        """Return qLogNEHVI of single rows, with the constraints' probabilities as BoTorch smooths them."""
+        exact = super().score(lens, belief)
         if np.isnan(belief.reference).any():
             return exact
         from dynosim.search.samplers.botorch_api import (
@@ -41,21 +46,20 @@ class QLogNEHVISampler(BayesSampler):
 
         m = len(belief.objectives)
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
-            to_botorch([*belief.objectives, *belief.constraints]),
+            to_botorch([output.gp for output in (*belief.objectives, *belief.constraints)]),
             torch.as_tensor(-belief.reference),
-            torch.as_tensor(belief.objectives[0].X),
+            torch.as_tensor(belief.objectives[0].gp.X),
             SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=0),
             WeightedMCMultiOutputObjective(-torch.ones(m, dtype=torch.float64), list(range(m))),
             constraints=[_output(m + i) for i in range(len(belief.constraints))] or None,
             prune_baseline=True,
         )
 
-        def score(points: Sequence[Point]) -> Array:
-            shortlist = np.argsort(-exact(points), kind="stable")[:_SHORTLIST]
-            X = torch.as_tensor(encoder([points[i] for i in shortlist]))
-            scores = np.full(len(points), -np.inf)
+        def score(rows: Array) -> Array:
+            shortlist = np.argsort(-exact(rows), kind="stable")[:_SHORTLIST]
+            scores = np.full(len(rows), -np.inf)
             with torch.no_grad():
-                scores[shortlist] = acquisition(X[:, None, :]).numpy()
+                scores[shortlist] = acquisition(torch.as_tensor(lens(rows[shortlist]).X)[:, None, :]).numpy()
             return scores
 
         return score

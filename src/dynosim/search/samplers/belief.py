@@ -1,0 +1,264 @@
+"""What the trials so far make the search believe: one model per objective and per constraint, the front, the reference.
+
+Each output is modelled where its differences count. Positive objectives are modelled in logarithms. Losses beyond the
+reference are compressed: no hypervolume lies there, but one saturated trial, a thousand times slower than the rest,
+would set the scale of the model and make the differences along the frontier look like nothing. Where a closed-form
+estimate of an output exists and the data speak for it, the process models what the estimate leaves unexplained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.search import pareto
+from dynosim.search.rows import Rows
+from dynosim.search.samplers.acquisition import log_feasibility
+from dynosim.search.samplers.base import History
+from dynosim.search.samplers.encoding import Lens, View
+from dynosim.search.samplers.model import GP, Hyperparameters, fit
+
+Array = NDArray[np.float64]
+Scale = Callable[[Array], Array]
+Mean = Callable[[View], Array]
+Prior = Callable[[View], Array | None]
+
+_WORST_VIOLATION = 1e4
+"""An SLO whose metric has no value at all is violated infinitely; beyond this it makes no difference."""
+_REFIT, _RECONSIDER = 1.08, 1.3
+"""Growth of the data after which hyperparameters are fitted again, and after which a prior is put to the test again."""
+_MARGIN = 0.1
+"""The reference of an objective without an SLO lies this share of the feasible range beyond the worst feasible loss
+(the share that Ishibuchi et al. 2011 found robust), so that the ends of the front count too."""
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One modelled quantity: a process on top of a mean."""
+
+    name: str
+    gp: GP
+    mean: Mean | None
+    """The prior on the scale of the model; None where there is none, or the data speak against it."""
+
+    def posterior(self, view: View) -> tuple[Array, Array]:
+        """Return mean and standard deviation at the rows of *view*, each ``n``."""
+        mean, sd = self.gp.posterior(view.X)
+        return (mean if self.mean is None else mean + self.mean(view)), sd
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """What the models say after all trials so far, the running ones counted as predicted."""
+
+    objectives: list[Output]
+    constraints: list[Output]
+    front: Array
+    """Feasible non-dominated losses, ``p x m``, with the predicted ones of running trials."""
+    reference: Array
+    """``m``; NaN while nothing is feasible and no SLO bounds an objective."""
+    doubt: float = 1.0
+    """Factor on the standard deviations of the objectives."""
+
+    def predict(self, view: View) -> tuple[Array, Array]:
+        """Return mean and standard deviation of the losses, each ``n x m``."""
+        mean, sd = stack(self.objectives, view)
+        return mean, self.doubt * sd
+
+    def log_feasibility(self, view: View) -> Array:
+        """Return the log probability that all constraints hold, ``n``."""
+        return log_feasibility(*stack(self.constraints, view)) if self.constraints else np.zeros(len(view.X))
+
+
+def stack(outputs: Sequence[Output], view: View) -> tuple[Array, Array]:
+    """Return mean and standard deviation of several outputs, each ``n x outputs``."""
+    columns = [output.posterior(view) for output in outputs]
+    return np.column_stack([mean for mean, _ in columns]), np.column_stack([sd for _, sd in columns])
+
+
+class Believer:
+    """Makes beliefs of histories of one study; keeps fitted hyperparameters, which depend on the data alone."""
+
+    def __init__(self, rows: Rows, lens: Lens, bounds: Sequence[float | None]) -> None:
+        self._rows, self._lens, self._bounds = rows, lens, bounds
+        self._fits: dict[str, tuple[bytes, Hyperparameters]] = {}
+
+    def __call__(self, history: History) -> Belief:
+        """Return the belief of a history with at least one trial that ran."""
+        view = self._lens(self._rows.of(history.points))
+        losses, reference, priors = self._losses(history)
+        best = losses[history.feasible]
+        objectives = [
+            self._output(f"objective {j}", view, losses[:, j], priors[j], _Calm(best[:, j], reference[j]))
+            for j in range(losses.shape[1])
+        ]
+        belief = Belief(objectives, self._constraints(view, history), best, reference)
+        if history.pending:
+            belief = _assume_predicted(belief, self._lens(self._rows.of(history.pending)))
+        return replace(belief, front=belief.front[pareto.nondominated(belief.front)])
+
+    def _losses(self, history: History) -> tuple[Array, Array, list[Prior]]:
+        """Return the losses as they are modelled (``n x m``), their reference (``m``) and their priors."""
+        ran = np.isfinite(history.values).all(axis=1)
+        axes = [
+            _Axis(np.log if (column[ran] > 0.0).all() else _identity, history.sign(j), j)
+            for j, column in enumerate(history.values.T)
+        ]
+        values = self._with_bounds(history)
+        losses = np.column_stack([axis.loss(column) for axis, column in zip(axes, values.T, strict=True)])
+        bounds = [np.nan if bound is None else bound for bound in self._bounds or [None] * len(axes)]
+        limits = np.array([axis.loss(np.array([bound]))[0] for axis, bound in zip(axes, bounds, strict=True)])
+        return losses, _reference(losses[history.feasible], limits), [axis.prior for axis in axes]
+
+    def _constraints(self, view: View, history: History) -> list[Output]:
+        """Return the models of the constraints that are not the bound of an objective, and of "it runs"."""
+        constraints = [
+            self._output(name, view, violations, partial(_violation_prior, name), _soften)
+            for name, violations in history.constraints.items()
+            if self._twin(name, history) is None and _varies(violations)
+        ]
+        if not history.runs.all() or history.failed:
+            seen = self._lens(self._rows.of([*history.points, *history.failed]))
+            fails = np.append(np.where(history.runs, -1.0, 1.0), np.ones(len(history.failed)))
+            constraints.append(self._output("runs", seen, fails, None, _identity))
+        return constraints
+
+    def _twin(self, name: str, history: History) -> int | None:
+        """Return the objective whose bound a constraint is; its reference says the same, so it needs no model."""
+        ran, violations = np.isfinite(history.values).all(axis=1), history.constraints[name]
+        for j, bound in enumerate(self._bounds):
+            if bound is not None:
+                same = history.sign(j) * (history.values[ran, j] - bound) / abs(bound or 1.0)
+                if np.allclose(same, violations[ran], rtol=1e-9, atol=1e-12):
+                    return j
+        return None
+
+    def _with_bounds(self, history: History) -> Array:
+        """Return the values (``n x m``), NaN where unknown; of a lost trial the bound that it broke by so much."""
+        values = np.where(np.isfinite(history.values), history.values, np.nan)
+        for name, violations in history.constraints.items():
+            j = self._twin(name, history)
+            bound = None if j is None else self._bounds[j]
+            if j is not None and bound is not None:
+                broken = bound + history.sign(j) * abs(bound or 1.0) * violations
+                values[:, j] = np.where(np.isnan(values[:, j]) & history.runs, broken, values[:, j])
+        return values
+
+    def _output(self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale) -> Output:
+        """Return the model of one output (``n``, NaN where unknown), with its prior if the data speak for it."""
+        known = np.isfinite(y)
+        X, targets = view.X[known], scale(y[known])
+        mean = _aligned(view, y, prior, scale)
+        if mean is not None:
+            offset = mean(view)[known]
+            if self._prefers(name, X, targets, offset):
+                return Output(name, GP(X, targets - offset, self._fit(name, X, targets - offset, _REFIT)), mean)
+        return Output(name, GP(X, targets, self._fit(name, X, targets, _REFIT)), None)
+
+    def _prefers(self, name: str, X: Array, targets: Array, offset: Array) -> bool:
+        """Whether the data are more probable on top of the prior than without it (its Bayes factor)."""
+        with_prior = self._fit(f"{name}, with prior", X, targets - offset, _RECONSIDER)
+        return with_prior.evidence > self._fit(f"{name}, without prior", X, targets, _RECONSIDER).evidence
+
+    def _fit(self, name: str, X: Array, y: Array, growth: float) -> Hyperparameters:
+        """Return hyperparameters for the first trials of a study, as many as the last scheduled fit had.
+
+        So they depend on the trials alone, not on when this process started.
+        """
+        size = _scheduled(len(y), growth)
+        data = X[:size].tobytes() + y[:size].tobytes()
+        if name not in self._fits or self._fits[name][0] != data:
+            self._fits[name] = data, fit(X[:size], y[:size])
+        return self._fits[name][1]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """How one objective becomes a loss."""
+
+    scale: Scale
+    sign: float
+    index: int
+
+    def loss(self, values: Array) -> Array:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.sign * self.scale(values)
+
+    def prior(self, view: View) -> Array | None:
+        found = view.prior.objectives
+        values = found[self.index] if self.index < len(found) else None
+        return None if values is None else self.loss(values)
+
+
+class _Calm:
+    """Compresses losses beyond the reference: excess e becomes w log(1 + e / w). w is half the range that counts."""
+
+    def __init__(self, feasible: Array, reference: float) -> None:
+        self._reference = reference if len(feasible) else np.inf
+        self._width = 0.5 * max(reference - feasible.min(), 1e-3) if len(feasible) else 1.0
+
+    def __call__(self, losses: Array) -> Array:
+        excess = np.maximum(losses - self._reference, 0.0)
+        return np.asarray(np.minimum(losses, self._reference) + self._width * np.log1p(excess / self._width))
+
+
+def _violation_prior(name: str, view: View) -> Array | None:
+    return view.prior.violations.get(name)
+
+
+def _soften(violation: Array) -> Array:
+    """Compress violations, which explode at saturation: log(metric / bound), and its own logarithm far from zero."""
+    ratio = np.log1p(np.clip(violation, -0.999, _WORST_VIOLATION))
+    return np.asarray(np.sign(ratio) * np.log1p(np.abs(ratio)))
+
+
+def _identity(column: Array) -> Array:
+    return column
+
+
+def _varies(y: Array) -> bool:
+    """Whether there is something to learn: an SLO that every trial meets alike needs no model."""
+    return len(np.unique(y[~np.isnan(y)])) > 1
+
+
+def _reference(feasible: Array, limits: Array) -> Array:
+    margin = _MARGIN * np.maximum(np.ptp(feasible, axis=0), 1e-3) if len(feasible) else 0.0
+    return pareto.reference_point(feasible + margin, limits)
+
+
+def _aligned(view: View, y: Array, prior: Prior | None, scale: Scale) -> Mean | None:
+    """Return the prior shifted to the level of the data (``n``) and scaled as they are; None where there is none."""
+    raw = prior(view) if prior is not None else None
+    if prior is None or raw is None:
+        return None
+    known = np.isfinite(y) & np.isfinite(raw)
+    shift = float(np.median(y[known] - raw[known])) if known.any() else 0.0
+    level = float(np.median(y[np.isfinite(y)]))
+
+    def mean(other: View) -> Array:
+        return scale(np.nan_to_num(np.asarray(prior(other)) + shift, nan=level, posinf=level, neginf=level))
+
+    return mean
+
+
+def _assume_predicted(belief: Belief, pending: View) -> Belief:
+    """Return the belief as if running trials had returned their predicted means."""
+    hopeful = belief.log_feasibility(pending) > np.log(0.5)
+    front = np.vstack([belief.front, stack(belief.objectives, pending)[0][hopeful]])
+    objectives, constraints = (
+        [replace(output, gp=output.gp.condition_on_mean(pending.X)) for output in outputs]
+        for outputs in (belief.objectives, belief.constraints)
+    )
+    return replace(belief, objectives=objectives, constraints=constraints, front=front)
+
+
+def _scheduled(n: int, growth: float) -> int:
+    """Return the largest number up to *n* of those at which models are fitted: all up to 10, then fewer and fewer."""
+    size = following = min(n, 10)
+    while following <= n and size < n:
+        size, following = following, max(following + 1, int(following * growth))
+    return size

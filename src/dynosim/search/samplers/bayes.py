@@ -31,7 +31,7 @@ STARTUP = 5
 _DRAWS = 32
 """Valid points among which the design takes the one farthest from all trials."""
 _PARENTS = 24
-_DOUBT_EVERY, _DOUBT = 5, 8.0
+_DOUBT_EVERY, _DOUBT = 5, 1.0
 """Every fifth proposal trusts the objectives' models less. Maximum a posteriori lengthscales are overconfident about
 parameters that few trials have varied: the search would settle beside, say, a routing policy it has met only in bad
 company (docs/search.md has the measurement)."""
@@ -101,7 +101,7 @@ class BayesSampler(PointSampler):
     def score(self, lens: Lens, belief: Belief) -> Score:
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""
         if np.isnan(belief.reference).any():
-            return lambda rows: belief.log_feasibility(lens(rows))
+            return lambda rows: belief.log_admissibility(lens(rows))
         lower, upper = nondominated_cells(belief.front, belief.reference)
 
         def acquisition(rows: Array) -> Array:

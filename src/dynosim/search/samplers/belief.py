@@ -73,6 +73,13 @@ class Belief:
         """Return the log probability that all constraints hold, ``n``."""
         return log_feasibility(*stack(self.constraints, view)) if self.constraints else np.zeros(len(view.X))
 
+    def log_admissibility(self, view: View) -> Array:
+        """Return the same of the constraints and of the objectives' bounds: what counts while nothing is feasible."""
+        mean, sd = stack(self.objectives, view)
+        bounded = ~np.isnan(self.reference)
+        excess = mean[:, bounded] - self.reference[bounded]
+        return self.log_feasibility(view) + log_feasibility(excess, sd[:, bounded])
+
 
 def stack(outputs: Sequence[Output], view: View) -> tuple[Array, Array]:
     """Return mean and standard deviation of several outputs, each ``n x outputs``."""
@@ -198,7 +205,7 @@ class _Calm:
     """Compresses losses beyond the reference: excess e becomes w log(1 + e / w). w is half the range that counts."""
 
     def __init__(self, feasible: Array, reference: float) -> None:
-        self._reference = reference if len(feasible) else np.inf
+        self._reference = np.inf if np.isnan(reference) else reference
         self._width = 0.5 * max(reference - feasible.min(), 1e-3) if len(feasible) else 1.0
 
     def __call__(self, losses: Array) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from dynosim.rng import stream
 from dynosim.search import pareto
 from dynosim.search.distributions import PlainSpace, Point
 from dynosim.search.rows import Key, Rows, keys
@@ -31,6 +32,8 @@ STARTUP = 5
 _DRAWS = 32
 """Valid points among which the design takes the one farthest from all trials."""
 _PARENTS = 24
+_SCOUTS = 64
+"""Random valid points that show how far objectives reach."""
 _DOUBT_EVERY, _DOUBT = 5, 1.0
 """Every fifth proposal trusts the objectives' models less. Maximum a posteriori lengthscales are overconfident about
 parameters that few trials have varied: the search would settle beside, say, a routing policy it has met only in bad
@@ -51,7 +54,9 @@ class _Scene:
     def of(cls, space: SearchSpace, bounds: Sequence[float | None], priors: bool) -> _Scene:
         rows = Rows(space)
         lens = Lens(rows, serving=not isinstance(space, PlainSpace), priors=priors)
-        return cls(space, rows, lens, Believer(rows, lens, bounds), {})
+        rng = stream(0, "scouts")
+        scouts = rows.of([draw_valid(space, rng, set()) for _ in range(_SCOUTS)])
+        return cls(space, rows, lens, Believer(rows, lens, bounds, scouts), {})
 
     def may_work(self, row: Array) -> bool:
         """Return whether nothing known speaks against a row."""

@@ -90,8 +90,8 @@ def stack(outputs: Sequence[Output], view: View) -> tuple[Array, Array]:
 class Believer:
     """Makes beliefs of histories of one study; keeps fitted hyperparameters, which depend on the data alone."""
 
-    def __init__(self, rows: Rows, lens: Lens, bounds: Sequence[float | None]) -> None:
-        self._rows, self._lens, self._bounds = rows, lens, bounds
+    def __init__(self, rows: Rows, lens: Lens, bounds: Sequence[float | None], scouts: Array) -> None:
+        self._rows, self._lens, self._bounds, self._scouts = rows, lens, bounds, lens(scouts)
         self._fits: dict[str, tuple[bytes, Hyperparameters]] = {}
 
     def __call__(self, history: History) -> Belief:
@@ -104,6 +104,8 @@ class Believer:
             for j in range(losses.shape[1])
         ]
         belief = Belief(objectives, self._constraints(view, history), best, reference)
+        if len(best):
+            belief = replace(belief, reference=self._wider(belief))
         if history.pending:
             belief = _assume_predicted(belief, self._lens(self._rows.of(history.pending)))
         return replace(belief, front=belief.front[pareto.nondominated(belief.front)])
@@ -120,6 +122,17 @@ class Believer:
         bounds = [np.nan if bound is None else bound for bound in self._bounds or [None] * len(axes)]
         limits = np.array([axis.loss(np.array([bound]))[0] for axis, bound in zip(axes, bounds, strict=True)])
         return losses, _reference(losses[history.feasible], limits), [axis.prior for axis in axes]
+
+    def _wider(self, belief: Belief) -> Array:
+        """Return the reference, moved to what unbounded objectives are believed to be at points that may be feasible.
+
+        Otherwise the search would not look for what is, say, dearer and faster than anything it has met.
+        """
+        bounded = np.array([bound is not None for bound in self._bounds or [None] * len(belief.objectives)])
+        limits = np.where(bounded, belief.reference, np.nan)
+        admissible = replace(belief, reference=limits).log_admissibility(self._scouts) > np.log(0.5)
+        worst = stack(belief.objectives, self._scouts)[0][admissible].max(axis=0, initial=-np.inf)
+        return np.where(bounded, belief.reference, np.maximum(belief.reference, worst))
 
     def _constraints(self, view: View, history: History) -> list[Output]:
         """Return the models of the constraints that are not the bound of an objective, and of "it runs"."""

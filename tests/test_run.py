@@ -14,9 +14,10 @@ import pytest
 from filelock import FileLock
 
 from dynosim import run
+from dynosim.cli import NOTHING_FEASIBLE, main
 from dynosim.errors import ConfigError, InfeasibleError, StudyError
 from dynosim.search.study import Study
-from dynosim.search.trial import Trial
+from dynosim.search.trial import Status, Trial
 
 FAST = (
     "workload.source.requests=60",
@@ -154,6 +155,80 @@ def test_objectives_are_metrics_or_functions_of_a_file(tmp_path: Path) -> None:
 
     as_object = _optimize(1, objectives=["usd_per_hour", load_python(f"{file}:tail")])
     assert [objective.name for objective in as_object.objectives] == ["usd_per_hour", "tail"]
+
+
+PARTLY = """
+import math
+from dynosim import objective
+
+@objective(direction="minimize", unit="1")
+def partly(metrics):
+    gpus = round(metrics.value("gpus"))
+    if gpus == 1:
+        raise ValueError("one GPU has no spare")
+    return {2: math.nan, 3: math.inf}.get(gpus, 1 / gpus)
+
+@objective(direction="minimize", unit="1")
+def never(metrics):
+    return metrics.value("no such metric")
+"""
+
+
+def test_an_objective_that_fails_somewhere_fails_those_trials_and_the_search_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "goals.py").write_text(PARTLY)
+    study = _optimize(
+        24, (*FAST, "slo={}", "optimizer.sampler=bayes"), objectives=["usd_per_hour", f"{tmp_path}/goals.py:partly"]
+    )
+    assert len(study.trials) == 24
+    reasons = {
+        1: "ValueError: one GPU has no spare",
+        2: "ValueError: objective partly is NaN",
+        3: "ValueError: objective partly is inf",
+    }
+    for trial in study.trials:
+        reason = reasons.get(trial.scenario.deployment.num_gpus())
+        assert trial.outcome.status is (Status.FAILED if reason else Status.COMPLETE)
+        assert trial.outcome.headline == (reason or "")
+        assert trial.outcome.reason.startswith("Traceback") is bool(reason)
+    assert {trial.scenario.deployment.num_gpus() for trial in study.trials} == {1, 2, 3, 4}
+    assert {trial.scenario.deployment.num_gpus() for trial in study.frontier()} == {4}
+
+
+def test_a_search_in_which_everything_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "goals.py").write_text(PARTLY)
+    options = [argument for override in FAST for argument in ("--set", override)]
+    command = ["optimize", "tiny", "--trials", "3", *options, "--objective", f"{tmp_path}/goals.py:never"]
+    assert main(command) == NOTHING_FEASIBLE
+    assert "every trial failed, the last one with KeyError: 'no such metric'" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_results_of_earlier_runs_are_used_unless_switched_off() -> None:
+    first, second = _optimize(8), _optimize(8, objectives=["gpus", "request_latency.p99"])
+    assert not any(trial.outcome.cached for trial in first.trials)
+    assert second.id != first.id
+    assert [trial.outcome.cached for trial in second.trials] == [True] * 8
+    assert [t.outcome.metrics for t in second.trials] == [t.outcome.metrics for t in first.trials]
+    off = _optimize(8, (*FAST, "optimizer.reuse_results=false"), objectives=["gpus"])
+    assert not any(trial.outcome.cached for trial in off.trials)
+
+
+def test_lost_runs_end_early_but_never_the_baseline_and_never_a_good_one() -> None:
+    hard = (*FAST, "slo.time_to_first_token.p99=300")
+    stopped, whole = _optimize(24, hard), _optimize(24, (*hard, "optimizer.stop_lost_runs=false"))
+    lost = [trial for trial in stopped.trials if trial.outcome.status is Status.LOST]
+    assert lost
+    assert stopped.trials[0].point == stopped.space.baseline_point()
+    assert stopped.trials[0].outcome.status is Status.COMPLETE
+    for trial, full in zip(stopped.trials, whole.trials, strict=True):
+        assert trial.outcome.feasible is full.outcome.feasible
+        for name, bound in trial.outcome.constraints.items():
+            assert (
+                0.0 < bound <= full.outcome.constraints[name]
+                if trial in lost
+                else bound == full.outcome.constraints[name]
+            )
 
 
 def test_a_trace_replaces_the_source(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Results of earlier runs: equal to simulating again, used only where nothing that decides them differs, never in the way."""
+"""Results of earlier runs: equal to simulating again, used only where nothing that decides them differs."""
 
 from __future__ import annotations
 

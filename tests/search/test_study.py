@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from dynosim.errors import InfeasibleError, StudyError
 from dynosim.search import pareto
 from dynosim.search.distributions import key
 from dynosim.search.evaluate import evaluate as simulate_and_score
-from dynosim.search.study import Study, load_study, run_study
+from dynosim.search.study import Study, in_flight, load_study, run_study
 from dynosim.search.trial import Outcome, Status, Trial
 from search.analytic import evaluate
 from search.problems import serving, small
@@ -184,6 +186,39 @@ def test_workers_give_reproducible_trials_and_survive_their_own_death() -> None:
     assert failed.scenario.deployment.label() == "4xTP2"
     assert "died twice" in failed.outcome.reason
     assert len(runs[0].trials) == 15
+
+
+def _at_random_speed(scenario: Scenario) -> Outcome:
+    time.sleep(random.SystemRandom().uniform(0.0, 0.02))
+    return evaluate(scenario)
+
+
+class _Interrupt(_Recorder):
+    """Raises after some trials, as Ctrl-C does."""
+
+    def __init__(self, trials: int) -> None:
+        super().__init__()
+        self._trials = trials
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        if len(study.trials) == self._trials:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("sampler", ["random", "bayes"])
+def test_trials_depend_on_the_number_of_workers_but_not_on_their_speed(tmp_path: Path, sampler: str) -> None:
+    def run(**options: object) -> Study:
+        arguments = {"trials": 20, "seed": 3, "workers": 3, "sampler": sampler, "evaluate": _at_random_speed}
+        return run_study(serving(), **(arguments | options))  # type: ignore[arg-type]
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(storage=_sqlite(tmp_path), listeners=[_Interrupt(8)])
+    left = optuna.load_study(study_name="study", storage=_sqlite(tmp_path)).get_trials(
+        states=(optuna.trial.TrialState.RUNNING,)
+    )
+    assert [trial.number for trial in left] == list(range(8, 8 + in_flight(3) - 1))
+    assert _summary(run(storage=_sqlite(tmp_path))) == _summary(whole)
 
 
 def test_no_valid_configuration_is_said() -> None:

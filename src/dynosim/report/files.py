@@ -59,8 +59,8 @@ def table(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     paths = [parameter.path for parameter in study.space.parameters]
     heads = ["number", "status", "feasible", "saturated", "label", "gpus", *paths]
     heads += [objective.name for objective in study.objectives]
-    found = dict.fromkeys(key for row in rows for key in row)
-    columns = [*heads, *(key for key in found if key not in heads)]
+    # An objective may be one of the columns that are always there.
+    columns = list(dict.fromkeys([*heads, *(key for row in rows for key in row)]))
     return pd.DataFrame(rows, columns=columns).convert_dtypes()
 
 

@@ -316,7 +316,8 @@ class ServingEstimates:
         batch = demand.concurrency / behind["replicas"] / behind["batches"]
         decode_s = demand.output_tokens * step_s(behind, np.minimum(batch, largest_batch(behind)))
         alone = demand.concurrency / (ahead["prefill_s"] + hop_s + decode_s)
-        return np.minimum(alone, _STABLE_LOAD / np.where(together, prefill + decode, np.maximum(prefill, decode)))
+        busiest = np.where(together, prefill + decode, np.maximum(prefill, decode))
+        return np.asarray(np.minimum(alone, _STABLE_LOAD / busiest))
 
     def _cache_aware(self, rows: Array) -> NDArray[np.bool_]:
         """Return which rows send a conversation to the replica that has its prefix."""

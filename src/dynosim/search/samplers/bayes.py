@@ -34,10 +34,10 @@ _DRAWS = 32
 _PARENTS = 24
 _SCOUTS = 64
 """Random valid points that show how far objectives reach."""
-_DOUBT_EVERY, _DOUBT = 5, 1.0
-"""Every fifth proposal trusts the objectives' models less. Maximum a posteriori lengthscales are overconfident about
-parameters that few trials have varied: the search would settle beside, say, a routing policy it has met only in bad
-company (docs/search.md has the measurement)."""
+_PATIENCE, _DOUBT_PER_TRIAL, _MOST_DOUBT = 4, 0.5, 8.0
+"""After so many trials in a row that did not move the front, each further one adds so much to the factor on all standard
+deviations. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied: the search
+would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the measurement)."""
 
 
 @dataclass(eq=False)
@@ -97,8 +97,7 @@ class BayesSampler(PointSampler):
             if len(taken) < self._startup or not np.isfinite(history.values).all(axis=1).any():
                 return _design(scene, tried, history, rng)
             belief = scene.believe(history)
-            if len(taken) % _DOUBT_EVERY == 0:
-                belief = replace(belief, doubt=_DOUBT)
+            belief = replace(belief, doubt=_doubt(history))
             parents = scene.rows.of(_parents(history, rng))
             best = maximize(scene.rows, self.score(scene.lens, belief), scene.may_work, parents, taken, rng)
         return draw_valid(space, rng, history.taken) if best is None else scene.rows.point(best)
@@ -117,6 +116,20 @@ class BayesSampler(PointSampler):
         return acquisition
 
 
+def _doubt(history: History) -> float:
+    """Return the factor on standard deviations: it grows with the trials since the feasible front last moved."""
+    front = _front(history)
+    idle = len(history.points) - 1 - int(front.max()) if len(front) else 0
+    return float(np.clip(1.0 + _DOUBT_PER_TRIAL * (idle - _PATIENCE), 1.0, _MOST_DOUBT))
+
+
+def _front(history: History) -> NDArray[np.int_]:
+    """Return the positions of the feasible trials that no other dominates."""
+    feasible = np.flatnonzero(history.feasible)
+    losses = pareto.losses(history.values[feasible], history.directions)
+    return feasible[pareto.nondominated(losses)]
+
+
 def _design(scene: _Scene, tried: Array, history: History, rng: np.random.Generator) -> Point:
     drawn = [draw_valid(scene.space, rng, history.taken) for _ in range(_DRAWS)]
     others = scene.lens(tried).X if len(tried) else np.zeros((0, 0))
@@ -125,11 +138,8 @@ def _design(scene: _Scene, tried: Array, history: History, rng: np.random.Genera
 
 def _parents(history: History, rng: np.random.Generator) -> list[Point]:
     """Return the trials worth varying: the feasible front, or those closest to being feasible."""
-    feasible = np.flatnonzero(history.feasible)
-    if len(feasible):
-        losses = pareto.losses(history.values[feasible], history.directions)
-        chosen = feasible[pareto.nondominated(losses)]
-    else:
+    chosen = _front(history)
+    if not len(chosen):
         violation = np.sum([np.maximum(np.nan_to_num(v), 0.0) for v in history.constraints.values()], axis=0)
         chosen = np.argsort(violation, kind="stable")[:5]
     return [history.points[i] for i in rng.permutation(chosen)[:_PARENTS]]

@@ -31,6 +31,8 @@ _WORST_VIOLATION = 1e4
 """An SLO whose metric has no value at all is violated infinitely; beyond this it makes no difference."""
 _REFIT, _RECONSIDER = 1.08, 1.3
 """Growth of the data after which hyperparameters are fitted again, and after which a prior is put to the test again."""
+_FIT_TO = 200
+"""Hyperparameters are fitted to at most so many trials, evenly thinned: a fit takes their cube. The posterior uses all."""
 _MARGIN = 0.1
 """The reference of an objective without an SLO lies this share of the feasible range beyond the worst feasible loss
 (the share that Ishibuchi et al. 2011 found robust), so that the ends of the front count too."""
@@ -62,7 +64,7 @@ class Belief:
     reference: Array
     """``m``; NaN while nothing is feasible and no SLO bounds an objective."""
     doubt: float = 1.0
-    """Factor on the standard deviations of the objectives."""
+    """Factor on all standard deviations."""
 
     def predict(self, view: View) -> tuple[Array, Array]:
         """Return mean and standard deviation of the losses, each ``n x m``."""
@@ -71,7 +73,10 @@ class Belief:
 
     def log_feasibility(self, view: View) -> Array:
         """Return the log probability that all constraints hold, ``n``."""
-        return log_feasibility(*stack(self.constraints, view)) if self.constraints else np.zeros(len(view.X))
+        if not self.constraints:
+            return np.zeros(len(view.X))
+        mean, sd = stack(self.constraints, view)
+        return log_feasibility(mean, self.doubt * sd)
 
     def log_admissibility(self, view: View) -> Array:
         """Return the same of the constraints and of the objectives' bounds: what counts while nothing is feasible."""
@@ -192,7 +197,8 @@ class Believer:
         size = _scheduled(len(y), growth)
         data = X[:size].tobytes() + y[:size].tobytes()
         if name not in self._fits or self._fits[name][0] != data:
-            self._fits[name] = data, fit(X[:size], y[:size])
+            thinned = np.unique(np.linspace(0, size - 1, min(size, _FIT_TO)).astype(int))
+            self._fits[name] = data, fit(X[thinned], y[thinned])
         return self._fits[name][1]
 
 

@@ -64,7 +64,7 @@ class Problem:
     """``6`` variables -> ``m`` losses."""
     reference: tuple[float, ...]
     hypervolume: float
-    violation: Callable[[Array], float] | None = None
+    violation: Callable[[Array], Array] | None = None
     """Losses -> violation, at or below 0 is met."""
 
 
@@ -85,12 +85,11 @@ def dtlz2(m: int) -> Callable[[Array], Array]:
     return losses
 
 
-def c2(losses: Array) -> float:
-    """Return the violation of C2-DTLZ2: near a corner of the simplex, or near the middle of the sphere."""
-    m = len(losses)
-    corners = [(losses[i] - 1.0) ** 2 + np.square(np.delete(losses, i)).sum() - _RADIUS**2 for i in range(m)]
-    middle = np.square(losses - m**-0.5).sum() - _RADIUS**2
-    return float(min(*corners, middle))
+def c2(losses: Array) -> Array:
+    """Return the violation of C2-DTLZ2 (losses ``... x m``): near a corner, or near the middle of the sphere."""
+    m = losses.shape[-1]
+    corners = [np.square(losses - corner).sum(axis=-1) for corner in np.eye(m)]
+    return np.min([*corners, np.square(losses - m**-0.5).sum(axis=-1)], axis=0) - _RADIUS**2
 
 
 def wfg4(x: Array) -> Array:
@@ -103,10 +102,9 @@ def wfg4(x: Array) -> Array:
 
 def _c2_hypervolume(reference: tuple[float, float]) -> float:
     """Return the hypervolume of C2-DTLZ2 with two losses from a fine grid: no closed form is published."""
-    angles, radii = np.meshgrid(np.linspace(0.0, np.pi / 2.0, 4_001), np.linspace(1.0, 1.3, 301))
+    angles, radii = np.meshgrid(np.linspace(0.0, np.pi / 2.0, 2_001), np.linspace(1.0, 1.3, 201))
     points = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=-1).reshape(-1, 2)
-    inside = np.array([c2(point) <= 0.0 for point in points])
-    return pareto.hypervolume(points[inside], np.array(reference))
+    return pareto.hypervolume(points[c2(points) <= 0.0], np.array(reference))
 
 
 def problems() -> dict[str, Problem]:
@@ -137,7 +135,7 @@ def run(name: str, problem: Problem, method: str, seed: int, trials: int) -> Run
     for i in range(trials):
         trial = study.ask()
         found = problem.losses(suggest(trial, problem.optimum))
-        violation = problem.violation(found) if problem.violation else 0.0
+        violation = float(problem.violation(found)) if problem.violation else 0.0
         if problem.violation:
             trial.set_constraint("c2", violation)
         study.tell(trial, found.tolist())

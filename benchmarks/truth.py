@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim import __version__
+from dynosim.config import Scenario
 from dynosim.objectives import Objective, resolve
 from dynosim.search import pareto
 from dynosim.search.distributions import Key, Point, decode, encode, key
@@ -85,6 +86,7 @@ class Simulated:
     """A space too large to enumerate, on the real simulator; each configuration is simulated once for all methods."""
 
     space: SearchSpace
+    evaluate: Callable[[Scenario], Outcome] = evaluate
 
     def __post_init__(self) -> None:
         self._known: dict[Key, Outcome | None] = {}
@@ -94,7 +96,7 @@ class Simulated:
         name = key(point)
         if name not in self._known:
             valid = self.space.infeasible_reason(point) is None
-            self._known[name] = evaluate(self.space.scenario(point)) if valid else None
+            self._known[name] = self.evaluate(self.space.scenario(point)) if valid else None
         return self._known[name]
 
     def summary(self) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def load_truth(name_or_path: str, processes: int | None = None) -> Truth:
     """Return the truth of a space, enumerating with *processes* (default: all cores) what is not kept yet."""
     space = SearchSpace.load(name_or_path)
     path = FOLDER / f"{space.name}-{space.content_hash()}-{__version__}.jsonl"
-    known = dict(_read(path, space)) if path.exists() else {}
+    known = dict(read(path, space)) if path.exists() else {}
     missing = [point for point in space.points() if key(point) not in known]
     if missing:
         known |= _enumerate(name_or_path, space, missing, path, processes or len(os.sched_getaffinity(0)))
@@ -181,7 +183,8 @@ def to_line(point: Point, outcome: Outcome | None) -> str:
     return json.dumps(row) + "\n"
 
 
-def _read(path: Path, space: SearchSpace) -> Iterator[tuple[Key, Outcome | None]]:
+def read(path: Path, space: SearchSpace) -> Iterator[tuple[Key, Outcome | None]]:
+    """Yield the points of a kept enumeration with their outcomes."""
     for line in path.read_text().splitlines():
         row = json.loads(line)
         status, name = row["status"], key(decode(space, row["point"]))

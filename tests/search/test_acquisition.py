@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
-from botorch.utils.multi_objective.box_decompositions import NondominatedPartitioning
+from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
 from botorch.utils.testing import MockModel, MockPosterior
 from scipy.stats import norm
 
@@ -17,16 +17,51 @@ def _front(m: int, p: int, seed: int = 0) -> np.ndarray:
     return 1.0 - 0.8 * points / np.linalg.norm(points, axis=1)[:, None]  # on a concave sphere: none dominates another
 
 
-@pytest.mark.parametrize("m", [2, 3, 4])
+def _ties(m: int, p: int, seed: int) -> np.ndarray:
+    """Dominated, repeated and tied points, some on the reference (1) or beyond it."""
+    return np.random.default_rng(seed).integers(0, 6, size=(p, m)) / 4.0
+
+
+def _fronts(m: int) -> list[np.ndarray]:
+    tied = [_ties(m, p, seed) for seed, p in enumerate((1, 2, 3, 5, 8, 12))]
+    return [np.zeros((0, m)), _front(m, 6), np.vstack([_front(m, 4, 1)] * 2), *tied]
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5])
+def test_cells_tile_what_the_front_does_not_dominate(m: int) -> None:
+    reference, rng = np.ones(m), np.random.default_rng(7)
+    probes = rng.uniform(-0.5, 1.0, size=(500, m))
+    for front in _fronts(m):
+        lower, upper = nondominated_cells(front, reference)
+        assert (lower < upper).all()
+        assert (upper <= reference).all()
+        volume = np.prod(upper - np.maximum(lower, -0.5), axis=1, where=upper > -0.5).sum()
+        assert volume == pytest.approx(1.5**m - pareto.hypervolume(front, reference), rel=1e-12)
+        inside = ((lower < probes[:, None]) & (probes[:, None] <= upper)).all(axis=2).sum(axis=1)
+        dominated = (front[None] <= probes[:, None]).all(axis=2).any(axis=1)
+        np.testing.assert_array_equal(inside, np.where(dominated, 0, 1))
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 5])
 def test_ehvi_equals_botorch(m: int) -> None:
-    front, reference = _front(m, 6), np.full(m, 1.1)
-    rng = np.random.default_rng(1)
-    mu, sigma = rng.random((1, m)), 0.05 + 0.3 * rng.random((1, m))
-    model = MockModel(MockPosterior(mean=torch.as_tensor(-mu), variance=torch.as_tensor(sigma**2)))
-    cells = NondominatedPartitioning(ref_point=-torch.as_tensor(reference), Y=-torch.as_tensor(front))
-    theirs = ExpectedHypervolumeImprovement(model, (-reference).tolist(), cells)(torch.zeros(1, 1, 1))
-    ours = log_ehvi(mu, sigma, *nondominated_cells(front, reference))
-    assert np.exp(ours[0]) == pytest.approx(theirs.item(), rel=1e-6)
+    reference, rng = np.ones(m), np.random.default_rng(1)
+    mu, sigma = rng.random((3, m)), 0.05 + 0.3 * rng.random((3, m))
+    model = MockModel(MockPosterior(mean=torch.as_tensor(-mu)[:, None], variance=torch.as_tensor(sigma**2)[:, None]))
+    for front in _fronts(m):
+        cells = FastNondominatedPartitioning(ref_point=-torch.as_tensor(reference), Y=-torch.as_tensor(front))
+        theirs = ExpectedHypervolumeImprovement(model, (-reference).tolist(), cells)(torch.zeros(3, 1, 1))
+        ours = log_ehvi(mu, sigma, *nondominated_cells(front, reference))
+        np.testing.assert_allclose(np.exp(ours), theirs.numpy(), rtol=1e-6)
+
+
+def test_ehvi_is_the_volume_that_a_certain_point_adds() -> None:
+    front, reference = _ties(3, 8, 3), np.ones(3)
+    points = np.random.default_rng(5).random((20, 3)) * 0.6
+    before = pareto.hypervolume(front, reference)
+    gains = [pareto.hypervolume(np.vstack([front, point]), reference) - before for point in points]
+    expected = log_ehvi(points, np.full((20, 3), 1e-9), *nondominated_cells(front, reference))
+    assert max(gains) > 0.0
+    np.testing.assert_allclose(np.exp(expected), gains, atol=1e-8)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,3 +120,12 @@ def test_a_damaged_or_missing_file_is_never_in_the_way(tmp_path: Path) -> None:
         connection.execute("UPDATE results SET result = x'00'")
     assert not evaluate.evaluate(_scenario(), half).cached
     assert evaluate.evaluate(_scenario(), half).cached
+
+
+def test_many_writers_and_readers_share_one_file(tmp_path: Path) -> None:
+    results = tmp_path / "results.db"
+    outcomes = {f"{i}": Outcome(Status.COMPLETE, metrics={"gpus": i / 3}) for i in range(60)}
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda item: cache.save(results, [item[0]], item[1]), outcomes.items()))
+        loaded = list(pool.map(lambda key: cache.load(results, key), outcomes))
+    assert [_told(outcome) for outcome in loaded if outcome] == list(outcomes.values())

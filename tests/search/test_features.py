@@ -4,16 +4,24 @@ import numpy as np
 import pytest
 
 from dynosim.hardware.gpus import get_gpu
-from dynosim.search.features import FEATURES, ServingFeatures
+from dynosim.search.features import FEATURES, Estimate, ServingEstimates
+from dynosim.search.rows import Rows
+from dynosim.space import SearchSpace
 from search.problems import serving, small
 
 # 100 prompt tokens at 1 ms, 10 output tokens at 20 ms, one request per second.
 FIXED = "deployment.timing={type: fixed, prefill_ms_per_token: 1.0, decode_ms: 20.0}"
 
 
-def _features(space, **values):  # type: ignore[no-untyped-def]
+def _estimate(space: SearchSpace, **values: object) -> Estimate:
+    rows = Rows(space)
     point = space.complete({f"deployment.{path.replace('__', '.')}": value for path, value in values.items()})
-    return dict(zip(FEATURES, np.exp(ServingFeatures(space)(point)), strict=True))
+    return ServingEstimates(rows)(rows.of([point]))
+
+
+def _features(space: SearchSpace, **values: object) -> dict[str, float]:
+    (row,) = np.exp(_estimate(space, **values).features())
+    return dict(zip(FEATURES, row.tolist(), strict=True))
 
 
 def test_aggregated_by_hand() -> None:
@@ -105,4 +113,5 @@ def test_unknown_where_the_deployment_cannot_be() -> None:
     space = small("deployment.model=llama-3.1-70b")
     point = space.complete({"deployment.aggregated.tensor_parallel_size": 1})
     assert space.infeasible_reason(point) is not None
-    assert np.isnan(ServingFeatures(space)(point)).all()
+    rows = Rows(space)
+    assert np.isnan(ServingEstimates(rows)(rows.of([point])).features()).all()

@@ -43,6 +43,31 @@ def test_log_posterior_equals_gpytorch_up_to_a_constant() -> None:
     np.testing.assert_allclose(differences, differences[0], rtol=1e-6)
 
 
+def test_the_mean_is_the_most_likely_one() -> None:
+    X, y = _data()
+    gp = GP(X, y, Hyperparameters(np.array([0.3, 1.0, 2.0, 9.0]), 1e-2))
+    model = to_botorch([gp]).models[0].train()
+    mll = ExactMarginalLogLikelihood(model.likelihood, model)
+    mll(model(*model.train_inputs), model.train_targets).backward()
+    assert model.mean_module.raw_constant.grad.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_evidence_compares_targets_of_any_scale() -> None:
+    """The density of k y + b is that of y over k^n: a prior that leaves half of the spread is worth n log 2."""
+    X, y = _data()
+    one, other = fit(X, y), fit(X, 100.0 * y - 7.0)
+    np.testing.assert_allclose(other.ell, one.ell, rtol=1e-3)
+    assert other.evidence == pytest.approx(one.evidence - len(y) * np.log(100.0), abs=1e-4)
+
+
+def test_evidence_prefers_a_mean_that_explains_the_targets() -> None:
+    X, y = _data()
+    truth = 10.0 * np.sin(5.0 * X[:, 0])
+    wrong = np.random.default_rng(3).permutation(truth)
+    right, none, shuffled = (fit(X, y - mean).evidence for mean in (truth, np.zeros(len(y)), wrong))
+    assert right > none > shuffled
+
+
 def test_gradient_equals_finite_differences() -> None:
     X, y = _data()
     standard = (y - y.mean()) / y.std(ddof=1)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 
 from dynosim.config import Scenario
 from dynosim.errors import InfeasibleError, StudyError
-from dynosim.search import pareto
+from dynosim.search import pareto, workers
 from dynosim.search.distributions import key
 from dynosim.search.evaluate import evaluate as simulate_and_score
 from dynosim.search.study import Study, in_flight, load_study, run_study
@@ -206,7 +207,11 @@ class _Interrupt(_Recorder):
 
 
 @pytest.mark.parametrize("sampler", ["random", "bayes"])
-def test_trials_depend_on_the_number_of_workers_but_not_on_their_speed(tmp_path: Path, sampler: str) -> None:
+def test_trials_depend_on_the_number_of_workers_but_not_on_their_speed(
+    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_pool", ThreadPoolExecutor)  # as parallel as processes, and there at once
+
     def run(**options: object) -> Study:
         arguments = {"trials": 20, "seed": 3, "workers": 3, "sampler": sampler, "evaluate": _at_random_speed}
         return run_study(serving(), **(arguments | options))  # type: ignore[arg-type]

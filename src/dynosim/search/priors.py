@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,13 +17,15 @@ from dynosim.objectives import resolve
 from dynosim.space import SearchSpace
 
 Array = NDArray[np.float64]
+Function = Callable[[Metrics], Any]
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Estimates of ``n`` rows in the user's units; None or absent where there is none."""
+    """Estimates of ``n`` rows in the user's units, NaN where unknown."""
 
     objectives: tuple[Array | None, ...]
+    """None for an objective that has no estimate in the whole space."""
     violations: Mapping[str, Array]
 
 
@@ -30,20 +33,27 @@ class ServingPriors:
     """Objective values and SLO violations of estimated metrics.
 
     An objective may be any function of Metrics. It is called with columns in place of numbers, and row by row where it
-    does not take them; one that needs a metric without an estimate has no prior.
+    does not take them. One that has no value at any of *count* typical rows is not called again: it needs a metric
+    without an estimate.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self._objectives = [resolve(config) for config in space.reference.objectives]
+    def __init__(self, space: SearchSpace, typical: Metrics, count: int) -> None:
+        self._objectives: list[Function | None] = [resolve(config).function for config in space.reference.objectives]
         slo = space.reference.slo
-        self._bounds = {f"{m}.{stat}": {m: {stat: bound}} for m, stats in slo.items() for stat, bound in stats.items()}
+        bounds = {f"{m}.{stat}": {m: {stat: bound}} for m, stats in slo.items() for stat, bound in stats.items()}
+        self._violations: dict[str, Function] = {name: partial(_violation, slo) for name, slo in bounds.items()}
+        known = self(typical, count)
+        self._objectives = [
+            f if values is not None and np.isfinite(values).any() else None
+            for f, values in zip(self._objectives, known.objectives, strict=True)
+        ]
+        self._violations = {n: f for n, f in self._violations.items() if np.isfinite(known.violations[n]).any()}
 
     def __call__(self, metrics: Metrics, count: int) -> Prior:
         """Return the estimates of *count* rows."""
-        violations = {name: _apply(partial(_violation, slo), metrics, count) for name, slo in self._bounds.items()}
         return Prior(
-            tuple(_apply(objective.function, metrics, count) for objective in self._objectives),
-            {name: values for name, values in violations.items() if values is not None},
+            tuple(f and _apply(f, metrics, count) for f in self._objectives),
+            {name: _apply(f, metrics, count) for name, f in self._violations.items()},
         )
 
 
@@ -52,24 +62,21 @@ def _violation(slo: SLO, metrics: Metrics) -> float:
     return value
 
 
-def _apply(function: Callable[[Metrics], Any], metrics: Metrics, count: int) -> Array | None:
-    """Return *function* of each of *count* rows of *metrics*; None where it fails or is not finite anywhere."""
-    for attempt in (_columns, _by_row):
-        try:
-            values = attempt(function, metrics, count)
-        except Exception:  # a user's function on metrics that it may not expect
-            continue
-        if values.shape == (count,) and np.isfinite(values).any():
-            return values
-    return None
+def _apply(function: Function, metrics: Metrics, count: int) -> Array:
+    """Return *function* of each of *count* rows of *metrics*, NaN where it fails."""
+    try:
+        values = np.asarray(function(metrics), dtype=float)
+    except Exception:  # a user's function on columns that it does not expect
+        values = np.zeros(())
+    return values if values.shape == (count,) else _by_row(function, metrics, count)
 
 
-def _columns(function: Callable[[Metrics], Any], metrics: Metrics, count: int) -> Array:
-    return np.asarray(function(metrics), dtype=float)
-
-
-def _by_row(function: Callable[[Metrics], Any], metrics: Metrics, count: int) -> Array:
-    return np.array([float(function(_row(metrics, i))) for i in range(count)])
+def _by_row(function: Function, metrics: Metrics, count: int) -> Array:
+    values = np.full(count, np.nan)
+    for i in range(count):
+        with suppress(Exception):
+            values[i] = function(_row(metrics, i))
+    return values
 
 
 def _row(metrics: Metrics, i: int) -> Metrics:

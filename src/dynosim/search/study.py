@@ -145,6 +145,8 @@ class _Running(NamedTuple):
     trial: optuna.Trial
     point: Point
     scenario: Scenario
+    asked: Scenario
+    """What is simulated: the same, but maybe to its end."""
     future: Future[Outcome]
 
 
@@ -197,11 +199,11 @@ def _evaluated(study: Study, book: store.Book, pool: Workers) -> Iterator[Trial]
         while len(running) < min(in_flight(pool.count), study.budget - len(study.trials)):
             trial, point, scenario = _next_valid(proposals, book, space)
             name = scenario.content_hash()
-            if name not in known:
-                known[name] = pool.submit(scenario if _may_stop(book, point, space) else _to_its_end(scenario))
-            running.append(_Running(trial, point, scenario, known[name]))
-        trial, point, scenario, future = running.popleft()
-        record = Trial(trial.number, point, scenario, pool.result(future, scenario))
+            asked = scenario if _may_stop(book, point, space) else _to_its_end(scenario)
+            known[name] = known.get(name) or pool.submit(asked)
+            running.append(_Running(trial, point, scenario, asked, known[name]))
+        trial, point, scenario, asked, future = running.popleft()
+        record = Trial(trial.number, point, scenario, pool.result(future, asked))
         book.tell(trial, record)
         yield record
 

@@ -29,6 +29,7 @@ class Workers:
     def __init__(self, evaluate: Evaluate, count: int) -> None:
         self._evaluate, self.count = evaluate, count
         self._pool = _pool(count) if count > 1 else None
+        self._alone: ProcessPoolExecutor | None = None
 
     def submit(self, scenario: Scenario) -> Future[Outcome]:
         """Start an evaluation."""
@@ -45,11 +46,16 @@ class Workers:
         try:
             return future.result()
         except BrokenExecutor:
-            with _pool(1) as alone:
-                try:
-                    return alone.submit(self._evaluate, scenario).result()
-                except BrokenExecutor:
-                    return Outcome(Status.FAILED, reason=_DIED)
+            return self._repeat(scenario)
+
+    def _repeat(self, scenario: Scenario) -> Outcome:
+        # All that was in flight comes here when one worker dies, so the process is kept for the next one.
+        self._alone = self._alone or _pool(1)
+        try:
+            return self._alone.submit(self._evaluate, scenario).result()
+        except BrokenExecutor:
+            self._alone = None
+            return Outcome(Status.FAILED, reason=_DIED)
 
     def __enter__(self) -> Workers:
         return self
@@ -57,8 +63,8 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in filter(None, (self._pool, self._alone)):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def finished(outcome: Outcome) -> Future[Outcome]:

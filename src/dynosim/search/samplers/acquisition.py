@@ -59,27 +59,41 @@ def nondominated_cells(front: Array, reference: Array) -> tuple[Array, Array]:
     (Lacour, Klamroth and Fonseca 2017, "A box decomposition algorithm to compute the hypervolume indicator", eq. 4).
     BoTorch's ``FastNondominatedPartitioning`` is the same; it takes longer than a simulation.
     """
-    m = len(reference)
-    bounds = reference[None].astype(float)
-    # defining[k, j]: the point of the front that holds bound k in objective j; at first none, -inf elsewhere.
-    defining = np.full((1, m, m), -np.inf)
-    defining[0, np.arange(m), np.arange(m)] = reference
-    for z in front[np.all(front < reference, axis=1)]:
+    ranks, levels = _ranks(front, reference)
+    m, top = len(reference), len(levels) - 1.0
+    bounds = np.full((1, m), top)
+    # defining[k, j]: the point of the front that holds bound k in objective j; at first none, level 0 elsewhere.
+    defining = np.diag(np.full(m, top))[None]
+    for z in ranks:
         hit = np.all(z < bounds, axis=1)
         u, d = bounds[hit], defining[hit]
         children = [(bounds[~hit], defining[~hit])]
         for j in range(m):
-            others = np.delete(d[:, :, j], j, axis=1).max(axis=1, initial=-np.inf)
+            others = np.delete(d[:, :, j], j, axis=1).max(axis=1, initial=0.0)
             valid = z[j] > others
             u_j, d_j = u[valid].copy(), d[valid].copy()
             u_j[:, j], d_j[:, j] = z[j], z
             children.append((u_j, d_j))
         bounds, defining = (np.concatenate(part) for part in zip(*children, strict=True))
-    lower = np.full_like(bounds, -np.inf)
+    below = np.zeros_like(bounds)
     for j in range(1, m):
-        lower[:, j] = defining[:, :j, j].max(axis=1)
-    full = (lower < bounds).all(axis=1)
-    return lower[full], bounds[full]
+        below[:, j] = defining[:, :j, j].max(axis=1)
+    lower, upper = (levels[place.astype(int), np.arange(m)] for place in (below, bounds))
+    full = (lower < upper).all(axis=1)
+    return lower[full], upper[full]
+
+
+def _ranks(front: Array, reference: Array) -> tuple[Array, Array]:
+    """Return the ranks, from 1, of the points within *reference* (``p x m``), and the value of each (``p + 2 x m``).
+
+    The algorithm needs points that differ in every objective, and none after one that it dominates. Deployments tie in
+    cost, so ties are broken by place in lexicographic order; the cells between equal values turn out empty.
+    """
+    inside = front[np.all(front < reference, axis=1)]
+    inside = inside[np.lexsort(inside.T[::-1])]
+    order = np.argsort(inside, axis=0, kind="stable")
+    levels = [np.full((1, len(reference)), -np.inf), np.take_along_axis(inside, order, axis=0), reference[None]]
+    return np.argsort(order, axis=0) + 1.0, np.concatenate(levels)
 
 
 def log_ehvi(mu: Array, sigma: Array, lower: Array, upper: Array) -> Array:

@@ -141,9 +141,10 @@ class Believer:
 
     def _constraints(self, view: View, history: History) -> list[Output]:
         """Return the models of the constraints that are not the bound of an objective, and of "it runs"."""
+        told = {name: np.where(history.runs, x, np.nan) for name, x in history.constraints.items()}
         constraints = [
             self._output(name, view, violations, partial(_violation_prior, name), _soften)
-            for name, violations in history.constraints.items()
+            for name, violations in told.items()
             if self._twin(name, history) is None and _varies(violations)
         ]
         if not history.runs.all() or history.failed:
@@ -257,13 +258,18 @@ def _reference(feasible: Array, limits: Array) -> Array:
 
 
 def _aligned(view: View, y: Array, prior: Prior | None, scale: Scale) -> Mean | None:
-    """Return the prior shifted to the level of the data (``n``) and scaled as they are; None where there is none."""
+    """Return the prior shifted to the level of the data (``n``) and scaled as they are; None where there is none.
+
+    The level is that of the trials that are fitted: a mean that moved with every trial would need a fit each time.
+    """
     raw = prior(view) if prior is not None else None
     if prior is None or raw is None:
         return None
-    known = np.isfinite(y) & np.isfinite(raw)
-    shift = float(np.median(y[known] - raw[known])) if known.any() else 0.0
-    level = float(np.median(y[np.isfinite(y)]))
+    known = np.flatnonzero(np.isfinite(y) & np.isfinite(raw))
+    fitted = known[: _scheduled(len(known), _REFIT)]
+    if not len(fitted):
+        return None
+    shift, level = float(np.median(y[fitted] - raw[fitted])), float(np.median(y[fitted]))
 
     def mean(other: View) -> Array:
         return scale(np.nan_to_num(np.asarray(prior(other)) + shift, nan=level, posinf=level, neginf=level))

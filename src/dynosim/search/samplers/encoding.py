@@ -46,8 +46,11 @@ class Lens:
     def __init__(self, rows: Rows, *, serving: bool, priors: bool = True) -> None:
         self._columns = [_column(parameter.domain) for parameter in rows.parameters]
         self._estimates = ServingEstimates(rows) if serving else None
-        self._priors = ServingPriors(rows.space) if serving and priors else None
-        known = self._derived(rows.sample(_RANGE_SAMPLES, stream(0, "feature ranges")))[0]
+        self._priors: ServingPriors | None = None
+        typical = rows.sample(_RANGE_SAMPLES, stream(0, "feature ranges"))
+        if self._estimates and priors:
+            self._priors = ServingPriors(rows.space, self._estimates(typical).metrics(), len(typical))
+        known = self._derived(typical)[0]
         known = known[np.isfinite(known).all(axis=1)]
         self._low = known.min(axis=0, initial=np.inf)
         span = known.max(axis=0, initial=-np.inf) - self._low

@@ -73,11 +73,11 @@ def yardstick(problem: str, runs: list[Run]) -> tuple[Array, float]:
     return reference, pareto.hypervolume(every, reference)
 
 
-def show(problem: str, console: Console) -> None:
-    """Print the tables of a problem."""
+def tables(problem: str) -> list[Table]:
+    """Return the tables of a problem: against trials, against wall time, of proposals in flight."""
     runs = list(results.read(problem).values())
     if not runs:
-        return
+        return []
     reference, best = yardstick(problem, runs)
     shares = {run.name: run.hypervolume(reference) / best for run in runs}
     trials, walls = _trials_table(problem), {s: _wall_table(problem, s) for s in WALL_S}
@@ -89,9 +89,15 @@ def show(problem: str, console: Console) -> None:
             for simulation_s, table in walls.items():
                 cells = [_wall_cell(own, curves, simulation_s, seconds) for seconds in WALL_S[simulation_s]]
                 table.add_row(method, *cells)
-    for table in (trials, *walls.values(), _parallel_table(problem, runs, shares)):
-        if table.row_count:
-            console.print(table)
+    every = (trials, *walls.values(), _parallel_table(problem, runs, shares))
+    return [table for table in every if table.row_count]
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown, its title above it."""
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    header, *rows = ("| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True))
+    return "\n".join([f"{table.title}\n", header, "|" + "---|" * len(columns), *rows, ""])
 
 
 def _add_trials(table: Table, method: str, runs: list[Run], curves: list[Array]) -> None:
@@ -153,6 +159,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="override, not for reduced spaces"
     )
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
     results.add_arguments(parser)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -163,7 +170,11 @@ def main() -> None:
         if not arguments.show:
             with threadpool_limits(1):
                 make_runs(make_problem(space, name, arguments), name, methods, arguments)
-        show(name, Console(width=140))
+        for table in tables(name):
+            if arguments.markdown:
+                print(markdown(table))
+            else:
+                Console(width=140).print(table)
 
 
 def make_problem(space: str, name: str, arguments: argparse.Namespace) -> Problem:

@@ -80,7 +80,7 @@ class Timer:
         next_s = [self._suggest(trials + 1 + i) for i in range(_NEXT)]
         if self._profile:
             profile.disable()
-            pstats.Stats(profile).sort_stats("tottime").print_stats(15)
+            pstats.Stats(profile).sort_stats("cumtime").print_stats(25)
         return first_s, float(np.median(next_s))
 
     def _suggest(self, trials: int) -> float:

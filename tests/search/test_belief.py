@@ -112,12 +112,14 @@ def test_a_wrong_prior_is_dropped_and_leaves_no_trace(estimate: Callable[[Array]
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_each_output_is_judged_for_itself() -> None:
-    belief, _ = _belief(
-        lambda rows: np.column_stack([_right(rows)[:, 0], _inverted(rows)[:, 1]]),
-        ROWS.sample(30, np.random.default_rng(0)),
-    )
-    assert [output.mean is not None for output in belief.objectives] == [True, False]
+def test_each_output_is_judged_for_itself_and_says_so() -> None:
+    def estimate(rows: Array) -> Array:
+        return np.column_stack([_right(rows)[:, 0], _inverted(rows)[:, 1]])
+
+    drawn = ROWS.sample(30, np.random.default_rng(0))
+    belief, _ = _belief(estimate, drawn)
+    assert belief.priors() == {"objective 0": "kept", "objective 1": "dropped (the data disagree)"}
+    assert _belief(None, drawn)[0].priors() == {"objective 0": "none", "objective 1": "none"}
 
 
 def _search(estimate: Callable[[Array], Array] | None, seed: int, monkeypatch: pytest.MonkeyPatch) -> float:
@@ -209,7 +211,7 @@ def test_models_are_fitted_again_only_when_the_data_have_grown() -> None:
     drawn = np.vstack([drawn[best], np.delete(drawn, best, axis=0)])  # what comes later is no extreme
     believe = Believer(ROWS, _Informed(_right), (60.0, 60.0))
     fitted = [tuple(o.gp.hyperparameters.s2 for o in believe(_history(drawn[:n])).objectives) for n in range(50, 64)]
-    assert len(set(fitted)) <= 5
+    assert len(set(fitted)) <= 7  # every 8 %, and once more when the priors are weighed again
 
 
 def test_beliefs_do_not_depend_on_when_the_process_started() -> None:

@@ -17,11 +17,12 @@ from optuna.testing.pytest_samplers import (
 from dynosim.config import Scenario
 from dynosim.errors import ConfigError
 from dynosim.search.distributions import PlainSpace, decode, encode, key, suggest
-from dynosim.search.features import ServingFeatures
-from dynosim.search.samplers import SAMPLERS, BayesSampler, RandomSampler, make_sampler
-from dynosim.search.samplers.acquisition import log_feasibility
+from dynosim.search.features import FEATURES
+from dynosim.search.rows import Rows
+from dynosim.search.samplers import SAMPLERS, BayesSampler, QLogNEHVISampler, RandomSampler, make_sampler
 from dynosim.search.samplers.base import History
-from dynosim.search.samplers.encoding import Encoder
+from dynosim.search.samplers.belief import Believer
+from dynosim.search.samplers.encoding import Lens
 from dynosim.search.study import run_study
 from dynosim.search.trial import Outcome, Status
 from search.analytic import evaluate
@@ -148,57 +149,78 @@ def test_pending_points_are_not_proposed_again_and_lower_the_gain_nearby() -> No
     proposal = sampler.propose(space, history, np.random.default_rng(1))
     waiting = History(("minimize",) * 3, points, values, {}, [], [proposal])
     assert key(sampler.propose(space, waiting, np.random.default_rng(1))) != key(proposal)
-    encoder = Encoder(space, ServingFeatures(space))
-    alone, together = (sampler.score(encoder, sampler.belief(encoder, h))([proposal])[0] for h in (history, waiting))
+    rows = Rows(space)
+    lens = Lens(rows, serving=True)
+    believe, proposed = Believer(rows, lens, ()), rows.of([proposal])
+    alone, together = (sampler.score(lens, believe(h))(proposed)[0] for h in (history, waiting))
     assert together < alone
 
 
 def test_feasibility_is_learned_from_constraints() -> None:
     space, rng = serving(), np.random.default_rng(0)
-    points = [space.sample(rng) for _ in range(40)]
+    rows = Rows(space)
+    drawn = rows.sample(40, rng)
+    points = [rows.point(row) for row in drawn]
     outcomes = [evaluate(space.scenario(point)) for point in points]
     constraints = {name: np.array([o.constraints[name] for o in outcomes]) for name in outcomes[0].constraints}
     history = History(
         ("minimize",) * 3, points[:30], np.array([o.values for o in outcomes[:30]]),
         {name: values[:30] for name, values in constraints.items()}, [], [],
     )  # fmt: skip
-    encoder = Encoder(space)
-    belief = BayesSampler(space).belief(encoder, history)
-    predicted = belief.log_feasibility(encoder(points[30:]))
+    lens = Lens(rows, serving=False)
+    predicted = Believer(rows, lens, ())(history).log_feasibility(lens(drawn[30:]))
     met = np.array([o.feasible for o in outcomes[30:]])
     assert predicted[met].mean() > predicted[~met].mean()
     assert (predicted <= 0.0).all()
-    assert log_feasibility(np.array([[-9.0]]), np.array([[1.0]]))[0] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_encoding_of_conditions_logs_and_choices() -> None:
     space = serving()
-    encoder = Encoder(space)
+    rows = Rows(space)
+    lens = Lens(rows, serving=False)
     point = space.complete({"deployment.mode": "aggregated", "deployment.router.policy": "round_robin"})
-    base = encoder([point])[0]
-    assert encoder([{**point, "deployment.gpu": "b200_sxm"}])[0].shape == base.shape
 
     def distance(path: str, one: object, other: object) -> float:
-        rows = encoder([{**point, path: one}, {**point, path: other}])
-        return float(np.linalg.norm(rows[0] - rows[1]))
+        X = lens(rows.of([{**point, path: one}, {**point, path: other}])).X
+        return float(np.linalg.norm(X[0] - X[1]))
 
     assert distance("deployment.gpu", "l40s", "b200_sxm") == pytest.approx(1.0)
     tp = "deployment.aggregated.tensor_parallel_size"
     assert distance(tp, 1, 2) == pytest.approx(distance(tp, 2, 4)) == pytest.approx(0.5)
     seqs = "deployment.aggregated.max_num_seqs"
     assert distance(seqs, 16, 64) == pytest.approx(distance(seqs, 64, 256))
-    inactive = {"deployment.disaggregated.prefill.replicas": 5}
-    assert inactive.keys().isdisjoint(point)
-    assert encoder([{**point, "deployment.mode": "disaggregated"}])[0].shape == base.shape
+    apart = space.complete({**point, "deployment.mode": "disaggregated"})
+    X = lens(rows.of([point, apart])).X
+    assert ((X >= 0.0) & (X <= 1.0)).all()
 
 
 def test_derived_features_are_scaled_and_neutral_where_unknown() -> None:
-    space = serving()
-    encoder = Encoder(space, lambda point: [np.nan])
-    assert encoder([space.sample(np.random.default_rng(0))])[0, -1] == 0.5
-    encoder = Encoder(space, lambda point: [2.0 + 4.0 * (point["deployment.mode"] == "aggregated")])
-    points = [space.complete({"deployment.mode": mode}) for mode in ("aggregated", "disaggregated")]
-    assert encoder(points)[:, -1].tolist() == [1.0, 0.0]
+    space = serving("deployment.model=llama-3.1-70b")  # does not fit on one L40S
+    rows = Rows(space)
+    lens, drawn = Lens(rows, serving=True), rows.sample(200, np.random.default_rng(0))
+    raw, view = Lens(rows, serving=False)(drawn).X, lens(drawn)
+    derived = view.X[:, raw.shape[1] :]
+    np.testing.assert_array_equal(view.X[:, : raw.shape[1]], raw)
+    assert derived.shape[1] == len(FEATURES)
+    assert 0 < view.possible.sum() < 200
+    assert (derived[~view.possible] == 0.5).any(axis=1).all()
+    known = derived[view.possible]
+    assert ((known > -0.2) & (known < 1.2)).all()
+    assert (np.ptp(known, axis=0) > 0.7).all()
+
+
+@pytest.mark.parametrize("trials", [5, 9])
+def test_a_space_whose_features_are_all_unknown_is_still_searched(trials: int) -> None:
+    """Nothing physical is known of a plain space: raw features, no prior, and every point may work."""
+    space = PlainSpace.of({"x": optuna.distributions.FloatDistribution(0.0, 1.0)})
+    rows = Rows(space)
+    view = Lens(rows, serving=not isinstance(space, PlainSpace))(rows.sample(3, np.random.default_rng(0)))
+    assert view.X.shape == (3, 1)
+    assert view.possible.all()
+    assert view.prior.objectives == ()
+    study = optuna.create_study(sampler=BayesSampler(space))
+    study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0) ** 2, n_trials=trials)
+    assert len({trial.params["x"] for trial in study.trials}) == trials
 
 
 def test_composite_choices_cross_the_border_to_optuna() -> None:
@@ -235,9 +257,46 @@ def test_plain_space_has_optunas_values() -> None:
     assert all(d._contains(d.to_internal_repr(p[name])) for p in space.points() for name, d in distributions.items())
 
 
+def test_conditional_define_by_run_spaces_and_all_kinds_of_parameters_in_plain_optuna() -> None:
+    """Parameters that only some trials have are drawn independently; those of all trials are modelled."""
+
+    def objective(trial: optuna.Trial) -> tuple[float, ...]:
+        kind = trial.suggest_categorical("kind", ["line", "curve"])
+        x = trial.suggest_float("x", 0.0, 1.0, step=0.1)
+        scale = trial.suggest_float("scale", 1e-3, 1.0, log=True)
+        n = trial.suggest_int("n", 1, 1024, log=True)
+        bend = trial.suggest_int("bend", 2, 8, step=2) if kind == "curve" else 1
+        trial.set_constraint("enough", 0.2 - x)
+        return x**bend, scale + x, n * scale, -x, 1.0 / n
+
+    directions = ["minimize", "minimize", "maximize", "minimize", "maximize"]
+    study = optuna.create_study(sampler=BayesSampler(seed=1, startup=4), directions=directions)
+    study.optimize(objective, n_trials=12)
+    for trial in study.trials:
+        assert trial.state is optuna.trial.TrialState.COMPLETE
+        assert ("bend" in trial.params) is (trial.params["kind"] == "curve")
+        assert trial.params["x"] * 10 == pytest.approx(round(trial.params["x"] * 10))
+    space = BayesSampler().infer_relative_search_space(study, study.trials[-1])
+    assert set(space) == {"kind", "x", "scale", "n"}
+
+
+def test_a_constraint_of_a_plain_study_is_learned() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        x, y = trial.suggest_float("x", 0.0, 1.0), trial.suggest_float("y", 0.0, 1.0)
+        trial.set_constraint("away from the corner", 0.5 - x * y)
+        return x + y
+
+    study = optuna.create_study(sampler=BayesSampler(seed=0))
+    study.optimize(objective, n_trials=25)
+    areas = [trial.params["x"] * trial.params["y"] for trial in study.trials]
+    best = min(trial.values[0] for trial, area in zip(study.trials, areas, strict=True) if area >= 0.5)
+    assert best < 1.45  # 1.414 at x = y = sqrt(1/2)
+    assert np.median(np.abs(np.array(areas[10:]) - 0.5)) < 0.1
+
+
 class TestOptunasOwnContract(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     """The tests that Optuna ships for people who write samplers."""
 
-    @pytest.fixture(params=[BayesSampler, RandomSampler], ids=["bayes", "random"])
+    @pytest.fixture(params=[BayesSampler, QLogNEHVISampler, RandomSampler], ids=["bayes", "qlognehvi", "random"])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return request.param

@@ -137,7 +137,7 @@ class Rows:
         """Per parameter: columns of fields of the same name, and how their codes read in its own."""
         return [
             [
-                (k, partial(_translate, other.domain, own.domain))
+                (k, _translation(other.domain, own.domain))
                 for k, other in enumerate(self.parameters)
                 if k != j and other.keys[-1] == own.keys[-1]
             ]
@@ -178,15 +178,15 @@ def _pick(table: Array, codes: Array) -> Array:
     return np.where(known, table[np.where(known, codes, 0.0).astype(int)], np.nan)
 
 
-def _translate(source: Choices | Range, target: Choices | Range, codes: Array) -> Array:
-    """Return what codes of *source* are in *target*, NaN where it does not have the value."""
+def _translation(source: Choices | Range, target: Choices | Range) -> Callable[[Array], Array]:
+    """Return the function from codes of *source* to those in *target*, NaN where it does not have the value."""
     if isinstance(source, Choices):
-        into = _codes(target)
-        table = np.array([into(v) if target.contains(v) else np.nan for v in source.values])
-        return _pick(table, codes)
-    values = [_value(source, code) if code == code else None for code in codes]
-    into = _codes(target)
-    return np.array([into(v) if v is not None and target.contains(v) else np.nan for v in values])
+        return partial(_pick, np.array([_translated(target, value) for value in source.values]))
+    return lambda codes: np.array([np.nan if x != x else _translated(target, _value(source, x)) for x in codes])
+
+
+def _translated(target: Choices | Range, value: Any) -> float:
+    return _codes(target)(value) if target.contains(value) else np.nan
 
 
 def _draw(domain: Choices | Range, uniform: Array) -> Array:

@@ -31,8 +31,8 @@ _WORST_VIOLATION = 1e4
 """An SLO whose metric has no value at all is violated infinitely; beyond this it makes no difference."""
 _REFIT, _RECONSIDER = 1.08, 1.3
 """Growth of the data after which hyperparameters are fitted again, and after which a prior is put to the test again."""
-_FIT_TO = 200
-"""Hyperparameters are fitted to at most so many trials, evenly thinned: a fit takes their cube. The posterior uses all."""
+_MOST_FITTED = 200
+"""A fit takes the cube of its trials: seconds beyond this, and so many tell the lengthscales. Predictions use all."""
 _MARGIN = 0.1
 """The reference of an objective without an SLO lies this share of the feasible range beyond the worst feasible loss
 (the share that Ishibuchi et al. 2011 found robust), so that the ends of the front count too."""
@@ -46,6 +46,15 @@ class Output:
     gp: GP
     mean: Mean | None
     """The prior on the scale of the model; None where there is none, or the data speak against it."""
+    estimated: bool = False
+    """Whether there is a closed-form estimate of it."""
+
+    @property
+    def prior(self) -> str:
+        """What became of the estimate, in words."""
+        if self.mean is not None:
+            return "kept"
+        return "dropped (the data disagree)" if self.estimated else "none"
 
     def posterior(self, view: View) -> tuple[Array, Array]:
         """Return mean and standard deviation at the rows of *view*, each ``n``."""
@@ -70,6 +79,10 @@ class Belief:
         """Return mean and standard deviation of the losses, each ``n x m``."""
         mean, sd = stack(self.objectives, view)
         return mean, self.doubt * sd
+
+    def priors(self) -> dict[str, str]:
+        """Return name -> whether a closed-form estimate is its prior mean: kept, dropped or none."""
+        return {output.name: output.prior for output in (*self.objectives, *self.constraints)}
 
     def log_feasibility(self, view: View) -> Array:
         """Return the log probability that all constraints hold, ``n``."""
@@ -182,8 +195,8 @@ class Believer:
         if mean is not None:
             offset = mean(view)[known]
             if self._prefers(name, X, targets, offset):
-                return Output(name, GP(X, targets - offset, self._fit(name, X, targets - offset, _REFIT)), mean)
-        return Output(name, GP(X, targets, self._fit(name, X, targets, _REFIT)), None)
+                return Output(name, GP(X, targets - offset, self._fit(name, X, targets - offset, _REFIT)), mean, True)
+        return Output(name, GP(X, targets, self._fit(name, X, targets, _REFIT)), None, mean is not None)
 
     def _prefers(self, name: str, X: Array, targets: Array, offset: Array) -> bool:
         """Whether the data are more probable on top of the prior than without it (its Bayes factor)."""
@@ -193,13 +206,13 @@ class Believer:
     def _fit(self, name: str, X: Array, y: Array, growth: float) -> Hyperparameters:
         """Return hyperparameters for the first trials of a study, as many as the last scheduled fit had.
 
-        So they depend on the trials alone, not on when this process started.
+        So they depend on the trials alone, not on when this process started. Of very many, an even selection is fitted.
         """
         size = _scheduled(len(y), growth)
-        data = X[:size].tobytes() + y[:size].tobytes()
+        some = np.linspace(0, size - 1, min(size, _MOST_FITTED)).round().astype(int)
+        data = X[some].tobytes() + y[some].tobytes()
         if name not in self._fits or self._fits[name][0] != data:
-            thinned = np.unique(np.linspace(0, size - 1, min(size, _FIT_TO)).astype(int))
-            self._fits[name] = data, fit(X[thinned], y[thinned])
+            self._fits[name] = data, fit(X[some], y[some])
         return self._fits[name][1]
 
 
@@ -260,16 +273,16 @@ def _reference(feasible: Array, limits: Array) -> Array:
 def _aligned(view: View, y: Array, prior: Prior | None, scale: Scale) -> Mean | None:
     """Return the prior shifted to the level of the data (``n``) and scaled as they are; None where there is none.
 
-    The level is that of the trials that are fitted: a mean that moved with every trial would need a fit each time.
+    The level is that of the trials that weighed it: a mean that moved with every trial would need a fit each time.
     """
     raw = prior(view) if prior is not None else None
     if prior is None or raw is None:
         return None
     known = np.flatnonzero(np.isfinite(y) & np.isfinite(raw))
-    fitted = known[: _scheduled(len(known), _REFIT)]
-    if not len(fitted):
+    weighed = known[: _scheduled(len(known), _RECONSIDER)]
+    if not len(weighed):
         return None
-    shift, level = float(np.median(y[fitted] - raw[fitted])), float(np.median(y[fitted]))
+    shift, level = float(np.median(y[weighed] - raw[weighed])), float(np.median(y[weighed]))
 
     def mean(other: View) -> Array:
         return scale(np.nan_to_num(np.asarray(prior(other)) + shift, nan=level, posinf=level, neginf=level))

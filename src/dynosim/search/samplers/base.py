@@ -93,11 +93,11 @@ class PointSampler(BaseSampler, ABC):
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the next point to evaluate."""
 
-    def read(self, study: Study, space: SearchSpace, but: int = -1) -> History:
-        """Return what *study* knows from all trials but one: of those that have every parameter that is active."""
+    def read(self, study: Study, space: SearchSpace, but: int = -1, before: float = np.inf) -> History:
+        """Return what *study* knows from all trials but one, or those before one, that have every active parameter."""
         by_state: dict[TrialState, list[tuple[Point, FrozenTrial]]] = {state: [] for state in TrialState}
         for trial in study.get_trials(deepcopy=False):
-            if trial.number != but and (point := self._point(space, trial)):
+            if trial.number != but and trial.number < before and (point := self._point(space, trial)):
                 by_state[trial.state].append((point, trial))
         complete = by_state[TrialState.COMPLETE]
         names = dict.fromkeys(name for _, trial in complete for name in trial.constraints)

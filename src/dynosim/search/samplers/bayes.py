@@ -23,6 +23,7 @@ from dynosim.search.samplers.base import History, PointSampler, draw_valid
 from dynosim.search.samplers.belief import Belief, Believer
 from dynosim.search.samplers.candidates import Score, maximize, space_filling
 from dynosim.search.samplers.encoding import Lens
+from dynosim.search.samplers.gap import Gap, estimate, promising
 from dynosim.space import SearchSpace
 
 Array = NDArray[np.float64]
@@ -101,6 +102,23 @@ class BayesSampler(PointSampler):
             parents = scene.rows.of(_parents(history, rng))
             best = maximize(scene.rows, self.score(scene.lens, belief), scene.may_work, parents, taken, rng)
         return draw_valid(space, rng, history.taken) if best is None else scene.rows.point(best)
+
+    def gap(self, history: History) -> Gap | None:
+        """Return how much of the full frontier is believed to be missing; None while nothing is feasible.
+
+        It depends on the finished trials alone: what is still running has not been found.
+        """
+        scene = self._own
+        if scene is None or not history.feasible.any():
+            return None
+        rng = stream(self._seed, f"gap after {len(history.points)}")
+        taken = set(keys(scene.rows.of([*history.points, *history.failed])))
+        front = scene.rows.of(_parents(history, rng))
+        with threadpool_limits(1):
+            belief = scene.believe(replace(history, pending=[]))
+            score = BayesSampler.score(self, scene.lens, belief)
+            rows = promising(scene.rows, score, scene.may_work, front, taken, rng)
+            return estimate(belief, scene.lens(rows), rng) if len(rows) else Gap(0.0, 0.0, 0.0)
 
     def score(self, lens: Lens, belief: Belief) -> Score:
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""

@@ -38,6 +38,8 @@ Array = NDArray[np.float64]
 
 MIN_LENGTHSCALE, MIN_NOISE = 2.5e-2, 1e-4  # BoTorch's bounds
 _NOISE_PRIOR = (-4.0, 1.0)
+_JITTER = 1e-6
+"""Variance added to joint draws, whose covariance matrix is singular but for rounding."""
 
 
 def _lengthscale_prior(d: int) -> tuple[float, float]:
@@ -155,6 +157,19 @@ class GP:
         variance = np.maximum(1.0 - np.einsum("nq,nq->q", V, V), 1e-12)
         scale = _scale(self.y)
         return self.y.mean() + scale * (c + cross @ alpha), scale * np.sqrt(variance)
+
+    def draws(self, X: Array, normals: Array) -> Array:
+        """Return joint draws of the noise-free output at X (``q x d``), one per row of standard normals (``s x q``).
+
+        Rasmussen and Williams 2006, eq. 2.24.
+        """
+        factor, alpha, c = self._solved
+        Z, known = X / self.hyperparameters.ell, self.X / self.hyperparameters.ell
+        cross = _kernel(Z, known)
+        V = solve_triangular(factor, cross.T, lower=True, check_finite=False)
+        covariance = _kernel(Z, Z) - V.T @ V + _JITTER * np.eye(len(X))
+        deviations = normals @ np.linalg.cholesky(covariance).T
+        return np.asarray(self.y.mean() + _scale(self.y) * (c + cross @ alpha + deviations))
 
     def condition_on_mean(self, X: Array) -> GP:
         """Return the GP that has seen its own mean at X (``q x d``): a Kriging believer (Ginsbourger et al. 2010)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from dynosim.metrics import slo_violations
@@ -68,6 +69,7 @@ def frontier_view(study: Study) -> dict[str, Any]:
         "trials": len(study.trials),
         "feasible": len(study.feasible),
         "hypervolume": study.hypervolume(),
+        "gap": None if study.gap is None else asdict(study.gap),
         "frontier": [trial_view(trial) for trial in study.frontier()],
         "picks": {name: trial.number for name, trial in study.picks().items()},
         "baseline": None if study.baseline is None else trial_view(study.baseline),

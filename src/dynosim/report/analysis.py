@@ -141,6 +141,15 @@ def tradeoff(study: Study) -> str:
     return sentence + (f"; beyond trial {stops[1].number}, another {steps[1]}." if len(steps) > 1 else ".")
 
 
+def frontier_line(study: Study) -> str:
+    """Return the size of the frontier and what is believed to be missing of the full one."""
+    points = len(study.frontier())
+    found = f"{points} point{'' if points == 1 else 's'}"
+    if study.gap is None:
+        return found
+    return f"{found}; an estimated {study.gap} of the hypervolume of the full frontier is still to be found"
+
+
 def cost_objective(study: Study) -> int:
     """Return the place of the first objective in USD, or else of the first."""
     return next((i for i, objective in enumerate(study.objectives) if "USD" in objective.unit), 0)
@@ -300,6 +309,7 @@ def data(study: Study) -> dict[str, Any]:
         "picks": {name: trial.number for name, trial in study.picks().items()},
         "baseline": None if study.baseline is None else study.baseline.number,
         "hypervolume": hypervolume_curve(study),
+        "gap": None if study.gap is None else str(study.gap),
         "tradeoff": tradeoff(study),
         "health": [asdict(check) for check in health(study)],
     }

@@ -13,7 +13,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynosim.report.analysis import gpu_counts, gpu_text, health, number, percent, served, tradeoff, values
+from dynosim.report.analysis import (
+    frontier_line,
+    gpu_counts,
+    gpu_text,
+    health,
+    number,
+    percent,
+    served,
+    tradeoff,
+    values,
+)
 from dynosim.search.trial import Status
 
 if TYPE_CHECKING:
@@ -98,7 +108,7 @@ def health_lines(study: Study) -> Text:
 
 def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
     """Return where to look and what to run next."""
-    lines = [f"trials    {effort(study)}", f"report    {run_dir / 'report.html'}"]
+    lines = [f"trials    {effort(study)}", f"frontier  {frontier_line(study)}", f"report    {run_dir / 'report.html'}"]
     if tracking_uri is not None:
         serve = shlex.join([command("mlflow"), "server", "--backend-store-uri", tracking_uri])
         local = tracking_uri.startswith("sqlite:")

@@ -21,7 +21,8 @@ from dynosim.objectives import Objective, resolve
 from dynosim.search import pareto, store
 from dynosim.search.distributions import Point, key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
-from dynosim.search.samplers import ExhaustiveSampler, PointSampler, make_sampler
+from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, make_sampler
+from dynosim.search.samplers.gap import Gap
 from dynosim.search.trial import Outcome, Trial
 from dynosim.search.workers import Evaluate, Workers, count_workers, finished
 from dynosim.space import SearchSpace, feasibility
@@ -31,6 +32,8 @@ Array = NDArray[np.float64]
 IN_FLIGHT_PER_WORKER = 1.5
 """Proposals ahead of the oldest that is being evaluated: more keep workers busy behind a slow trial, fewer know more.
 With evaluations that vary by half, 8 workers are busy 66 % of the time at 1, 83 % at 1.5 and 93 % at 2."""
+GAP_EVERY = 10
+"""Trials between two looks at the gap, each of which takes as long as two or three proposals."""
 _MAX_REJECTIONS = 1_000
 _ENUMERABLE = 20_000
 
@@ -46,6 +49,8 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     budget: int = 0
     """Trials that this study is to have in the end."""
+    gap: Gap | None = None
+    """What is believed to be missing, once the study ends; None where the sampler does not know."""
 
     @property
     def feasible(self) -> list[Trial]:
@@ -184,6 +189,7 @@ def run_study(
             study.trials.append(record)
             for listener in listeners:
                 listener.trial_finished(study, record)
+    study.gap = _gap(study, book, len(study.trials))
     for listener in listeners:
         listener.study_finished(study)
     return study
@@ -195,8 +201,10 @@ def _evaluated(study: Study, book: store.Book, pool: Workers) -> Iterator[Trial]
     proposals = chain(book.unfinished(), iter(book.study.ask, None))
     known = {trial.scenario.content_hash(): finished(trial.outcome) for trial in study.trials}
     running: deque[_Running] = deque()
+    window = in_flight(pool.count)
+    _stop_when_close(study, book, window, since=len(study.trials) - window + 1)
     while running or len(study.trials) < study.budget:
-        while len(running) < min(in_flight(pool.count), study.budget - len(study.trials)):
+        while len(running) < min(window, study.budget - len(study.trials)):
             trial, point, scenario = _next_valid(proposals, book, space)
             name = scenario.content_hash()
             asked = scenario if _may_stop(book, point, space) else _to_its_end(scenario)
@@ -206,6 +214,29 @@ def _evaluated(study: Study, book: store.Book, pool: Workers) -> Iterator[Trial]
         record = Trial(trial.number, point, scenario, pool.result(future, asked))
         book.tell(trial, record)
         yield record
+        _stop_when_close(study, book, window, since=len(study.trials))
+
+
+def _stop_when_close(study: Study, book: store.Book, window: int, since: int) -> None:
+    """Cut the budget to what is in flight once the gap after *since* or more trials is below the plan's.
+
+    A look knows only the trials before it, so a study that was interrupted while its last trials ran stops with the
+    same ones.
+    """
+    target = study.space.reference.optimizer.stop_at_gap
+    for trials in range(max(since, 1), len(study.trials) + 1):
+        if target is not None and trials % GAP_EVERY == 0:
+            gap = _gap(study, book, trials)
+            if gap is not None and gap.high < target:
+                study.budget = min(study.budget, trials + window - 1)
+
+
+def _gap(study: Study, book: store.Book, trials: int) -> Gap | None:
+    """Return the gap after so many trials; None where it is unknown."""
+    sampler = book.study.sampler
+    if not isinstance(sampler, BayesSampler) or not trials:
+        return None
+    return sampler.gap(sampler.read(book.study, study.space, before=study.trials[trials - 1].number + 1))
 
 
 def in_flight(workers: int) -> int:

@@ -1,0 +1,137 @@
+"""The estimate of what is still missing: against brute force, at its limits, and as a reason to stop."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dynosim.config import Scenario
+from dynosim.search.priors import Prior
+from dynosim.search.samplers import gap
+from dynosim.search.samplers.belief import Belief, Output
+from dynosim.search.samplers.encoding import View
+from dynosim.search.samplers.model import GP, Hyperparameters
+from dynosim.search.study import GAP_EVERY, Study, run_study
+from dynosim.search.trial import Outcome
+from search.analytic import evaluate
+from search.problems import serving, small
+
+Array = NDArray[np.float64]
+
+KNOWN = np.array([[0.0], [0.3], [0.7], [1.0]])
+LOSSES = np.array([[0.0, 1.0], [0.4, 0.5], [0.5, 0.6], [1.0, 0.0]])
+REFERENCE = np.array([1.2, 1.2])
+HYPERPARAMETERS = Hyperparameters(np.array([0.2]), 1e-4)
+
+
+def belief(*constraints: Output) -> Belief:
+    """Return what is believed of two losses along a line, after four trials."""
+    outputs = [Output(f"objective {j}", GP(KNOWN, LOSSES[:, j], HYPERPARAMETERS), None) for j in range(2)]
+    return Belief(outputs, list(constraints), LOSSES[[0, 1, 3]], REFERENCE)
+
+
+def view(x: Array) -> View:
+    return View(x[:, None], Prior((), {}), np.ones(len(x), dtype=bool))
+
+
+def test_joint_draws_have_the_posterior_covariance() -> None:
+    x, train = np.linspace(0.05, 0.95, 5), KNOWN[:, 0]
+    gp = GP(KNOWN, LOSSES[:, 0], HYPERPARAMETERS)
+    kernel = lambda a, b: np.exp(-0.5 * ((a[:, None] - b) / 0.2) ** 2)  # noqa: E731
+    inverse = np.linalg.inv(kernel(train, train) + 1e-4 * np.eye(4))
+    covariance = LOSSES[:, 0].var(ddof=1) * (kernel(x, x) - kernel(x, train) @ inverse @ kernel(train, x))
+    draws = gp.draws(x[:, None], np.random.default_rng(0).standard_normal((40_000, 5)))
+    np.testing.assert_allclose(draws.mean(axis=0), gp.posterior(x[:, None])[0], atol=0.01)
+    np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.01)
+
+
+def area(points: Array) -> float:
+    """Return the area that losses dominate, swept from left to right."""
+    total, ceiling = 0.0, REFERENCE[1]
+    for x, y in points[np.argsort(points[:, 0])]:
+        if x < REFERENCE[0] and y < ceiling:
+            total, ceiling = total + (REFERENCE[0] - x) * (ceiling - y), y
+    return float(total)
+
+
+def test_equals_brute_force_on_a_tiny_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.array([0.15, 0.2, 0.5, 0.85])
+    holds = Output("slo", GP(KNOWN, np.array([-1.0, 1.0, 2.0, -1.0]), HYPERPARAMETERS), None)
+    told, rng = belief(holds), np.random.default_rng(1)
+    gaps = []
+    for _ in range(1_000):
+        losses = np.column_stack([o.gp.draws(x[:, None], rng.standard_normal((1, 4)))[0] for o in told.objectives])
+        feasible = holds.gp.draws(x[:, None], rng.standard_normal((1, 4)))[0] <= 0.0
+        gaps.append(1.0 - area(told.front) / area(np.vstack([told.front, losses[feasible]])))
+    monkeypatch.setattr(gap, "DRAWS", 1_000)
+    found = gap.estimate(told, view(x), np.random.default_rng(2))
+    expected = gap.Gap(gap.EXPECTED * np.mean(gaps), *(np.quantile(gaps, [0.1, 0.9]) * [gap.LOW, gap.HIGH]))
+    assert found.expected == pytest.approx(expected.expected, rel=0.15)
+    assert found.low == pytest.approx(expected.low, abs=0.01)
+    assert found.high == pytest.approx(expected.high, rel=0.15)
+
+
+def test_nothing_is_missing_where_nothing_is_uncertain() -> None:
+    tried = gap.estimate(belief(), view(KNOWN[:, 0]), np.random.default_rng(0))
+    between = gap.estimate(belief(), view(np.array([0.15, 0.85])), np.random.default_rng(0))
+    assert tried.high < 0.03 < between.high
+
+
+def test_what_cannot_be_is_not_missing() -> None:
+    impossible = View(np.array([[0.15], [0.85]]), Prior((), {}), np.zeros(2, dtype=bool))
+    assert gap.estimate(belief(), impossible, np.random.default_rng(0)) == gap.Gap(0.0, 0.0, 0.0)
+
+
+def _after(trials: int) -> gap.Gap:
+    study = run_study(serving(), trials=trials, seed=1, evaluate=evaluate)
+    assert study.gap is not None
+    return study.gap
+
+
+def test_the_gap_shrinks_and_is_repeatable() -> None:
+    early, late = _after(12), _after(35)
+    assert 0.0 <= late.low <= late.expected <= late.high < early.high <= 1.0
+    assert _after(12) == early
+
+
+def test_nothing_is_missing_once_everything_was_tried() -> None:
+    some, all_of_it = (run_study(small(), trials=trials, evaluate=evaluate) for trials in (8, 15))
+    assert some.gap is not None
+    assert some.gap.high > 0.0
+    assert all_of_it.gap == gap.Gap(0.0, 0.0, 0.0)
+
+
+def test_samplers_without_models_say_nothing() -> None:
+    assert run_study(small(), trials=5, sampler="random", evaluate=evaluate).gap is None
+
+
+def _numbers(study: Study) -> list[object]:
+    return [(trial.number, dict(trial.point)) for trial in study.trials]
+
+
+@pytest.mark.parametrize("interrupted_after", [4, 15])
+def test_a_study_stops_at_the_gap_and_a_resumed_one_with_the_same_trials(
+    tmp_path: Path, interrupted_after: int
+) -> None:
+    space, url = serving("optimizer.stop_at_gap=0.5"), f"sqlite:///{tmp_path / 'study.db'}"
+    whole = run_study(space, trials=80, evaluate=evaluate)
+    assert whole.gap is not None
+    assert whole.gap.high < 0.5
+    assert len(whole.trials) < 80
+    assert len(whole.trials) % GAP_EVERY == 0
+    left = [interrupted_after]
+
+    def interrupted(scenario: Scenario) -> Outcome:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return evaluate(scenario)
+
+    with suppress(KeyboardInterrupt):
+        run_study(space, trials=80, storage=url, evaluate=interrupted)
+    for _ in range(2):
+        assert _numbers(run_study(space, trials=80, storage=url, evaluate=evaluate)) == _numbers(whole)

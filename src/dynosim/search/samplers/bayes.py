@@ -86,7 +86,14 @@ class BayesSampler(PointSampler):
     ) -> None:
         super().__init__(space, seed=seed)
         self._startup, self._bounds = startup, bounds
+        self._tips: list[Point] = []
         self._own = None if space is None else _Scene.of(space, bounds, self.uses_priors)
+
+    def learn_from(self, earlier: History) -> None:
+        """Start from what an earlier study found at points of this sampler's space (``warm.history_of``)."""
+        if self._own is not None and len(earlier.points) > 1:
+            self._own.believe.learn_from(earlier)
+            self._tips += [earlier.points[i] for i in _front(earlier)]
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the point with the highest acquisition value; early on, the one farthest from all others."""
@@ -96,7 +103,7 @@ class BayesSampler(PointSampler):
             tried = scene.rows.of([*history.points, *history.failed, *history.pending])
             taken = set(keys(tried))
             if len(taken) < self._startup or not np.isfinite(history.values).all(axis=1).any():
-                return _design(scene, tried, history, rng)
+                return _design(scene, tried, self._fresh_tips(scene, taken), history, rng)
             belief = scene.believe(history)
             belief = replace(belief, doubt=_doubt(history))
             parents = scene.rows.of(_parents(history, rng))
@@ -119,6 +126,15 @@ class BayesSampler(PointSampler):
             score = BayesSampler.score(self, scene.lens, belief)
             rows = promising(scene.rows, score, scene.may_work, front, taken, rng)
             return estimate(belief, scene.lens(rows), rng) if len(rows) else Gap(0.0, 0.0, 0.0)
+
+    def _fresh_tips(self, scene: _Scene, taken: set[Key]) -> list[Point]:
+        """Return the front of earlier studies, without what has been tried or cannot work here."""
+        rows = scene.rows.of(self._tips)
+        return [
+            point
+            for point, row, name in zip(self._tips, rows, keys(rows), strict=True)
+            if name not in taken and scene.may_work(row)
+        ]
 
     def score(self, lens: Lens, belief: Belief) -> Score:
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""
@@ -148,8 +164,8 @@ def _front(history: History) -> NDArray[np.int_]:
     return feasible[pareto.nondominated(losses)]
 
 
-def _design(scene: _Scene, tried: Array, history: History, rng: np.random.Generator) -> Point:
-    drawn = [draw_valid(scene.space, rng, history.taken) for _ in range(_DRAWS)]
+def _design(scene: _Scene, tried: Array, tips: list[Point], history: History, rng: np.random.Generator) -> Point:
+    drawn = tips or [draw_valid(scene.space, rng, history.taken) for _ in range(_DRAWS)]
     others = scene.lens(tried).X if len(tried) else np.zeros((0, 0))
     return drawn[space_filling(scene.lens(scene.rows.of(drawn)).X, others)]
 

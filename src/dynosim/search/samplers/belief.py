@@ -27,6 +27,7 @@ Scale = Callable[[Array], Array]
 Mean = Callable[[View], Array]
 Prior = Callable[[View], Array | None]
 
+ESTIMATE, EARLIER = "closed form", "earlier study"
 _WORST_VIOLATION = 1e4
 """An SLO whose metric has no value at all is violated infinitely; beyond this it makes no difference."""
 _REFIT, _RECONSIDER = 1.08, 1.3
@@ -45,16 +46,16 @@ class Output:
     name: str
     gp: GP
     mean: Mean | None
-    """The prior on the scale of the model; None where there is none, or the data speak against it."""
-    estimated: bool = False
-    """Whether there is a closed-form estimate of it."""
+    """What was known beforehand, on the scale of the model; None where there is nothing, or the data disagree."""
+    source: str = ""
+    """Where it comes from: ``ESTIMATE`` or an earlier study."""
+    offered: tuple[str, ...] = ()
+    """All sources that there are."""
 
     @property
     def prior(self) -> str:
-        """What became of the estimate, in words."""
-        if self.mean is not None:
-            return "kept"
-        return "dropped (the data disagree)" if self.estimated else "none"
+        """What became of prior knowledge, in words."""
+        return self.source or ("dropped (the data disagree)" if self.offered else "none")
 
     def posterior(self, view: View) -> tuple[Array, Array]:
         """Return mean and standard deviation at the rows of *view*, each ``n``."""
@@ -81,7 +82,7 @@ class Belief:
         return mean, self.doubt * sd
 
     def priors(self) -> dict[str, str]:
-        """Return name -> whether a closed-form estimate is its prior mean: kept, dropped or none."""
+        """Return name -> the source of its prior mean, or that it was dropped, or none."""
         return {output.name: output.prior for output in (*self.objectives, *self.constraints)}
 
     def log_feasibility(self, view: View) -> Array:
@@ -110,7 +111,13 @@ class Believer:
 
     def __init__(self, rows: Rows, lens: Lens, bounds: Sequence[float | None], scouts: Array) -> None:
         self._rows, self._lens, self._bounds, self._scouts = rows, lens, bounds, lens(scouts)
+        self._earlier: list[dict[str, Output]] = []
         self._fits: dict[str, tuple[bytes, Hyperparameters]] = {}
+
+    def learn_from(self, history: History) -> None:
+        """Take what an earlier study of like points says as one more thing that may be known beforehand."""
+        belief = Believer(self._rows, self._lens, self._bounds, self._rows.of(history.points[:1]))(history)
+        self._earlier.append({output.name: output for output in (*belief.objectives, *belief.constraints)})
 
     def __call__(self, history: History) -> Belief:
         """Return the belief of a history with at least one trial that ran."""
@@ -188,20 +195,28 @@ class Believer:
         return values
 
     def _output(self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale) -> Output:
-        """Return the model of one output (``n``, NaN where unknown), with its prior if the data speak for it."""
+        """Return the model of one output (``n``, NaN where unknown), with the mean that the data speak for most."""
         known = np.isfinite(y)
         X, targets = view.X[known], scale(y[known])
-        mean = _aligned(view, y, prior, scale)
-        if mean is not None:
-            offset = mean(view)[known]
-            if self._prefers(name, X, targets, offset):
-                return Output(name, GP(X, targets - offset, self._fit(name, X, targets - offset, _REFIT)), mean, True)
-        return Output(name, GP(X, targets, self._fit(name, X, targets, _REFIT)), None, mean is not None)
+        means = self._means(name, view, y, prior, scale)
+        offsets = {source: mean(view)[known] for source, mean in means.items()}
+        offsets[""] = np.zeros(len(targets))
+        evidence = {
+            source: self._fit(f"{name} {source}", X, targets - offset, _RECONSIDER).evidence
+            for source, offset in offsets.items()
+            if len(offsets) > 1
+        }
+        best = max(evidence, key=evidence.__getitem__, default="")
+        gp = GP(X, targets - offsets[best], self._fit(name, X, targets - offsets[best], _REFIT))
+        return Output(name, gp, means.get(best), best, tuple(means))
 
-    def _prefers(self, name: str, X: Array, targets: Array, offset: Array) -> bool:
-        """Whether the data are more probable on top of the prior than without it (its Bayes factor)."""
-        with_prior = self._fit(f"{name}, with prior", X, targets - offset, _RECONSIDER)
-        return with_prior.evidence > self._fit(f"{name}, without prior", X, targets, _RECONSIDER).evidence
+    def _means(self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale) -> dict[str, Mean]:
+        """Return what may be known of an output beforehand, by source, each at the level of the data."""
+        found = {ESTIMATE: _aligned(view, y, prior, scale)}
+        for i, earlier in enumerate(self._earlier):
+            if name in earlier:
+                found[f"{EARLIER} {i + 1}"] = _aligned(view, scale(y), partial(_recall, earlier[name]), _identity)
+        return {source: mean for source, mean in found.items() if mean is not None}
 
     def _fit(self, name: str, X: Array, y: Array, growth: float) -> Hyperparameters:
         """Return hyperparameters for the first trials of a study, as many as the last scheduled fit had.
@@ -246,6 +261,10 @@ class _Calm:
         return np.asarray(np.minimum(losses, self._reference) + self._width * np.log1p(excess / self._width))
 
 
+def _recall(output: Output, view: View) -> Array:
+    return output.posterior(view)[0]
+
+
 def _violation_prior(name: str, view: View) -> Array | None:
     return view.prior.violations.get(name)
 
@@ -271,7 +290,7 @@ def _reference(feasible: Array, limits: Array) -> Array:
 
 
 def _aligned(view: View, y: Array, prior: Prior | None, scale: Scale) -> Mean | None:
-    """Return the prior shifted to the level of the data (``n``) and scaled as they are; None where there is none.
+    """Return the prior shifted to the level of the data (``n``), then scaled; None where there is none.
 
     The level is that of the trials that weighed it: a mean that moved with every trial would need a fit each time.
     """

@@ -1,0 +1,64 @@
+"""Warm start: what an earlier study says about the points of another space, in the terms of that space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dynosim.metrics import Metrics, slo_violations
+from dynosim.objectives import resolve
+from dynosim.search.distributions import Point
+from dynosim.search.samplers.base import History
+from dynosim.search.trial import Trial
+from dynosim.space import SearchSpace
+
+
+def history_of(trials: list[Trial], space: SearchSpace) -> History:
+    """Return the trials that are points of *space* as if they had been simulated in it.
+
+    Objectives and SLOs are those of *space*, computed from the metrics that were kept; what was fixed in the earlier
+    space is a value like any other. Trials without metrics, or outside *space*, say nothing.
+    """
+    scenario = space.reference
+    objectives = [resolve(config) for config in scenario.objectives]
+    points, values, violations = [], [], []
+    for trial in trials:
+        point, found = _point(trial, space), Metrics(trial.outcome.metrics or {})
+        if point is None or not trial.outcome.metrics:
+            continue
+        row = [float(objective.function(found)) for objective in objectives]
+        if all(map(math.isfinite, row)):
+            points.append(point)
+            values.append(row)
+            violations.append(slo_violations(found, scenario.slo))
+    names = violations[0] if violations else ()
+    return History(
+        tuple(objective.direction for objective in objectives),
+        points,
+        np.array(values).reshape(len(points), len(objectives)),
+        {name: np.array([row[name] for row in violations]) for name in names},
+        [],
+        [],
+    )
+
+
+def _point(trial: Trial, space: SearchSpace) -> Point | None:
+    """Return the point of *space* that a trial's deployment is; None where it is none."""
+    point: Point = {}
+    said = trial.scenario.model_dump(mode="json")
+    for parameter in space.parameters:
+        if parameter.active(point):
+            value = trial.point.get(parameter.path, _look_up(said, parameter.keys))
+            if not parameter.domain.contains(value):
+                return None
+            point[parameter.path] = value
+    return point
+
+
+def _look_up(data: Mapping[str, Any] | None, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data

@@ -35,10 +35,10 @@ _DRAWS = 32
 _PARENTS = 24
 _SCOUTS = 64
 """Random valid points that show how far objectives reach."""
-_PATIENCE, _DOUBT_PER_TRIAL, _MOST_DOUBT = 4, 0.5, 8.0
-"""After so many trials in a row that did not move the front, each further one adds so much to the factor on all standard
-deviations. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied: the search
-would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the measurement)."""
+_DOUBT_EVERY, _PATIENCE, _DOUBT_PER_TRIAL, _MOST_DOUBT = 2, 4, 0.5, 8.0
+"""Every second proposal multiplies all standard deviations by a factor that grows with the trials without progress, after
+the first few. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied: the
+search would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the measurement)."""
 
 
 @dataclass(eq=False)
@@ -105,7 +105,9 @@ class BayesSampler(PointSampler):
             if len(taken) < self._startup or not np.isfinite(history.values).all(axis=1).any():
                 return _design(scene, tried, self._fresh_tips(scene, taken), history, rng)
             belief = scene.believe(history)
-            belief = replace(belief, doubt=_doubt(history))
+            if len(taken) % _DOUBT_EVERY == 0:
+                doubt = 1.0 + _DOUBT_PER_TRIAL * (belief.idle - _PATIENCE)
+                belief = replace(belief, doubt=float(np.clip(doubt, 1.0, _MOST_DOUBT)))
             parents = scene.rows.of(_parents(history, rng))
             best = maximize(scene.rows, self.score(scene.lens, belief), scene.may_work, parents, taken, rng)
         return draw_valid(space, rng, history.taken) if best is None else scene.rows.point(best)
@@ -148,13 +150,6 @@ class BayesSampler(PointSampler):
             return np.where(view.possible, value, -np.inf)
 
         return acquisition
-
-
-def _doubt(history: History) -> float:
-    """Return the factor on standard deviations: it grows with the trials since the feasible front last moved."""
-    front = _front(history)
-    idle = len(history.points) - 1 - int(front.max()) if len(front) else 0
-    return float(np.clip(1.0 + _DOUBT_PER_TRIAL * (idle - _PATIENCE), 1.0, _MOST_DOUBT))
 
 
 def _front(history: History) -> NDArray[np.int_]:

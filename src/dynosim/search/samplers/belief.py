@@ -8,6 +8,7 @@ estimate of an output exists and the data speak for it, the process models what 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,8 @@ _REFIT, _RECONSIDER = 1.08, 1.3
 """Growth of the data after which hyperparameters are fitted again, and after which a prior is put to the test again."""
 _MOST_FITTED = 200
 """A fit takes the cube of its trials: seconds beyond this, and so many tell the lengthscales. Predictions use all."""
+_NOTICEABLE = 0.005
+"""Gains of hypervolume below this share are no progress."""
 _MARGIN = 0.1
 """The reference of an objective without an SLO lies this share of the feasible range beyond the worst feasible loss
 (the share that Ishibuchi et al. 2011 found robust), so that the ends of the front count too."""
@@ -73,6 +76,8 @@ class Belief:
     """Feasible non-dominated losses, ``p x m``, with the predicted ones of running trials."""
     reference: Array
     """``m``; NaN while nothing is feasible and no SLO bounds an objective."""
+    idle: int = 0
+    """Trials since the hypervolume was last noticeably smaller."""
     doubt: float = 1.0
     """Factor on all standard deviations."""
 
@@ -131,6 +136,7 @@ class Believer:
         belief = Belief(objectives, self._constraints(view, history), best, reference)
         if len(best):
             belief = replace(belief, reference=self._wider(belief))
+            belief = replace(belief, idle=_idle(losses, history.feasible, belief.reference))
         if history.pending:
             belief = _assume_predicted(belief, self._lens(self._rows.of(history.pending)))
         return replace(belief, front=belief.front[pareto.nondominated(belief.front)])
@@ -273,6 +279,16 @@ def _soften(violation: Array) -> Array:
     """Compress violations, which explode at saturation: log(metric / bound), and its own logarithm far from zero."""
     ratio = np.log1p(np.clip(violation, -0.999, _WORST_VIOLATION))
     return np.asarray(np.sign(ratio) * np.log1p(np.abs(ratio)))
+
+
+def _idle(losses: Array, feasible: NDArray[np.bool_], reference: Array) -> int:
+    """Return after how many trials of ``n`` (losses ``n x m``) the hypervolume was last noticeably below today's."""
+
+    def volume(trials: int) -> float:
+        return pareto.hypervolume(losses[:trials][feasible[:trials]], reference)
+
+    today = volume(len(losses))
+    return len(losses) - bisect_left(range(len(losses)), True, key=lambda n: volume(n) >= (1.0 - _NOTICEABLE) * today)
 
 
 def _identity(column: Array) -> Array:

@@ -37,8 +37,9 @@ _SCOUTS = 64
 """Random valid points that show how far objectives reach."""
 _PATIENCE, _DOUBT_PER_TRIAL, _MOST_DOUBT = 4, 0.5, 8.0
 """After so many trials in a row that did not move the front, each further one adds so much to the factor on all
-standard deviations. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied: the search
-would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the measurement)."""
+standard deviations. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied:
+the search would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the
+measurement)."""
 
 
 @dataclass(eq=False)

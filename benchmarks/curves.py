@@ -2,12 +2,11 @@
 
 One row per reduced space: share of the true hypervolume against trials, and against wall time for simulations of 0.05 s
 and of 2 s. Lines are medians over the seeds, bands reach from the worst seed to the best. Of each peer the
-configuration that is best after 100 trials is shown. matplotlib comes with MLflow.
+configuration that is best after 50 trials is shown. matplotlib comes with MLflow.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 from peers import METHODS
-from results import Run
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -33,27 +31,15 @@ POINTS = 80
 SHARES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 
 
-def best_configurations(problem: str) -> dict[str, list[Run]]:
-    """Return the runs of the best configuration of each family, by the median after 100 trials."""
-    truth = results.read_summary(problem)
-    by_method: dict[str, list[Run]] = defaultdict(list)
-    for run in results.read(problem).values():
-        if run.in_flight == 1 and run.method in METHODS:
-            by_method[run.method].append(run)
-    reference = np.array(truth["reference"])
-    level = {
-        method: np.median([results.at(run.hypervolume(reference), 100) for run in runs])
-        for method, runs in by_method.items()
-    }
-    ranking = sorted(by_method, key=lambda method: level[method])
-    return {METHODS[method].family: by_method[method] for method in ranking}
-
-
 def draw_row(axes: list[Axes], problem: str, colors: dict[str, str]) -> None:
     """Draw one space: share against trials, and against wall seconds."""
     truth = results.read_summary(problem)
-    for family, runs in best_configurations(problem).items():
-        curves = [run.hypervolume(np.array(truth["reference"])) / truth["hypervolume"] for run in runs]
+    families = {method: METHODS[method].family for method in METHODS}
+    every = [run for run in results.read(problem).values() if run.in_flight == 1]
+    shares = results.shares(every, np.array(truth["reference"]), truth["hypervolume"])
+    for method in results.best_configurations(shares, families):
+        family, runs = families[method], [run for run in every if run.method == method]
+        curves = [shares[run.name] for run in runs]
         last = min(min(map(len, curves)), TRIALS)
         trials = np.unique(np.geomspace(FIRST, last, POINTS).astype(int))
         _draw(axes[0], trials, np.array([curve[trials - 1] for curve in curves]), family, colors)

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cached_property
@@ -96,6 +96,24 @@ def forget(problem: str, methods: Iterable[str]) -> None:
     """Drop the runs of some methods, so that they are made again."""
     kept = [run for run in read(problem).values() if run.method not in set(methods)]
     (FOLDER / f"{problem}.jsonl").write_text("".join(json.dumps(asdict(run)) + "\n" for run in kept))
+
+
+Name = tuple[str, str, int, int]
+
+
+def shares(runs: Iterable[Run], reference: Array, best: float) -> dict[Name, Array]:
+    """Return the share of the hypervolume *best* after each trial of each run."""
+    return {run.name: run.hypervolume(reference) / best for run in runs}
+
+
+def best_configurations(shares: dict[Name, Array], families: Mapping[str, str], trials: int = 50) -> list[str]:
+    """Return the best method of each family by its median after some trials, in the order of *families*."""
+    level = {
+        method: float(np.median([at(curve, trials) for (_, name, _, _), curve in shares.items() if name == method]))
+        for method in {name for _, name, _, in_flight in shares if in_flight == 1}
+    }
+    best = {families[method]: method for method in sorted(level, key=lambda method: level[method])}
+    return [method for method in families if method in best.values()]
 
 
 def at(curve: Sequence[float] | Array, n: int) -> float:

@@ -73,15 +73,16 @@ def yardstick(problem: str, runs: list[Run]) -> tuple[Array, float]:
     return reference, pareto.hypervolume(every, reference)
 
 
-def tables(problem: str) -> list[Table]:
+def tables(problem: str, best_only: bool) -> list[Table]:
     """Return the tables of a problem: against trials, against wall time, of proposals in flight."""
     runs = list(results.read(problem).values())
     if not runs:
         return []
     reference, best = yardstick(problem, runs)
-    shares = {run.name: run.hypervolume(reference) / best for run in runs}
+    shares = results.shares(runs, reference, best)
+    families = {method: METHODS[method].family for method in METHODS}
     trials, walls = _trials_table(problem), {s: _wall_table(problem, s) for s in WALL_S}
-    for method in METHODS:
+    for method in results.best_configurations(shares, families) if best_only else METHODS:
         own = [run for run in runs if run.method == method and run.in_flight == 1]
         if own:
             curves = [shares[run.name] for run in own]
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="override, not for reduced spaces"
     )
+    parser.add_argument("--best", action="store_true", help="only the best configuration of each method")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     results.add_arguments(parser)
     arguments = parser.parse_args()
@@ -170,7 +172,7 @@ def main() -> None:
         if not arguments.show:
             with threadpool_limits(1):
                 make_runs(make_problem(space, name, arguments), name, methods, arguments)
-        for table in tables(name):
+        for table in tables(name, arguments.best):
             if arguments.markdown:
                 print(markdown(table))
             else:

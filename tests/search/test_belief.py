@@ -35,6 +35,7 @@ SPACE = PlainSpace.of(
 )
 ROWS = Rows(SPACE)
 REFERENCE = np.log([60.0, 60.0])
+SCOUTS = ROWS.sample(32, np.random.default_rng(8))
 
 
 def _values(rows: Array, roughness: float = 0.0) -> Array:
@@ -82,7 +83,7 @@ def _history(rows: Array) -> History:
 
 def _belief(estimate: Callable[[Array], Array] | None, rows: Array) -> tuple[Belief, Lens]:
     lens = Lens(ROWS, serving=False) if estimate is None else _Informed(estimate)
-    return Believer(ROWS, lens, (60.0, 60.0))(_history(rows)), lens
+    return Believer(ROWS, lens, (60.0, 60.0), SCOUTS)(_history(rows)), lens
 
 
 def _error(estimate: Callable[[Array], Array] | None, trials: int) -> float:
@@ -156,7 +157,8 @@ def _serving_history(lost: int, broken: float) -> tuple[SearchSpace, History]:
 
 def _believe(space: SearchSpace, history: History) -> Belief:
     rows = Rows(space)
-    return Believer(rows, Lens(rows, serving=True, priors=False), (None, 12_000.0, 60.0))(history)
+    scouts = rows.sample(32, np.random.default_rng(8))
+    return Believer(rows, Lens(rows, serving=True, priors=False), (None, 12_000.0, 60.0), scouts)(history)
 
 
 def test_a_lost_trial_is_its_bound_in_the_objective_that_it_bounds() -> None:
@@ -195,7 +197,7 @@ def test_a_crash_counts_as_what_cannot_run() -> None:
 def test_running_trials_count_as_predicted() -> None:
     drawn = ROWS.sample(25, np.random.default_rng(0))
     lens = Lens(ROWS, serving=False)
-    believe, history = Believer(ROWS, lens, (60.0, 60.0)), _history(drawn[:20])
+    believe, history = Believer(ROWS, lens, (60.0, 60.0), SCOUTS), _history(drawn[:20])
     waiting = [ROWS.point(row) for row in drawn[20:]]
     alone, together = believe(history), believe(replace(history, pending=waiting))
     before, after = (belief.predict(lens(drawn[20:])) for belief in (alone, together))
@@ -209,15 +211,25 @@ def test_models_are_fitted_again_only_when_the_data_have_grown() -> None:
     drawn = ROWS.sample(64, np.random.default_rng(0))
     best = np.argmin(_values(drawn), axis=0)
     drawn = np.vstack([drawn[best], np.delete(drawn, best, axis=0)])  # what comes later is no extreme
-    believe = Believer(ROWS, _Informed(_right), (60.0, 60.0))
+    believe = Believer(ROWS, _Informed(_right), (60.0, 60.0), SCOUTS)
     fitted = [tuple(o.gp.hyperparameters.s2 for o in believe(_history(drawn[:n])).objectives) for n in range(50, 64)]
     assert len(set(fitted)) <= 7  # every 8 %, and once more when the priors are weighed again
 
 
 def test_beliefs_do_not_depend_on_when_the_process_started() -> None:
     drawn = ROWS.sample(40, np.random.default_rng(0))
-    view, early = _Informed(_right)(drawn), Believer(ROWS, _Informed(_right), (60.0, None))
+    view, early = _Informed(_right)(drawn), Believer(ROWS, _Informed(_right), (60.0, None), SCOUTS)
     for trials in (11, 17, 30, 33):
-        late = Believer(ROWS, _Informed(_right), (60.0, None))(_history(drawn[:trials]))
+        late = Believer(ROWS, _Informed(_right), (60.0, None), SCOUTS)(_history(drawn[:trials]))
         for ours, theirs in zip(early(_history(drawn[:trials])).predict(view), late.predict(view), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_unbounded_objective_reaches_as_far_as_it_is_believed_to() -> None:
+    """The reference lies beyond the worst trial where untried points that may be feasible are believed to be worse."""
+    cheap = SCOUTS[np.argsort(_values(SCOUTS)[:, 0])[:10]]
+    belief = Believer(ROWS, _Informed(_right), (None, 60.0), SCOUTS)(_history(cheap))
+    met = np.log(_values(cheap)[:, 0]).max()
+    within = np.log(_values(SCOUTS))[_values(SCOUTS)[:, 1] < 60.0, 0].max()
+    assert belief.reference[1] == pytest.approx(np.log(60.0))
+    assert met + 0.5 * (within - met) < belief.reference[0] < within + 1.0

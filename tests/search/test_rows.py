@@ -24,7 +24,7 @@ PLAIN = PlainSpace.of(
         "decades": optuna.distributions.FloatDistribution(1e-3, 1e3, log=True),
         "n": optuna.distributions.IntDistribution(-4, 20, step=4),
         "octaves": optuna.distributions.IntDistribution(1, 100, log=True),
-        "kind": optuna.distributions.CategoricalDistribution([None, True, 1, "a"]),
+        "kind": optuna.distributions.CategoricalDistribution([None, True, 3, "a"]),
     }
 )
 MIXED_NAMESAKES = serving(

@@ -151,7 +151,7 @@ def test_pending_points_are_not_proposed_again_and_lower_the_gain_nearby() -> No
     assert key(sampler.propose(space, waiting, np.random.default_rng(1))) != key(proposal)
     rows = Rows(space)
     lens = Lens(rows, serving=True)
-    believe, proposed = Believer(rows, lens, ()), rows.of([proposal])
+    believe, proposed = Believer(rows, lens, (), rows.sample(32, rng)), rows.of([proposal])
     alone, together = (sampler.score(lens, believe(h))(proposed)[0] for h in (history, waiting))
     assert together < alone
 
@@ -168,7 +168,7 @@ def test_feasibility_is_learned_from_constraints() -> None:
         {name: values[:30] for name, values in constraints.items()}, [], [],
     )  # fmt: skip
     lens = Lens(rows, serving=False)
-    predicted = Believer(rows, lens, ())(history).log_feasibility(lens(drawn[30:]))
+    predicted = Believer(rows, lens, (), drawn)(history).log_feasibility(lens(drawn[30:]))
     met = np.array([o.feasible for o in outcomes[30:]])
     assert predicted[met].mean() > predicted[~met].mean()
     assert (predicted <= 0.0).all()

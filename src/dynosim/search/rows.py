@@ -112,11 +112,13 @@ class Rows:
             active = np.ones(len(rows), dtype=bool)
             for k, allowed in self._conditions[j]:
                 active &= np.isin(settled[:, k], allowed)
-            column = given[:, j]
+            column = given[:, j].copy()
             for k, translate in self._namesakes[j]:
-                column = np.where(np.isnan(column), translate(given[:, k]), column)
-            column = np.where(np.isnan(column), self._defaults[j], column)
-            settled[:, j] = np.where(active, column, np.nan)
+                missing = active & np.isnan(column)
+                if missing.any():
+                    column[missing] = translate(given[missing, k])
+            column[np.isnan(column)] = self._defaults[j]
+            settled[active, j] = column[active]
         return settled
 
     @cached_property

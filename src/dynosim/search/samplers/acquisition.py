@@ -93,7 +93,7 @@ def _ranks(front: Array, reference: Array) -> tuple[Array, Array]:
     inside = inside[np.lexsort(inside.T[::-1])]
     order = np.argsort(inside, axis=0, kind="stable")
     levels = [np.full((1, len(reference)), -np.inf), np.take_along_axis(inside, order, axis=0), reference[None]]
-    return np.argsort(order, axis=0) + 1.0, np.concatenate(levels)
+    return np.argsort(order, axis=0).astype(float) + 1.0, np.concatenate(levels)
 
 
 def log_ehvi(mu: Array, sigma: Array, lower: Array, upper: Array) -> Array:

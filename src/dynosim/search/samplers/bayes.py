@@ -36,9 +36,10 @@ _PARENTS = 24
 _SCOUTS = 64
 """Random valid points that show how far objectives reach."""
 _DOUBT_EVERY, _PATIENCE, _DOUBT_PER_TRIAL, _MOST_DOUBT = 2, 4, 0.5, 8.0
-"""Every second proposal multiplies all standard deviations by a factor that grows with the trials without progress, after
-the first few. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied: the
-search would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the measurement)."""
+"""Every second proposal multiplies all standard deviations by a factor that grows with the trials without progress,
+after the first few. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied:
+the search would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the
+measurement)."""
 
 
 @dataclass(eq=False)

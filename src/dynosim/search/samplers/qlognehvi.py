@@ -27,7 +27,8 @@ _SHORTLIST = 32
 class QLogNEHVISampler(BayesSampler):
     """``BayesSampler`` with qLogNEHVI (Daulton et al. 2021; Ament et al. 2023), which models noise in the front too.
 
-    Without prior means, which BoTorch's models do not take.
+    Without prior means, which BoTorch's models do not take. Of one objective, for which BoTorch has no hypervolume, it
+    is log expected improvement.
     """
 
     uses_priors = False
@@ -35,7 +36,7 @@ class QLogNEHVISampler(BayesSampler):
     def score(self, lens: Lens, belief: Belief) -> Score:
         """Return qLogNEHVI of single rows, with the constraints' probabilities as BoTorch smooths them."""
         exact = super().score(lens, belief)
-        if np.isnan(belief.reference).any():
+        if np.isnan(belief.reference).any() or len(belief.objectives) == 1:
             return exact
         from dynosim.search.samplers.botorch_api import (
             SobolQMCNormalSampler,

@@ -1,0 +1,134 @@
+"""How well the search knows what it is missing: the estimated gap against exhaustive truth.
+
+    python benchmarks/gap.py --space chat2,rag3,code4 --seeds 5        # 25 CPU-s per run of 150 trials
+
+Runs of ``bayes`` on spaces that were enumerated (``truth.py``) are stopped at each checkpoint, and the estimate is set
+against the share of hypervolume that is really missing, in the same logarithms and from the same reference point.
+The last lines give the factors that would calibrate the estimate: the quantiles of truth over estimate in all runs
+(``samplers/gap.py`` has those that are used), and what they cover on each space when fitted on the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import NamedTuple
+
+import numpy as np
+from drive import Driver
+from numpy.typing import NDArray
+from peers import METHODS
+from truth import Truth, bounds, load_truth, objectives
+
+from dynosim.search import pareto
+from dynosim.search.samplers import BayesSampler
+from dynosim.search.samplers.base import History
+from dynosim.search.samplers.gap import EXPECTED, HIGH, LOW, Gap
+from search import SPACES
+
+Array = NDArray[np.float64]
+
+CHECKPOINTS = (20, 30, 50, 75, 100, 150)
+_SMALLEST = 1e-4
+"""Gaps below it count as this much when they are divided."""
+
+
+class Look(NamedTuple):
+    """One estimate beside the truth."""
+
+    space: str
+    trials: int
+    true: float
+    gap: Gap
+    cpu_s: float
+
+
+def looks(truth: Truth, name: str, seed: int) -> list[Look]:
+    """Return the looks at one run."""
+    driver = Driver(truth, METHODS["bayes"].make(truth.space, seed))
+    sampler = BayesSampler(truth.space, seed=seed, bounds=bounds(truth.space))
+    found = []
+    for trials in CHECKPOINTS:
+        driver.run(trials)
+        past = history(truth, driver)
+        start_s = time.process_time()
+        gap = sampler.gap(past)
+        cpu_s = time.process_time() - start_s
+        if gap is not None:
+            found.append(Look(name, trials, missing(truth, sampler, past), gap, cpu_s))
+    return found
+
+
+def history(truth: Truth, driver: Driver) -> History:
+    """Return what a study would know of the trials so far."""
+    directions = tuple(objective.direction for objective in objectives(truth.space))
+    worst = tuple(np.inf if direction == "minimize" else -np.inf for direction in directions)
+    outcomes = driver.outcomes
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.constraints)
+    constraints = {name: np.array([outcome.constraints.get(name, np.nan) for outcome in outcomes]) for name in names}
+    values = np.array([outcome.values or worst for outcome in outcomes], dtype=float)
+    return History(directions, driver.points, values, constraints, [], [])
+
+
+def missing(truth: Truth, sampler: BayesSampler, past: History) -> float:
+    """Return the share of hypervolume that is really missing, from the reference of the sampler."""
+    assert sampler._own is not None
+    belief = sampler._own.believe(past)
+    found, full = (pareto.hypervolume(losses, belief.reference) for losses in (belief.front, truth.feasible))
+    return 1.0 - found / full
+
+
+def fitted(seen: list[Look]) -> Array:
+    """Return the factors on low end, mean and high end: the 10 %, 50 % and 90 % quantiles of truth over estimate."""
+    true = np.array([look.true for look in seen])
+    raw = np.array([[look.gap.low / LOW, look.gap.expected / EXPECTED, look.gap.high / HIGH] for look in seen])
+    ratios = np.maximum(true, _SMALLEST)[:, None] / np.maximum(raw, _SMALLEST)
+    return np.array([np.quantile(ratios[:, i], share) for i, share in enumerate((0.1, 0.5, 0.9))])
+
+
+def covered(seen: list[Look], factors: Array) -> float:
+    """Return the share of looks whose truth lies within the interval under other factors."""
+    within = [
+        factors[0] * look.gap.low / LOW <= max(look.true, _SMALLEST)
+        and look.true <= max(factors[2] * look.gap.high / HIGH, _SMALLEST)
+        for look in seen
+    ]
+    return float(np.mean(within))
+
+
+def show(seen: list[Look]) -> None:
+    """Print a line per space and checkpoint, then how well the interval covers."""
+    print(f"{'space':8}{'trials':>7}{'true gap':>10}{'estimate':>10}{'interval':>18}{'inside':>9}{'CPU s':>7}")
+    used, spaces = np.array([LOW, EXPECTED, HIGH]), list(dict.fromkeys(look.space for look in seen))
+    for space in spaces:
+        for trials in CHECKPOINTS:
+            own = [look for look in seen if (look.space, look.trials) == (space, trials)]
+            columns = [(look.true, look.gap.expected, look.gap.low, look.gap.high, look.cpu_s) for look in own]
+            true, expected, low, high, cpu_s = np.median(columns, axis=0)
+            inside = f"{round(covered(own, used) * len(own))} of {len(own)}"
+            print(f"{space:8}{trials:7}{true:10.4f}{expected:10.4f}{low:9.4f}-{high:.4f}  {inside:>9}{cpu_s:7.2f}")
+    above = np.mean([look.true > max(look.gap.high, _SMALLEST) for look in seen])
+    print(f"inside {covered(seen, used):.0%} of {len(seen)}, above the high end {above:.0%}")
+    print("factors that fit all:", *np.round(fitted(seen), 2))
+    for space in spaces if len(spaces) > 1 else ():
+        factors = fitted([look for look in seen if look.space != space])
+        own = [look for look in seen if look.space == space]
+        print(f"fitted without {space}: {np.round(factors, 2)}, inside {covered(own, factors):.0%} of {space}")
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="chat2,rag3,code4", help="names, separated by commas")
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    seen: list[Look] = []
+    for name in arguments.space.split(","):
+        truth = load_truth(str(SPACES / f"{name}.yaml"))
+        for seed in range(arguments.seeds):
+            seen += looks(truth, name, seed)
+    show(seen)
+
+
+if __name__ == "__main__":
+    main()

@@ -297,6 +297,7 @@ def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, 
             workers=plan.workers,
             listeners=audience,
             evaluate=partial(evaluate, results=results),
+            earlier=[load_study(run, run_dir.parent) for run in plan.warm_start],
         )
     except KeyboardInterrupt:
         if keeper.study is not None:

@@ -150,6 +150,11 @@ def frontier_line(study: Study) -> str:
     return f"{found}; an estimated {study.gap} of the hypervolume of the full frontier is still to be found"
 
 
+def priors_line(study: Study) -> str:
+    """Return what the search's models of each output started from; empty where it used none."""
+    return "; ".join(f"{name}: {source}" for name, source in study.priors.items())
+
+
 def cost_objective(study: Study) -> int:
     """Return the place of the first objective in USD, or else of the first."""
     return next((i for i, objective in enumerate(study.objectives) if "USD" in objective.unit), 0)

@@ -20,6 +20,7 @@ from dynosim.report.analysis import (
     health,
     number,
     percent,
+    priors_line,
     served,
     tradeoff,
     values,
@@ -108,7 +109,10 @@ def health_lines(study: Study) -> Text:
 
 def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
     """Return where to look and what to run next."""
-    lines = [f"trials    {effort(study)}", f"frontier  {frontier_line(study)}", f"report    {run_dir / 'report.html'}"]
+    lines = [f"trials    {effort(study)}", f"frontier  {frontier_line(study)}"]
+    if study.priors:
+        lines.append(f"models    {priors_line(study)}")
+    lines.append(f"report    {run_dir / 'report.html'}")
     if tracking_uri is not None:
         serve = shlex.join([command("mlflow"), "server", "--backend-store-uri", tracking_uri])
         local = tracking_uri.startswith("sqlite:")

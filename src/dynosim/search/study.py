@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -24,6 +24,7 @@ from dynosim.search.evaluate import evaluate as simulate_and_score
 from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, make_sampler
 from dynosim.search.samplers.gap import Gap
 from dynosim.search.trial import Outcome, Trial
+from dynosim.search.warm import history_of
 from dynosim.search.workers import Evaluate, Workers, count_workers, finished
 from dynosim.space import SearchSpace, feasibility
 
@@ -49,6 +50,8 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     budget: int = 0
     """Trials that this study is to have in the end."""
+    priors: Mapping[str, str] = field(default_factory=dict)
+    """What the models started from, by output: a source, that it was dropped, or none; known once the study ends."""
     gap: Gap | None = None
     """What is believed to be missing, once the study ends; None where the sampler does not know."""
 
@@ -166,13 +169,14 @@ def run_study(
     listeners: Sequence[Listener] = (),
     sampler: str | None = None,
     evaluate: Evaluate = simulate_and_score,
+    earlier: Sequence[Study] = (),
 ) -> Study:
     """Search *space* until the study has *trials* trials, or all valid points; go on where an earlier call stopped.
 
     Results are told in the order in which points were proposed, so equal arguments give equal trials, in one
     process or many. A configuration that was evaluated before is not evaluated again. *trials*, *seed* and
-    *sampler* default to the space's. Raises ConfigError for an unknown sampler or objective, StudyError if
-    the storage holds another study under this name.
+    *sampler* default to the space's. What *earlier* studies found is a start for our samplers. Raises ConfigError for
+    an unknown sampler or objective, StudyError if the storage holds another study under this name.
     """
     plan = space.reference.optimizer
     seed, sampler = plan.seed if seed is None else seed, sampler or plan.sampler
@@ -181,6 +185,9 @@ def run_study(
     book = store.Book(storage, study_id, space, study.objectives, identity)
     study.trials += book.trials
     book.study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
+    if isinstance(book.study.sampler, BayesSampler):
+        for known in earlier:
+            book.study.sampler.learn_from(history_of(known.trials, space))
     study.budget = _attainable(space, book.study.sampler, trials or plan.trials)
     for listener in listeners:
         listener.study_started(study)
@@ -189,7 +196,7 @@ def run_study(
             study.trials.append(record)
             for listener in listeners:
                 listener.trial_finished(study, record)
-    study.gap = _gap(study, book, len(study.trials))
+    study.gap, study.priors = _gap(study, book, len(study.trials)), _priors(study, book)
     for listener in listeners:
         listener.study_finished(study)
     return study
@@ -252,6 +259,16 @@ def _may_stop(book: store.Book, point: Point, space: SearchSpace) -> bool:
 
 def _to_its_end(scenario: Scenario) -> Scenario:
     return scenario.model_copy(update={"optimizer": scenario.optimizer.model_copy(update={"stop_lost_runs": False})})
+
+
+def _priors(study: Study, book: store.Book) -> dict[str, str]:
+    """Return output -> what its model started from, objectives by the name that users see."""
+    sampler = book.study.sampler
+    if not isinstance(sampler, BayesSampler):
+        return {}
+    shown = {f"objective {j}": objective.display for j, objective in enumerate(study.objectives)}
+    found = sampler.priors(sampler.read(book.study, study.space))
+    return {shown.get(name, name): source for name, source in found.items()}
 
 
 def load_study(space: SearchSpace, *, storage: str, study_id: str) -> Study:

@@ -130,6 +130,13 @@ class BayesSampler(PointSampler):
             rows = promising(scene.rows, score, scene.may_work, front, taken, rng)
             return estimate(belief, scene.lens(rows), rng) if len(rows) else Gap(0.0, 0.0, 0.0)
 
+    def priors(self, history: History) -> dict[str, str]:
+        """Return output -> what became of prior knowledge of it; empty while nothing could be run."""
+        if self._own is None or not np.isfinite(history.values).all(axis=1).any():
+            return {}
+        with threadpool_limits(1):
+            return self._own.believe(replace(history, pending=[])).priors()
+
     def _fresh_tips(self, scene: _Scene, taken: set[Key]) -> list[Point]:
         """Return the front of earlier studies, without what has been tried or cannot work here."""
         rows = scene.rows.of(self._tips)

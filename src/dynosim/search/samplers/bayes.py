@@ -23,7 +23,7 @@ from dynosim.search.samplers.base import History, PointSampler, draw_valid
 from dynosim.search.samplers.belief import Belief, Believer
 from dynosim.search.samplers.candidates import Score, maximize, space_filling
 from dynosim.search.samplers.encoding import Lens
-from dynosim.search.samplers.gap import Gap, estimate, promising
+from dynosim.search.samplers.gap import MOST_DOUBT, Gap, estimate, promising
 from dynosim.space import SearchSpace
 
 Array = NDArray[np.float64]
@@ -126,7 +126,7 @@ class BayesSampler(PointSampler):
         front = scene.rows.of(_parents(history, rng))
         with threadpool_limits(1):
             belief = scene.believe(replace(history, pending=[]))
-            score = BayesSampler.score(self, scene.lens, belief)
+            score = BayesSampler.score(self, scene.lens, replace(belief, doubt=np.sqrt(MOST_DOUBT)))
             rows = promising(scene.rows, score, scene.may_work, front, taken, rng)
             return estimate(belief, scene.lens(rows), rng) if len(rows) else Gap(0.0, 0.0, 0.0)
 

@@ -33,6 +33,9 @@ from dynosim.search.samplers.encoding import View
 Array = NDArray[np.float64]
 
 CANDIDATES, DRAWS = 300, 64
+MOST_DOUBT = 4.0
+"""Draws have standard deviations from one to so many times the models': fitted lengthscales are overconfident about
+what few trials have varied, and a region that was written off wrongly is what a search misses."""
 _POOLS, _CLIMBERS, _ROUNDS = 2, 24, 6
 _INTERVAL = (0.1, 0.9)
 LOW, EXPECTED, HIGH = 0.5, 0.6, 1.0
@@ -69,8 +72,9 @@ def estimate(belief: Belief, view: View, rng: np.random.Generator) -> Gap:
 
 def _hypervolumes(belief: Belief, view: View, rng: np.random.Generator) -> Array:
     """Return the hypervolume (``draws``) of the front with what each joint draw adds to it."""
-    losses = np.stack([_draws(output, view, rng) for output in belief.objectives], axis=2)
-    holds = [_draws(output, view, rng) <= 0.0 for output in belief.constraints]
+    factors = np.geomspace(1.0, MOST_DOUBT, DRAWS)
+    losses = np.stack([_draws(output, view, factors, rng) for output in belief.objectives], axis=2)
+    holds = [_draws(output, view, factors, rng) <= 0.0 for output in belief.constraints]
     feasible = np.logical_and.reduce([np.broadcast_to(view.possible, losses.shape[:2]), *holds])
     return np.array(
         [
@@ -80,9 +84,9 @@ def _hypervolumes(belief: Belief, view: View, rng: np.random.Generator) -> Array
     )
 
 
-def _draws(output: Output, view: View, rng: np.random.Generator) -> Array:
-    """Return joint draws of an output, ``draws x q``."""
-    drawn = output.gp.draws(view.X, rng.standard_normal((DRAWS, len(view.X))))
+def _draws(output: Output, view: View, factors: Array, rng: np.random.Generator) -> Array:
+    """Return joint draws of an output, ``draws x q``, each with its factor on the standard deviation."""
+    drawn = output.gp.draws(view.X, factors[:, None] * rng.standard_normal((len(factors), len(view.X))))
     return drawn if output.mean is None else drawn + output.mean(view)
 
 

@@ -39,7 +39,7 @@ what few trials have varied, and a region that was written off wrongly is what a
 _POOLS, _CLIMBERS, _ROUNDS = 2, 24, 6
 _INTERVAL = (0.1, 0.9)
 LOW, EXPECTED, HIGH = 0.12, 0.16, 0.28
-"""Factors on the 10 % quantile, the mean and the 90 % quantile of the draws, which overstate what is missing: they are the
+"""Factors on the 10 % quantile, the mean and the 90 % quantile of the draws, which overstate what is missing: the
 10 %, 50 % and 90 % quantiles of truth over estimate in 54 looks at runs with known truth (multiplicative conformalised
 quantiles, after Romano et al. 2019; ``benchmarks/gap.py`` fits them and shows what they cover on the other spaces)."""
 

@@ -155,6 +155,8 @@ class Estimate:
     kv_requests: Array
     cache_requests: Array
     together: NDArray[np.bool_]
+    computed: Array
+    """Share of the prompt tokens that are not found in the prefix cache."""
     prefill: Records
     prefills: Array
 
@@ -208,7 +210,7 @@ class Estimate:
         found = {"avg": 1e3 * (hop_s + service_s * self.prefill["batches"] + wait_s + backlog_s / 2.0)}
         for j, (stat, q) in enumerate(_QUANTILES.items()):
             tail_s = wait_s / rho * np.maximum(np.log(rho / (1.0 - q)), 0.0)
-            own_s = self.prefill["prefill_quantiles_s"][:, j] * slowed
+            own_s = self.computed * self.prefill["prefill_quantiles_s"][:, j] * slowed
             found[stat] = 1e3 * (hop_s + np.hypot(own_s, tail_s) + q * backlog_s)
         return _all_stats(found)
 
@@ -295,6 +297,7 @@ class ServingEstimates:
             kv_requests=max_batch * behind["stages"],
             cache_requests=ahead["cache_requests"] * prefills + ahead["store_requests"],
             together=together,
+            computed=computed,
             prefill=ahead,
             prefills=prefills,
         )

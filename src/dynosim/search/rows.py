@@ -89,6 +89,12 @@ class Rows:
         moved[np.arange(len(near)), columns] = codes
         return self._settle(moved)
 
+    def switched(self, rows: Array, column: int, code: float) -> Array:
+        """Return the rows in which a parameter is active, with another value of it."""
+        moved = rows[~np.isnan(rows[:, column])]
+        moved[:, column] = code
+        return self._settle(moved)
+
     def all(self) -> Array:
         """Return every row of a finite space, the last parameter varying fastest."""
         return self.of(list(self.space.points()))

@@ -21,8 +21,8 @@ from dynosim.search.rows import Key, Rows, keys
 from dynosim.search.samplers.acquisition import log_ehvi, nondominated_cells
 from dynosim.search.samplers.base import History, PointSampler, draw_valid
 from dynosim.search.samplers.belief import Belief, Believer
-from dynosim.search.samplers.candidates import Score, maximize, space_filling
-from dynosim.search.samplers.encoding import Lens
+from dynosim.search.samplers.candidates import Ranking, Score, maximize, space_filling
+from dynosim.search.samplers.encoding import Lens, is_nominal
 from dynosim.search.samplers.gap import MOST_DOUBT, Gap, estimate, promising
 from dynosim.space import SearchSpace
 
@@ -40,6 +40,11 @@ _DOUBT_EVERY, _PATIENCE, _DOUBT_PER_TRIAL, _MOST_DOUBT = 2, 4, 0.5, 8.0
 after the first few. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied:
 the search would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the
 measurement)."""
+
+
+_CHECK_EVERY, _GOOD, _TRIED = 6, 1, 4
+"""Every sixth proposal puts a choice without an order (a router, an engine) on the front, if fewer than so many
+feasible and fewer than so many trials have had it: one met only in bad company looks bad, and the models are sure."""
 
 
 @dataclass(eq=False)
@@ -109,6 +114,8 @@ class BayesSampler(PointSampler):
             if len(taken) % _DOUBT_EVERY == 0:
                 doubt = 1.0 + _DOUBT_PER_TRIAL * (belief.idle - _PATIENCE)
                 belief = replace(belief, doubt=float(np.clip(doubt, 1.0, _MOST_DOUBT)))
+            if len(taken) % _CHECK_EVERY == 0 and (point := self._overlooked(scene, history, belief, taken)):
+                return point
             parents = scene.rows.of(_parents(history, rng))
             best = maximize(scene.rows, self.score(scene.lens, belief), scene.may_work, parents, taken, rng)
         return draw_valid(space, rng, history.taken) if best is None else scene.rows.point(best)
@@ -145,6 +152,24 @@ class BayesSampler(PointSampler):
             for point, row, name in zip(self._tips, rows, keys(rows), strict=True)
             if name not in taken and scene.may_work(row)
         ]
+
+    def _overlooked(self, scene: _Scene, history: History, belief: Belief, taken: set[Key]) -> Point | None:
+        """Return a point of the front with a choice that has hardly been tried in good company; None if all have."""
+        tried, feasible = scene.rows.of(history.points), history.feasible
+        front = tried[_front(history)]
+        rare = [
+            (int((feasible & (tried[:, j] == code)).sum()), int((tried[:, j] == code).sum()), j, code)
+            for j, parameter in enumerate(scene.rows.parameters)
+            if is_nominal(parameter.domain)
+            for code in range(len(parameter.domain.values or ()))
+        ]
+        for good, total, j, code in sorted(rare):
+            if good < _GOOD and total < _TRIED:
+                ranking = Ranking(self.score(scene.lens, belief), scene.may_work, taken)
+                ranking.add(scene.rows.switched(front, j, code))
+                if best := ranking.best(1):
+                    return scene.rows.point(best[0])
+        return None
 
     def score(self, lens: Lens, belief: Belief) -> Score:
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""

@@ -72,11 +72,18 @@ class Lens:
         return estimate.features(), prior
 
 
+def is_nominal(domain: Choices | Range) -> bool:
+    """Whether the values of a domain have no order."""
+    if isinstance(domain, Range):
+        return False
+    return any(isinstance(value, bool) or not isinstance(value, int | float) for value in domain.values)
+
+
 def _column(domain: Choices | Range) -> Callable[[Array], Array]:
     """Return the function from codes (``n``) to features (``n x 1`` or ``n x values``), NaN where inactive."""
     if isinstance(domain, Range):
         return partial(_unit, None, domain.min, domain.max, domain.scale == "log")
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in domain.values):
+    if not is_nominal(domain):
         low, high = min(domain.values), max(domain.values)
         return partial(_unit, np.array(domain.values, dtype=float), low, high, high >= _LOG_SPAN * low > 0)
     return partial(_one_hot, len(domain.values))

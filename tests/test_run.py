@@ -137,6 +137,18 @@ def test_a_run_that_cannot_start_leaves_nothing_and_spoils_nothing() -> None:
     assert len(run.load_study(study.id).trials) == 2
 
 
+def test_last_in_a_warm_start_is_the_newest_run_before_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    warm = (*FAST, "workload.load.rate_rps=9", "optimizer.warm_start=[last]")
+    with pytest.raises(ConfigError, match="no earlier run"):
+        _optimize(2, warm)
+    first, load, asked = _optimize(2), run.load_study, []
+    monkeypatch.setattr(run, "load_study", lambda name, runs_dir: asked.append(name) or load(name, runs_dir))
+    with pytest.raises(KeyboardInterrupt):
+        _optimize(4, warm, listeners=[_StopAfter(1)])
+    _optimize(4, warm)
+    assert asked == [first.id, first.id], "a run that goes on starts from the same one"
+
+
 def test_objectives_are_metrics_or_functions_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "tail.py"
     file.write_text(

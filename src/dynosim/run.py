@@ -297,7 +297,7 @@ def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, 
             workers=plan.workers,
             listeners=audience,
             evaluate=partial(evaluate, results=results),
-            earlier=[load_study(run, run_dir.parent) for run in plan.warm_start],
+            earlier=_earlier(plan.warm_start, run_dir),
         )
     except KeyboardInterrupt:
         if keeper.study is not None:
@@ -307,6 +307,15 @@ def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, 
         raise
     keeper.store("finished")
     return study
+
+
+def _earlier(wanted: Sequence[str], run_dir: Path) -> list[Study]:
+    """Return the studies that the one in *run_dir* starts from; ``last`` is the newest run that is older than it."""
+    known = [state.id for state in runs(run_dir.parent)]
+    before = known[: known.index(run_dir.name)]
+    if "last" in wanted and not before:
+        raise ConfigError(f"optimizer.warm_start: last: there is no earlier run under {run_dir.parent}")
+    return [load_study(before[-1] if run == "last" else run, run_dir.parent) for run in wanted]
 
 
 def _storage(url: str | None, run_dir: Path) -> str:

@@ -115,3 +115,11 @@ def test_unknown_where_the_deployment_cannot_be() -> None:
     assert space.infeasible_reason(point) is not None
     rows = Rows(space)
     assert np.isnan(ServingEstimates(rows)(rows.of([point])).features()).all()
+
+
+def test_a_mode_that_is_always_disaggregated() -> None:
+    space = SearchSpace.load(
+        "tiny", ["deployment.mode={choices: [disaggregated]}", "deployment.aggregated=null", "baseline=null"]
+    )
+    rows = Rows(space)
+    assert not ServingEstimates(rows)(rows.sample(5, np.random.default_rng(0))).together.any()

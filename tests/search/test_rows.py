@@ -173,3 +173,11 @@ def test_no_parameters_no_columns() -> None:
     rows = Rows(small("deployment.aggregated.replicas=2", "deployment.aggregated.tensor_parallel_size=1"))
     assert rows.sample(3, np.random.default_rng(0)).shape == (3, 0)
     assert keys(rows.all()) == [b""]
+
+
+def test_wide_integers_are_drawn_without_listing_them() -> None:
+    rows = Rows(PlainSpace.of({"i": optuna.distributions.IntDistribution(-6, 10**15, step=2)}))
+    drawn = rows.sample(50, np.random.default_rng(0))[:, 0]
+    assert (drawn % 2 == 0).all()
+    assert drawn.min() >= -6
+    assert 10**14 < drawn.max() <= 10**15

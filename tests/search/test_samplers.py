@@ -300,3 +300,21 @@ class TestOptunasOwnContract(BasicSamplerTestCase, RelativeSamplerTestCase, Mult
     @pytest.fixture(params=[BayesSampler, QLogNEHVISampler, RandomSampler], ids=["bayes", "qlognehvi", "random"])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return request.param
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("minimize", 1.0), ("maximize", -1.0)])
+def test_a_bound_that_has_no_logarithm(direction: str, sign: float) -> None:
+    """A bound of zero on a positive objective makes it linear: the reference stays finite and says which way to go."""
+
+    def f(trial: optuna.Trial) -> tuple[float, float]:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.set_constraint("value", sign * (1.0 + x))
+        return 1.0 + x, 2.0 - x
+
+    study = optuna.create_study(
+        directions=[direction, "minimize"], sampler=BayesSampler(seed=0, bounds=(0.0, None), startup=4)
+    )
+    study.optimize(f, n_trials=9)
+    found = [trial.params["x"] for trial in study.trials[4:]]
+    best = min(found) if direction == "minimize" else max(found)
+    assert abs(best - (0.0 if direction == "minimize" else 1.0)) < 0.05

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -50,10 +50,10 @@ class OptimizerConfig(Config):
     """Take a configuration that an earlier run of the same workload and version simulated from there."""
     stop_lost_runs: bool = True
     """End a simulation as soon as an SLO cannot be met any more; the baseline always runs to its end."""
-    stop_at_gap: PositiveFloat | None = None
+    stop_at_gap: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """End the search when the estimated share of hypervolume still missing falls below this."""
     warm_start: tuple[str, ...] = ()
-    """Earlier runs to learn from: ids, or directories."""
+    """Earlier runs to learn from: ids, directories, or ``last``, the newest one before this run."""
 
 
 class PriceConfig(Config):

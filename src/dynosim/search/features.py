@@ -56,6 +56,7 @@ _SECTIONS = {
 }
 _COUNTS = ("replicas", "max_num_seqs", "max_num_batched_tokens", "block_size")
 """Fields of a pool that enter by arithmetic, not through the tables."""
+_BATCH = ("max_num_seqs", "max_num_batched_tokens")
 _ELSEWHERE = (
     "deployment.router",
     "deployment.topology",
@@ -264,7 +265,8 @@ class ServingEstimates:
         if j is None:
             aggregated = self._rows.space.reference.deployment.mode == "aggregated"
             return np.full(len(rows), aggregated)
-        return np.asarray(rows[:, j] == self._rows.parameters[j].domain.values.index("aggregated"))  # type: ignore[union-attr]
+        values = self._rows.parameters[j].domain.values or ()
+        return np.isin(rows[:, j], [i for i, value in enumerate(values) if value == "aggregated"])
 
     def _estimate(self, rows: Array, together: NDArray[np.bool_], ahead: Records, behind: Records) -> Estimate:
         demand, policy = self._demand, self._cache_aware(rows)
@@ -362,14 +364,16 @@ class ServingEstimates:
     def _relevant(self) -> dict[str, list[int]]:
         """Columns that decide what one replica of a role can do.
 
-        The bounds of an autoscaler belong together with ``replicas``, so there both stay.
+        The bounds of an autoscaler belong together with ``replicas``, pipeline stages with the size of a batch, which
+        they split: so these stay.
         """
         found = {}
         paths = [parameter.path for parameter in self._rows.parameters]
         for role, section in _SECTIONS.items():
             others = (prefix for name, prefix in _SECTIONS.items() if name != role)
             scales = any(path.startswith(f"{section}.autoscaler") for path in paths)
-            counts = (name for name in _COUNTS if not (scales and name == "replicas"))
+            staged = f"{section}.pipeline_parallel_size" in paths
+            counts = (name for name in _COUNTS if not ((scales and name == "replicas") or (staged and name in _BATCH)))
             dropped = (*others, *_ELSEWHERE, *(f"{section}.{name}" for name in counts))
             found[role] = [j for j, path in enumerate(paths) if not path.startswith(dropped)]
         return found

@@ -207,8 +207,8 @@ def _draw(domain: Choices | Range, uniform: Array) -> Array:
         return np.asarray(np.minimum(np.floor(values) if domain.integer else values, domain.max))
     if domain.values is None:
         return np.asarray(domain.min + uniform * (domain.max - domain.min))
-    values = np.array(domain.values, dtype=float)
-    return np.asarray(values[np.floor(uniform * len(values)).astype(int)])
+    places = np.floor(uniform * len(domain.values)).astype(int)
+    return np.array([domain.values[place] for place in places.tolist()], dtype=float)
 
 
 def _step(domain: Choices | Range, codes: Array, uniform: Array) -> Array:

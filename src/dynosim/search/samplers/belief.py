@@ -144,13 +144,14 @@ class Believer:
     def _losses(self, history: History) -> tuple[Array, Array, list[Prior]]:
         """Return the losses as they are modelled (``n x m``), their reference (``m``) and their priors."""
         ran = np.isfinite(history.values).all(axis=1)
+        given = self._bounds or [None] * history.values.shape[1]
+        bounds = np.array([np.nan if bound is None else bound for bound in given])
         axes = [
-            _Axis(np.log if (column[ran] > 0.0).all() else _identity, history.sign(j), j)
-            for j, column in enumerate(history.values.T)
+            _Axis(np.log if (column > 0.0).all() and not bounds[j] <= 0.0 else _identity, history.sign(j), j)
+            for j, column in enumerate(history.values[ran].T)
         ]
         values = self._with_bounds(history)
         losses = np.column_stack([axis.loss(column) for axis, column in zip(axes, values.T, strict=True)])
-        bounds = [np.nan if bound is None else bound for bound in self._bounds or [None] * len(axes)]
         limits = np.array([axis.loss(np.array([bound]))[0] for axis, bound in zip(axes, bounds, strict=True)])
         return losses, _reference(losses[history.feasible], limits), [axis.prior for axis in axes]
 

@@ -119,7 +119,7 @@ def test_each_output_is_judged_for_itself_and_says_so() -> None:
 
     drawn = ROWS.sample(30, np.random.default_rng(0))
     belief, _ = _belief(estimate, drawn)
-    assert belief.priors() == {"objective 0": "kept", "objective 1": "dropped (the data disagree)"}
+    assert belief.priors() == {"objective 0": "closed form", "objective 1": "dropped (the data disagree)"}
     assert _belief(None, drawn)[0].priors() == {"objective 0": "none", "objective 1": "none"}
 
 

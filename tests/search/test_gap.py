@@ -68,6 +68,7 @@ def test_equals_brute_force_on_a_tiny_space(monkeypatch: pytest.MonkeyPatch) -> 
         feasible = holds.gp.draws(x[:, None], rng.standard_normal((1, 4)))[0] <= 0.0
         gaps.append(1.0 - area(told.front) / area(np.vstack([told.front, losses[feasible]])))
     monkeypatch.setattr(gap, "DRAWS", 1_000)
+    monkeypatch.setattr(gap, "MOST_DOUBT", 1.0)
     found = gap.estimate(told, view(x), np.random.default_rng(2))
     expected = gap.Gap(gap.EXPECTED * np.mean(gaps), *(np.quantile(gaps, [0.1, 0.9]) * [gap.LOW, gap.HIGH]))
     assert found.expected == pytest.approx(expected.expected, rel=0.15)

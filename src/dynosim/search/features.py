@@ -58,6 +58,9 @@ _COUNTS = ("replicas", "max_num_seqs", "max_num_batched_tokens", "block_size")
 """Fields of a pool that enter by arithmetic, not through the tables."""
 _BATCH = ("max_num_seqs", "max_num_batched_tokens")
 _ELSEWHERE = (
+    "workload",
+    "slo",
+    "seed",
     "deployment.router",
     "deployment.topology",
     "deployment.failures",

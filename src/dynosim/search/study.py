@@ -17,6 +17,7 @@ from optuna.samplers import BaseSampler
 
 from dynosim.config import SLO, Scenario
 from dynosim.errors import DynosimError, StudyError
+from dynosim.metrics import METRICS
 from dynosim.objectives import Objective, resolve
 from dynosim.search import pareto, store
 from dynosim.search.distributions import Point, key, suggest
@@ -262,13 +263,14 @@ def _to_its_end(scenario: Scenario) -> Scenario:
 
 
 def _priors(study: Study, book: store.Book) -> dict[str, str]:
-    """Return output -> what its model started from, objectives by the name that users see."""
+    """Return output -> what its model started from, by the name that users see."""
     sampler = book.study.sampler
     if not isinstance(sampler, BayesSampler):
         return {}
-    shown = {f"objective {j}": objective.display for j, objective in enumerate(study.objectives)}
+    shown = {f"{metric}.{stat}": f"{METRICS[metric].display} {stat}" for metric, of in study.slo.items() for stat in of}
+    shown |= {f"objective {j}": objective.display for j, objective in enumerate(study.objectives)}
     found = sampler.priors(sampler.read(book.study, study.space))
-    return {shown.get(name, name): source for name, source in found.items()}
+    return {shown[name]: source for name, source in found.items() if name in shown}
 
 
 def load_study(space: SearchSpace, *, storage: str, study_id: str) -> Study:

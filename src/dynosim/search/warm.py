@@ -29,7 +29,10 @@ def history_of(trials: list[Trial], space: SearchSpace) -> History:
         point, found = _point(trial, space), Metrics(trial.outcome.metrics or {})
         if point is None or not trial.outcome.metrics:
             continue
-        row = [float(objective.function(found)) for objective in objectives]
+        try:
+            row = [float(objective.function(found)) for objective in objectives]
+        except Exception:  # a user's function on metrics that an earlier version may not have had
+            continue
         if all(map(math.isfinite, row)):
             points.append(point)
             values.append(row)

@@ -8,12 +8,14 @@ outputs, and noise, because equal seeds mean equal traffic in every trial.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from dynosim.errors import InfeasibleError
 from dynosim.rng import stream
 from dynosim.search import pareto
 from dynosim.search.distributions import PlainSpace, Point
@@ -42,6 +44,8 @@ the search would settle beside, say, a routing policy it has met only in bad com
 measurement)."""
 
 
+_MOST_CELLS = 4_000
+"""Fronts of five objectives have cells by the ten thousand, and memory and time go with them."""
 _CHECK_EVERY, _GOOD, _TRIED = 6, 1, 4
 """Every sixth proposal puts a choice without an order (a router, an engine) on the front, if fewer than so many
 feasible and fewer than so many trials have had it: one met only in bad company looks bad, and the models are sure."""
@@ -62,8 +66,12 @@ class _Scene:
         rows = Rows(space)
         lens = Lens(rows, serving=not isinstance(space, PlainSpace), priors=priors)
         rng = stream(0, "scouts")
-        scouts = rows.of([draw_valid(space, rng, set()) for _ in range(_SCOUTS)])
-        return cls(space, rows, lens, Believer(rows, lens, bounds, scouts), {})
+        scouts: list[Point] = []
+        with suppress(InfeasibleError):  # where hardly any point is valid, fewer do
+            while len(scouts) < _SCOUTS:
+                scouts.append(draw_valid(space, rng, set()))
+        seen = rows.of(scouts or [space.sample(rng)])
+        return cls(space, rows, lens, Believer(rows, lens, bounds, seen), {})
 
     def may_work(self, row: Array) -> bool:
         """Return whether nothing known speaks against a row."""
@@ -175,7 +183,7 @@ class BayesSampler(PointSampler):
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""
         if np.isnan(belief.reference).any():
             return lambda rows: belief.log_admissibility(lens(rows))
-        lower, upper = nondominated_cells(belief.front, belief.reference)
+        lower, upper = _cells(belief.front, belief.reference)
 
         def acquisition(rows: Array) -> Array:
             view = lens(rows)
@@ -183,6 +191,12 @@ class BayesSampler(PointSampler):
             return np.where(view.possible, value, -np.inf)
 
         return acquisition
+
+
+def _cells(front: Array, reference: Array) -> tuple[Array, Array]:
+    """Return the cells of the front, thinned until there are few enough to score a thousand candidates with."""
+    lower, upper = nondominated_cells(front, reference)
+    return (lower, upper) if len(lower) <= _MOST_CELLS else _cells(front[::2], reference)
 
 
 def _front(history: History) -> NDArray[np.int_]:
@@ -203,5 +217,5 @@ def _parents(history: History, rng: np.random.Generator) -> list[Point]:
     chosen = _front(history)
     if not len(chosen):
         violation = np.sum([np.maximum(np.nan_to_num(v), 0.0) for v in history.constraints.values()], axis=0)
-        chosen = np.argsort(violation, kind="stable")[:5]
+        chosen = np.lexsort([violation, ~history.runs])[:5]
     return [history.points[i] for i in rng.permutation(chosen)[:_PARENTS]]

@@ -170,7 +170,7 @@ class Believer:
         """Return the models of the constraints that are not the bound of an objective, and of "it runs"."""
         told = {name: np.where(history.runs, x, np.nan) for name, x in history.constraints.items()}
         constraints = [
-            self._output(name, view, violations, partial(_violation_prior, name), _soften)
+            self._output(name, view, np.minimum(violations, _WORST_VIOLATION), partial(_violation_prior, name), _soften)
             for name, violations in told.items()
             if self._twin(name, history) is None and _varies(violations)
         ]

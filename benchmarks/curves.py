@@ -47,8 +47,8 @@ def draw_row(axes: list[Axes], problem: str, colors: dict[str, str]) -> None:
             walls = [run.wall_s(simulation_s) for run in runs]
             end = min(min(wall[-1] for wall in walls), TRIALS * (simulation_s + 0.2))
             seconds = np.geomspace(FIRST * simulation_s, end, POINTS)
-            shares = [[results.at_wall(c, w, s) for s in seconds] for c, w in zip(curves, walls, strict=True)]
-            _draw(ax, seconds, np.array(shares), family, colors)
+            reached = [[results.at_wall(c, w, s) for s in seconds] for c, w in zip(curves, walls, strict=True)]
+            _draw(ax, seconds, np.array(reached), family, colors)
     axes[0].set_ylabel(f"{problem} ({len(truth['reference'])} objectives)")
 
 

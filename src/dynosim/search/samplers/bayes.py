@@ -64,16 +64,14 @@ class _Scene:
     @classmethod
     def of(cls, space: SearchSpace, bounds: Sequence[float | None], priors: bool) -> _Scene:
         rows = Rows(space)
-        # Of a plain study nothing says that ratios count: in logarithms it would look for values near zero only.
-        serving = not isinstance(space, PlainSpace)
-        lens = Lens(rows, serving=serving, priors=priors)
+        lens = Lens(rows, serving=not isinstance(space, PlainSpace), priors=priors)
         rng = stream(0, "scouts")
         scouts: list[Point] = []
         with suppress(InfeasibleError):  # where hardly any point is valid, fewer do
             while len(scouts) < _SCOUTS:
                 scouts.append(draw_valid(space, rng, set()))
         seen = rows.of(scouts or [space.sample(rng)])
-        return cls(space, rows, lens, Believer(rows, lens, bounds, seen, ratios=serving), {})
+        return cls(space, rows, lens, Believer(rows, lens, bounds, seen), {})
 
     def may_work(self, row: Array) -> bool:
         """Return whether nothing known speaks against a row."""

@@ -114,20 +114,14 @@ def stack(outputs: Sequence[Output], view: View) -> tuple[Array, Array]:
 class Believer:
     """Makes beliefs of histories of one study; keeps fitted hyperparameters, which depend on the data alone."""
 
-    def __init__(
-        self, rows: Rows, lens: Lens, bounds: Sequence[float | None], scouts: Array, *, ratios: bool = True
-    ) -> None:
-        """Model positive objectives in logarithms if *ratios* are what counts."""
-        self._ratios = ratios
+    def __init__(self, rows: Rows, lens: Lens, bounds: Sequence[float | None], scouts: Array) -> None:
         self._rows, self._lens, self._bounds, self._scouts = rows, lens, bounds, lens(scouts)
         self._earlier: list[dict[str, Output]] = []
         self._fits: dict[str, tuple[bytes, Hyperparameters]] = {}
 
     def learn_from(self, history: History) -> None:
         """Take what an earlier study of like points says as one more thing that may be known beforehand."""
-        belief = Believer(self._rows, self._lens, self._bounds, self._rows.of(history.points[:1]), ratios=self._ratios)(
-            history
-        )
+        belief = Believer(self._rows, self._lens, self._bounds, self._rows.of(history.points[:1]))(history)
         self._earlier.append({output.name: output for output in (*belief.objectives, *belief.constraints)})
 
     def __call__(self, history: History) -> Belief:
@@ -153,11 +147,7 @@ class Believer:
         given = self._bounds or [None] * history.values.shape[1]
         bounds = np.array([np.nan if bound is None else bound for bound in given])
         axes = [
-            _Axis(
-                _identity if not self._ratios or bounds[j] <= 0.0 or (column <= 0.0).any() else np.log,
-                history.sign(j),
-                j,
-            )
+            _Axis(np.log if (column > 0.0).all() and not bounds[j] <= 0.0 else _identity, history.sign(j), j)
             for j, column in enumerate(history.values[ran].T)
         ]
         values = self._with_bounds(history)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -24,12 +24,13 @@ from dynosim.search.distributions import Point, key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
 from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, make_sampler
 from dynosim.search.samplers.gap import Gap
-from dynosim.search.trial import Outcome, Trial
+from dynosim.search.trial import Outcome, Status, Trial
 from dynosim.search.warm import history_of
-from dynosim.search.workers import Evaluate, Workers, count_workers, finished
+from dynosim.search.workers import DIED, Workers, count_workers, finished
 from dynosim.space import SearchSpace, feasibility
 
 Array = NDArray[np.float64]
+Evaluate = Callable[[Scenario], Outcome]
 
 IN_FLIGHT_PER_WORKER = 1.5
 """Proposals ahead of the oldest that is being evaluated: more keep workers busy behind a slow trial, fewer know more.
@@ -192,7 +193,7 @@ def run_study(
     study.budget = _attainable(space, book.study.sampler, trials or plan.trials)
     for listener in listeners:
         listener.study_started(study)
-    with Workers(evaluate, count_workers(workers)) as pool:
+    with Workers(evaluate, count_workers(workers), _died) as pool:
         for record in _evaluated(study, book, pool):
             study.trials.append(record)
             for listener in listeners:
@@ -203,7 +204,7 @@ def run_study(
     return study
 
 
-def _evaluated(study: Study, book: store.Book, pool: Workers) -> Iterator[Trial]:
+def _evaluated(study: Study, book: store.Book, pool: Workers[Scenario, Outcome]) -> Iterator[Trial]:
     """Yield what is left of the budget, each trial once it is stored; the caller appends it to the study."""
     space = study.space
     proposals = chain(book.unfinished(), iter(book.study.ask, None))
@@ -223,6 +224,10 @@ def _evaluated(study: Study, book: store.Book, pool: Workers) -> Iterator[Trial]
         book.tell(trial, record)
         yield record
         _stop_when_close(study, book, window, since=len(study.trials))
+
+
+def _died(scenario: Scenario) -> Outcome:
+    return Outcome(Status.FAILED, reason=DIED)
 
 
 def _stop_when_close(study: Study, book: store.Book, window: int, since: int) -> None:

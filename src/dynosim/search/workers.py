@@ -1,4 +1,4 @@
-"""Where scenarios are evaluated: in this process, or in a pool that survives the death of a worker."""
+"""Where tasks are done: in this process, or in a pool that survives the death of a worker."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from types import TracebackType
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
-from dynosim.config import Scenario
-from dynosim.search.trial import Outcome, Status
+DIED = "the worker process died twice: out of memory, or a crash in compiled code"
 
-_DIED = "the worker process died twice: out of memory, or a crash in compiled code"
-
-Evaluate = Callable[[Scenario], Outcome]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 def count_workers(workers: int | Literal["auto"]) -> int:
@@ -23,41 +21,44 @@ def count_workers(workers: int | Literal["auto"]) -> int:
     return len(os.sched_getaffinity(0)) if workers == "auto" else workers
 
 
-class Workers:
-    """Evaluates scenarios with *count* processes; one means this process, at once."""
+class Workers(Generic[Task, Result]):
+    """Does tasks with *count* processes; one means this process, at once.
 
-    def __init__(self, evaluate: Evaluate, count: int) -> None:
-        self._evaluate, self.count = evaluate, count
+    *do* must survive pickling; *died* is the result of a task whose process died twice.
+    """
+
+    def __init__(self, do: Callable[[Task], Result], count: int, died: Callable[[Task], Result]) -> None:
+        self._do, self.count, self._died = do, count, died
         self._pool = _pool(count) if count > 1 else None
         self._alone: ProcessPoolExecutor | None = None
 
-    def submit(self, scenario: Scenario) -> Future[Outcome]:
-        """Start an evaluation."""
+    def submit(self, task: Task) -> Future[Result]:
+        """Start a task."""
         if self._pool is None:
-            return finished(self._evaluate(scenario))
+            return finished(self._do(task))
         try:
-            return self._pool.submit(self._evaluate, scenario)
+            return self._pool.submit(self._do, task)
         except BrokenExecutor:
             self._pool = _pool(self.count)
-            return self._pool.submit(self._evaluate, scenario)
+            return self._pool.submit(self._do, task)
 
-    def result(self, future: Future[Outcome], scenario: Scenario) -> Outcome:
-        """Wait for an evaluation. One whose process died is repeated once, alone, and failed if that one dies too."""
+    def result(self, future: Future[Result], task: Task) -> Result:
+        """Wait for a task. One whose process died is repeated once, alone, and given up if that one dies too."""
         try:
             return future.result()
         except BrokenExecutor:
-            return self._repeat(scenario)
+            return self._repeat(task)
 
-    def _repeat(self, scenario: Scenario) -> Outcome:
+    def _repeat(self, task: Task) -> Result:
         # All that was in flight comes here when one worker dies, so the process is kept for the next one.
         self._alone = self._alone or _pool(1)
         try:
-            return self._alone.submit(self._evaluate, scenario).result()
+            return self._alone.submit(self._do, task).result()
         except BrokenExecutor:
             self._alone = None
-            return Outcome(Status.FAILED, reason=_DIED)
+            return self._died(task)
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Workers[Task, Result]:
         return self
 
     def __exit__(
@@ -67,10 +68,10 @@ class Workers:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def finished(outcome: Outcome) -> Future[Outcome]:
+def finished(result: Result) -> Future[Result]:
     """Return a future that already has its result."""
-    future: Future[Outcome] = Future()
-    future.set_result(outcome)
+    future: Future[Result] = Future()
+    future.set_result(result)
     return future
 
 
@@ -80,5 +81,5 @@ def _pool(count: int) -> ProcessPoolExecutor:
 
 
 def _ignore_interrupt() -> None:
-    """Leave Ctrl-C to the owner of the study."""
+    """Leave Ctrl-C to the owner of the pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -26,6 +26,7 @@ from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyErro
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dynosim.fidelity.document import Section
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
     from dynosim.space import SearchSpace
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_spaces(verbs)
     _add_trace(verbs)
     _add_timing(verbs)
+    _add_validate(verbs)
     _add_track(verbs)
     _add_serve(verbs)
     _verb(verbs, "doctor", _doctor, "check this installation", [_runs_dir()])
@@ -211,7 +213,7 @@ def _add_timing(verbs: Any) -> None:
     parser.add_argument("--gpu", required=True, help="for example h100_sxm")
     parser.add_argument("--engine", default="vllm", choices=("vllm", "sglang", "trtllm"))
     parser.add_argument("--engine-version", default="current", metavar="VERSION")
-    parser.add_argument("--quantization", default="none", choices=("none", "fp8"))
+    parser.add_argument("--quantization", default="none", choices=("none", "fp8", "nvfp4"))
     parser.add_argument("--kv-cache-dtype", default="auto", choices=("auto", "bf16", "fp8"))
     parser.add_argument("--enable-expert-parallel", action="store_true")
     parser.add_argument(
@@ -220,6 +222,19 @@ def _add_timing(verbs: Any) -> None:
     parser.add_argument(
         "--data-parallel-size", type=_positive, action="append", metavar="N", help="repeatable (default: 1)"
     )
+
+
+def _add_validate(verbs: Any) -> None:
+    parser = _verb(verbs, "validate", _validate, "compare predictions with measurements of real GPUs", [_format()])
+    parser.add_argument("--set", metavar="SET", help="CSV of measurements, its folder, or the name of a shared set")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="rows whose id matches")
+    parser.add_argument("--details", action="store_true", help="also sweeps, rankings, effects, logs and every row")
+    parser.add_argument("--workers", type=_positive, metavar="N", help="rows at a time (default: all cores)")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument(
+        "--write-docs", metavar="DIR", nargs="?", const="docs", help="write fidelity.md and its plots (default: docs)"
+    )
+    parser.add_argument("--write-bands", action="store_true", help="renew this package's error bands (maintainers)")
 
 
 def _add_track(verbs: Any) -> None:
@@ -482,6 +497,28 @@ def _timing_build(args: argparse.Namespace) -> int:
     return OK
 
 
+def _validate(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from dynosim.fidelity import document
+    from dynosim.fidelity.validate import find_set, print_progress, score_set, validate, write_bands
+
+    path = find_set(args.set)
+    listener = None if args.quiet else print_progress
+    outcomes = validate(path, only=args.only, workers=args.workers or "auto", listener=listener)
+    scores = score_set(path, outcomes)
+    if args.format == "json":
+        _print_json(asdict(scores))
+    else:
+        for section in document.sections(scores, outcomes) if args.details else document.summary(scores):
+            _print_section(section)
+    if args.write_docs:
+        print(document.write_docs(Path(args.write_docs), scores, outcomes), file=sys.stderr)
+    if args.write_bands:
+        print(write_bands(path, outcomes), file=sys.stderr)
+    return OK
+
+
 def _track_sync(args: argparse.Namespace) -> int:
     from dynosim.run import find_run
     from dynosim.tracking import sync
@@ -597,6 +634,16 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
         _console(sys.stdout).print(terminal.frontier_table(study))
     else:
         _console(sys.stdout).print(terminal.summary(study, run_dir, tracking_uri("auto", Path(args.runs_dir))))
+
+
+def _print_section(section: Section) -> None:
+    from rich.table import Table
+
+    table = Table(*section.head, title=section.title, title_justify="left", caption=section.note or None)
+    for row in section.rows:
+        table.add_row(*row)
+    table.caption_justify = "left"
+    _console(sys.stdout).print(table if section.rows else f"{section.title}: {section.empty}", highlight=False)
 
 
 def _print_rows(rows: list[dict[str, Any]], form: str) -> None:

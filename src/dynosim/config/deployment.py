@@ -354,11 +354,14 @@ class DeploymentConfig(Config):
 
     model: str
     gpu: str
-    quantization: Literal["none", "fp8"] = "none"
+    quantization: Literal["none", "fp8", "nvfp4"] = "none"
+    """The checkpoint: its own precision, FP8, or NVFP4 (Blackwell only)."""
     kv_cache_dtype: Literal["auto", "bf16", "fp8"] = "auto"
-    """``auto`` is fp8 for an fp8 checkpoint and bf16 otherwise."""
+    """``auto`` is bf16 for a checkpoint in its own precision and fp8 otherwise."""
     engine: EngineConfig = EngineConfig()
     timing: Timing = PackTiming()
+    calibration: str | None = None
+    """A profile of ``dynosim calibrate``: its name (the newest), ``NAME@HASH``, or a YAML file."""
     mode: Literal["aggregated", "disaggregated"] = "aggregated"
     aggregated: PoolConfig | None = None
     disaggregated: DisaggregatedConfig | None = None

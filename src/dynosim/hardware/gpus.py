@@ -23,6 +23,9 @@ SURVEY = "InferenceX-app constants.ts, April 2026"
 A100_PRICE = "not in the survey: its H100 price x 0.52, the ratio of RunPod's list prices, November 2026"
 L40S_PRICE = "not in the survey: its H100 price x 0.30, the ratio of on-demand list prices in 2026"
 
+RTX_PRICE = "not in the survey: its H100 price x 0.40, the ratio of on-demand list prices in 2026"
+H20_PRICE = "not in the survey: its H100 price x 0.60 (x 0.70 with HBM3e), an assumption"
+
 
 @dataclass(frozen=True)
 class GPU:
@@ -32,7 +35,7 @@ class GPU:
     memory_bytes: int
     memory_bandwidth_bytes_s: float
     flops: Mapping[str, float]
-    """Dense tensor-core peak by precision; ``fp8`` is absent where the hardware lacks it."""
+    """Dense tensor-core peak by precision; ``fp8`` and ``fp4`` are absent where the hardware lacks them."""
     nvlink_bytes_s: float
     """Scale-up link, per direction: NVLink, Infinity Fabric, or PCIe where there is none."""
     scale_up_gpus: int
@@ -55,15 +58,16 @@ def _gpu(
     power_kw: float,
     source: str,
     *,
+    fp4_tflops: float | None = None,
     scale_up_gpus: int = 8,
     price_source: str = SURVEY,
 ) -> GPU:
-    flops = {"bf16": bf16_tflops * 1e12} | ({} if fp8_tflops is None else {"fp8": fp8_tflops * 1e12})
+    tflops = {"bf16": bf16_tflops, "fp8": fp8_tflops, "fp4": fp4_tflops}
     return GPU(
         name=name,
         memory_bytes=round(memory_gib * 2**30),
         memory_bandwidth_bytes_s=bandwidth_tb_s * 1e12,
-        flops=MappingProxyType(flops),
+        flops=MappingProxyType({name: peak * 1e12 for name, peak in tflops.items() if peak is not None}),
         nvlink_bytes_s=link_gb_s * 1e9,
         scale_up_gpus=scale_up_gpus,
         usd_per_hour=MappingProxyType(
@@ -87,21 +91,29 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
             _gpu("h200_sxm", 141, 4.8, 989, 1978, 450, (1.41, 1.74, 1.60), 1.73,
                  "NVIDIA H200 data sheet"),
             _gpu("b200_sxm", 180, 7.7, 2250, 4500, 900, (1.95, 2.34, 2.90), 2.17,
-                 "NVIDIA DGX B200 data sheet"),
+                 "NVIDIA DGX B200 data sheet", fp4_tflops=9000),
             _gpu("b300_sxm", 275040 / 1024, 7.75, 2250, 4500, 900, (2.34, 2.808, 3.48), 2.17,
-                 "NVIDIA DGX B300 data sheet"),
+                 "NVIDIA DGX B300 data sheet", fp4_tflops=14000),
             _gpu("gb200", 189471 / 1024, 8.0, 2500, 5000, 900, (2.21, 2.75, 3.30), 2.10,
-                 "NVIDIA GB200 NVL72 data sheet", scale_up_gpus=72),
+                 "NVIDIA GB200 NVL72 data sheet", fp4_tflops=10000, scale_up_gpus=72),
             _gpu("gb300", 284208 / 1024, 8.0, 2500, 5000, 900, (2.652, 3.30, 3.96), 2.10,
-                 "NVIDIA GB300 NVL72 data sheet", scale_up_gpus=72),
+                 "NVIDIA GB300 NVL72 data sheet", fp4_tflops=15000, scale_up_gpus=72),
             _gpu("l40s", 46068 / 1024, 0.864, 362.05, 733, 32, (0.39, 0.51, 0.39), 0.80,
                  "NVIDIA L40S data sheet; PCIe 4.0 x16 in place of NVLink", price_source=L40S_PRICE),
+            _gpu("rtx_pro_6000_server", 97887 / 1024, 1.792, 467.8, 935.6, 64, (0.52, 0.68, 0.52), 1.05,
+                 "NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet; PCIe 5.0 x16 in place of NVLink",
+                 fp4_tflops=1871.2, price_source=RTX_PRICE),
+            # H20: Hopper with a seventh of the H100's compute and all of its links; H20-3e has the H200's memory.
+            _gpu("h20_sxm", 96, 4.0, 148, 296, 450, (0.78, 1.01, 0.78), 1.20,
+                 "NVIDIA H20 product brief", price_source=H20_PRICE),
+            _gpu("h20_3e", 141, 4.8, 148, 296, 450, (0.91, 1.18, 0.91), 1.20,
+                 "NVIDIA H20 product brief, HBM3e variant", price_source=H20_PRICE),
             _gpu("mi300x", 192, 5.3, 1307.4, 2614.9, 448, (1.12, 1.40, 1.55), 1.79,
                  "AMD Instinct MI300X data sheet"),
             _gpu("mi325x", 256, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,
                  "AMD Instinct MI325X data sheet"),
             _gpu("mi355x", 288, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
-                 "AMD Instinct MI355X data sheet"),
+                 "AMD Instinct MI355X data sheet", fp4_tflops=10066.3),
         )
     }
 )  # fmt: skip

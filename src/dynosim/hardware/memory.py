@@ -59,7 +59,7 @@ def kv_dtype(deployment: DeploymentConfig) -> str:
     """Return ``bf16`` or ``fp8``: ``auto`` follows the checkpoint."""
     if deployment.kv_cache_dtype != "auto":
         return deployment.kv_cache_dtype
-    return "fp8" if deployment.quantization == "fp8" else "bf16"
+    return "bf16" if deployment.quantization == "none" else "fp8"
 
 
 def kv_bytes_per_token(model: ModelCard, tensor_parallel_size: int, dtype: str) -> int:
@@ -152,8 +152,8 @@ def _does_not_fit(deployment: DeploymentConfig, pool: PoolConfig, full: KVCapaci
 def check(deployment: DeploymentConfig) -> None:
     """Raise InfeasibleError when the engine could not start this deployment, with the reason in one line."""
     model = get_model(deployment.model)
-    if deployment.quantization == "fp8" and not model.fp8_checkpoint:
-        raise InfeasibleError(f"{model.name} has no FP8 checkpoint: use quantization 'none' for its own precision")
+    if deployment.quantization != "none" and not model.fp8_checkpoint:
+        raise InfeasibleError(f"{model.name} is published in its own precision only: use quantization 'none'")
     for role, pool in deployment.pools().items():
         try:
             _check_precision(deployment, pool)
@@ -166,10 +166,10 @@ def check(deployment: DeploymentConfig) -> None:
 
 def _check_precision(deployment: DeploymentConfig, pool: PoolConfig) -> None:
     gpu = get_gpu(deployment.pool_gpu(pool))
-    if "fp8" in gpu.flops:
-        return
-    if "fp8" in (deployment.quantization, kv_dtype(deployment)):
+    if "fp8" not in gpu.flops and "fp8" in (deployment.quantization, kv_dtype(deployment)):
         raise InfeasibleError(f"{gpu.name} has no FP8 tensor cores: use quantization 'none' and a bf16 KV cache")
+    if "fp4" not in gpu.flops and deployment.quantization == "nvfp4":
+        raise InfeasibleError(f"{gpu.name} has no FP4 tensor cores: use quantization 'fp8' or 'none'")
 
 
 def _check_parallelism(model: ModelCard, deployment: DeploymentConfig, pool: PoolConfig) -> None:

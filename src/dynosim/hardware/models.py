@@ -30,6 +30,8 @@ class Weight:
     """Most tensor-parallel slices it can be cut into; further GPUs hold copies. None is no limit, 1 is replicated."""
     fp8: bool = True
     """Whether an FP8 checkpoint stores it in FP8."""
+    nvfp4: bool = True
+    """Whether an NVFP4 checkpoint stores it in FP4, where an FP8 one stores it in FP8."""
     native_bytes: float = 2.0
     """Bytes per parameter of the unquantised checkpoint."""
 
@@ -39,7 +41,9 @@ class Weight:
         return self.parameters / shards * self.bytes_per_parameter(quantization)
 
     def bytes_per_parameter(self, quantization: str) -> float:
-        """1 for FP8 matrices, else the checkpoint's own precision."""
+        """1 for FP8 matrices, 9/16 for NVFP4 ones (a scale byte per 16), else the checkpoint's own precision."""
+        if quantization == "nvfp4" and self.fp8 and self.nvfp4:
+            return 9 / 16
         return 1.0 if quantization == "fp8" and self.fp8 else self.native_bytes
 
 
@@ -166,8 +170,9 @@ class ModelCard:
         kv_up = mla.kv_lora_rank * self.heads * (mla.nope_head_dim + mla.v_head_dim)
         output = self.heads * mla.v_head_dim * self.hidden
         return (
-            Weight("attention", self.layers * down, max_shards=1),
-            Weight("attention", self.layers * (query_up + kv_up + output), self.heads),
+            Weight("attention", self.layers * down, max_shards=1, nvfp4=False),
+            Weight("attention", self.layers * (query_up + kv_up), self.heads, nvfp4=False),
+            Weight("attention", self.layers * output, self.heads),
         )
 
     def _feed_forward_weights(self) -> tuple[Weight, ...]:
@@ -188,6 +193,19 @@ class ModelCard:
         )
 
 
+def _dense(
+    name: str, hub: tuple[str, ...], layers: int, hidden: int, heads: int, kv_heads: int, intermediate: int, vocabulary: int
+) -> ModelCard:
+    return ModelCard(name, hub, layers, hidden, heads, kv_heads, 128, intermediate, vocabulary)
+
+
+def _qwen2(size: str, layers: int, hidden: int, heads: int, kv_heads: int, intermediate: int) -> ModelCard:
+    hub = f"Qwen/Qwen2.5-{size.upper()}"
+    return _dense(
+        f"qwen2.5-{size}", (hub, f"{hub}-Instruct"), layers, hidden, heads, kv_heads, intermediate, 152064
+    )  # fmt: skip
+
+
 def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, intermediate: int, *more: str) -> ModelCard:
     hub = (f"meta-llama/Llama-3.1-{hub_size}", f"meta-llama/Meta-Llama-3.1-{hub_size}")
     aliases = (*hub, *(f"{hub_name}-Instruct" for hub_name in hub), *more)
@@ -195,9 +213,10 @@ def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, inter
 
 
 def _qwen3(name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None) -> ModelCard:
-    hub = "Qwen/Qwen3-" + name.removeprefix("qwen3-").upper()
+    hub = "Qwen/Qwen3-" + name.removeprefix("qwen3-").upper().replace("CODER", "Coder")
+    names = [f"{hub}{kind}{fp8}" for kind in ("", "-Instruct", "-Instruct-2507") for fp8 in ("", "-FP8")]
     return ModelCard(
-        name, (hub, f"{hub}-FP8"), layers, hidden, heads, 4 if moe else 8, 128, intermediate, 151936,
+        name, tuple(names), layers, hidden, heads, 4 if moe and heads <= 64 else 8, 128, intermediate, 151936,
         qk_norm=True, moe=moe, fp8_block=128,
     )  # fmt: skip
 
@@ -216,29 +235,83 @@ _MIXTRAL = ModelCard(
     layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocabulary=32000,
     moe=MoE(experts=8, top_k=2, intermediate=14336),
 )  # fmt: skip
-_GPT_OSS = ModelCard(
-    "gpt-oss-120b",
-    ("openai/gpt-oss-120b",),
-    layers=36, hidden=2880, heads=64, kv_heads=8, head_dim=64, intermediate=2880, vocabulary=201088,
-    attention_bias=True, sliding_window_layers=18, fp8_checkpoint=False,
-    moe=MoE(experts=128, top_k=4, intermediate=2880, router_bias=True, expert_biases=True, native_bytes=4.25 / 8),
+_MIXTRAL_22B = ModelCard(
+    "mixtral-8x22b",
+    ("mistralai/Mixtral-8x22B-v0.1", "mistralai/Mixtral-8x22B-Instruct-v0.1"),
+    layers=56, hidden=6144, heads=48, kv_heads=8, head_dim=128, intermediate=16384, vocabulary=32768,
+    moe=MoE(experts=8, top_k=2, intermediate=16384),
 )  # fmt: skip
+_KIMI_K2 = ModelCard(
+    "kimi-k2",
+    ("moonshotai/Kimi-K2-Instruct", "moonshotai/Kimi-K2-Instruct-0905"),
+    layers=61, hidden=7168, heads=64, kv_heads=64, head_dim=112, intermediate=18432, vocabulary=163840,
+    fp8_block=128, mla=MLA(1536, 512, 128, 64, 128),
+    moe=MoE(experts=384, top_k=8, intermediate=2048, shared_experts=1, dense_layers=1, router_bias=True),
+)  # fmt: skip
+_MINIMAX_M2 = ModelCard(
+    "minimax-m2.5",
+    ("MiniMaxAI/MiniMax-M2.5", "MiniMaxAI/MiniMax-M2", "MiniMaxAI/MiniMax-M2.1"),
+    layers=62, hidden=3072, heads=48, kv_heads=8, head_dim=128, intermediate=1536, vocabulary=200064,
+    qk_norm=True, fp8_block=128, moe=MoE(experts=256, top_k=8, intermediate=1536, router_bias=True),
+)  # fmt: skip
+_LLAMA4_SCOUT = ModelCard(
+    "llama-4-scout",
+    ("meta-llama/Llama-4-Scout-17B-16E", "meta-llama/Llama-4-Scout-17B-16E-Instruct"),
+    layers=48, hidden=5120, heads=40, kv_heads=8, head_dim=128, intermediate=8192, vocabulary=202048,
+    moe=MoE(experts=16, top_k=1, intermediate=8192, shared_experts=1),
+)  # fmt: skip
+
+
+def _gpt_oss(size: str, layers: int, experts: int) -> ModelCard:
+    return ModelCard(
+        f"gpt-oss-{size}",
+        (f"openai/gpt-oss-{size}",),
+        layers=layers, hidden=2880, heads=64, kv_heads=8, head_dim=64, intermediate=2880, vocabulary=201088,
+        attention_bias=True, sliding_window_layers=layers // 2, fp8_checkpoint=False,
+        moe=MoE(experts, top_k=4, intermediate=2880, router_bias=True, expert_biases=True, native_bytes=4.25 / 8),
+    )  # fmt: skip
+
 
 MODELS: Mapping[str, ModelCard] = MappingProxyType(
     {
         card.name: card
         for card in (
-            _llama("llama-3.1-8b", "8B", 32, 4096, 32, 14336),
+            _llama("llama-3.1-8b", "8B", 32, 4096, 32, 14336, "nvidia/Llama-3.1-8B-Instruct-FP8"),
             _llama("llama-3.1-70b", "70B", 80, 8192, 64, 28672, "meta-llama/Llama-3.3-70B-Instruct",
-                   "nvidia/Llama-3.1-70B-Instruct-FP8", "nvidia/Llama-3.3-70B-Instruct-FP8"),
-            _llama("llama-3.1-405b", "405B", 126, 16384, 128, 53248),
+                   "nvidia/Llama-3.1-70B-Instruct-FP8", "nvidia/Llama-3.3-70B-Instruct-FP8",
+                   "nvidia/Llama-3.3-70B-Instruct-FP4"),
+            _llama("llama-3.1-405b", "405B", 126, 16384, 128, 53248, "nvidia/Llama-3.1-405B-Instruct-FP8"),
+            _dense("llama-2-7b", ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-chat-hf"),
+                   32, 4096, 32, 32, 11008, 32000),
+            _dense("llama-2-13b", ("meta-llama/Llama-2-13b-hf", "meta-llama/Llama-2-13b-chat-hf"),
+                   40, 5120, 40, 40, 13824, 32000),
+            _dense("llama-2-70b", ("meta-llama/Llama-2-70b-hf", "meta-llama/Llama-2-70b-chat-hf"),
+                   80, 8192, 64, 8, 28672, 32000),
+            _dense("codellama-34b", ("codellama/CodeLlama-34b-Instruct-hf", "codellama/CodeLlama-34b-hf"),
+                   48, 8192, 64, 8, 22016, 32000),
+            _dense("mistral-7b", ("mistralai/Mistral-7B-v0.1", "mistralai/Mistral-7B-Instruct-v0.1"),
+                   32, 4096, 32, 8, 14336, 32000),
+            _dense("mistral-nemo-12b", ("mistralai/Mistral-Nemo-Instruct-2407",), 40, 5120, 32, 8, 14336, 131072),
+            _dense("mistral-small-24b", ("mistralai/Mistral-Small-24B-Instruct-2501",), 40, 5120, 32, 8, 32768, 131072),
+            _dense("yi-34b", ("01-ai/Yi-34B", "01-ai/Yi-34B-Chat"), 60, 7168, 56, 8, 20480, 64000),
+            _qwen2("7b", 28, 3584, 28, 4, 18944),
+            _qwen2("14b", 48, 5120, 40, 8, 13824),
+            _qwen2("32b", 64, 5120, 40, 8, 27648),
+            _qwen2("72b", 80, 8192, 64, 8, 29568),
             _qwen3("qwen3-8b", 36, 4096, 32, 12288),
+            _qwen3("qwen3-14b", 40, 5120, 40, 17408),
             _qwen3("qwen3-32b", 64, 5120, 64, 25600),
             _qwen3("qwen3-30b-a3b", 48, 2048, 32, 6144, MoE(experts=128, top_k=8, intermediate=768)),
             _qwen3("qwen3-235b-a22b", 94, 4096, 64, 12288, MoE(experts=128, top_k=8, intermediate=1536)),
+            _qwen3("qwen3-coder-480b-a35b", 62, 6144, 96, 8192, MoE(experts=160, top_k=8, intermediate=2560)),
             _DEEPSEEK_V3,
+            _KIMI_K2,
+            _MINIMAX_M2,
+            _LLAMA4_SCOUT,
             _MIXTRAL,
-            _GPT_OSS,
+            _MIXTRAL_22B,
+            _gpt_oss("20b", 24, 32),
+            _gpt_oss("120b", 36, 128),
         )
     }
 )  # fmt: skip

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 
 def peak_flops(gpu: GPU, quantization: str) -> float:
     """Return the dense tensor-core peak in the precision of the weights."""
-    return gpu.flops["fp8" if quantization == "fp8" else "bf16"]
+    return gpu.flops[{"none": "bf16", "fp8": "fp8", "nvfp4": "fp4"}[quantization]]
 
 
 def flops_per_token(model: ModelCard) -> float:

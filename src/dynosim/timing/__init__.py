@@ -11,6 +11,7 @@ from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_capacity, kv_dtype
 from dynosim.hardware.models import get_model
 from dynosim.timing.base import ForwardTimes, PassTables
+from dynosim.timing.calibrated import calibrate, profile_of
 from dynosim.timing.effective import add_overheads, add_stage_transfers, add_write_through, verify_drafts
 from dynosim.timing.fixed import FixedTimes
 from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, Size, find_pack
@@ -47,7 +48,7 @@ def effective_tables(deployment: DeploymentConfig, pool: PoolConfig) -> PassTabl
     """Return the pass times that the engine of one rank of *pool* reads; TimingError where the source has no data.
 
     The source's tables with the verification of drafted tokens, the transfers between pipeline stages, the traffic of
-    KV offloading and the engine's overheads in them. A pass still goes through the whole model: with P stages each
+    KV offloading, the engine's overheads and the calibration in them. A pass still goes through the whole model: with P stages each
     takes a P-th of it.
     """
     drafted = deployment.engine.speculative.num_speculative_tokens if deployment.engine.speculative else 0
@@ -58,7 +59,7 @@ def effective_tables(deployment: DeploymentConfig, pool: PoolConfig) -> PassTabl
     tables = verify_drafts(tables, deployment, pool)
     tables = add_stage_transfers(tables, deployment, pool)
     tables = add_write_through(tables, deployment, pool)
-    return add_overheads(tables, deployment.engine)
+    return calibrate(add_overheads(tables, deployment.engine), profile_of(deployment))
 
 
 def build(

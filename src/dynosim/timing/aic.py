@@ -15,8 +15,11 @@ need (shared/research/aiconfigurator.md, sections 5.3, 7 and 9):
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,7 @@ from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import ModelCard, get_model
 from dynosim.timing.pack import Pack, PackKey, Size, interpolate
 
-HUB_IDS = {
+SHIPPED_CONFIGS = {
     "llama-3.1-8b": "meta-llama/Meta-Llama-3.1-8B",
     "llama-3.1-70b": "meta-llama/Meta-Llama-3.1-70B",
     "llama-3.1-405b": "meta-llama/Meta-Llama-3.1-405B",
@@ -44,10 +47,13 @@ HUB_IDS = {
     "qwen3-32b": "Qwen/Qwen3-32B",
     "qwen3-30b-a3b": "Qwen/Qwen3-30B-A3B",
     "qwen3-235b-a22b": "Qwen/Qwen3-235B-A22B",
+    "qwen3-coder-480b-a35b": "Qwen/Qwen3-Coder-480B-A35B-Instruct",
     "deepseek-v3": "deepseek-ai/DeepSeek-V3",
+    "kimi-k2": "moonshotai/Kimi-K2-Instruct",
+    "gpt-oss-20b": "openai/gpt-oss-20b",
     "gpt-oss-120b": "openai/gpt-oss-120b",
 }
-"""Models whose ``config.json`` ships in the wheel; any other would be looked up on the network."""
+"""Models whose ``config.json`` ships in the wheel and is found there; of others the card is written out as one."""
 
 GEMM_NODES = np.array(
     [1, 2, 4, 8, 16, *range(32, 128, 16), *range(128, 257, 32), *range(512, 4353, 256), 8192, 16384, 32768]
@@ -79,8 +85,6 @@ Operations = dict[str, float]
 
 def build_pack(key: PackKey, sizes: Iterable[Size]) -> Pack:
     """Measure *key* at each size that has data; TimingError when none has."""
-    if key.model not in HUB_IDS:
-        raise TimingError(f"aiconfigurator-core ships no config of {key.model}; known: {', '.join(HUB_IDS)}")
     rows, reasons = {}, {}
     for size in sizes:
         try:
@@ -115,24 +119,41 @@ class Kernels:
     """The compiled engine of one configuration: milliseconds of each kernel of a pass."""
 
     handle: EngineHandle
+    expert_tp: int = 1
+    """Slices of each expert; the GPUs hold 1 / (size / expert_tp) of the experts."""
 
     @classmethod
     def compile(cls, key: PackKey, size: Size, engine: str) -> Kernels:
+        """Return the kernels of the layout that the tables have, experts sliced as far as they tell of.
+
+        Some experts are not measured in narrow slices (block FP8 that 128 does not divide). Whole experts on fewer GPUs
+        each read as many bytes and compute as much per GPU.
+        """
         gpus = size.tensor_parallel * size.data_parallel
-        experts = (1, gpus) if key.expert_parallel else (gpus, 1)
-        moe_tp, moe_ep = experts if get_model(key.model).moe else (1, 1)
-        return cls(
-            EngineHandle.compile(
-                HUB_IDS[key.model],
-                key.gpu,
-                engine,
-                backend_version=key.version,
-                tp_size=size.tensor_parallel,
-                attention_dp_size=size.data_parallel,
-                moe_tp_size=moe_tp,
-                moe_ep_size=moe_ep,
-                **quant_modes(key, engine),
-            )
+        moe = get_model(key.model).moe is not None
+        slices = [gpus >> i for i in range(gpus.bit_length())] if moe and not key.expert_parallel else [1]
+        for expert_tp in slices:
+            try:
+                kernels = cls(cls._handle(key, size, engine, expert_tp, gpus // expert_tp if moe else 1), expert_tp)
+                kernels.prefill(1, 8)
+                return kernels
+            except LIBRARY_ERRORS:
+                if expert_tp == slices[-1]:
+                    raise
+        raise AssertionError("the last slice returned or raised")
+
+    @staticmethod
+    def _handle(key: PackKey, size: Size, engine: str, expert_tp: int, expert_ep: int) -> EngineHandle:
+        return EngineHandle.compile(
+            _model_path(key.model),
+            key.gpu,
+            engine,
+            backend_version=key.version,
+            tp_size=size.tensor_parallel,
+            attention_dp_size=size.data_parallel,
+            moe_tp_size=expert_tp,
+            moe_ep_size=expert_ep,
+            **quant_modes(key, engine),
         )
 
     def prefill(self, chunks: int, new: int, cached: int = 0) -> Operations:
@@ -148,15 +169,47 @@ class Kernels:
         return {name.removeprefix("generation_"): latency for name, latency, *_ in ops}
 
 
+@lru_cache
+def _model_path(name: str) -> str:
+    """Return what the library calls the model: a hub id, or a folder with the card as a ``config.json``."""
+    if name in SHIPPED_CONFIGS:
+        return SHIPPED_CONFIGS[name]
+    model = get_model(name)
+    config: dict[str, Any] = {
+        "architectures": ["Qwen3ForCausalLM" if model.qk_norm else "LlamaForCausalLM"],
+        "num_hidden_layers": model.layers,
+        "hidden_size": model.hidden,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "intermediate_size": model.intermediate,
+        "vocab_size": model.vocabulary,
+        "max_position_embeddings": 131072,
+    }
+    if model.moe is not None:
+        config |= {
+            "architectures": ["MixtralForCausalLM"],
+            "num_local_experts": model.moe.experts,
+            "num_experts_per_tok": model.moe.top_k,
+            "intermediate_size": model.moe.intermediate,
+        }
+    folder = Path(tempfile.mkdtemp(prefix="dynosim-")) / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
 def quant_modes(key: PackKey, engine: str) -> dict[str, str]:
     """Return the library's precision modes; the kernels that each engine picks for the published checkpoints."""
     model = get_model(key.model)
-    fp8 = key.quantization == "fp8"
-    gemm = "bfloat16" if not fp8 else "fp8_block" if model.fp8_block else "fp8_static"
+    fp8 = "fp8_block" if model.fp8_block else "fp8_static"
+    gemm = {"none": "bfloat16", "fp8": fp8, "nvfp4": "nvfp4"}[key.quantization]
     experts = {"fp8_static": "fp8"}.get(gemm, gemm)
     if model.moe is not None and model.moe.native_bytes < 1:
-        experts = "w4a16_mxfp4"
-    kv_fp8 = fp8 if key.kv_cache_dtype == "auto" else key.kv_cache_dtype == "fp8"
+        # Blackwell multiplies MXFP4 by MXFP8; vLLM's tables have it with bf16 activations only.
+        blackwell = "fp4" in get_gpu(key.gpu).flops and engine != "vllm"
+        experts = "w4a8_mxfp4_mxfp8" if blackwell else "w4a16_mxfp4"
+    kv_fp8 = key.quantization != "none" if key.kv_cache_dtype == "auto" else key.kv_cache_dtype == "fp8"
     # vLLM and MLA attention compute in bf16 whatever the cache holds; the tables have nothing else.
     fp8_attention = kv_fp8 and engine != "vllm" and model.mla is None
     return {
@@ -269,7 +322,7 @@ class _Sampler:
         Judged on matrices that take at least 4 us to read: smaller ones are launch-bound on a real engine too.
         """
         operations = self._prefill_operations(8)
-        weight_bytes = 1 if self.key.quantization == "fp8" else 2
+        weight_bytes = {"none": 2, "fp8": 1, "nvfp4": 9 / 16}[self.key.quantization]
         bandwidth_ms = get_gpu(self.key.gpu).memory_bandwidth_bytes_s / 1e3
         bounds = {
             name: n * k * weight_bytes / bandwidth_ms

@@ -1,0 +1,145 @@
+"""Measured serving runs: rows of a CSV, what their notes say about engine flags, and the logs beside them.
+
+One row is one run of a real engine: a configuration under one load with the latencies that a client saw. The columns
+are those of ``calibration.csv``; any file with these columns reads, from any folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dynosim.errors import ConfigError
+
+COLUMNS = (
+    "id", "source", "model", "precision", "gpu", "n_gpus", "tp", "engine", "engine_version", "isl", "osl",
+    "concurrency_or_rate", "load_kind", "output_tok_s_total", "output_tok_s_per_gpu", "ttft_ms_mean", "ttft_ms_p99",
+    "tpot_ms_mean", "tpot_ms_p99", "notes",
+)  # fmt: skip
+
+MEASURED = ("tpot_ms_mean", "tpot_ms_p99", "ttft_ms_mean", "ttft_ms_p99", "output_tok_s_per_gpu")
+"""Columns with what was measured; more stands in the notes."""
+
+NOTED = {
+    "e2e_ms_mean": r"E2E mean ([\d.]+)",
+    "e2e_ms_p99": r"E2E mean [\d.]+ p99 ([\d.]+)",
+    "kv_transfer_ms": r"KV transfer time ([\d.]+) ms",
+    "prefix_hit_percent": r"GPU prefix-cache hit tokens ([\d.]+) %",
+    "host_hit_percent": r"CPU-tier hit tokens ([\d.]+) %",
+}
+"""Measured values that the notes state, by pattern."""
+
+METRICS = (*MEASURED, *NOTED)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row."""
+
+    id: str
+    source: str
+    model: str
+    precision: str | None
+    gpu: str
+    n_gpus: int
+    tp: int | None
+    engine: str
+    engine_version: str | None
+    isl: float
+    osl: float
+    load: float | None
+    """Concurrency, or requests per second; infinite where all requests were there at once; none if one at a time."""
+    load_kind: str
+    notes: str
+    folder: Path
+    """Of the file, with the per-request logs that the notes name."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """The keys of METRICS that the row or its notes state."""
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the notes call the numbers disturbed."""
+        return "QUALITY:" in self.notes
+
+    @property
+    def sweep(self) -> str:
+        """What all rows share that differ in the load only."""
+        layout = self.noted(r"(?:prefill|decode) \d+ worker.*?adp\d+ ep\d+\).*?\)") or ""
+        workload = re.sub(r"-(c\d+|s\d+|bs\d+)(?=-|$)", "", self.id)
+        parts = (
+            self.source, self.model, self.precision, self.gpu, self.n_gpus, self.tp, self.engine, self.engine_version,
+            self.isl, self.osl, self.load_kind, layout, workload,
+        )  # fmt: skip
+        return " ".join(str(part) for part in parts if part not in (None, ""))
+
+    def noted(self, pattern: str) -> str | None:
+        """Return the first group of *pattern* in the notes (all of it where it has none), or None."""
+        found = re.search(pattern, self.notes)
+        return found and (found.group(1) if found.re.groups else found.group())
+
+
+def read_measurements(path: str | Path) -> list[Measurement]:
+    """Return the rows of a CSV file, or of ``calibration.csv`` in a folder; ConfigError for a file that is not one."""
+    file = Path(path) / "calibration.csv" if Path(path).is_dir() else Path(path)
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ConfigError(f"no column {', '.join(missing)}: allowed: {', '.join(COLUMNS)}", file=str(file))
+            return list(_rows(reader, file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {getattr(error, 'strerror', error)}", file=str(file)) from None
+
+
+def _rows(reader: csv.DictReader[str], file: Path) -> Iterator[Measurement]:
+    seen = set()
+    for row in reader:
+        if row["id"] in seen:
+            raise ConfigError(f"{row['id']}: a second row of this id", file=str(file), line=reader.line_num, path="id")
+        seen.add(row["id"])
+        try:
+            yield _row(row, file.parent)
+        except ValueError as error:
+            raise ConfigError(str(error), file=str(file), line=reader.line_num, path=row["id"]) from None
+
+
+def _row(row: Mapping[str, str], folder: Path) -> Measurement:
+    measured = {name: _number(row[name], name) for name in MEASURED if row[name]}
+    noted = {name: re.search(pattern, row["notes"]) for name, pattern in NOTED.items()}
+    load = re.match(r"inf|[\d.]+", row["concurrency_or_rate"])
+    n_gpus = int(_number(row["n_gpus"], "n_gpus"))
+    if row["output_tok_s_total"] and "output_tok_s_per_gpu" not in measured:
+        measured["output_tok_s_per_gpu"] = _number(row["output_tok_s_total"], "output_tok_s_total") / n_gpus
+    return Measurement(
+        id=row["id"],
+        source=row["source"],
+        model=row["model"],
+        precision=row["precision"] or None,
+        gpu=row["gpu"],
+        n_gpus=n_gpus,
+        tp=int(_number(row["tp"], "tp")) if row["tp"] else None,
+        engine=row["engine"],
+        engine_version=row["engine_version"] or None,
+        isl=_number(row["isl"], "isl"),
+        osl=_number(row["osl"], "osl"),
+        load=float(load.group()) if load else None,
+        load_kind=row["load_kind"],
+        notes=row["notes"],
+        folder=folder,
+        measured=measured | {name: float(found.group(1)) for name, found in noted.items() if found},
+    )
+
+
+def _number(text: str, column: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value > 0.0 and math.isfinite(value)):
+        raise ValueError(f"{column} {text!r}: allowed: a number above 0")
+    return value

@@ -1,0 +1,286 @@
+"""Replays a measured run: the deployment and workload that a row describes, simulated, in the row's own metrics.
+
+What a row leaves open is taken from the source's public launch scripts or the engine's defaults, never from the row's
+measured numbers. Left out: what clients add (HTTP, tokenising on a busy host), chat templates.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.config import (
+    ConcurrencyLoad,
+    DeploymentConfig,
+    FixedLength,
+    Length,
+    PoissonLoad,
+    PoolConfig,
+    PriceConfig,
+    RatioLength,
+    RooflineTiming,
+    SyntheticSource,
+    TraceLoad,
+    TraceSource,
+    WorkloadConfig,
+)
+from dynosim.config.workload import PrefixGroups, Sessions
+from dynosim.errors import DynosimError, NoPackError, TimingError
+from dynosim.fidelity.measurements import Measurement
+from dynosim.hardware.models import get_model
+from dynosim.metrics import Metrics, summarize
+from dynosim.simulation import SimulationResult, simulate
+from dynosim.simulation.records import COMPLETED
+from dynosim.timing import build, forward_times
+from dynosim.timing.pack import DEFAULT_SIZES
+from dynosim.workload import load_workload
+
+GPUS = {
+    "H100-SXM": "h100_sxm", "H200-SXM": "h200_sxm", "H20-3e": "h20_3e", "H20": "h20_sxm", "A100": "a100_sxm",
+    "B200": "b200_sxm", "B300": "b300_sxm", "GB200": "gb200", "GB300": "gb300", "L40S": "l40s",
+    "RTX-PRO-6000": "rtx_pro_6000_server", "MI300X": "mi300x", "MI325X": "mi325x", "MI355X": "mi355x",
+}  # fmt: skip
+"""Beginning of a row's GPU name -> card."""
+QUANTIZATION = {None: "none", "bf16": "none", "fp16": "none", "fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4"}
+MAX_NUM_SEQS = {"vllm": 256, "sglang": 1024, "trtllm": 2048}
+"""Defaults: vLLM's and trtllm-serve's server, SGLang's by memory."""
+MAX_NUM_BATCHED_TOKENS = {"vllm": 8192, "sglang": 8192, "trtllm": 8192}
+BLIS_PROMPTS = 100
+"""Distinct prompts that the client of the constant-rate stages cycled (validation/README.md)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the simulator says of one measured run."""
+
+    measurement: Measurement
+    predicted: Mapping[str, float]
+    """In the row's metrics, wherever the simulation has the value."""
+    evidence: str = ""
+    """``tables`` (measured kernels) or ``roofline``."""
+    moe: bool = False
+    problem: str | None = None
+    """Why there is no prediction."""
+    requests: Mapping[str, NDArray[np.float64]] | None = None
+    """Per-request columns, where the row has a per-request log."""
+
+
+def replay(measurement: Measurement) -> Outcome:
+    """Simulate the run of *measurement*; a run that cannot be simulated says why."""
+    try:
+        moe = get_model(measurement.model).moe is not None
+        deployment, evidence = timed(deployment_of(measurement))
+        workload = load_workload(workload_of(measurement), seed=0)
+        result = simulate(deployment, workload)
+        metrics = summarize(result, {}, PriceConfig())
+    except DynosimError as error:
+        return Outcome(measurement, {}, problem=str(error))
+    keep = measurement.load_kind.startswith(("closed-loop multi-turn", "open-loop trace"))
+    return Outcome(
+        measurement, _predicted(measurement, metrics, result), evidence, moe, None, _requests(result) if keep else None
+    )
+
+
+def timed(deployment: DeploymentConfig) -> tuple[DeploymentConfig, str]:
+    """Return the deployment with a timing source that has data for it, and which: kernel tables where they exist.
+
+    A pack that is not at hand is built where the extra ``[aic]`` is installed.
+    """
+    try:
+        for pool in deployment.pools().values():
+            try:
+                forward_times(deployment, pool)
+            except NoPackError:
+                _build_pack(deployment, pool)
+                forward_times(deployment, pool)
+        return deployment, "tables"
+    except TimingError:
+        return deployment.model_copy(update={"timing": RooflineTiming()}), "roofline"
+
+
+def _build_pack(deployment: DeploymentConfig, pool: PoolConfig) -> None:
+    build(
+        deployment.model,
+        deployment.gpu,
+        deployment.engine.name,
+        deployment.quantization,
+        kv_cache_dtype=deployment.kv_cache_dtype,
+        expert_parallel=pool.enable_expert_parallel,
+        tensor_parallel_sizes=tuple({*DEFAULT_SIZES, pool.tensor_parallel_size}),
+        data_parallel_sizes=tuple({1, pool.data_parallel_size}),
+    )
+
+
+# ---- the deployment -----------------------------------------------------------------------------------------------
+
+
+def deployment_of(row: Measurement) -> DeploymentConfig:
+    """Return the deployment that *row* was measured on; ConfigError for what dynosim does not know."""
+    engine = row.engine.split()[0]
+    pools = _disaggregated(row, engine) or {"mode": "aggregated", "aggregated": _pool(row, engine, _layout(row))}
+    quantization = "none" if row.model.startswith("openai/gpt-oss") else QUANTIZATION.get(row.precision, row.precision)
+    return DeploymentConfig.model_validate(
+        {
+            "model": row.model,
+            "gpu": next((card for name, card in GPUS.items() if row.gpu.startswith(name)), row.gpu),
+            "quantization": quantization,
+            "kv_cache_dtype": "fp8" if row.noted(r"kv-cache fp8|KV fp8") and quantization == "none" else "auto",
+            "engine": {"name": engine},
+            **pools,
+        }
+    )
+
+
+def _layout(row: Measurement) -> dict[str, Any]:
+    ranks, experts = int(row.noted(r"attention_dp=(\d+)") or 1), int(row.noted(r"moe_ep=(\d+)") or 1)
+    return {
+        "tensor_parallel_size": row.tp or max(row.n_gpus // ranks, 1),
+        "data_parallel_size": ranks,
+        "enable_expert_parallel": experts > 1,
+    }
+
+
+def _disaggregated(row: Measurement, engine: str) -> dict[str, Any] | None:
+    """Return the two pools of ``prefill 1 worker(s) x (tp8 adp1 ep8); decode 7 worker(s) x (...)`` or ``1P1D, TP8``."""
+    found = re.findall(r"(prefill|decode) (\d+) worker\(s\) x \(tp(\d+) adp(\d+) ep(\d+)\)", row.notes)
+    pools = {
+        role: _pool(row, engine, {
+            "replicas": int(workers),
+            "tensor_parallel_size": int(tp),
+            "data_parallel_size": int(ranks),
+            "enable_expert_parallel": int(experts) > 1,
+        })
+        for role, workers, tp, ranks, experts in found
+    }  # fmt: skip
+    if not pools and (shorthand := re.search(r"disaggregated (\d+)P(\d+)D, TP(\d+) each", row.notes)):
+        prefill, decode, tp = map(int, shorthand.groups())
+        pools = {
+            role: _pool(row, engine, {"replicas": replicas, "tensor_parallel_size": tp})
+            for role, replicas in (("prefill", prefill), ("decode", decode))
+        }
+    return {"mode": "disaggregated", "disaggregated": pools} if pools else None
+
+
+def _pool(row: Measurement, engine: str, layout: dict[str, Any]) -> dict[str, Any]:
+    blocks = row.noted(r"GPU KV cache (\d+) tokens")
+    block_size = row.noted(r"block (\d+)")
+    offload = row.noted(r"CPU KV offload on.*?(\d+) GiB")
+    budget = int(row.noted(r"max_num_(?:batched_)?tokens (\d+)(?!\*)") or MAX_NUM_BATCHED_TOKENS[engine])
+    if factor := row.noted(r"max_num_batched_tokens (\d+)\*ISL"):
+        budget = int(factor) * int(row.isl)
+    return layout | {
+        "max_num_seqs": min(_max_num_seqs(row, engine), budget),
+        "max_num_batched_tokens": budget,
+        "gpu_memory_utilization": float(row.noted(r"gpu_mem_util ([\d.]+\d)") or 0.9),
+        "enable_prefix_caching": not row.noted(r"prefix caching off|block reuse off|no prefix reuse|radix cache"),
+        **({"block_size": int(block_size)} if block_size else {}),
+        **({"num_gpu_blocks_override": int(blocks) // int(block_size or 16)} if blocks else {}),
+        **({"kv_offload": {"host": {"size_gib": float(offload)}}} if offload else {}),
+    }
+
+
+def _max_num_seqs(row: Measurement, engine: str) -> int:
+    if "max_num_seqs=conc" in row.notes and row.load is not None and not ("512 on B200" in row.notes and "B200" in row.gpu):
+        return int(row.load)
+    return int(row.noted(r"max_num_seqs (\d+)") or MAX_NUM_SEQS[engine])
+
+
+# ---- the workload -------------------------------------------------------------------------------------------------
+
+
+def workload_of(row: Measurement) -> WorkloadConfig:
+    """Return the requests that *row* was measured with, as its README says each ``load_kind`` was produced."""
+    kind = row.load_kind
+    if kind.startswith("open-loop trace"):
+        return WorkloadConfig(source=TraceSource(path=str(_trace(row))), load=TraceLoad())
+    if kind.startswith("open-loop"):
+        return _stage(row)
+    load = ConcurrencyLoad(concurrency=_concurrency(row))
+    if kind.startswith("closed-loop multi-turn"):
+        logged = row.noted(r"\((\d+) logged\)")
+        return WorkloadConfig(
+            source=TraceSource(path=str(_trace(row))), load=load, max_requests=int(logged) if logged else None
+        )
+    requests = int(row.noted(r"num_requests (\d+)") or row.noted(r"\((\d+) per length") or 10 * load.concurrency)
+    source = SyntheticSource(
+        requests=requests, input_tokens=_length(row, row.isl), output_tokens=_length(row, row.osl)
+    )
+    return WorkloadConfig(source=source, load=load)
+
+
+def _concurrency(row: Measurement) -> int:
+    if row.load is None:
+        return 1
+    return int(row.noted(r"num_requests (\d+)") or 1) if math.isinf(row.load) else int(row.load)
+
+
+def _length(row: Measurement, tokens: float) -> Length:
+    ratio = row.noted(r"RANDOM_RANGE_RATIO ([\d.]+\d)")
+    return RatioLength(tokens=round(tokens), ratio=float(ratio)) if ratio else FixedLength(tokens=round(tokens))
+
+
+def _stage(row: Measurement) -> WorkloadConfig:
+    """A stage of a constant-rate client that cycles few prompts; a later stage finds their blocks in the cache."""
+    assert row.load is not None
+    seconds = float((re.search(r"([\d.]+) s\)", row.load_kind) or [0, 600])[1])
+    warm = 0 if row.noted(r"stage 0 of") else 3 * BLIS_PROMPTS
+    tokens = round(row.isl)
+    sessions = Sessions(groups=PrefixGroups(groups=BLIS_PROMPTS, prefix_tokens=FixedLength(tokens=tokens - 1)))
+    source = SyntheticSource(
+        requests=round(seconds * row.load) + warm,
+        input_tokens=FixedLength(tokens=1),
+        output_tokens=FixedLength(tokens=round(row.osl)),
+        sessions=sessions,
+    )
+    return WorkloadConfig(source=source, load=PoissonLoad(rate_rps=row.load), warmup_requests=warm)
+
+
+def _trace(row: Measurement) -> Path:
+    """Return the trace that the notes name, or that of the load kind, in the ``traces`` folder beside the rows'."""
+    named = row.noted(r"(\w[\w.-]*\.(?:jsonl|csv)\.gz)") or ""
+    return row.folder.parent / "traces" / named
+
+
+# ---- the row's metrics --------------------------------------------------------------------------------------------
+
+
+def _predicted(row: Measurement, metrics: Metrics, result: SimulationResult) -> dict[str, float]:
+    stage = row.load_kind.startswith("open-loop constant-rate")
+    tpot = "inter_chunk_latency" if stage else "inter_token_latency"
+    found = {
+        "tpot_ms_mean": metrics.value(tpot),
+        "tpot_ms_p99": metrics.value(tpot, "p99"),
+        "ttft_ms_mean": metrics.value("time_to_first_token"),
+        "ttft_ms_p99": metrics.value("time_to_first_token", "p99"),
+        "output_tok_s_per_gpu": metrics.value("output_token_throughput_per_gpu"),
+        "e2e_ms_mean": metrics.value("request_latency"),
+        "e2e_ms_p99": metrics.value("request_latency", "p99"),
+        "kv_transfer_ms": metrics.value("kv_transfer_time"),
+        "prefix_hit_percent": _percent(metrics.value("prefix_cache_hit_rate")),
+        "host_hit_percent": _percent(metrics.value("host_cache_hit_rate")),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100.0 * share
+
+
+def _requests(result: SimulationResult) -> dict[str, NDArray[np.float64]]:
+    done = result.requests[result.requests["status"] == COMPLETED]
+    gaps = np.maximum(done["output_tokens"] - 1, 1)
+    return {
+        "start_s": done["arrival_s"],
+        "ttft_ms": 1e3 * (done["first_token_s"] - done["arrival_s"]),
+        "tpot_ms": 1e3 * (done["last_token_s"] - done["first_token_s"]) / gaps,
+        "latency_ms": 1e3 * (done["last_token_s"] - done["arrival_s"]),
+        "input_tokens": done["input_tokens"].astype(float),
+        "output_tokens": done["output_tokens"].astype(float),
+    }

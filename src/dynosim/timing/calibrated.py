@@ -1,0 +1,210 @@
+"""Calibration profiles: a few physical multipliers that bring pass times and hand-offs to those of one's own cluster.
+
+``dynosim calibrate`` fits them and writes ``calibrations/NAME@HASH.yaml``, the hash being that of the content; a
+deployment names one in ``calibration``. A profile belongs to what it was fitted on. Left out: multipliers that depend
+on batch or context, which would fit more than they explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, ValidationError
+
+from dynosim.config import DeploymentConfig
+from dynosim.config.base import Config
+from dynosim.config.load import dump, read_document
+from dynosim.errors import ConfigError, TimingError
+from dynosim.files import write_whole
+from dynosim.hardware.models import get_model
+from dynosim.timing.base import PassTables
+
+FOLDER = Path("calibrations")
+HASH_DIGITS = 8
+
+
+class ProfileError(TimingError, ConfigError):
+    """A profile that is not there, or was fitted on something else than the deployment that names it."""
+
+
+class Source(Config):
+    """A result file that was fitted."""
+
+    file: str
+    """Its name, without folders."""
+    sha256: str
+    tool: str
+    runs: int
+
+
+class Residual(Config):
+    """How far predictions of one metric are from what was measured, over all runs."""
+
+    runs: int
+    bias: float
+    """Mean of predicted / measured - 1, with the profile."""
+    mape_before: NonNegativeFloat
+    """Mean of |predicted / measured - 1|, without the profile."""
+    mape: NonNegativeFloat
+    """The same with the profile, on the runs that it was fitted on."""
+    mape_left_out: NonNegativeFloat | None = None
+    """The same on runs that the multipliers were not fitted on, each group of them left out in turn."""
+
+
+class Profile(Config):
+    """Multipliers with where they come from. The default is neutral: it changes nothing."""
+
+    schema_version: Literal["1"] = "1"
+    name: str = Field(pattern=r"^[\w.-]+$")
+    prefill: PositiveFloat = 1.0
+    """Times of passes with prompt tokens: operations by token and prefill attention."""
+    decode: PositiveFloat = 1.0
+    """Times of decode-only passes, and of decode attention in all."""
+    overhead_ms: NonNegativeFloat = 0.0
+    """Added to every pass."""
+    transfer: PositiveFloat = 1.0
+    """Times of hand-offs between prefill and decode pools."""
+    generic: bool = False
+    """Whether the profile may be used for models, GPUs and engines that it was not fitted on."""
+    fitted_on: Mapping[str, tuple[str, ...]] = {}
+    """model, gpu, engine, quantization and timing -> the values that were measured."""
+    ranges: Mapping[str, tuple[float, float]] = {}
+    """Condition -> smallest and largest value that was measured (``calibration.conditions``)."""
+    left_out: Literal["configuration", "load point"] | None = None
+    """What ``mape_left_out`` leaves out in turn; none where there is one run only."""
+    recommended: bool = True
+    """Whether it helps on runs that it was not fitted on."""
+    residuals: Mapping[str, Residual] = {}
+    sources: tuple[Source, ...] = ()
+    created: str = ""
+    """ISO 8601."""
+    dynosim_version: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name with the hash of the content."""
+        return f"{self.name}@{self.content_hash()[:HASH_DIGITS]}"
+
+    @property
+    def neutral(self) -> bool:
+        """Whether it changes nothing."""
+        return (self.prefill, self.decode, self.overhead_ms, self.transfer) == (1.0, 1.0, 0.0, 1.0)
+
+    def outside(self, conditions: Mapping[str, float]) -> list[str]:
+        """Return the conditions that are outside what was measured: there the profile extrapolates."""
+        limits = {name: self.ranges[name] for name in conditions if name in self.ranges}
+        return [name for name, (low, high) in limits.items() if not low <= conditions[name] <= high]
+
+    def save(self, folder: Path = FOLDER) -> Path:
+        """Write it under its label and return the path."""
+        return write_whole(folder / f"{self.label}.yaml", dump(self.model_dump(mode="json")))
+
+
+class CalibratedDeployment(DeploymentConfig):
+    """A deployment with a profile that is in no file, such as one that a fit tries."""
+
+    profile: Profile
+
+    @classmethod
+    def of(cls, deployment: DeploymentConfig, profile: Profile) -> CalibratedDeployment:
+        """Return *deployment* under *profile* instead of the one that it names."""
+        return cls(**{**dict(deployment), "calibration": None}, profile=profile)
+
+
+def profile_of(deployment: DeploymentConfig) -> Profile | None:
+    """Return the profile of a deployment, None where it names none.
+
+    Raises ProfileError where there is no such profile, or one that was fitted on something else.
+    """
+    if isinstance(deployment, CalibratedDeployment):
+        return deployment.profile
+    if deployment.calibration is None:
+        return None
+    profile = load_profile(deployment.calibration)
+    for what, found in {} if profile.generic else fitted_on(deployment).items():
+        allowed = profile.fitted_on.get(what, ())
+        if not allowed or not set(found) <= set(allowed):
+            message = (
+                f"{profile.label}: is for {what} {', '.join(allowed) or 'of none'}, not {', '.join(found)}"
+            )
+            raise ProfileError(message, path="deployment.calibration")
+    return profile
+
+
+def fitted_on(*deployments: DeploymentConfig) -> dict[str, tuple[str, ...]]:
+    """Return what a profile of *deployments* belongs to."""
+    values = {
+        "model": {get_model(each.model).name for each in deployments},
+        "gpu": {each.pool_gpu(pool) for each in deployments for pool in each.pools().values()},
+        "engine": {each.engine.name for each in deployments},
+        "quantization": {each.quantization for each in deployments},
+        "timing": {each.timing.type for each in deployments},
+    }
+    return {name: tuple(sorted(found)) for name, found in values.items()}
+
+
+def calibrate(tables: PassTables, profile: Profile | None) -> PassTables:
+    """Return *tables* under *profile*; the very same where it is neutral.
+
+    A pass reads exactly one of the token-wise curves, which carry the overhead therefore; ``expert_s`` is a part of the
+    one with prompt tokens.
+    """
+    if profile is None or profile.neutral:
+        return tables
+    some_tokens, some_requests = np.arange(len(tables.tokens_s)) > 0, np.arange(len(tables.graph_tokens_s)) > 0
+    overhead_s = profile.overhead_ms * 1e-3
+    return replace(
+        tables,
+        tokens_s=profile.prefill * tables.tokens_s + overhead_s * some_tokens,
+        graph_tokens_s=profile.decode * tables.graph_tokens_s + overhead_s * some_requests,
+        decode_s=profile.decode * tables.decode_s,
+        prefill_share_s=profile.prefill * tables.prefill_share_s,
+        expert_s=profile.prefill * tables.expert_s,
+        chunk_s=profile.prefill * tables.chunk_s,
+        provenance={**tables.provenance, "calibration": profile.label},
+    )
+
+
+def load_profile(name: str) -> Profile:
+    """Return a profile by path, by ``NAME@HASH``, or the newest of a name; ProfileError where there is none."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return _read(path)
+    found = list(_named(name))
+    if not found:
+        labels = sorted(file.stem for file in FOLDER.glob("*@*.yaml"))
+        message = f"{name}: no such profile under {FOLDER}/: allowed: a YAML file, {', '.join(labels) or 'none yet'}"
+        raise ProfileError(message, path="deployment.calibration")
+    return max(found, key=lambda profile: (profile.created, profile.label))
+
+
+def _named(name: str) -> Iterator[Profile]:
+    stem, _, digits = name.partition("@")
+    for path in sorted(FOLDER.glob("*@*.yaml")):
+        if path.stem.rpartition("@")[0] == stem and path.stem.rpartition("@")[2].startswith(digits):
+            profile = _read(path)
+            if profile.label != path.stem:
+                raise ProfileError(f"{path}: was edited: its content is {profile.label}", path="deployment.calibration")
+            yield profile
+
+
+def _read(path: Path) -> Profile:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}", path="deployment.calibration") from None
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, mtime_ns: int, size: int) -> Profile:
+    try:
+        return Profile.model_validate(read_document(path).data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(first["msg"], file=str(path), path=".".join(map(str, first["loc"]))) from None

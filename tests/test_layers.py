@@ -15,6 +15,7 @@ LAYERS = [
     ["timing"],
     ["policies"],
     ["simulation"],
+    ["uncertainty"],
     ["metrics"],
     ["objectives"],
     ["space"],

@@ -1,14 +1,14 @@
 """Metrics of one simulation under AIPerf's names, so that simulated and measured runs compare without glue.
 
 Latencies are in milliseconds; a missing value is None, never 0. Percentiles interpolate linearly (numpy's default).
-Warm-up requests are left out of everything that is counted per request. Left out: confidence intervals, energy.
+Warm-up requests are left out of everything that is counted per request. Left out: energy.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from dynosim.simulation.records import (
     WAIT_REASONS,
     PoolRecord,
 )
+from dynosim.uncertainty import sampling
 
 Array = NDArray[np.float64]
 Value = float | dict[str, float] | None
@@ -120,11 +121,22 @@ class Metrics:
     """All metrics of one run: scalars, and distributions as statistic -> value."""
 
     values: Mapping[str, Value]
+    deviations: sampling.Deviations = field(default_factory=dict)
+    """What is known of their sampling noise, see ``uncertainty.sampling``; metrics without an interval are absent."""
 
     def value(self, metric: str, stat: str | None = None) -> float | None:
         """Return one number, or None where it is missing. A distribution without *stat* gives its average."""
         found = self.values[metric]
         return found.get(stat or "avg") if isinstance(found, dict) else found
+
+    def interval(self, metric: str, stat: str | None = None) -> tuple[float, float] | None:
+        """Return the 95 % sampling interval of one number in its unit; None where the sample gives none."""
+        return sampling.interval(self.deviations, f"{metric}.{stat or 'avg'}", self.value(metric, stat))
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Return the sampling interval of every number of ``flat`` that has one."""
+        known = ((name, sampling.interval(self.deviations, name, value)) for name, value in self.flat().items())
+        return {name: interval for name, interval in known if interval is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Return name -> number, None, or {statistic: number}."""
@@ -270,11 +282,12 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
     """Return all metrics of *result*. Rates are per second from the first measured arrival to the last token."""
     measured = result.requests[result.warmup_requests :]
     measured = measured[measured["status"] != UNSENT]
-    done = measured[measured["status"] == COMPLETED]
+    completed = measured["status"] == COMPLETED
+    done, start_s = measured[completed], float(measured["arrival_s"].min(initial=math.inf))
     latencies = _latencies(done)
     values: dict[str, Value] = {name: _describe(x) for name, x in latencies.items()}
     values["inter_chunk_latency"] = _describe_gaps(result)
-    span_s = float(done["last_token_s"].max() - measured["arrival_s"].min()) if len(done) else math.nan
+    span_s = float(done["last_token_s"].max() - start_s) if len(done) else math.nan
     good, undetermined = _good(latencies, slo)
     values |= _throughput(result, done, good, span_s) | _cost(result, prices, done, good, span_s)
     values |= _usage(result, done, span_s)
@@ -293,7 +306,8 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
         "duration": result.duration_s,
     }
     finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-    return Metrics({name: finite[name] for name in METRICS})
+    deviations = sampling.deviations_of(completed, done, latencies, good, start_s)
+    return Metrics({name: finite[name] for name in METRICS}, deviations)
 
 
 def _ratio(part: float, whole: float) -> float:

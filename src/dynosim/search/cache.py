@@ -25,7 +25,8 @@ from dynosim.timing.pack import USER_FOLDER
 from dynosim.workload.table import Workload
 
 DECIDING = (
-    "config", "hardware", "metrics.py", "policies", "rng.py", "search/evaluate.py", "simulation", "timing", "workload"
+    "config", "hardware", "metrics.py", "policies", "rng.py", "search/evaluate.py", "simulation", "timing",
+    "uncertainty/sampling.py", "workload"
 )  # fmt: skip
 """The parts of the package whose content decides a result."""
 
@@ -91,7 +92,7 @@ def load(path: Path, key: str) -> Outcome | None:
 
 def save(path: Path, keys: Iterable[str], result: Outcome) -> None:
     """Keep a result under each of *keys*."""
-    data = {name: getattr(result, name) for name in ("status", "constraints", "metrics", "reason")}
+    data = {name: getattr(result, name) for name in ("status", "constraints", "metrics", "deviations", "reason")}
     with suppress(*_BROKEN), closing(_connect(path)) as connection, connection:
         blob = zlib.compress(json.dumps(data).encode(), 1)
         connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", [(key, blob) for key in keys])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynosim.config import Scenario
 from dynosim.errors import InfeasibleError
-from dynosim.metrics import Metrics, slo_violations, summarize
+from dynosim.metrics import slo_violations, summarize
 from dynosim.objectives import resolve
 from dynosim.search import cache
 from dynosim.search.trial import Outcome, Status
@@ -59,7 +59,7 @@ def _simulate(scenario: Scenario, workload: Workload) -> Outcome:
         return Outcome(Status.LOST, constraints=result.lost, reason=f"misses at least {named}; ended early")
     metrics = summarize(result, scenario.slo, scenario.prices)
     if metrics.value("completed"):
-        return Outcome(Status.COMPLETE, metrics=metrics.to_dict())
+        return Outcome(Status.COMPLETE, metrics=metrics.to_dict(), deviations=metrics.deviations)
     shortest = int((workload.input_tokens + workload.output_tokens).min())
     held = min(pool.kv_blocks * pool.block_size for pool in result.pools)
     reason = f"no request fits: a replica's KV blocks hold {held} tokens, the shortest needs {shortest}"
@@ -70,7 +70,7 @@ def _score(scenario: Scenario, result: Outcome) -> Outcome:
     """Return a complete result with its objectives and SLOs; ValueError for an objective that is not finite."""
     if result.metrics is None:
         return result
-    metrics = Metrics(result.metrics)
+    metrics = result.known_metrics()
     objectives = [resolve(config) for config in scenario.objectives]
     values = tuple(objective(metrics) for objective in objectives)
     for objective, value in zip(objectives, values, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 from dynosim.config import Scenario
 from dynosim.metrics import Metrics
+from dynosim.uncertainty.sampling import Deviations
 
 
 class Status(StrEnum):
@@ -32,6 +33,8 @@ class Outcome:
     """SLO name -> violation relative to the bound; at or below 0 is met (Optuna's and BoTorch's convention)."""
     metrics: Mapping[str, Any] | None = None
     """``Metrics.to_dict()``; None unless complete."""
+    deviations: Deviations = field(default_factory=dict)
+    """``Metrics.deviations``: what gives the metrics their sampling intervals."""
     reason: str = ""
     """Why it is infeasible or lost, or the traceback of a failure."""
     wall_s: float = 0.0
@@ -48,9 +51,13 @@ class Outcome:
         """The last line of ``reason``: of a traceback, the exception."""
         return self.reason.strip().rpartition("\n")[2]
 
+    def known_metrics(self) -> Metrics:
+        """Return the metrics, of which there are none unless complete."""
+        return Metrics(self.metrics or {}, self.deviations)
+
     def flat_metrics(self) -> dict[str, float]:
         """Return the known metrics under MLflow's keys: the bare name is the average, ``name.p99`` a statistic."""
-        return Metrics(self.metrics or {}).flat()
+        return self.known_metrics().flat()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,188 @@
+"""Sampling noise of the metrics of one run, by batch means: ten long batches stand for ten independent, shorter runs.
+
+Requests are autocorrelated, because they meet the same queue, so s / sqrt(n) over requests is too small. Means of long
+batches are nearly independent (Law, Simulation Modeling and Analysis, 9.5.3; 10 to 30 of them are enough: Schmeiser,
+"Batch size effects", 1982). Ten, because fewer are longer: on M/D/1 waiting times coverage falls with their number.
+
+A percentile q is turned around (Woodruff, 1952): batch means say how far the share of requests at or below q is known,
+and the sample's own percentiles at the ends of that range are the interval. With independent requests it is the
+textbook interval of order statistics.
+
+What is kept of a metric are its ten deviations: relative differences of a batch from the whole, 0 on average. They give
+the interval of one run, and, as all trials of a study serve the same requests, that of the difference of two: noise
+that both share cancels.
+
+Left out: percentiles of token gaps, which are kept as a histogram; utilisations and counts; what a scaled number of
+GPUs adds to rates per GPU; requests that follow earlier ones by more than a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+Array = NDArray[np.float64]
+Edges = NDArray[np.int64]
+Deviations = Mapping[str, Sequence[float]]
+"""``Metrics.flat`` name -> relative deviation of each batch."""
+
+BATCHES = 10
+MIN_BATCH = 10
+"""Requests that every batch needs: no metric has an interval below 100 requests."""
+MIN_TAIL = 10
+"""Requests beyond a percentile that its interval needs: p99 has none below 1,000."""
+CONFIDENCE = 0.95
+LEVELS = {"p1": 0.01, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+"""Percentiles with an interval."""
+
+_T = float(stdtrit(BATCHES - 1, 0.5 + CONFIDENCE / 2.0))
+
+FOLLOWS: Mapping[str, tuple[str, int]] = {
+    "output_token_throughput_per_gpu": ("output_token_throughput", 1),
+    "total_token_throughput_per_gpu": ("total_token_throughput", 1),
+    "goodput_token_throughput_per_gpu": ("goodput_token_throughput", 1),
+    "usd_per_million_output_tokens": ("output_token_throughput", -1),
+    "usd_per_million_total_tokens": ("total_token_throughput", -1),
+    "usd_per_million_good_output_tokens": ("goodput_token_throughput", -1),
+    "usd_per_1k_requests": ("request_throughput", -1),
+}
+"""Metric -> the rate that it is a constant times, or (-1) a constant over."""
+
+
+def half_width(deviations: Array) -> Array:
+    """Return the 95 % half-width of the mean over batches (Student's t), along the last axis."""
+    return np.asarray(_T * deviations.std(axis=-1, ddof=1) / math.sqrt(BATCHES))
+
+
+def relative(deviations: Deviations, name: str) -> Array | None:
+    """Return the deviations of the metric *name* (as in ``Metrics.flat``); None where it has no interval."""
+    source, sign = FOLLOWS.get(name, (name.removesuffix(".avg"), 1))
+    known = deviations.get(source)
+    return None if known is None else sign * np.asarray(known)
+
+
+def interval(deviations: Deviations, name: str, value: float | None) -> tuple[float, float] | None:
+    """Return the 95 % sampling interval of the metric *name* around its *value*; None where it has none."""
+    known = relative(deviations, name)
+    if known is None or value is None:
+        return None
+    half = abs(value) * float(half_width(known))
+    return max(value - half, 0.0), value + half
+
+
+def batch_edges(n: int) -> Edges:
+    """Return where the batches of *n* consecutive requests begin, and *n*."""
+    return np.arange(BATCHES + 1) * n // BATCHES
+
+
+def of_ratio(part: Array, whole: Array, edges: Edges) -> list[float] | None:
+    """Return the deviations of sum(part) / sum(whole) over requests (delta method); of a mean, *whole* is ones."""
+    if np.diff(edges).min() < MIN_BATCH or not (total := part.sum()):
+        return None
+    parts, wholes = (np.add.reduceat(x, edges[:-1]) for x in (part, whole))
+    return _rounded((parts / total - wholes / whole.sum()) * BATCHES)
+
+
+def of_rates(at_s: Array, amounts: Mapping[str, Array], start_s: float) -> dict[str, list[float] | None]:
+    """Return the deviations of sum(amount) per second, amounts counted at *at_s*, over equal windows of time."""
+    span_s = float(at_s.max(initial=start_s)) - start_s
+    if len(at_s) < MIN_BATCH * BATCHES or span_s <= 0.0:
+        return {}
+    window = np.minimum((at_s - start_s) / span_s * BATCHES, BATCHES - 1).astype(np.int64)
+    sums = {name: np.bincount(window, amount, BATCHES) for name, amount in amounts.items()}
+    return {name: _rounded(x / x.sum() * BATCHES - 1.0) if x.any() else None for name, x in sums.items()}
+
+
+def of_percentiles(x: Array, edges: Edges, levels: Array) -> list[list[float] | None]:
+    """Return the deviations of each percentile (shares *levels*) of *x*, None where the sample is too small.
+
+    That is where fewer than MIN_TAIL requests lie beyond it, or its interval would end beyond the largest or smallest.
+    """
+    n, size = len(x), np.diff(edges)
+    if size.min() < MIN_BATCH:
+        return [None] * len(levels)
+    order = np.sort(x)
+    values = _at(order, levels)
+    shares = np.add.reduceat(x <= values[:, None], edges[:-1], axis=1, dtype=np.int64) / size
+    half = half_width(shares)
+    low, high = levels - half, levels + half
+    known = (n * np.minimum(levels, 1.0 - levels) >= MIN_TAIL) & (n * low >= 1.0) & (n * (1.0 - high) >= 1.0)
+    width = _at(order, high) - _at(order, low)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.where(half > 0.0, width / (2.0 * half), 0.0) / values  # relative change per share
+    deviations = -(shares - shares.mean(axis=1, keepdims=True)) * slope[:, None]
+    return [_rounded(row) if sure else None for row, sure in zip(deviations, known & np.isfinite(slope), strict=True)]
+
+
+def _at(order: Array, levels: Array) -> Array:
+    """Return percentiles of ascending values, interpolated linearly (numpy's default); the ends beyond them."""
+    rank = np.clip(levels, 0.0, 1.0) * (len(order) - 1)
+    below = rank.astype(np.int64)
+    step = order[np.minimum(below + 1, len(order) - 1)] - order[below]
+    return np.asarray(order[below] + (rank - below) * step)
+
+
+def _rounded(x: Array) -> list[float] | None:
+    """Return *x* to 1e-4 of the metric, which keeps stored trials small."""
+    return x.round(4).tolist() if np.isfinite(x).all() else None
+
+
+def deviations_of(
+    completed: NDArray[np.bool_],
+    done: NDArray[Any],
+    latencies: Mapping[str, Array],
+    good: NDArray[np.bool_],
+    start_s: float,
+) -> dict[str, list[float]]:
+    """Return the deviations of the metrics that have an interval, by their names in ``Metrics.flat``.
+
+    *completed* says it of each request in order of arrival, from *start_s* on; those are the records *done*
+    (``REQUEST_DTYPE``), with their *latencies* (NaN where undefined), *good* or not.
+    """
+    edges, inside = batch_edges(len(completed)), _within(completed, batch_edges(len(completed)))
+    found: dict[str, list[float] | None] = {}
+    for name, x in latencies.items():
+        known = np.isfinite(x)
+        found |= _distribution(name, x[known], _within(known, inside))
+    found |= of_rates(done["last_token_s"], _amounts(done, good), start_s) | _ratios(done, inside)
+    all_good, ones = np.zeros(len(completed)), np.ones(len(completed))
+    all_good[completed] = good
+    found["good_request_fraction"] = of_ratio(all_good, ones, edges)
+    found["served_request_fraction"] = of_ratio(completed.astype(float), ones, edges)
+    return {name: deviations for name, deviations in found.items() if deviations is not None}
+
+
+def _within(kept: NDArray[np.bool_], edges: Edges) -> Edges:
+    """Return the edges of the same batches once only the *kept* requests are left."""
+    return np.concatenate(([0], kept.cumsum()))[edges]
+
+
+def _distribution(name: str, x: Array, edges: Edges) -> dict[str, list[float] | None]:
+    percentiles = of_percentiles(x, edges, np.array(list(LEVELS.values())))
+    named = {f"{name}.{stat}": deviations for stat, deviations in zip(LEVELS, percentiles, strict=True)}
+    return {name: of_ratio(x, np.ones(len(x)), edges), **named}
+
+
+def _amounts(done: NDArray[Any], good: NDArray[np.bool_]) -> dict[str, Array]:
+    input_, output = done["input_tokens"].astype(float), done["output_tokens"].astype(float)
+    return {
+        "request_throughput": np.ones(len(done)),
+        "output_token_throughput": output,
+        "input_token_throughput": input_,
+        "total_token_throughput": input_ + output,
+        "goodput": good.astype(float),
+        "goodput_token_throughput": output * good,
+    }
+
+
+def _ratios(done: NDArray[Any], edges: Edges) -> dict[str, list[float] | None]:
+    prompts, gaps = done["input_tokens"].astype(float), done["output_tokens"] - 1.0
+    return {
+        "prefix_cache_hit_rate": of_ratio(done["cached_tokens"].astype(float), prompts, edges),
+        "inter_chunk_latency": of_ratio(done["last_token_s"] - done["first_token_s"], gaps, edges),
+    }

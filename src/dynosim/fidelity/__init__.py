@@ -1,0 +1,1 @@
+"""How far predictions are from measurements of real GPUs: reading, replaying, scoring and documenting them."""

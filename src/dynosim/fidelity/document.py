@@ -1,0 +1,368 @@
+"""What a validation says: the same tables for the terminal and for ``docs/fidelity.md``, and its scatter plots.
+
+Numbers come from ``scores`` alone. What other tools publish of themselves and what is not modelled stand here as text
+with sources. Left out: a comparison on the same rows with tools that were not run on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynosim.config.unmodelled import UNMODELLED
+from dynosim.fidelity.replay import Outcome
+from dynosim.fidelity.scores import (
+    RANKED,
+    SCORED,
+    THROUGHPUT,
+    TPOT,
+    TTFT,
+    UNSATURATED,
+    Errors,
+    Requests,
+    Scores,
+    Target,
+    grouped,
+    pairs_of,
+)
+from dynosim.files import write_whole
+from dynosim.space.coverage import State, coverage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PLOTS = {TPOT: "fidelity_tpot.svg", TTFT: "fidelity_ttft.svg"}
+"""Metric -> file of its scatter plot under ``docs/images``."""
+
+ERRORS_NOTE = (
+    "Each cell is MAPE, median absolute error and bias (mean signed error) in percent, with the number of rows in "
+    "parentheses. E2E is TTFT + (n - 1) TPOT where a row does not state it; throughput is scored only where stated."
+)
+GROUPS_NOTE = "MAPE and bias in percent, rows in parentheses."
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with a title, or what to say where it has no rows."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+    empty: str = "none"
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+
+def summary(scores: Scores) -> list[Section]:
+    """Return what fits a screen: targets, totals, groups, and rows without a prediction."""
+    return [_targets(scores), _totals(scores), _groups(scores), _problems(scores)]
+
+
+def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
+    """Return every table."""
+    first, last = summary(scores)[:-1], _problems(scores)
+    return [
+        *first,
+        _baselines(scores),
+        _sweeps(scores),
+        _rankings(scores),
+        _effects(scores),
+        _requests(scores.requests),
+        last,
+        rows_table(outcomes),
+    ]
+
+
+def _targets(scores: Scores) -> Section:
+    verdicts = {True: "met", False: "missed", None: "no rows"}
+    rows = [(t.name, t.bound, _value(t), verdicts[t.met]) for t in scores.targets]
+    return Section("Targets", ("target", "bound", "value", ""), rows)
+
+
+def _value(target: Target) -> str:
+    if target.value is None:
+        return "–"
+    return {"%": _percent(target.value) + " %", "": f"{target.value:.3f}", "rows": f"{target.value:.0f}"}[target.unit]
+
+
+def _totals(scores: Scores) -> Section:
+    groups = [*scores.totals, scores.flagged]
+    rows = [(g.labels[0], str(g.rows), *(_full(g.errors.get(m)) for m in SCORED)) for g in groups if g.rows]
+    return Section("Errors in total", ("rows of", "n", *SCORED.values()), rows, ERRORS_NOTE)
+
+
+def _groups(scores: Scores) -> Section:
+    metrics = [metric for metric in SCORED if metric != TTFT]
+    rows = [
+        (source_name(source), model.split("/")[-1], gpu, engine, str(group.rows), *cells)
+        for group in scores.groups
+        for source, model, gpu, engine in [group.labels]
+        for cells in [[_short(group.errors.get(metric)) for metric in metrics]]
+    ]
+    head = ("source", "model", "GPU", "engine", "n", *(SCORED[metric] for metric in metrics))
+    return Section("Errors by source, model, GPU and engine", head, rows, GROUPS_NOTE)
+
+
+def source_name(source: str) -> str:
+    """Return the owner of a source, and what brackets say of it."""
+    brackets = source.partition("(")[2].partition(")")[0].split(",")[0]
+    return source.split()[0].split("/")[0] + (f" ({brackets})" if brackets else "")
+
+
+def _problems(scores: Scores) -> Section:
+    empty = "Every row that ran on real GPUs has a prediction."
+    return Section("Rows without a prediction", ("row", "reason"), list(scores.problems.items()), empty=empty)
+
+
+def _baselines(scores: Scores) -> Section:
+    rows = [
+        (b.name, SCORED[b.metric], str(b.ours.rows), f"{_percent(b.theirs.mape)} %", f"{_percent(b.ours.mape)} %")
+        for b in scores.baselines
+    ]
+    return Section(
+        "Other tools on the same rows", ("tool", "metric", "rows", "MAPE of the tool", "MAPE of dynosim"), rows
+    )
+
+
+def _sweeps(scores: Scores) -> Section:
+    head = ("sweep", "loads", *(f"tau {name}" for name in RANKED.values()), "saturates at", "predicted", "")
+    rows = [
+        (s.name, _loads(s.loads), *map(_tau, map(s.tau.get, RANKED)), *map(_load, (s.measured_load, s.predicted_load)),
+         s.saturation if s.measured_load or s.predicted_load else "agreed")
+        for s in scores.sweeps
+    ]  # fmt: skip
+    note = (
+        "tau is Kendall's tau-b of predicted and measured values over the loads of a sweep: 1 where both are in the "
+        "same order. A sweep saturates at the first load whose TTFT is over five times that of the load before and "
+        "over 2 s, or where throughput grew by 5 % or less."
+    )
+    return Section("Sweeps over load", head, rows, note)
+
+
+def _rankings(scores: Scores) -> Section:
+    head = ("task", "configurations", "rows", *(f"tau {name}" for name in RANKED.values()))
+    rows = [(r.name, str(r.configurations), str(r.rows), *map(_tau, map(r.tau.get, RANKED))) for r in scores.rankings]
+    note = "All loads of all configurations that serve one model with the same lengths, ranked together."
+    return Section("Ranking of configurations", head, rows, note)
+
+
+def _effects(scores: Scores) -> Section:
+    rows = [(e.name, e.where, _size(e.measured, e.unit), _size(e.predicted, e.unit), e.verdict) for e in scores.effects]
+    return Section("Effects", ("effect", "rows", "measured", "predicted", ""), rows)
+
+
+def _size(value: float, unit: str) -> str:
+    return f"{100 * value:+.1f} %" if unit == "%" else f"{value:.4g} {unit}"
+
+
+def _requests(scored: Iterable[Requests]) -> Section:
+    rows = [
+        (r.id, str(r.rows), what, *(f"{a:.0f} / {b:.0f}" for a, b in values.values()),
+         "–" if r.correlation is None or what != "TTFT" else f"{r.correlation:.2f}")
+        for r in scored
+        for what, values in (("TTFT", r.ttft_ms), ("E2E", r.latency_ms))
+    ]  # fmt: skip
+    note = "Quantiles over requests in ms, measured / predicted; r is Pearson's, of TTFT request by request."
+    return Section("Per-request logs", ("row", "requests", "time", "p10", "p50", "p90", "p99", "r"), rows, note)
+
+
+def rows_table(outcomes: Sequence[Outcome]) -> Section:
+    """Return every row: measured / predicted."""
+    metrics = [m for m in SCORED if m != UNSATURATED]
+    head = ("row", "evidence", *(f"{SCORED[m]}, {'tok/s/GPU' if m == THROUGHPUT else 'ms'}" for m in metrics), "")
+    return Section("Every row", head, [_row(outcome, metrics) for outcome in outcomes], "Measured / predicted.")
+
+
+def _row(outcome: Outcome, metrics: Sequence[str]) -> tuple[str, ...]:
+    pairs = {pair.metric: f"{pair.measured:.4g} / {pair.predicted:.4g}" for pair in pairs_of(outcome)}
+    row = outcome.measurement
+    remark = "no prediction" if outcome.problem else "flagged" if row.flagged else ""
+    return row.id, outcome.evidence, *(pairs.get(metric, "") for metric in metrics), remark
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _full(errors: Errors | None) -> str:
+    if errors is None:
+        return "–"
+    return f"{_percent(errors.mape)}  {_percent(errors.median)}  {100 * errors.bias:+.1f}  ({errors.rows})"
+
+
+def _short(errors: Errors | None) -> str:
+    return "–" if errors is None else f"{_percent(errors.mape)}  {100 * errors.bias:+.1f}  ({errors.rows})"
+
+
+def _tau(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _load(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
+def _loads(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+# ---- the page -----------------------------------------------------------------------------------------------------
+
+HEAD = """# How far predictions are from real GPUs
+
+`dynosim validate --write-docs` wrote this page; its numbers are that command's. It replays {rows} measured runs of real
+engines, {flagged} of which look disturbed in their source and are scored apart, in the row "flagged". Nothing is fitted
+to a row: pass times are kernel tables where there are any (evidence "tables") and a roofline where not, and what a row
+leaves open is its source's launch script or the engine's default. Every load is produced as its source did: length
+ranges, warm-ups, start bursts, multi-turn conversations.
+
+Errors are predicted / measured - 1. MAPE is the mean of their sizes and bias the mean with sign; rows count alike.
+"""
+
+PLOTTED = """## Predicted against measured
+
+The solid line is a perfect prediction, the dashed ones are 20 % off. Flagged rows are left out.
+
+"""
+
+PUBLISHED = (
+    (
+        "AIConfigurator",
+        "TPOT MAPE 7.8 % (vLLM 11.9 %), TTFT 16.9 to 22.1 % without outliers over 1 s; disaggregated throughput 25.5 %",
+        "its paper's corpus of fixed lengths and concurrencies",
+        "arXiv 2601.06288, read second-hand",
+    ),
+    (
+        "AIConfigurator, used by others",
+        "TTFT MAPE about 45 % on A100 SXM; median E2E 12 %, ITL 25 %, TTFT 650 % on H100",
+        "vLLM's random data set; nine runs of vLLM 0.15",
+        "github.com/ai-dynamo/aiconfigurator/issues/1205; inference-sim/sim-to-real-accuracy-validation",
+    ),
+    (
+        "Vidur",
+        "latency within 9 %",
+        "its paper's models on the vLLM of 2024, operators profiled on the same GPUs",
+        "Agrawal et al., MLSys 2024",
+    ),
+    (
+        "Vidur, used by others",
+        "P50 seven times off against vLLM 0.9.1",
+        "one user's deployment",
+        "github.com/microsoft/vidur/issues/60",
+    ),
+    (
+        "LLMServingSim 2",
+        "mean TTFT, TPOT and latency within 3 %",
+        "three replays of 300 ShareGPT requests, layers profiled on the same GPU; one of them is the row "
+        "llmss-rtxpro6000-llama-3.1-8b of this page",
+        "llmservingsim.ai/docs/validation",
+    ),
+    (
+        "BLIS (inference-sim)",
+        "E2E MAPE 11.8 %, TTFT 22.8 %; later: median E2E and ITL 7 to 9 %",
+        "38 and 36 vLLM runs on H100, A100 and L40S, coefficients trained on such runs",
+        "github.com/inference-sim/inference-sim/pull/944; llm-d blog on BLIS",
+    ),
+    (
+        "LLM-Emu",
+        "TPOT within 4.8 %, E2E 5.3 %, throughput 1.9 %, TTFT 10.4 %",
+        "vLLM itself with sampled pass times, profiled on the same GPUs",
+        "arXiv 2605.00616",
+    ),
+)
+"""(tool, error that it or a user states, on what, source)."""
+
+PUBLISHED_NOTE = (
+    "Errors as published, on other rows than these, so they do not rank the tools: tools that profile the very GPU and "
+    "engine version of a test start closer than one that has kernel tables of another version, or none."
+)
+
+LIMITS = (
+    "clients: HTTP, tokenising, chat templates and the benchmark client's own delays",
+    "clocks: throttling, power caps and slow GPUs of a node",
+    "versions: kernel tables are of one version per engine, a row may have run another",
+    "flags that a source does not state: the engine's defaults stand in",
+    "expert imbalance: tokens are spread over experts as the tables' own benchmark spread them",
+    "noise: most rows are one run; two runs of one configuration differ by up to a few percent",
+)
+
+
+def markdown(scores: Scores, outcomes: Sequence[Outcome]) -> str:
+    """Return the page."""
+    *tables, rows = sections(scores, outcomes)
+    plots = "".join(f"![{SCORED[metric]}](images/{file})\n" for metric, file in PLOTS.items())
+    published = Section("What other tools publish", ("tool", "error", "on", "source"), list(PUBLISHED), PUBLISHED_NOTE)
+    parts = [
+        HEAD.format(rows=scores.rows, flagged=scores.flagged.rows),
+        *map(_table, tables[:2]),
+        PLOTTED + plots,
+        *map(_table, [*tables[2:], published]),
+        _not_modelled(),
+        f"## {rows.title}\n\n<details><summary>{len(rows.rows)} rows</summary>\n\n{_table(rows)}\n</details>\n",
+    ]
+    return "\n".join(parts)
+
+
+def _table(section: Section) -> str:
+    note = f"{section.note}\n\n" if section.note else ""
+    if not section.rows:
+        return f"## {section.title}\n\n{note}{section.empty}\n"
+    lines = [section.head, tuple("---" for _ in section.head), *section.rows]
+    cells = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"## {section.title}\n\n{note}{cells}\n"
+
+
+def _not_modelled() -> str:
+    off = [
+        f"`{name.split('.')[1]}`: {knob.changes}"
+        for name, knob in coverage().items()
+        if knob.state == State.NOT_MODELLED
+    ]
+    settings = ", ".join(f"`{name}`" for name in UNMODELLED)
+    items = "\n".join(f"- {text}" for text in (*LIMITS, *off))
+    return (
+        f"## What is not modelled\n\n{items}\n- settings without a field, with what each would change in "
+        f"[simulator.md](simulator.md): {settings}\n"
+    )
+
+
+def write_docs(folder: Path, scores: Scores, outcomes: Sequence[Outcome]) -> Path:
+    """Write ``fidelity.md`` and its plots under *folder*; return the page's path."""
+    for metric, name in PLOTS.items():
+        write_whole(folder / "images" / name, scatter(outcomes, metric))
+    return write_whole(folder / "fidelity.md", markdown(scores, outcomes))
+
+
+# ---- plots --------------------------------------------------------------------------------------------------------
+
+
+def scatter(outcomes: Sequence[Outcome], metric: str) -> bytes:
+    """Return an SVG of predicted against measured values of *metric*, coloured by engine, on logarithmic axes."""
+    from io import BytesIO
+
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "dynosim", "font.size": 9}):
+        figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+        _draw(figure.add_subplot(), outcomes, metric)
+        file = BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _draw(axes: Axes, outcomes: Sequence[Outcome], metric: str) -> None:
+    pairs = [pair for o in outcomes if not o.measurement.flagged for pair in pairs_of(o) if pair.metric == metric]
+    ends = sorted(value for pair in pairs for value in (pair.measured, pair.predicted))[:: max(2 * len(pairs) - 1, 1)]
+    for factor, style in ((1.0, "-"), (1.2, "--"), (0.8, "--")):
+        axes.plot(ends, [factor * end for end in ends], style, color="0.6", linewidth=0.8)
+    for engine, rows in sorted(grouped(pairs, lambda pair: pair.outcome.measurement.engine.split()[0]).items()):
+        axes.scatter([p.measured for p in rows], [p.predicted for p in rows], s=14, alpha=0.8, label=engine)
+    axes.set(
+        xscale="log", yscale="log", xlabel=f"measured {SCORED[metric]}, ms", ylabel=f"predicted {SCORED[metric]}, ms"
+    )
+    axes.legend(frameon=False)

@@ -1,0 +1,184 @@
+"""Replays every measured run of a set in a pool of processes, and reads what lies beside the set.
+
+Beside the CSV may lie the per-request logs that its notes name, and ``baseline_*.csv`` with another tool's predictions
+of the same rows. The order of outcomes is the file's whatever the number of workers; what goes wrong in one row is that
+row's problem.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from dynosim import __version__
+from dynosim.errors import ConfigError
+from dynosim.fidelity.measurements import Measurement, read_measurements
+from dynosim.fidelity.replay import Outcome
+from dynosim.fidelity.replay import replay as replay_one
+from dynosim.fidelity.scores import BAND_COVERAGE, TPOT, TTFT, Columns, Scores, bands, score
+from dynosim.files import write_whole
+from dynosim.search.workers import DIED, Workers, count_workers
+
+DEFAULT_SET = Path("../shared/validation/calibration.csv")
+BANDS = Path(__file__).parents[1] / "uncertainty" / "bands.json"
+_LOG = re.compile(r"[\w.-]+_requests\.(?:csv|jsonl)\.gz")
+
+Replay = Callable[[Measurement], Outcome]
+Listener = Callable[[Outcome, int, int], None]
+"""Called with an outcome, how many are done, and how many there are."""
+
+
+def find_set(name: str | Path | None) -> Path:
+    """Return the CSV that *name* means: a file, a folder's ``calibration.csv``, or a set beside the default one.
+
+    Raises ConfigError where there is none.
+    """
+    if name is None:
+        tried = [DEFAULT_SET]
+    else:
+        tried = [Path(name), Path(name) / "calibration.csv", DEFAULT_SET.with_name(f"{name}.csv")]
+    for path in tried:
+        if path.is_file():
+            return path
+    places = ", ".join(map(str, tried))
+    raise ConfigError(
+        f"{name or 'no measurements'}: looked for {places}; allowed: a CSV or a folder of one", path="--set"
+    )
+
+
+def validate(
+    path: str | Path,
+    *,
+    only: str = "*",
+    workers: int | Literal["auto"] = "auto",
+    listener: Listener | None = None,
+    replay: Replay = replay_one,
+) -> list[Outcome]:
+    """Replay the rows of *path* whose id matches the glob *only*, in the file's order.
+
+    Raises ConfigError for a file that is not a set of measurements, and where no id matches.
+    """
+    rows = [row for row in read_measurements(path) if fnmatch(row.id, only)]
+    if not rows:
+        raise ConfigError(f"{only}: no row has such an id", file=str(path), path="--only")
+    outcomes = []
+    with Workers(partial(_replay_safely, replay), count_workers(workers), _died) as pool:
+        for outcome in _replayed(rows, pool):
+            outcomes.append(outcome)
+            if listener is not None:
+                listener(outcome, len(outcomes), len(rows))
+    return outcomes
+
+
+def _replayed(rows: Sequence[Measurement], pool: Workers[Measurement, Outcome]) -> Iterator[Outcome]:
+    """Yield outcomes in order; a few rows per worker are in flight, so that a death costs no more than those."""
+    running: deque[tuple[Measurement, Future[Outcome]]] = deque()
+    for row in rows:
+        running.append((row, pool.submit(row)))
+        if len(running) >= 2 * pool.count - 1:
+            yield _oldest(running, pool)
+    while running:
+        yield _oldest(running, pool)
+
+
+def _oldest(running: deque[tuple[Measurement, Future[Outcome]]], pool: Workers[Measurement, Outcome]) -> Outcome:
+    row, future = running.popleft()
+    return pool.result(future, row)
+
+
+def _replay_safely(replay: Replay, row: Measurement) -> Outcome:
+    try:
+        return replay(row)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        return Outcome(row, {}, problem=f"crashed at {where}: {type(error).__name__}: {error}".splitlines()[0])
+
+
+def _died(row: Measurement) -> Outcome:
+    return Outcome(row, {}, problem=DIED)
+
+
+def score_set(path: Path, outcomes: Sequence[Outcome]) -> Scores:
+    """Return the scores of *outcomes* with the logs and baselines that lie beside the set."""
+    logs = {o.measurement.id: log for o in outcomes if (log := read_log(o.measurement)) is not None}
+    baselines = {
+        file.stem.removeprefix("baseline_"): read_baseline(file) for file in path.parent.glob("baseline_*.csv")
+    }
+    return score(outcomes, logs=logs, baselines=baselines)
+
+
+def write_bands(path: Path, outcomes: Sequence[Outcome], file: Path = BANDS) -> Path:
+    """Write the bands of *outcomes*, replayed from the set *path*, to *file* (by default the package's own)."""
+    content = {
+        "version": __version__,
+        "set": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "coverage": BAND_COVERAGE,
+        "classes": bands(outcomes),
+    }
+    return write_whole(file, json.dumps(content, indent=2) + "\n")
+
+
+def read_baseline(file: Path) -> dict[str, dict[str, float]]:
+    """Return id -> metric -> another tool's prediction, at the mean lengths of the run where there are two.
+
+    Columns are ``id`` and ``*_ttft_ms_mean_len``, ``*_tpot_ms_mean_len`` or the same with ``nominal_len``.
+    """
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    return {row["id"]: dict(_predictions(row)) for row in rows}
+
+
+def _predictions(row: dict[str, str]) -> Iterator[tuple[str, float]]:
+    for metric, word in ((TTFT, "ttft_ms"), (TPOT, "tpot_ms")):
+        columns = sorted(name for name in row if re.search(rf"_{word}_(mean|nominal)_len$", name))
+        values = [row[name] for name in columns if row[name]]
+        if values:
+            yield metric, float(values[0])
+
+
+def read_log(row: Measurement) -> Columns | None:
+    """Return the measured per-request columns that *row* names and that lie beside the set, in order of arrival."""
+    name = _LOG.search(row.notes)
+    file = row.folder / name.group() if name else None
+    if file is None or not file.is_file():
+        return None
+    return _timestamps(pd.read_json(file, lines=True)) if ".jsonl" in file.name else _columns(pd.read_csv(file))
+
+
+def _timestamps(log: pd.DataFrame) -> Columns:
+    """Return the columns of a log of timestamps (LLMServingSim's), TTFT from queueing on."""
+    log = log.sort_values("queued_ts", kind="stable")
+    return {
+        "ttft_ms": ((log.first_token_ts - log.queued_ts) * 1e3).to_numpy(),
+        "latency_ms": ((log.last_token_ts - log.queued_ts) * 1e3).to_numpy(),
+        "input_tokens": log.input_toks.to_numpy(np.float64),
+        "output_tokens": log.output_toks.to_numpy(np.float64),
+    }
+
+
+def _columns(log: pd.DataFrame) -> Columns:
+    log = log.sort_values("start_s", kind="stable")
+    names = ("ttft_ms", "latency_ms", "input_tokens", "output_tokens")
+    return {name: log[name].to_numpy(np.float64) for name in names}
+
+
+def print_progress(outcome: Outcome, done: int, total: int) -> None:
+    """Write one line to stderr."""
+    print(
+        f"{done}/{total} {outcome.measurement.id}{': ' + outcome.problem if outcome.problem else ''}", file=sys.stderr
+    )

@@ -637,12 +637,13 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
 
 
 def _print_section(section: Section) -> None:
+    from rich.box import SIMPLE
     from rich.table import Table
 
-    table = Table(*section.head, title=section.title, title_justify="left", caption=section.note or None)
+    table = Table(*section.head, title=section.title, caption=section.note or None, box=SIMPLE)
+    table.title_justify = table.caption_justify = "left"
     for row in section.rows:
         table.add_row(*row)
-    table.caption_justify = "left"
     _console(sys.stdout).print(table if section.rows else f"{section.title}: {section.empty}", highlight=False)
 
 

@@ -21,6 +21,7 @@ from dynosim.fidelity.scores import (
     TTFT,
     UNSATURATED,
     Errors,
+    Group,
     Requests,
     Scores,
     Target,
@@ -40,7 +41,7 @@ ERRORS_NOTE = (
     "Each cell is MAPE, median absolute error and bias (mean signed error) in percent, with the number of rows in "
     "parentheses. E2E is TTFT + (n - 1) TPOT where a row does not state it; throughput is scored only where stated."
 )
-GROUPS_NOTE = "MAPE and bias in percent, rows in parentheses."
+GROUPS_NOTE = "MAPE, median absolute error and bias in percent."
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,16 @@ def _totals(scores: Scores) -> Section:
 
 
 def _groups(scores: Scores) -> Section:
-    metrics = [metric for metric in SCORED if metric != TTFT]
-    rows = [
-        (source_name(source), model.split("/")[-1], gpu, engine, str(group.rows), *cells)
-        for group in scores.groups
-        for source, model, gpu, engine in [group.labels]
-        for cells in [[_short(group.errors.get(metric)) for metric in metrics]]
-    ]
-    head = ("source", "model", "GPU", "engine", "n", *(SCORED[metric] for metric in metrics))
+    """Return a line for each source, and below it one for each (model, GPU, engine)."""
+    rows = [_group_row(group) for group in scores.groups]
+    head = ("source, and its model, GPU and engine", "n", *SCORED.values())
     return Section("Errors by source, model, GPU and engine", head, rows, GROUPS_NOTE)
+
+
+def _group_row(group: Group) -> tuple[str, ...]:
+    source, *rest = group.labels
+    model = f"· {' '.join(rest).split('/', 1)[-1]}" if rest else source_name(source)
+    return model, str(group.rows), *(_short(group.errors.get(metric)) for metric in SCORED)
 
 
 def source_name(source: str) -> str:
@@ -114,8 +116,10 @@ def source_name(source: str) -> str:
 
 
 def _problems(scores: Scores) -> Section:
-    empty = "Every row that ran on real GPUs has a prediction."
-    return Section("Rows without a prediction", ("row", "reason"), list(scores.problems.items()), empty=empty)
+    reasons = grouped(scores.problems, lambda name: scores.problems[name])
+    rows = [(", ".join(ids[:3]) + f", {len(ids) - 3} more" * (len(ids) > 3), why) for why, ids in reasons.items()]
+    empty = "every row that ran on real GPUs has a prediction"
+    return Section("Rows without a prediction", ("rows", "reason"), rows, empty=empty)
 
 
 def _baselines(scores: Scores) -> Section:
@@ -189,13 +193,13 @@ def _percent(value: float) -> str:
 
 
 def _full(errors: Errors | None) -> str:
-    if errors is None:
-        return "–"
-    return f"{_percent(errors.mape)}  {_percent(errors.median)}  {100 * errors.bias:+.1f}  ({errors.rows})"
+    return _short(errors) + ("" if errors is None else f"  ({errors.rows})")
 
 
 def _short(errors: Errors | None) -> str:
-    return "–" if errors is None else f"{_percent(errors.mape)}  {100 * errors.bias:+.1f}  ({errors.rows})"
+    if errors is None:
+        return "–"
+    return f"{_percent(errors.mape)}  {_percent(errors.median)}  {100 * errors.bias:+.1f}"
 
 
 def _tau(value: float | None) -> str:
@@ -310,7 +314,7 @@ def markdown(scores: Scores, outcomes: Sequence[Outcome]) -> str:
 def _table(section: Section) -> str:
     note = f"{section.note}\n\n" if section.note else ""
     if not section.rows:
-        return f"## {section.title}\n\n{note}{section.empty}\n"
+        return f"## {section.title}\n\n{note}{section.empty.capitalize()}.\n"
     lines = [section.head, tuple("---" for _ in section.head), *section.rows]
     cells = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return f"## {section.title}\n\n{note}{cells}\n"
@@ -365,4 +369,5 @@ def _draw(axes: Axes, outcomes: Sequence[Outcome], metric: str) -> None:
     axes.set(
         xscale="log", yscale="log", xlabel=f"measured {SCORED[metric]}, ms", ylabel=f"predicted {SCORED[metric]}, ms"
     )
+    axes.set_aspect("equal", "datalim")
     axes.legend(frameon=False)

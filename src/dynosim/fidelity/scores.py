@@ -77,7 +77,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Group:
-    """Errors of the rows that share *labels*."""
+    """Errors of the rows that share *labels*: a class, a source, or (source, model, GPU, engine)."""
 
     labels: tuple[str, ...]
     rows: int
@@ -190,16 +190,15 @@ def score(
     """
     outcomes = sorted(outcomes, key=lambda o: o.measurement.id)
     sound = [o for o in outcomes if not o.measurement.flagged]
-    pairs = [pair for outcome in sound for pair in pairs_of(outcome)]
-    totals, follows = _totals(sound, pairs), sweeps(sound)
+    totals, follows = _totals([o for o in sound if o.problem is None]), sweeps(sound)
     problems = {o.measurement.id: o.problem for o in outcomes if o.problem is not None}
     return Scores(
         rows=len(outcomes),
         targets=targets(totals, follows, refused=sum(o.problem is not None for o in sound)),
         totals=totals,
-        groups=[_group(labels, rows) for labels, rows in grouped(sound, labels_of).items()],
+        groups=list(_by_source(sound)),
         flagged=_group(("flagged",), [o for o in outcomes if o.measurement.flagged]),
-        baselines=list(_compare(pairs, baselines or {})),
+        baselines=list(_compare([pair for o in sound for pair in pairs_of(o)], baselines or {})),
         sweeps=follows,
         rankings=rankings(sound),
         effects=[*_cliffs(sound), *_host_gains(sound), *_transfers(sound)],
@@ -267,7 +266,13 @@ def _group(labels: tuple[str, ...], outcomes: Sequence[Outcome]) -> Group:
     return Group(labels, len(outcomes), errors_of(pair for outcome in outcomes for pair in pairs_of(outcome)))
 
 
-def _totals(outcomes: Sequence[Outcome], pairs: Sequence[Pair]) -> list[Group]:
+def _by_source(outcomes: Sequence[Outcome]) -> Iterator[Group]:
+    for source, rows in grouped(outcomes, lambda o: o.measurement.source).items():
+        yield _group((source,), rows)
+        yield from (_group(labels, some) for labels, some in grouped(rows, labels_of).items())
+
+
+def _totals(outcomes: Sequence[Outcome]) -> list[Group]:
     kinds: dict[str, Callable[[Outcome], bool]] = {
         "all": lambda o: True,
         "dense": lambda o: not o.moe,
@@ -275,10 +280,7 @@ def _totals(outcomes: Sequence[Outcome], pairs: Sequence[Pair]) -> list[Group]:
         "tables": lambda o: o.evidence == "tables",
         "roofline": lambda o: o.evidence == "roofline",
     }
-    return [
-        Group((name,), sum(map(has, outcomes)), errors_of(pair for pair in pairs if has(pair.outcome)))
-        for name, has in kinds.items()
-    ]
+    return [_group((name,), list(filter(has, outcomes))) for name, has in kinds.items()]
 
 
 def _compare(pairs: Sequence[Pair], baselines: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[Baseline]:
@@ -496,6 +498,32 @@ def _bands(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
 
 
 def _band(pairs: Sequence[Pair]) -> dict[str, float]:
+    low, high = _tails([pair.measured / pair.predicted for pair in pairs])
+    band = {"rows": len(pairs), "low": round(low, 4), "high": round(high, 4)}
+    spread = _spread(pairs)
+    return band if spread is None else band | {"spread": round(spread, 4)}
+
+
+def _tails(values: Sequence[float]) -> tuple[float, float]:
     tail = (1.0 - BAND_COVERAGE) / 2.0
-    low, high = np.quantile([pair.measured / pair.predicted for pair in pairs], [tail, 1.0 - tail])
-    return {"rows": len(pairs), "low": round(float(low), 4), "high": round(float(high), 4)}
+    low, high = np.quantile(values, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _spread(pairs: Sequence[Pair]) -> float | None:
+    """Return half the width of ln(measured / predicted) around the mean of its family: one setting under many loads.
+
+    It is what two points of one study may still be wrong against each other. None with fewer than BAND_ROWS rows in
+    families of two and more. Means taken off make residuals small by (n - families) / n in variance, put back here.
+    """
+    families = [rows for rows in grouped(pairs, _family).values() if len(rows) > 1]
+    logs = [np.log([pair.measured / pair.predicted for pair in rows]) for rows in families]
+    rows = sum(map(len, logs))
+    if rows < BAND_ROWS:
+        return None
+    low, high = _tails(np.concatenate([values - values.mean() for values in logs]).tolist())
+    return (high - low) / 2.0 * float(np.sqrt(rows / (rows - len(families))))
+
+
+def _family(pair: Pair) -> tuple[str | None, ...]:
+    return *labels_of(pair.outcome), pair.outcome.measurement.precision

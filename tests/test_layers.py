@@ -19,6 +19,7 @@ LAYERS = [
     ["metrics"],
     ["objectives"],
     ["space"],
+    ["calibration"],
     ["search"],
     ["tracking", "report", "fidelity"],
     ["run"],

@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_trace(verbs)
     _add_timing(verbs)
     _add_validate(verbs)
+    _add_calibrate(verbs)
     _add_track(verbs)
     _add_serve(verbs)
     _verb(verbs, "doctor", _doctor, "check this installation", [_runs_dir()])
@@ -235,6 +236,17 @@ def _add_validate(verbs: Any) -> None:
         "--write-docs", metavar="DIR", nargs="?", const="docs", help="write fidelity.md and its plots (default: docs)"
     )
     parser.add_argument("--write-bands", action="store_true", help="renew this package's error bands (maintainers)")
+
+
+def _add_calibrate(verbs: Any) -> None:
+    summary = "fit a profile of multipliers to results of AIPerf, vLLM bench, GuideLLM or SGLang"
+    parser = _verb(verbs, "calibrate", _calibrate, summary, [_overrides(), _format()])
+    parser.add_argument("config", metavar="CONFIG", help="the configuration as it ran; without results: a manifest")
+    parser.add_argument("measured", metavar="MEASURED", nargs="*", help="result files")
+    parser.add_argument("--name", help="name of the profile (default: that of the file CONFIG)")
+    parser.add_argument(
+        "--out", default="calibrations", metavar="DIR", help="where to write it (default: calibrations)"
+    )
 
 
 def _add_track(verbs: Any) -> None:
@@ -516,6 +528,26 @@ def _validate(args: argparse.Namespace) -> int:
         print(document.write_docs(Path(args.write_docs), scores, outcomes), file=sys.stderr)
     if args.write_bands:
         print(write_bands(path, outcomes), file=sys.stderr)
+    return OK
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from dynosim.calibration import Measurement, calibrate, read_manifest
+    from dynosim.report import terminal
+
+    if args.overrides and not args.measured:
+        raise ConfigError("--set: a manifest has overrides of its own; with a configuration name result files")
+    given = {"config": args.config, "overrides": args.overrides, "measured": args.measured}
+    measurements = [Measurement.model_validate(given)] if args.measured else read_manifest(args.config)
+    name = args.name or Path(args.config).stem
+    calibration = calibrate(measurements, name=name, created=datetime.now(UTC).isoformat(timespec="seconds"))
+    path = calibration.profile.save(Path(args.out))
+    if args.format == "json":
+        _print_json({"path": str(path), **calibration.profile.model_dump(mode="json")})
+    else:
+        _console(sys.stdout).print(terminal.calibration_summary(calibration, path))
     return OK
 
 

@@ -63,7 +63,8 @@ class RunState:
     id: str
     space: str
     identity: str
-    """Hash of everything that decides the trials: space, traffic, sampler, seed, storage and dynosim's version."""
+    """Hash of everything that decides the trials: space, traffic, calibration, sampler, seed, storage and dynosim's
+    version."""
     storage: str
     """Optuna's URL without its password; empty for SQLite in the run's directory."""
     created: str
@@ -195,11 +196,14 @@ def predict(config: str | Path, *, overrides: Sequence[str] = (), trace: str | P
 
 
 def _identity(space: SearchSpace, storage: str) -> str:
+    from dynosim.timing.calibrated import load_profile
     from dynosim.workload import load_workload
 
     scenario, plan = space.reference, space.reference.optimizer
     traffic = load_workload(scenario.workload, scenario.seed).content_hash()
     asked = [plan.sampler, plan.seed, plan.stop_lost_runs, plan.warm_start]
+    if scenario.deployment.calibration is not None:
+        asked.append(load_profile(scenario.deployment.calibration).label)
     parts = [space.content_hash(), traffic, *asked, storage, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

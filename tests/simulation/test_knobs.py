@@ -117,6 +117,7 @@ SPIKE = {"workload.load": {"type": "spike", "base_rps": 1.0, "peak_rps": 10.0, "
 CURVE = {"workload.load": {"type": "rate_curve", "path": "curve.csv", "series": "a"}}
 FILES = {
     "curve.csv": "t_s,rate_rps,workload\n0,2,a\n10,20,a\n0,30,b\n10,40,b\n",
+    "slow.yaml": "name: slow\ngeneric: true\ndecode: 2.0\n",
     "flat.csv": "t_s,rate_rps,workload\n0,5,a\n10,5,a\n",
     "trace.jsonl": "".join(
         json.dumps(
@@ -172,6 +173,7 @@ EFFECTS = {
     "DeploymentConfig.gpu": Effect(f"{D}.gpu", "h100_sxm", "b200_sxm", ITL, -1),
     "DeploymentConfig.quantization": Effect(f"{D}.quantization", "none", "fp8", ITL, -1),
     "DeploymentConfig.kv_cache_dtype": Effect(f"{D}.kv_cache_dtype", "bf16", "fp8", "kv_cache_utilization", -1),
+    "DeploymentConfig.calibration": Effect(f"{D}.calibration", None, "slow.yaml", ITL, +1),
     "DeploymentConfig.mode": Effect(f"{D}.mode", "aggregated", "disaggregated", "stall_time", -1, {f"{PREFILL}.replicas": 1, f"{DECODE}.replicas": 1}),
     "EngineConfig.name": Effect(f"{E}.name", "vllm", "sglang", "inter_chunk_latency.p99", 0),
     "EngineConfig.pass_overhead_us": Effect(f"{E}.pass_overhead_us", 0.0, 2000.0, ITL, +1),

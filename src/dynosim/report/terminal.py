@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dynosim.metrics import METRICS
 from dynosim.report.analysis import (
     frontier_line,
     gpu_counts,
@@ -26,8 +27,10 @@ from dynosim.report.analysis import (
     values,
 )
 from dynosim.search.trial import Status
+from dynosim.timing.calibrated import FOLDER, Profile
 
 if TYPE_CHECKING:
+    from dynosim.calibration import Calibration
     from dynosim.objectives import Objective
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
@@ -95,6 +98,45 @@ def picks_table(study: Study) -> Table:
             style="dim" if trial is baseline else "",
         )
     return table
+
+
+def calibration_summary(calibration: Calibration, path: Path) -> Group:
+    """Return the numbers that a profile was fitted to, its multipliers, what it is worth, and how to use it."""
+    profile = calibration.profile
+    table = Table(title=f"{profile.label}: errors of the simulation", title_justify="left")
+    for head in ("file", "deployment", "load", "metric"):
+        table.add_column(head, no_wrap=True)
+    for head in ("measured", "uncalibrated", "calibrated", "left out"):
+        table.add_column(head, justify="right")
+    for row in calibration.comparisons:
+        errors = (_error(row.measured, value) for value in (row.before, row.after, row.left_out))
+        known = METRICS[row.metric]
+        cells = Path(row.file).name, row.deployment, row.load, known.display, f"{number(row.measured)} {known.unit}"
+        table.add_row(*cells, *errors)
+    for name, found in profile.residuals.items():
+        means = (found.mape_before, found.mape, found.mape_left_out)
+        shown = ("–" if mean is None else f"{mean:.1%}" for mean in means)
+        table.add_row("mean absolute error", "", "", METRICS[name].display, "", *shown, style="bold")
+    return Group(table, "", Text("\n".join(_calibration_lines(profile, path)), no_wrap=True, overflow="ignore"))
+
+
+def _error(measured: float, predicted: float | None) -> str:
+    return "–" if predicted is None else f"{predicted / measured - 1.0:+.1%}"
+
+
+def _calibration_lines(profile: Profile, path: Path) -> list[str]:
+    factors = f"prefill x{profile.prefill:.3f}, decode x{profile.decode:.3f}, {profile.overhead_ms:.2f} ms per pass"
+    verdicts = {
+        None: "one run only: nothing tells whether the profile holds elsewhere",
+        True: f"better than without on every {profile.left_out} that was left out in turn, taken together",
+        False: f"NOT RECOMMENDED: no better than without where a {profile.left_out} was left out",
+    }
+    return [
+        f"multipliers  {factors}, transfer x{profile.transfer:.3f}",
+        f"worth        {verdicts[profile.recommended if profile.left_out else None]}",
+        f"written      {path}",
+        f"use          --set deployment.calibration={profile.label if path.parent == FOLDER else path}",
+    ]
 
 
 def health_lines(study: Study) -> Text:

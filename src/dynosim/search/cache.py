@@ -1,6 +1,7 @@
 """Results of simulations, kept across studies: what was simulated once is not simulated again.
 
-A result is named by all that decides it: deployment, traffic, seed, SLOs, prices, and dynosim's own sources and data.
+A result is named by all that decides it: deployment and its calibration, traffic, seed, SLOs, prices, and dynosim's own
+sources and data.
 Objectives are not among them: they are computed from the metrics again. One SQLite file serves any number of
 processes; it may be deleted at any time.
 """
@@ -21,6 +22,7 @@ from typing import Any
 import dynosim
 from dynosim.config import Scenario
 from dynosim.search.trial import Outcome, Status
+from dynosim.timing.calibrated import profile_of
 from dynosim.timing.pack import USER_FOLDER
 from dynosim.workload.table import Workload
 
@@ -44,7 +46,9 @@ def result_key(scenario: Scenario, workload: Workload, *, stopped: bool) -> str 
     if any(":" in text for text in _texts(deployment)):
         return None
     goals = [scenario.slo, scenario.prices.model_dump(mode="json"), scenario.seed, stopped]
-    parts = [deployment, *goals, _traffic(workload), simulator_version()]
+    profile = profile_of(scenario.deployment)
+    calibration = profile.content_hash() if profile else None
+    parts = [deployment, calibration, *goals, _traffic(workload), simulator_version()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

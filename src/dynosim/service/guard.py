@@ -56,6 +56,8 @@ def check_data(data: Any, traces: Path | None) -> None:
             raise _refused(path, value, "policies over HTTP are bundled ones, by name")
         if path[-1] == "path" and not _is_inside(str(value), traces):
             raise _refused(path, value, "traces over HTTP are files of the directory given to 'serve --traces'")
+        if path[-1] == "calibration" and str(value).endswith((".yaml", ".yml")):
+            raise _refused(path, value, "calibrations over HTTP are profiles of this server, by name")
         if "requests" in path and isinstance(value, int | float) and value > MAX_REQUESTS:
             raise _refused(path, value, f"allowed over HTTP: at most {MAX_REQUESTS}")
         if "workers" in path and isinstance(value, int) and value > (os.cpu_count() or 1):

@@ -9,6 +9,7 @@ from dynosim.config import DeploymentConfig, HostTier, OffloadConfig, PoolConfig
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.topology import Rank, place
 from dynosim.simulation import state
+from dynosim.timing.calibrated import profile_of
 
 IntArray = NDArray[np.int64]
 
@@ -85,8 +86,12 @@ class Network:
             return {}
         link, gpus = deployment.disaggregated.kv_transfer, pool.gpus_per_replica // pool.data_parallel_size
         gb_s = {"net": link.bandwidth_gb_s, "nvlink": get_gpu(deployment.pool_gpu(pool)).nvlink_bytes_s / 1e9}
+        profile = profile_of(deployment)
+        slower = profile.transfer if profile else 1.0
         return {
-            f"{kind}_{way}": self._add(gb_s[kind] * gpus, link.latency_us) for kind in gb_s for way in ("out", "in")
+            f"{kind}_{way}": self._add(gb_s[kind] * gpus / slower, link.latency_us * slower)
+            for kind in gb_s
+            for way in ("out", "in")
         } | self._uplinks(place, deployment)
 
     def _uplinks(self, place: Rank, deployment: DeploymentConfig) -> dict[str, int]:

@@ -52,6 +52,7 @@ model | weights, KV bytes per token and kernels, by the model's card
 gpu | pass times, memory, price; each pool may have its own
 quantization | ~ bytes per weight and kernels of the published FP8 checkpoint; the accuracy it costs is not looked at
 kv_cache_dtype | ~ bytes per token in memory and on every link, attention kernels; not accuracy
+calibration | ~ pass times and hand-offs times a few constants that `dynosim calibrate` fitted; extrapolated outside what was measured
 mode | aggregated: one pool serves all; disaggregated: a prefill pool hands KV caches to a decode pool
 
 [EngineConfig]

@@ -16,6 +16,7 @@ from dynosim.hardware.models import get_model
 from dynosim.policies.registry import Kind, make
 from dynosim.rng import stream
 from dynosim.timing import forward_times
+from dynosim.timing.calibrated import load_profile, profile_of
 from dynosim.workload.profiles import get_profile
 
 
@@ -30,6 +31,7 @@ def check_start(scenario: Scenario) -> None:
     for problem in contradictions(scenario):
         raise InfeasibleError(f"{'.'.join(problem.path)}: {problem.message}")
     memory.check(scenario.deployment)
+    profile_of(scenario.deployment)
     for pool in scenario.deployment.pools().values():
         forward_times(scenario.deployment, pool)
 
@@ -112,6 +114,8 @@ def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], 
         yield ("workload", "source", "name"), get_profile, source.name
     yield ("deployment", "model"), get_model, deployment.model
     yield ("deployment", "gpu"), get_gpu, deployment.gpu
+    if deployment.calibration is not None:
+        yield ("deployment", "calibration"), load_profile, deployment.calibration
     for role, pool in deployment.pools().items():
         section = ("aggregated",) if role == "mixed" else ("disaggregated", role)
         yield ("deployment", *section, "gpu"), get_gpu, deployment.pool_gpu(pool)

@@ -26,6 +26,8 @@ from dynosim.timing.base import PassTables
 
 FOLDER = Path("calibrations")
 HASH_DIGITS = 8
+MARGIN = 1.25
+"""Conditions within a quarter of what was measured count as measured."""
 
 
 class ProfileError(TimingError, ConfigError):
@@ -74,7 +76,7 @@ class Profile(Config):
     fitted_on: Mapping[str, tuple[str, ...]] = {}
     """model, gpu, engine, quantization and timing -> the values that were measured."""
     ranges: Mapping[str, tuple[float, float]] = {}
-    """Condition -> smallest and largest value that was measured (``calibration.conditions``)."""
+    """Condition -> smallest and largest value that was measured (``conditions``)."""
     left_out: Literal["configuration", "load point"] | None = None
     """What ``mape_left_out`` leaves out in turn; none where there is one run only."""
     recommended: bool = True
@@ -96,9 +98,9 @@ class Profile(Config):
         return (self.prefill, self.decode, self.overhead_ms, self.transfer) == (1.0, 1.0, 0.0, 1.0)
 
     def outside(self, conditions: Mapping[str, float]) -> list[str]:
-        """Return the conditions that are outside what was measured: there the profile extrapolates."""
+        """Return the conditions that are outside what was measured, or ``MARGIN`` from it: there it extrapolates."""
         limits = {name: self.ranges[name] for name in conditions if name in self.ranges}
-        return [name for name, (low, high) in limits.items() if not low <= conditions[name] <= high]
+        return [name for name, (low, high) in limits.items() if not low / MARGIN <= conditions[name] <= high * MARGIN]
 
     def save(self, folder: Path = FOLDER) -> Path:
         """Write it under its label and return the path."""
@@ -129,16 +131,14 @@ def profile_of(deployment: DeploymentConfig) -> Profile | None:
     for what, found in {} if profile.generic else fitted_on(deployment).items():
         allowed = profile.fitted_on.get(what, ())
         if not allowed or not set(found) <= set(allowed):
-            message = (
-                f"{profile.label}: is for {what} {', '.join(allowed) or 'of none'}, not {', '.join(found)}"
-            )
+            message = f"{profile.label}: is for {what} {', '.join(allowed) or 'none'}, not {', '.join(found)}"
             raise ProfileError(message, path="deployment.calibration")
     return profile
 
 
 def fitted_on(*deployments: DeploymentConfig) -> dict[str, tuple[str, ...]]:
     """Return what a profile of *deployments* belongs to."""
-    values = {
+    values: dict[str, set[str]] = {
         "model": {get_model(each.model).name for each in deployments},
         "gpu": {each.pool_gpu(pool) for each in deployments for pool in each.pools().values()},
         "engine": {each.engine.name for each in deployments},
@@ -146,6 +146,22 @@ def fitted_on(*deployments: DeploymentConfig) -> dict[str, tuple[str, ...]]:
         "timing": {each.timing.type for each in deployments},
     }
     return {name: tuple(sorted(found)) for name, found in values.items()}
+
+
+def conditions(deployment: DeploymentConfig, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what decides whether a profile extrapolates under *metrics* (``Metrics.flat``), as far as they are known.
+
+    Requests per replica (of the pool that decodes) and tokens of a prompt with its answer are means over the run.
+    """
+    pools = deployment.pools().values()
+    sizes, decoding = [pool.tensor_parallel_size for pool in pools], [*pools][-1]
+    found = {"smallest_tensor_parallel_size": float(min(sizes)), "largest_tensor_parallel_size": float(max(sizes))}
+    if "effective_concurrency" in metrics:
+        ranks = decoding.replicas * decoding.data_parallel_size
+        found["requests_per_replica"] = metrics["effective_concurrency"] / ranks
+    if metrics.get("request_throughput"):
+        found["context_tokens"] = metrics["total_token_throughput"] / metrics["request_throughput"]
+    return found
 
 
 def calibrate(tables: PassTables, profile: Profile | None) -> PassTables:

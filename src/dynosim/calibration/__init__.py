@@ -1,0 +1,98 @@
+"""``calibrate``: from deployments as they ran, and what load generators measured on them, to a profile.
+
+Left out: percentiles and single requests. Four multipliers move means; the spread around them is the simulator's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from dynosim import __version__
+from dynosim.calibration.fit import Calibration, Comparison, fit
+from dynosim.calibration.readers import MeasuredRun, read_measured
+from dynosim.calibration.replay import Replay, replay
+from dynosim.config.base import Config
+from dynosim.config.load import read_document
+from dynosim.errors import ConfigError
+from dynosim.space import SearchSpace, feasibility
+from dynosim.timing.calibrated import Source
+
+__all__ = [
+    "Calibration",
+    "Comparison",
+    "MeasuredRun",
+    "Measurement",
+    "Replay",
+    "calibrate",
+    "read_manifest",
+    "read_measured",
+    "replay",
+]
+
+
+class Measurement(Config):
+    """One deployment as it ran, with the result files of it."""
+
+    config: str
+    """YAML file of one configuration; of a space: its baseline."""
+    overrides: tuple[str, ...] = ()
+    """``PATH=VALUE``, as with ``--set``."""
+    measured: tuple[str, ...] = Field(min_length=1)
+    workload_hash: str | None = None
+    """``Workload.content_hash`` of the requests that were sent, where it is known."""
+
+
+class Manifest(Config):
+    """Several deployments: the file behind ``dynosim calibrate MANIFEST.yaml``."""
+
+    runs: tuple[Measurement, ...] = Field(min_length=1)
+
+
+def read_manifest(path: str | Path) -> tuple[Measurement, ...]:
+    """Return the measurements of a manifest, whose relative paths start at its folder; raises ConfigError."""
+    document = read_document(path)
+    try:
+        runs = Manifest.model_validate(document.data).runs
+    except ValidationError as errors:
+        error = errors.errors(include_url=False)[0]
+        raise document.error(tuple(map(str, error["loc"])), error["msg"]) from None
+    folder = Path(path).parent
+    return tuple(
+        each.model_copy(
+            update={
+                "config": str(folder / each.config),
+                "measured": tuple(str(folder / file) for file in each.measured),
+            }
+        )
+        for each in runs
+    )
+
+
+def calibrate(measurements: Sequence[Measurement], *, name: str, created: str = "") -> Calibration:
+    """Fit a profile to *measurements*, not yet saved; *created* is the time that it will bear (ISO 8601).
+
+    Raises ConfigError where a file is not a result file, or does not fit its configuration; InfeasibleError and
+    TimingError where that cannot be simulated.
+    """
+    replays = [each for measurement in measurements for each in _replays(measurement)]
+    files = dict.fromkeys(each.run.file for each in replays)
+    sources = tuple(_source(file, [each.run for each in replays if each.run.file == file]) for file in files)
+    return fit(replays, name, sources=sources, created=created, dynosim_version=__version__)
+
+
+def _replays(measurement: Measurement) -> list[Replay]:
+    scenario = SearchSpace.load(measurement.config, measurement.overrides).deployed()
+    feasibility.check_start(scenario)
+    runs = [run for file in measurement.measured for run in read_measured(file)]
+    if not runs:
+        raise ConfigError("no measured run", file=measurement.config)
+    return [replay(run, scenario, measurement.workload_hash) for run in runs]
+
+
+def _source(file: str, runs: Sequence[MeasuredRun]) -> Source:
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return Source(file=Path(file).name, sha256=digest, tool=runs[0].tool, runs=len(runs))

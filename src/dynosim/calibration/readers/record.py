@@ -1,0 +1,117 @@
+"""What every reader delivers, and how it looks into a result file: what is wrong is one line with file and key."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dynosim.config import ConcurrencyLoad, ConstantLoad, PoissonLoad
+from dynosim.errors import ConfigError
+
+Metrics = dict[str, dict[str, float]]
+"""Canonical metric -> statistic -> value, in the units of ``dynosim.metrics``; rates have ``avg`` alone."""
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """One run of a load generator under one load."""
+
+    file: str
+    tool: str
+    model: str | None
+    """As the file names it; None where it does not."""
+    load: ConcurrencyLoad | PoissonLoad | ConstantLoad | None
+    """None is the timestamps of a trace."""
+    completed: int
+    failed: int
+    input_tokens: float
+    """Mean over completed requests, as are the output tokens."""
+    output_tokens: float
+    duration_s: float
+    metrics: Metrics
+    workload_hash: str | None = None
+    """What the file says of its requests (``Workload.content_hash``)."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """One JSON object of a result file."""
+
+    data: Mapping[str, Any]
+    file: str
+    place: str = ""
+
+    def error(self, key: str, message: str) -> ConfigError:
+        """Return the error about one key."""
+        return ConfigError(message, file=self.file, path=f"{self.place}.{key}".lstrip("."))
+
+    def section(self, key: str) -> Fields:
+        """Return an object inside; ConfigError where there is none."""
+        inner = self.data.get(key)
+        if not isinstance(inner, dict):
+            raise self.error(key, "missing: allowed: an object")
+        return Fields(inner, self.file, f"{self.place}.{key}".lstrip("."))
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a finite number; ConfigError for anything else, and for none without a *default*."""
+        value = self.data.get(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.error(key, f"{value!r}: allowed: a finite number" if key in self.data else "missing")
+        return float(value)
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """Return a number of requests, at least 0."""
+        value = self.number(key, default)
+        if value < 0 or value != int(value):
+            raise self.error(key, f"{value:g}: allowed: a whole number from 0")
+        return int(value)
+
+    def completed(self, key: str) -> int:
+        """Return the number of completed requests; ConfigError where there are none."""
+        value = self.count(key)
+        if not value:
+            raise self.error(key, "0: no request was completed")
+        return value
+
+    def text(self, key: str) -> str | None:
+        """Return a text, None where there is none."""
+        value = self.data.get(key)
+        return value if isinstance(value, str) else None
+
+
+def known(metrics: Metrics) -> Metrics:
+    """Return what was measured: tools write 0 for a latency without any request that has it."""
+    return {name: stats for name, stats in metrics.items() if stats.get("avg")}
+
+
+def flat_statistics(fields: Fields, name: str) -> dict[str, float]:
+    """Return the statistics of vLLM's and SGLang's keys ``mean_NAME_ms``, ``median_``, ``std_``, ``p99_`` ..."""
+    stats = {"mean": "avg", "median": "p50", "std": "std", "max": "max", "min": "min"}
+    found = {}
+    for key in fields.data:
+        match = re.fullmatch(rf"(mean|median|std|min|max|p\d+)_{name}_ms", key)
+        if match and fields.data[key] is not None:
+            found[stats.get(match[1], match[1])] = fields.number(key)
+    return found
+
+
+def flat_load(fields: Fields) -> ConcurrencyLoad | PoissonLoad:
+    """Return the load of vLLM's and SGLang's ``request_rate`` and ``max_concurrency``.
+
+    An infinite rate keeps ``max_concurrency`` requests in flight, all at once without one. A finite one under a limit
+    is neither loop: latencies start when the limit lets a request go (ConfigError, unless it was never reached).
+    """
+    rate, limit = fields.data.get("request_rate"), fields.data.get("max_concurrency")
+    if rate in (None, "inf", math.inf):
+        every = fields.count("num_prompts", fields.completed("completed"))
+        return ConcurrencyLoad(concurrency=fields.count("max_concurrency", every))
+    if fields.data.get("ramp_up_strategy") is not None:
+        raise fields.error("ramp_up_strategy", "ramps are not modelled: allowed: one rate")
+    if limit is not None and fields.number("max_concurrent_requests", math.inf) >= limit:
+        raise fields.error("max_concurrency", f"{limit} beside a request rate: allowed: one of the two")
+    return PoissonLoad(rate_rps=fields.number("request_rate"), burstiness=fields.number("burstiness", 1.0))

@@ -360,7 +360,8 @@ def scatter(outcomes: Sequence[Outcome], metric: str) -> bytes:
 
 
 def _draw(axes: Axes, outcomes: Sequence[Outcome], metric: str) -> None:
-    pairs = [pair for o in outcomes if not o.measurement.flagged for pair in pairs_of(o) if pair.metric == metric]
+    sound = sorted((o for o in outcomes if not o.measurement.flagged), key=lambda o: o.measurement.id)
+    pairs = [pair for outcome in sound for pair in pairs_of(outcome) if pair.metric == metric]
     ends = sorted(value for pair in pairs for value in (pair.measured, pair.predicted))[:: max(2 * len(pairs) - 1, 1)]
     for factor, style in ((1.0, "-"), (1.2, "--"), (0.8, "--")):
         axes.plot(ends, [factor * end for end in ends], style, color="0.6", linewidth=0.8)

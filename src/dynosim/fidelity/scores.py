@@ -343,7 +343,7 @@ def _sides(pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
 
 def tau(measured: Sequence[float], predicted: Sequence[float]) -> float | None:
     """Return Kendall's tau-b; None for fewer than two values or a constant side."""
-    from scipy.stats import kendalltau
+    from scipy.stats import kendalltau  # a second, which workers need not spend
 
     if len(set(measured)) < 2 or len(set(predicted)) < 2:
         return None

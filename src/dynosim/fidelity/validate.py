@@ -19,10 +19,9 @@ from concurrent.futures import Future
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 
 from dynosim import __version__
 from dynosim.errors import ConfigError
@@ -32,6 +31,9 @@ from dynosim.fidelity.replay import replay as replay_one
 from dynosim.fidelity.scores import BAND_COVERAGE, TPOT, TTFT, Columns, Scores, bands, score
 from dynosim.files import write_whole
 from dynosim.search.workers import DIED, Workers, count_workers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULT_SET = Path("../shared/validation/calibration.csv")
 BANDS = Path(__file__).parents[1] / "uncertainty" / "bands.json"
@@ -50,7 +52,7 @@ def find_set(name: str | Path | None) -> Path:
     if name is None:
         tried = [DEFAULT_SET]
     else:
-        tried = [Path(name), Path(name) / "calibration.csv", DEFAULT_SET.with_name(f"{name}.csv")]
+        tried = [Path(name), Path(name) / "calibration.csv", DEFAULT_SET.parent / f"{name}.csv"]
     for path in tried:
         if path.is_file():
             return path
@@ -153,6 +155,8 @@ def _predictions(row: dict[str, str]) -> Iterator[tuple[str, float]]:
 
 def read_log(row: Measurement) -> Columns | None:
     """Return the measured per-request columns that *row* names and that lie beside the set, in order of arrival."""
+    import pandas as pd  # which workers need not load
+
     name = _LOG.search(row.notes)
     file = row.folder / name.group() if name else None
     if file is None or not file.is_file():

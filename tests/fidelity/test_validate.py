@@ -1,0 +1,254 @@
+"""A set is replayed row by row whatever happens in one of them, what lies beside it is read, and pages are written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dynosim import cli
+from dynosim.errors import ConfigError
+from dynosim.fidelity import document, validate
+from dynosim.fidelity.measurements import Measurement, read_measurements
+from dynosim.fidelity.replay import Outcome
+from dynosim.fidelity.scores import TPOT, TTFT
+from dynosim.search import workers
+from fidelity.rows import exact, outcome, sweep, write_set
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT / validate.DEFAULT_SET
+IDS = [{"id": name} for name in ("b-c4", "crash-c4", "a-c8", "a-c4")]
+
+
+# ---- replaying ----------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_is_the_problem_of_its_row_alone(tmp_path: Path) -> None:
+    outcomes = validate.validate(write_set(tmp_path, *IDS), workers=1, replay=exact)
+    assert [o.measurement.id for o in outcomes] == [row["id"] for row in IDS]
+    assert [o.problem for o in outcomes if o.problem] == [outcomes[1].problem]
+    assert re.fullmatch(r"crashed at rows.py:\d+: ZeroDivisionError: no requests", outcomes[1].problem or "")
+
+
+class _Pool(ThreadPoolExecutor):
+    """Processes as far as a caller sees, one of which dies of a row."""
+
+    def submit(self, do: Any, row: Any) -> Any:  # type: ignore[override]
+        return super().submit(_die if row.id.startswith("die") else do, row)
+
+
+def _die(row: Measurement) -> Outcome:
+    raise BrokenExecutor(row.id)
+
+
+def test_rows_keep_their_order_and_outlive_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_pool", _Pool)
+    path, seen = write_set(tmp_path, *IDS, {"id": "die-c4"}, {"id": "z-c4"}), []
+    outcomes = validate.validate(path, workers=2, replay=exact, listener=lambda *told: seen.append(told))
+    assert seen == [(outcome, done, 6) for done, outcome in enumerate(outcomes, 1)]
+    assert [o.measurement.id for o in outcomes] == [*(row["id"] for row in IDS), "die-c4", "z-c4"]
+    assert [o.measurement.id for o in outcomes if o.problem] == ["crash-c4", "die-c4"]
+    assert outcomes[4].problem == workers.DIED
+
+
+def test_rows_are_replayed_in_processes(tmp_path: Path) -> None:
+    path = write_set(tmp_path, *IDS[2:])
+    assert [o.predicted for o in validate.validate(path, workers=2, replay=exact)] == [
+        row.measured for row in read_measurements(path)
+    ]
+
+
+def test_only_takes_the_rows_whose_id_matches(tmp_path: Path) -> None:
+    path = write_set(tmp_path, *IDS)
+    assert [o.measurement.id for o in validate.validate(path, only="a-*", workers=1, replay=exact)] == ["a-c8", "a-c4"]
+    with pytest.raises(ConfigError, match="nothing: no row"):
+        validate.validate(path, only="nothing", replay=exact)
+
+
+def test_a_set_is_a_file_a_folder_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_set(tmp_path, {})
+    monkeypatch.setattr(validate, "DEFAULT_SET", tmp_path / "other.csv")
+    assert validate.find_set(path) == validate.find_set(tmp_path) == path
+    assert validate.find_set("calibration") == path
+    with pytest.raises(ConfigError, match=r"other\.csv"):
+        validate.find_set(None)
+
+
+# ---- what lies beside a set ---------------------------------------------------------------------------------------
+
+
+def test_baselines_are_taken_at_mean_lengths_where_there_are_two(tmp_path: Path) -> None:
+    path = write_set(tmp_path, *IDS)
+    head = "id,t_ttft_ms_nominal_len,t_tpot_ms_nominal_len,t_ttft_ms_mean_len,t_tpot_ms_mean_len,error\n"
+    (tmp_path / "baseline_tool.csv").write_text(head + "a-c4,1,2,3,4,\na-c8,1,2,,,\nb-c4,,,,,OOM\n")
+    assert validate.read_baseline(tmp_path / "baseline_tool.csv") == {
+        "a-c4": {TTFT: 3.0, TPOT: 4.0}, "a-c8": {TTFT: 1.0, TPOT: 2.0}, "b-c4": {},
+    }  # fmt: skip
+    scored = validate.score_set(path, validate.validate(path, workers=1, replay=exact))
+    assert {(b.name, b.metric, b.ours.rows) for b in scored.baselines} >= {("tool", TPOT, 2), ("tool", TTFT, 2)}
+
+
+def test_logs_of_columns_and_of_timestamps_read_alike_in_order_of_arrival(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a_requests.csv.gz", "wt") as file:
+        file.write("start_s,ttft_ms,latency_ms,input_tokens,output_tokens\n1,20,60,5,6\n0,10,50,3,4\n")
+    stamps = [(3, 4, 0.0, 0.010, 0.050), (5, 6, 1.0, 1.020, 1.060)]
+    names = ("input_toks", "output_toks", "queued_ts", "first_token_ts", "last_token_ts")
+    with gzip.open(tmp_path / "b_requests.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in reversed(stamps))
+    notes = [
+        f"per-request log {name}; rest" for name in ("a_requests.csv.gz", "b_requests.jsonl.gz", "c_requests.csv.gz")
+    ]
+    rows = read_measurements(write_set(tmp_path, *({"id": text, "notes": text} for text in notes)))
+    columns, timestamps, missing = map(validate.read_log, rows)
+    assert missing is None
+    assert columns is not None
+    assert timestamps is not None
+    for name, values in columns.items():
+        np.testing.assert_allclose(timestamps[name], values, rtol=1e-9)
+    assert columns["ttft_ms"].tolist() == [10.0, 20.0]
+
+
+def test_bands_name_the_set_they_come_from(tmp_path: Path) -> None:
+    path = write_set(tmp_path, *({"id": f"r-c{i}"} for i in range(8)))
+    file = validate.write_bands(path, validate.validate(path, workers=1, replay=exact), tmp_path / "bands.json")
+    bands = json.loads(file.read_text())
+    assert bands["classes"]["tables/dense"]["inter_token_latency"] == {
+        "rows": 8,
+        "low": 1.0,
+        "high": 1.0,
+        "spread": 0.0,
+    }
+    assert len(bands["set"]) == 64
+    assert bands["coverage"] == 0.8
+
+
+# ---- the verb -----------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_replays_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_set(tmp_path, {}))
+    assert cli.main(["validate", "--set", path, "--workers", "1", "--format", "json"]) == cli.OK
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert captured.err == "1/1 own-l8b-c4\n"
+    assert told["problems"] == {}
+    assert told["totals"][0]["errors"][TPOT]["rows"] == 1
+    assert 0.0 < told["totals"][0]["errors"][TPOT]["mape"] < 1.0
+
+
+def test_tables_say_totals_first_and_then_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["validate", "--set", str(write_set(tmp_path, {})), "--workers", "1", "--quiet"]) == cli.OK
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    titles = ["Targets", "Errors in total", "Errors by source", "owner (sweep)", "Rows without a prediction: every row"]
+    places = [captured.out.index(title) for title in titles]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("arguments", [["--set", "missing.csv"], ["--only", "nothing"]])
+def test_bad_input_is_one_line_and_exits_2(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(validate, "DEFAULT_SET", write_set(tmp_path, {}))
+    assert cli.main(["validate", *arguments]) == cli.USAGE
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# ---- the page -----------------------------------------------------------------------------------------------------
+
+
+def _headings(text: str) -> list[str]:
+    return re.findall(r"^#+ .*", text, re.MULTILINE)
+
+
+def test_the_page_holds_every_table_and_number_of_the_command(tmp_path: Path) -> None:
+    outcomes = [*sweep([100.0, 120.0, 9_000.0], [110.0, 130.0, 8_000.0]), outcome("moe", moe=True)]
+    scored = validate.score(outcomes)
+    page = document.write_docs(tmp_path, scored, outcomes).read_text()
+    for section in document.sections(scored, outcomes):
+        assert f"## {section.title}\n" in page
+        assert all("| " + " | ".join(row) + " |" in page for row in section.rows)
+    for link in re.findall(r"!\[.*\]\((.*)\)", page):
+        assert (tmp_path / link).read_bytes().startswith(b"<?xml")
+
+
+def test_the_page_in_docs_is_what_the_command_writes() -> None:
+    page = (ROOT / "docs" / "fidelity.md").read_text()
+    fresh = document.markdown(validate.score([outcome()]), [outcome()])
+    assert _headings(page) == _headings(fresh)
+    for tail in ("## What other tools publish", "## What is not modelled"):
+        start, end = fresh.index(tail), fresh.find("\n## ", fresh.index(tail) + 1)
+        assert fresh[start:end] in page
+
+
+def test_plots_do_not_depend_on_the_order_of_rows() -> None:
+    rows = sweep([100.0, 120.0, 9_000.0], [110.0, 130.0, 8_000.0])
+    assert document.scatter(rows, TPOT) == document.scatter(rows[::-1], TPOT)
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="the shared measurements are not here")
+def test_the_page_in_docs_is_of_the_shared_set() -> None:
+    page, ids = (ROOT / "docs" / "fidelity.md").read_text(), [row.id for row in read_measurements(SHARED)]
+    assert all(f"| {name} |" in page for name in ids)
+
+
+# ---- the held-out set ---------------------------------------------------------------------------------------------
+
+HELD_OUT = "silicon" + "_sample"
+WATCHED = """
+import ctypes, os, sys
+from pathlib import Path
+libc, seen = ctypes.CDLL(None, use_errno=True), []
+sys.addaudithook(lambda event, args: seen.append(str(args[0])) if event == "open" else None)
+kernel = libc.inotify_init1(os.O_NONBLOCK)
+
+def watch(path):  # whoever opens it, compiled readers too
+    assert libc.inotify_add_watch(kernel, os.fsencode(path), 0x20) >= 0
+
+def opened():
+    try:
+        return bool(os.read(kernel, 4096))
+    except BlockingIOError:
+        return False
+
+rows, control, held_out = sys.argv[1:]
+from importlib.util import find_spec
+package = find_spec("aiconfigurator_core")
+if package is not None:
+    for path in Path(package.submodule_search_locations[0]).rglob(held_out + "*"):
+        watch(path)
+from dynosim.fidelity.measurements import read_measurements
+from dynosim.fidelity.replay import replay
+(row,) = read_measurements(rows)
+assert replay(row).evidence == "tables"
+assert any(name.endswith(".npz") for name in seen), "a pack is loaded"
+if package is not None:
+    from dynosim.timing import build
+    build("llama-3.1-8b", "h100_sxm", "vllm", "none", tensor_parallel_sizes=(1,))
+assert not [name for name in seen if held_out in name]
+assert not opened()
+watch(control)
+open(control).close()
+assert opened() and control in seen, "both watches work"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify watches files")
+def test_the_held_out_measurements_are_never_opened(tmp_path: Path) -> None:
+    rows, control = write_set(tmp_path, {}), tmp_path / "control"
+    control.touch()
+    arguments = [str(rows), str(control), HELD_OUT]
+    environment = os.environ | {"DYNOSIM_TIMING_PACKS": str(tmp_path / "packs")}
+    code = [sys.executable, "-c", WATCHED, *arguments]
+    done = subprocess.run(code, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Intervals against closed forms: textbook formulas where requests are independent, nominal coverage where they are not."""
+"""Intervals against closed forms: textbook formulas for independent requests, nominal coverage for dependent ones."""
 
 from __future__ import annotations
 
@@ -163,9 +163,8 @@ def test_costs_and_rates_per_gpu_follow_the_rate_they_are_made_of() -> None:
 
 
 def test_a_run_has_intervals_around_its_own_values() -> None:
-    from test_metrics import _make_random, _make_result
-
     from dynosim.config import PriceConfig
+    from test_metrics import _make_random, _make_result
 
     metrics = summarize(_make_result(_make_random(3000)), {"request_latency": {"p99": 9000.0}}, PriceConfig())
     found, flat = metrics.intervals(), metrics.flat()

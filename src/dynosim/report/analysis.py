@@ -1,7 +1,7 @@
 """What the trials of a study say: trade-offs along the frontier, the health of the search, and the page's data.
 
-Statements are computed from stored trials only; nothing is simulated again. Left out: confidence intervals (all trials
-share one stream of random numbers) and surrogate-based parameter importance.
+Statements are computed from stored trials only; nothing is simulated again. Left out: surrogate-based parameter
+importance.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
 from dynosim.search import pareto
 from dynosim.search.trial import Status
 from dynosim.space import Parameter, Range
+from dynosim.uncertainty.model_band import Band
+from dynosim.uncertainty.sampling import BATCHES, LEVELS, MIN_BATCH, MIN_TAIL
 
 if TYPE_CHECKING:
     from dynosim.search.study import Study
@@ -88,15 +91,31 @@ def percent(value: float, reference: float) -> str:
     return f"{100.0 * (value - reference) / abs(reference):+.0f} %".replace("-", "−")
 
 
+def plus_minus(value: float, interval: tuple[float, float] | None) -> str:
+    """Return half of an interval relative to its *value*: ``±7 %``; empty where it is unknown or nothing."""
+    half = 0.0 if interval is None or not value else 100.0 * (interval[1] - interval[0]) / 2.0 / abs(value)
+    return f"±{half:.{0 if half >= 0.95 else 1}f} %" if half >= 0.05 else ""
+
+
+def factors(band: Band) -> str:
+    """Return between which multiples of a prediction the truth lies."""
+    return f"x {band.low:.2f}-{band.high:.2f}"
+
+
+def tie_letters(study: Study) -> dict[int, str]:
+    """Return trial number -> letter of its group, of the frontier's points that tie with others."""
+    groups = [group for group in study.tie_groups() if len(group) > 1]
+    return {trial.number: _letter(place) for place, group in enumerate(groups) for trial in group}
+
+
+def _letter(place: int) -> str:
+    return ascii_uppercase[place % 26] + (str(place // 26) if place >= 26 else "")
+
+
 def values(trial: Trial) -> tuple[float, ...]:
     """Return the objective values of a complete trial."""
     assert trial.outcome.values is not None
     return trial.outcome.values
-
-
-def saturated(trial: Trial) -> bool:
-    """Return whether the backlog of a complete trial grew over the run: its latencies say how long it ran, no more."""
-    return bool((trial.outcome.metrics or {}).get("saturated"))
 
 
 def gpu_counts(trial: Trial) -> dict[str, int]:
@@ -175,7 +194,11 @@ def _checks(study: Study) -> Iterator[Check | None]:
     yield _survivors(study)
     yield _edges(study)
     yield from _constraints(study)
-    yield _share(study, "saturated", sum(map(saturated, study.trials)), "fewer GPUs than the traffic needs", 0.5)
+    yield _share(
+        study, "saturated", sum(trial.saturated for trial in study.trials), "fewer GPUs than the traffic needs", 0.5
+    )
+    yield from _unknown_noise(study)
+    yield _extrapolated(study)
     failed = sum(trial.outcome.status is Status.FAILED for trial in study.trials)
     yield _share(study, "failed", failed, "see `reason` in trials.csv", 0.0)
     yield _still_rising(study)
@@ -215,6 +238,24 @@ def _survivors(study: Study) -> Check | None:
         f"{len(partial)} on the frontier serve under 99 % of the requests (trial {worst.number}: {served(worst):.0%}):"
         " their latencies and cost count the served ones only; bound good_request_fraction in the SLO",
     )
+
+
+def _unknown_noise(study: Study) -> Iterator[Check]:
+    """Say which objectives have no interval anywhere on the frontier though a longer run would give them one."""
+    front = [trial for trial in study.frontier() if trial.outcome.evidence]
+    for place, objective in enumerate(study.objectives):
+        level = LEVELS.get(objective.name.rpartition(".")[2])
+        if front and level and not any(trial.interval(objective.name, values(trial)[place]) for trial in front):
+            least = max(MIN_TAIL / min(level, 1.0 - level), BATCHES * MIN_BATCH)
+            advice = f"simulate at least {least:,.0f} requests, more where they queue"
+            yield Check("warn", f"{objective.display} has no sampling interval, and its ties are not known: {advice}")
+
+
+def _extrapolated(study: Study) -> Check | None:
+    front = study.frontier()
+    far = [trial for trial in front if trial.outcome.evidence == "extrapolated"]
+    text = f"{len(far)} of {len(front)} on the frontier are extrapolated, beyond the timing tables or the profile"
+    return Check("warn", f"{text}: measure before trusting them") if far else None
 
 
 def _edges(study: Study) -> Check | None:
@@ -381,7 +422,7 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "autoscaled": autoscaled(trial.scenario.deployment),
         "status": outcome.status.value,
         "feasible": outcome.feasible,
-        "saturated": saturated(trial),
+        "saturated": trial.saturated,
         "served": served(trial),
         "knobs": {short(path): value for path, value in trial.point.items()},
         "metrics": {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat},

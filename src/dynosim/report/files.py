@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim import __version__
 from dynosim.config.load import dump_scenario
 from dynosim.files import write_whole
-from dynosim.report.analysis import gpu_counts, saturated
+from dynosim.report.analysis import gpu_counts, tie_letters
 from dynosim.report.html import html
 from dynosim.report.launch import launch_script
 from dynosim.workload import load_workload
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 TABLE_STATS = ("p1", "p50", "p99")
 """Statistics of a distribution that the tables show beside its average."""
+
+
+ENDS = ("low", "high", "model_low", "model_high")
+"""Columns of an objective's 95 % sampling interval and of its model band."""
 
 
 def write(study: Study, run_dir: Path) -> dict[str, Path]:
@@ -55,10 +59,12 @@ def table(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     """Return one row per trial: outcome, searched knobs by path, objectives, SLO violations, main metrics."""
     import pandas as pd
 
-    rows = [_row(study, trial) for trial in trials]
+    ties = tie_letters(study)
+    rows = [{**_row(study, trial), "tie": ties.get(trial.number)} for trial in trials]
     paths = [parameter.path for parameter in study.space.parameters]
-    heads = ["number", "status", "feasible", "saturated", "label", "gpus", *paths]
+    heads = ["number", "status", "feasible", "saturated", "evidence", "tie", "label", "gpus", *paths]
     heads += [objective.name for objective in study.objectives]
+    heads += [f"{objective.name}.{end}" for objective in study.objectives for end in ENDS]
     # An objective may be one of the columns that are always there.
     columns = list(dict.fromkeys([*heads, *(key for row in rows for key in row)]))
     return pd.DataFrame(rows, columns=columns).convert_dtypes()
@@ -72,15 +78,27 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
         "number": trial.number,
         "status": outcome.status.value,
         "feasible": outcome.feasible,
-        "saturated": saturated(trial),
+        "saturated": trial.saturated,
+        "evidence": outcome.evidence or None,
         "label": trial.scenario.deployment.label(),
         "gpus": sum(gpu_counts(trial).values()),
         **{path: _cell(value) for path, value in trial.point.items()},
         **{f"slo_violation.{name}": violation for name, violation in outcome.constraints.items()},
         **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False)),
+        **_ends(study, trial),
         "reason": outcome.reason,
         "wall_s": outcome.wall_s,
     }
+
+
+def _ends(study: Study, trial: Trial) -> dict[str, float]:
+    """Return the ends of the objectives' sampling intervals and model bands, those that are known."""
+    found, bands = dict[str, float](), trial.model_bands()
+    for objective, value in zip(study.objectives, trial.outcome.values or (), strict=False):
+        band = bands.get(objective.name.partition(".")[0])
+        ends = (*(trial.interval(objective.name, value) or (None,) * 2), *(band.around(value) if band else (None,) * 2))
+        found |= {f"{objective.name}.{end}": at for end, at in zip(ENDS, ends, strict=True) if at is not None}
+    return found
 
 
 def _cell(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,17 @@ from rich.text import Text
 
 from dynosim.metrics import METRICS
 from dynosim.report.analysis import (
+    factors,
     frontier_line,
     gpu_counts,
     gpu_text,
     health,
     number,
     percent,
+    plus_minus,
     priors_line,
     served,
+    tie_letters,
     tradeoff,
     values,
 )
@@ -49,27 +53,67 @@ def summary(study: Study, run_dir: Path, tracking_uri: str | None = None) -> Gro
 
 def frontier_table(study: Study) -> Table:
     """Return the Pareto set ordered by the first objective: the picks, and rows evenly spread over the rest."""
-    shown, front = _spread(study), study.frontier()
-    more = f"{len(front) - len(shown)} more in frontier.csv" if len(shown) < len(front) else None
+    shown, ties = _spread(study), tie_letters(study)
     title = f"Pareto frontier of {study.space.name} (simulated)"
-    table = Table(title=title, title_justify="left", caption=more, caption_justify="left")
-    for head in ("trial", "deployment", "GPU"):
+    table = Table(title=title, title_justify="left", caption=_caption(study, shown, ties), caption_justify="left")
+    for head in ("trial", *["tie"] * bool(ties), "deployment", "GPU"):
         table.add_column(head, justify="right" if head == "trial" else "left", no_wrap=head != "GPU")
     for head in ("GPUs", *map(_head, study.objectives), "tok/s/user\np50", "requests\nserved", "SLO\nattained"):
         table.add_column(head, justify="right")
-    for trial in shown:
+    table.add_column("evidence")
+    columns = [_with_noise(study, shown, place) for place in range(len(study.objectives))]
+    for trial, *cells in zip(shown, *columns, strict=True):
         flat, gpus = trial.outcome.flat_metrics(), gpu_counts(trial)
         table.add_row(
             str(trial.number),
+            *[ties.get(trial.number, "")] * bool(ties),
             trial.scenario.deployment.label(),
             "+".join(gpus),
             gpu_text(trial),
-            *map(number, values(trial)),
+            *cells,
             _known(flat.get("output_token_throughput_per_user.p50")),
             Text(f"{served(trial):.1%}", style="" if served(trial) >= 0.99 else "red"),
             _known(flat.get("good_request_fraction")),
+            _evidence(trial),
         )
     return table
+
+
+def _with_noise(study: Study, trials: Sequence[Trial], place: int) -> list[Text]:
+    """Return one objective of each trial with its sampling interval, one below the other."""
+    name, column = study.objectives[place].name, [values(trial)[place] for trial in trials]
+    noise = [plus_minus(value, trial.interval(name, value)) for trial, value in zip(trials, column, strict=True)]
+    width = max(map(len, noise)) + 1 if any(noise) else 0
+    return [Text(number(v)).append(n.rjust(width), style="dim") for v, n in zip(column, noise, strict=True)]
+
+
+def _evidence(trial: Trial) -> Text:
+    mark = trial.outcome.evidence or "–"
+    text = Text(mark, style="yellow" if mark == "extrapolated" else "")
+    return text.append(", saturated", style="red") if trial.saturated else text
+
+
+def _caption(study: Study, shown: Sequence[Trial], ties: Mapping[int, str]) -> str | None:
+    """Return what the marks of the table mean, those that are in it."""
+    front = study.frontier()
+    noisy = any(t.interval(o.name, v) for t in shown for o, v in zip(study.objectives, values(t), strict=True))
+    lines = [
+        f"{len(front) - len(shown)} more in frontier.csv" if len(shown) < len(front) else "",
+        "±: 95 % sampling interval" if noisy else "",
+        "same letter: not told apart by the simulation, the one with fewer GPUs is picked" if ties else "",
+        *dict.fromkeys(filter(None, (_bands(study, trial) for trial in front))),
+    ]
+    return "\n".join(filter(None, lines)) or None
+
+
+def _bands(study: Study, trial: Trial) -> str:
+    """Return the model bands of the objectives, which trials of one mark have in common."""
+    bands = trial.model_bands()
+    known = {o.display: bands[metric] for o in study.objectives if (metric := o.name.partition(".")[0]) in bands}
+    said = ", ".join(f"{display} {factors(band)}" for display, band in known.items())
+    return (
+        f"{trial.outcome.evidence}: a real server gives {said} of the number (80 % of those measured)" if said else ""
+    )
 
 
 def _spread(study: Study) -> list[Trial]:

@@ -15,6 +15,7 @@ from dynosim.objectives import resolve
 from dynosim.search import cache
 from dynosim.search.trial import Outcome, Status
 from dynosim.simulation import LostCause, simulate
+from dynosim.uncertainty.evidence import evidence
 from dynosim.workload import load_workload
 from dynosim.workload.table import Workload
 
@@ -76,4 +77,5 @@ def _score(scenario: Scenario, result: Outcome) -> Outcome:
     for objective, value in zip(objectives, values, strict=True):
         if not math.isfinite(value):
             raise ValueError(f"objective {objective.name} is {'NaN' if math.isnan(value) else value}")
-    return replace(result, values=values, constraints=slo_violations(metrics, scenario.slo))
+    mark = evidence(scenario, metrics.flat())
+    return replace(result, values=values, constraints=slo_violations(metrics, scenario.slo), evidence=mark)

@@ -126,6 +126,7 @@ class Book:
         attributes = {
             "label": scenario.deployment.label(),
             "config_hash": scenario.content_hash(),
+            "evidence": outcome.evidence,
             "outcome": _to_json(outcome),
         }
         if outcome.status is Status.FAILED:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from dynosim.config import Scenario
 from dynosim.metrics import Metrics
-from dynosim.uncertainty.sampling import Deviations
+from dynosim.uncertainty import sampling
+from dynosim.uncertainty.evidence import Evidence
+from dynosim.uncertainty.model_band import Band, model_bands
 
 
 class Status(StrEnum):
@@ -33,8 +35,10 @@ class Outcome:
     """SLO name -> violation relative to the bound; at or below 0 is met (Optuna's and BoTorch's convention)."""
     metrics: Mapping[str, Any] | None = None
     """``Metrics.to_dict()``; None unless complete."""
-    deviations: Deviations = field(default_factory=dict)
+    deviations: sampling.Deviations = field(default_factory=dict)
     """``Metrics.deviations``: what gives the metrics their sampling intervals."""
+    evidence: Evidence | Literal[""] = ""
+    """What the metrics rest on; empty unless complete."""
     reason: str = ""
     """Why it is infeasible or lost, or the traceback of a failure."""
     wall_s: float = 0.0
@@ -69,3 +73,18 @@ class Trial:
     """Searched path -> value; inactive (conditional) parameters are absent."""
     scenario: Scenario
     outcome: Outcome
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the backlog of a complete trial grew over the run: its latencies say how long it ran, no more."""
+        return bool((self.outcome.metrics or {}).get("saturated"))
+
+    def interval(self, name: str, value: float) -> tuple[float, float] | None:
+        """Return the 95 % sampling interval of a metric (or objective) around its *value*; None where unknown."""
+        return sampling.interval(self.outcome.deviations, name, value)
+
+    def model_bands(self) -> dict[str, Band]:
+        """Return metric -> factors between which the truth lies; metrics for which that is not known are absent."""
+        if not self.outcome.evidence:
+            return {}
+        return model_bands(self.scenario, self.outcome.evidence, saturated=self.saturated)

@@ -56,6 +56,7 @@ def trial_message(study: Study, trial: Trial) -> dict[str, Any]:
             "dynosim.status": outcome.status.value,
             "dynosim.feasible": str(outcome.feasible).lower(),
             "dynosim.pareto": "false",
+            "dynosim.evidence": outcome.evidence,
             "dynosim.label": deployment.label(),
             **({"dynosim.reason": outcome.reason[-MAX_TAG_CHARS:]} if outcome.reason else {}),
         },

@@ -1,0 +1,30 @@
+"""Evidence marks: what a number rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from dynosim.config import Scenario
+from dynosim.timing import calibrated
+
+Evidence = Literal["measured", "calibrated", "modelled", "extrapolated"]
+"""Best first. Measured: imported from a real run. Calibrated: under a profile, within what it was fitted on. Modelled:
+pass times from kernel tables or the roofline. Extrapolated: beyond the tables' grid or the profile's ranges."""
+
+MARKS = get_args(Evidence)
+
+EXTRAPOLATED_SHARE = 0.05
+"""A run is extrapolated where more of its pass time than this lies outside the measured grid."""
+
+
+def evidence(scenario: Scenario, metrics: Mapping[str, float]) -> Evidence:
+    """Return the mark of a simulated scenario with *metrics* (``Metrics.flat``).
+
+    Raises ProfileError where the deployment names a profile that is not there.
+    """
+    profile = calibrated.profile_of(scenario.deployment)
+    beyond = profile is not None and profile.outside(calibrated.conditions(scenario.deployment, metrics))
+    if beyond or metrics.get("extrapolated_pass_share", 0.0) > EXTRAPOLATED_SHARE:
+        return "extrapolated"
+    return "modelled" if profile is None else "calibrated"

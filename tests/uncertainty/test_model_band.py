@@ -1,0 +1,137 @@
+"""Model bands and evidence marks, from bands and profiles made up here: the laws hold for any of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from dynosim.config import Scenario
+from dynosim.timing.calibrated import CalibratedDeployment, Profile, Residual
+from dynosim.uncertainty.evidence import EXTRAPOLATED_SHARE, evidence
+from dynosim.uncertainty.model_band import SHARED, WIDENED, Band, evidence_class, model_bands
+
+ITL, TTFT, RATE = "inter_token_latency", "time_to_first_token", "output_token_throughput"
+CLASSES = {
+    "tables/dense": {
+        ITL: {"rows": 50, "low": 0.9, "high": 1.2, "spread": 0.05},
+        RATE: {"rows": 50, "low": 0.8, "high": 1.1},
+    },
+    "roofline/dense": {TTFT: {"rows": 9, "low": 0.5, "high": 1.5}},
+    "tables/moe": {TTFT: {"rows": 9, "low": 0.7, "high": 2.0}},
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "bands.json"
+    path.write_text(json.dumps({"version": "0", "set": "", "coverage": 0.8, "classes": CLASSES}))
+    return path
+
+
+def _scenario(load: str = "concurrency", timing: str = "pack", profile: Profile | None = None) -> Scenario:
+    loads = {"concurrency": {"type": "concurrency", "concurrency": 8}, "poisson": {"type": "poisson", "rate_rps": 1.0}}
+    scenario = Scenario.model_validate(
+        {
+            "name": "x",
+            "workload": {
+                "source": {
+                    "type": "synthetic",
+                    "requests": 50,
+                    "input_tokens": {"type": "fixed", "tokens": 100},
+                    "output_tokens": {"type": "fixed", "tokens": 10},
+                },
+                "load": loads[load],
+            },
+            "deployment": {
+                "model": "llama-3.1-8b",
+                "gpu": "h100_sxm",
+                "timing": {"type": timing},
+                "aggregated": {"replicas": 1, "tensor_parallel_size": 2},
+            },
+        }
+    )
+    if profile is None:
+        return scenario
+    return scenario.model_copy(update={"deployment": CalibratedDeployment.of(scenario.deployment, profile)})
+
+
+def _profile(**fields: object) -> Profile:
+    residual = Residual(runs=6, bias=0.0, mape_before=0.2, mape=0.04, mape_left_out=0.06)
+    return Profile(name="mine", generic=True, decode=1.1, residuals={ITL: residual}, **fields)
+
+
+def test_the_truth_is_the_prediction_times_the_band_of_its_class(file: Path) -> None:
+    assert evidence_class(_scenario().deployment) == "tables/dense"
+    bands = model_bands(_scenario(), "modelled", file=file)
+    assert bands[ITL] == Band(0.9, 1.2, 0.05)
+    assert bands["inter_chunk_latency"] == bands[ITL]
+
+
+def test_inverses_have_inverse_bands(file: Path) -> None:
+    bands = model_bands(_scenario(), "modelled", file=file)
+    for inverse, direct in (("usd_per_million_output_tokens", RATE), ("output_token_throughput_per_user", ITL)):
+        assert bands[inverse].low == pytest.approx(1.0 / bands[direct].high)
+        assert bands[inverse].high == pytest.approx(1.0 / bands[direct].low)
+        assert bands[inverse].spread == bands[direct].spread
+    assert bands["output_token_throughput_per_gpu"] == bands[RATE]
+
+
+def test_a_class_with_too_few_rows_takes_the_union_of_the_others_widened(file: Path) -> None:
+    found = model_bands(_scenario(), "modelled", file=file)[TTFT]
+    assert found.low < 0.5
+    assert found.high > 2.0
+    assert found.half_width == pytest.approx(WIDENED * math.log(2.0 / 0.5) / 2.0)
+
+
+def test_what_is_extrapolated_is_known_less(file: Path) -> None:
+    near, far = (model_bands(_scenario(), mark, file=file) for mark in ("modelled", "extrapolated"))
+    for name, band in near.items():
+        assert far[name].low < band.low
+        assert far[name].high > band.high
+        assert far[name].half_width == pytest.approx(WIDENED * band.half_width)
+
+
+def test_a_band_without_a_spread_shares_half_of_it(file: Path) -> None:
+    band = model_bands(_scenario(), "modelled", file=file)[RATE]
+    assert band.spread == pytest.approx(SHARED * math.log(1.1 / 0.8) / 2.0)
+
+
+def test_a_load_that_is_carried_is_no_prediction(file: Path) -> None:
+    carried = model_bands(_scenario("poisson"), "modelled", file=file)
+    assert ITL in carried
+    assert not {RATE, "usd_per_million_output_tokens", "request_throughput"} & set(carried)
+    assert RATE in model_bands(_scenario("poisson"), "modelled", saturated=True, file=file)
+    assert not {"gpus", "goodput", "usd_per_hour", "good_request_fraction"} & set(model_bands(_scenario(), "modelled"))
+
+
+def test_nothing_is_said_without_bands_or_a_source(file: Path, tmp_path: Path) -> None:
+    assert model_bands(_scenario(), "modelled", file=tmp_path / "none.json") == {}
+    assert model_bands(_scenario(timing="fixed"), "modelled", file=file) == {}
+
+
+def test_a_profile_brings_its_own_band(file: Path) -> None:
+    found = model_bands(_scenario(profile=_profile()), "calibrated", file=file)
+    assert set(found) == {ITL, "inter_chunk_latency", "output_token_throughput_per_user"}
+    # |error| of a normal distribution is 0.798 sd on average, and 80 % of it lie within 1.2816 sd.
+    assert found[ITL].high == pytest.approx(1.06 ** (1.2816 / math.sqrt(2.0 / math.pi)), rel=1e-3)
+    assert found[ITL].low == pytest.approx(1.0 / found[ITL].high)
+
+
+def test_marks_say_what_a_number_rests_on() -> None:
+    assert evidence(_scenario(), {}) == "modelled"
+    assert evidence(_scenario(timing="roofline"), {"extrapolated_pass_share": EXTRAPOLATED_SHARE}) == "modelled"
+    assert evidence(_scenario(), {"extrapolated_pass_share": 1.1 * EXTRAPOLATED_SHARE}) == "extrapolated"
+
+
+def test_a_profile_calibrates_only_within_its_ranges() -> None:
+    metrics = {"effective_concurrency": 8.0, "total_token_throughput": 110.0, "request_throughput": 1.0}
+    within, outside = {"requests_per_replica": (1.0, 9.0)}, {"requests_per_replica": (50.0, 90.0)}
+    assert evidence(_scenario(profile=_profile(ranges=within)), metrics) == "calibrated"
+    assert evidence(_scenario(profile=_profile(ranges=outside)), metrics) == "extrapolated"
+    assert (
+        evidence(_scenario(profile=_profile(ranges=within)), {**metrics, "extrapolated_pass_share": 0.5})
+        == "extrapolated"
+    )

@@ -184,12 +184,13 @@ def test_a_saturation_that_is_only_predicted_is_missed_and_no_saturation_is_none
 # ---- effects ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("predicted", "verdict"),
-    [(-60.0, "within a third"), (-40.0, "within a third"), (-20.0, "right sign, 0.33 x the size"), (5.0, "wrong sign")],
-)
-def test_an_effect_is_judged_by_sign_and_size(predicted: float, verdict: str) -> None:
-    assert scores.Effect("e", "w", "points", -60.0, predicted).verdict == verdict
+@given(TIMES, st.sampled_from([-1.0, 1.0]), st.floats(-2.0, 3.0))
+def test_an_effect_is_kept_if_its_sign_is_right_and_its_size_within_a_third(
+    size: float, sign: float, ratio: float
+) -> None:
+    effect = scores.Effect("e", "w", "ms", sign * size, ratio * sign * size)
+    assert effect.ratio == pytest.approx(ratio)
+    assert effect.kept == (abs(ratio - 1.0) <= 1 / 3) or abs(abs(ratio - 1.0) - 1 / 3) < 1e-9
 
 
 def test_the_cliff_is_the_largest_fall_of_hits() -> None:
@@ -217,6 +218,8 @@ def test_requests_are_correlated_only_where_they_are_the_same_ones() -> None:
     (same,) = score([outcome("a", requests=log)], logs={"a": log | {"ttft_ms": 10 * times}}).requests
     assert same.correlation == pytest.approx(1.0)
     assert same.ttft_ms["p50"] == (20.0, 2.0)
+    queueing = score([outcome("a", requests=log)], logs={"a": log | {"ttft_ms": 10 * times}}).effects
+    assert [effect.ratio for effect in queueing] == [pytest.approx(0.1)] * 2
     (other,) = score([outcome("a", requests=log)], logs={"a": log | {"input_tokens": times + 1}}).requests
     assert other.correlation is None
 

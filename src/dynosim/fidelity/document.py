@@ -38,10 +38,10 @@ PLOTS = {TPOT: "fidelity_tpot.svg", TTFT: "fidelity_ttft.svg"}
 """Metric -> file of its scatter plot under ``docs/images``."""
 
 ERRORS_NOTE = (
-    "Each cell is MAPE, median absolute error and bias (mean signed error) in percent, with the number of rows in "
+    "Each cell is MAPE / median absolute error / bias (mean signed error) in percent, with the number of rows in "
     "parentheses. E2E is TTFT + (n - 1) TPOT where a row does not state it; throughput is scored only where stated."
 )
-GROUPS_NOTE = "MAPE, median absolute error and bias in percent."
+GROUPS_NOTE = "MAPE / median absolute error / bias in percent."
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _targets(scores: Scores) -> Section:
 def _value(target: Target) -> str:
     if target.value is None:
         return "–"
-    return {"%": _percent(target.value) + " %", "": f"{target.value:.3f}", "rows": f"{target.value:.0f}"}[target.unit]
+    return f"{_percent(target.value)} %" if target.unit == "%" else f"{target.value:.3g}"
 
 
 def _totals(scores: Scores) -> Section:
@@ -155,8 +155,12 @@ def _rankings(scores: Scores) -> Section:
 
 
 def _effects(scores: Scores) -> Section:
-    rows = [(e.name, e.where, _size(e.measured, e.unit), _size(e.predicted, e.unit), e.verdict) for e in scores.effects]
-    return Section("Effects", ("effect", "rows", "measured", "predicted", ""), rows)
+    rows = [
+        (e.name, e.where, _size(e.measured, e.unit), _size(e.predicted, e.unit), f"{e.ratio:.2f}",
+         "within a third" if e.kept else "wrong sign" if e.ratio <= 0.0 else "right sign")
+        for e in scores.effects
+    ]  # fmt: skip
+    return Section("Effects", ("effect", "rows", "measured", "predicted", "ratio", ""), rows)
 
 
 def _size(value: float, unit: str) -> str:
@@ -193,13 +197,13 @@ def _percent(value: float) -> str:
 
 
 def _full(errors: Errors | None) -> str:
-    return _short(errors) + ("" if errors is None else f"  ({errors.rows})")
+    return _short(errors) + ("" if errors is None else f" ({errors.rows})")
 
 
 def _short(errors: Errors | None) -> str:
     if errors is None:
         return "–"
-    return f"{_percent(errors.mape)}  {_percent(errors.median)}  {100 * errors.bias:+.1f}"
+    return f"{_percent(errors.mape)} / {_percent(errors.median)} / {100 * errors.bias:+.1f}"
 
 
 def _tau(value: float | None) -> str:

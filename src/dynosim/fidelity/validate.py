@@ -182,7 +182,7 @@ def _columns(log: pd.DataFrame) -> Columns:
 
 
 def print_progress(outcome: Outcome, done: int, total: int) -> None:
-    """Write one line to stderr."""
-    print(
-        f"{done}/{total} {outcome.measurement.id}{': ' + outcome.problem if outcome.problem else ''}", file=sys.stderr
-    )
+    """Write one line to stderr; on a terminal over the one before, unless the row has a problem."""
+    live, problem = sys.stderr.isatty(), f": {outcome.problem}" if outcome.problem else ""
+    start, end = "\r\x1b[K" if live else "", "" if live and done < total and not problem else "\n"
+    print(f"{start}{done}/{total} {outcome.measurement.id}{problem}", end=end, file=sys.stderr, flush=True)

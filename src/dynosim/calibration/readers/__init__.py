@@ -42,11 +42,19 @@ READERS: Mapping[str, Reader] = {
 def read_measured(path: str | Path) -> list[MeasuredRun]:
     """Return the runs of a result file; ConfigError, one line, where it is none."""
     file = str(path)
-    documents = _documents(file)
-    for reader in READERS.values():
-        if reader.matches(documents):
-            return _checked(reader.read(documents, file))
-    raise ConfigError(f"not a known result file: allowed are those of {', '.join(READERS)}", file=file)
+    return convert(_documents(file), file)
+
+
+def convert(documents: Sequence[Mapping[str, Any]], file: str) -> list[MeasuredRun]:
+    """Return the runs of the JSON objects of *file*; ConfigError, one line, where they are of no known tool."""
+    tool = next((name for name, reader in READERS.items() if reader.matches(documents)), None)
+    if tool is None:
+        raise ConfigError(f"not a known result file: allowed are those of {', '.join(READERS)}", file=file)
+    try:
+        return _checked(READERS[tool].read(documents, file))
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise ConfigError(f"not as {tool} writes it: {problem}", file=file) from error
 
 
 def _documents(file: str) -> list[dict[str, Any]]:

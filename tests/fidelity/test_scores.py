@@ -11,9 +11,12 @@ import scipy.stats  # noqa: F401 - loaded here, not within the deadline of a fir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynosim.fidelity import scores
+from dynosim.fidelity.bands import BAND_ROWS, bands
+from dynosim.fidelity.effects import Effect
+from dynosim.fidelity.errors import E2E, LOAD_THROUGHPUT, THROUGHPUT, TPOT, TTFT, UNSATURATED, Errors, pairs_of
 from dynosim.fidelity.replay import Outcome
-from dynosim.fidelity.scores import E2E, LOAD_THROUGHPUT, THROUGHPUT, TPOT, TTFT, UNSATURATED, score
+from dynosim.fidelity.scores import score
+from dynosim.fidelity.sweeps import rankings, saturation_step, sweeps, tau
 from fidelity.rows import outcome, sweep
 
 TIMES = st.floats(1.0, 1e4)
@@ -24,7 +27,7 @@ def _off_by(factors: list[float], measured: float = 10.0) -> list[Outcome]:
     return [outcome(f"r{i}", {TPOT: measured}, {TPOT: measured * f}) for i, f in enumerate(factors)]
 
 
-def _total(outcomes: list[Outcome]) -> scores.Errors:
+def _total(outcomes: list[Outcome]) -> Errors:
     return score(outcomes).totals[0].errors[TPOT]
 
 
@@ -51,7 +54,7 @@ def test_the_order_of_rows_is_irrelevant(factors: list[float], rng: random.Rando
     rows = [*_off_by(factors), *sweep([100.0, 120.0, 3_000.0, 9_000.0]), outcome("moe", moe=True, evidence="roofline")]
     shuffled = rng.sample(rows, len(rows))
     assert score(shuffled) == score(rows)
-    assert scores.bands(sorted(shuffled, key=lambda o: o.measurement.id)) == scores.bands(
+    assert bands(sorted(shuffled, key=lambda o: o.measurement.id)) == bands(
         sorted(rows, key=lambda o: o.measurement.id)
     )
 
@@ -63,7 +66,7 @@ def test_flagged_rows_count_in_nothing_but_their_own_line() -> None:
     clean, mixed = score(rows), score([*rows, *wrong, replace(wrong[0], problem="does not fit")])
     assert replace(mixed, rows=0, flagged=clean.flagged, problems={}) == replace(clean, rows=0)
     assert mixed.flagged.errors[TPOT].rows == len(wrong) + 1
-    assert scores.bands([*rows, *wrong]) == scores.bands(rows)
+    assert bands([*rows, *wrong]) == bands(rows)
 
 
 def test_classes_share_the_rows() -> None:
@@ -80,7 +83,7 @@ def test_long_queues_are_in_ttft_but_not_in_unsaturated_ttft() -> None:
 
 def test_e2e_and_throughput_follow_from_ttft_and_tpot_on_both_sides() -> None:
     row = outcome("a", {TTFT: 100.0, TPOT: 10.0}, {TTFT: 300.0, TPOT: 20.0, E2E: 1.0, THROUGHPUT: 1.0}, n_gpus=2)
-    pairs = {pair.metric: (pair.measured, pair.predicted) for pair in scores.pairs_of(row)}
+    pairs = {pair.metric: (pair.measured, pair.predicted) for pair in pairs_of(row)}
     assert pairs[E2E] == (100 + 10 * 10, 300 + 10 * 20)
     assert pairs[LOAD_THROUGHPUT] == pytest.approx((4 * 11 / 0.2 / 2, 4 * 11 / 0.5 / 2))
     assert THROUGHPUT not in pairs
@@ -88,13 +91,13 @@ def test_e2e_and_throughput_follow_from_ttft_and_tpot_on_both_sides() -> None:
 
 def test_what_a_row_states_is_not_derived() -> None:
     row = outcome("a", {TTFT: 100.0, TPOT: 10.0, E2E: 250.0, THROUGHPUT: 7.0})
-    pairs = {pair.metric: pair.measured for pair in scores.pairs_of(row)}
+    pairs = {pair.metric: pair.measured for pair in pairs_of(row)}
     assert (pairs[E2E], pairs[LOAD_THROUGHPUT]) == (250.0, 7.0)
 
 
 def test_an_open_loop_implies_no_throughput() -> None:
     row = outcome("a", load_kind="open-loop trace")
-    assert LOAD_THROUGHPUT not in {pair.metric for pair in scores.pairs_of(row)}
+    assert LOAD_THROUGHPUT not in {pair.metric for pair in pairs_of(row)}
 
 
 def test_a_baseline_is_compared_on_common_rows_only() -> None:
@@ -108,31 +111,31 @@ def test_a_baseline_is_compared_on_common_rows_only() -> None:
 
 @given(st.lists(TIMES, min_size=2, max_size=8, unique=True))
 def test_tau_of_the_same_order_is_1_and_of_the_reverse_minus_1(values: list[float]) -> None:
-    assert scores.tau(values, [3.0 * v for v in values]) == pytest.approx(1.0)
-    assert scores.tau(values, [-v for v in values]) == pytest.approx(-1.0)
+    assert tau(values, [3.0 * v for v in values]) == pytest.approx(1.0)
+    assert tau(values, [-v for v in values]) == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0]])
 def test_tau_without_an_order_is_undefined(values: list[float]) -> None:
-    assert scores.tau(values, values) is None
+    assert tau(values, values) is None
 
 
 def test_a_sweep_needs_three_loads_of_one_setting() -> None:
     rows = sweep([100.0, 120.0, 150.0])
-    assert len(scores.sweeps(rows)) == 1
-    assert not scores.sweeps(rows[:2])
-    assert not scores.sweeps([*rows[:2], replace(rows[2], problem="crashed")])
+    assert len(sweeps(rows)) == 1
+    assert not sweeps(rows[:2])
+    assert not sweeps([*rows[:2], replace(rows[2], problem="crashed")])
 
 
 def test_configurations_of_one_task_are_ranked_together() -> None:
     fast = sweep([10.0, 20.0, 30.0], gpu="fast")
     slow = sweep([100.0, 200.0, 300.0], gpu="slow")
-    (ranking,) = scores.rankings([*fast, *slow])
+    (ranking,) = rankings([*fast, *slow])
     assert (ranking.configurations, ranking.rows, ranking.tau[TTFT]) == (2, 6, pytest.approx(1.0))
     swapped = sweep([10.0, 20.0, 30.0], [1000.0, 2000.0, 3000.0], gpu="fast")
-    (ranking,) = scores.rankings([*swapped, *slow])
+    (ranking,) = rankings([*swapped, *slow])
     assert ranking.tau[TTFT] == pytest.approx((3 + 3 - 9) / 15)  # in order within, all nine pairs across reversed
-    assert not scores.rankings(fast)
+    assert not rankings(fast)
 
 
 # ---- saturation ---------------------------------------------------------------------------------------------------
@@ -152,13 +155,13 @@ def test_configurations_of_one_task_are_ranked_together() -> None:
     ],
 )
 def test_saturation_step(ttft_ms: list[float], throughput: list[float], step: int | None) -> None:
-    assert scores.saturation_step(ttft_ms, throughput) == step
+    assert saturation_step(ttft_ms, throughput) == step
 
 
 @given(TIMES, st.floats(1.0, 4.9), st.integers(0, 6))
 def test_growing_throughput_and_steady_ttft_do_not_saturate(ttft_ms: float, factor: float, steps: int) -> None:
     steady = [ttft_ms * factor**step for step in range(steps)]
-    assert scores.saturation_step(steady, [2.0**step for step in range(steps)]) is None
+    assert saturation_step(steady, [2.0**step for step in range(steps)]) is None
 
 
 @pytest.mark.parametrize(
@@ -171,14 +174,14 @@ def test_growing_throughput_and_steady_ttft_do_not_saturate(ttft_ms: float, fact
     ],
 )
 def test_saturation_of_a_sweep_is_found_or_missed(predicted_ms: list[float], verdict: str) -> None:
-    (found,) = scores.sweeps(sweep([100.0, 110.0, 120.0, 8_000.0, 20_000.0], predicted_ms))
+    (found,) = sweeps(sweep([100.0, 110.0, 120.0, 8_000.0, 20_000.0], predicted_ms))
     assert (found.saturation, found.measured_load) == (verdict, 16.0)
 
 
 def test_a_saturation_that_is_only_predicted_is_missed_and_no_saturation_is_none() -> None:
     calm = [100.0, 110.0, 120.0, 130.0]
-    assert scores.sweeps(sweep(calm, [100.0, 110.0, 120.0, 9_000.0]))[0].saturation == "missed"
-    assert scores.sweeps(sweep(calm))[0].saturation == "none"
+    assert sweeps(sweep(calm, [100.0, 110.0, 120.0, 9_000.0]))[0].saturation == "missed"
+    assert sweeps(sweep(calm))[0].saturation == "none"
 
 
 # ---- effects ------------------------------------------------------------------------------------------------------
@@ -188,7 +191,7 @@ def test_a_saturation_that_is_only_predicted_is_missed_and_no_saturation_is_none
 def test_an_effect_is_kept_if_its_sign_is_right_and_its_size_within_a_third(
     size: float, sign: float, ratio: float
 ) -> None:
-    effect = scores.Effect("e", "w", "ms", sign * size, ratio * sign * size)
+    effect = Effect("e", "w", "ms", sign * size, ratio * sign * size)
     assert effect.ratio == pytest.approx(ratio)
     assert effect.kept == (abs(ratio - 1.0) <= 1 / 3) or abs(abs(ratio - 1.0) - 1 / 3) < 1e-9
 
@@ -238,20 +241,20 @@ def test_targets_are_met_by_exact_predictions_and_missed_by_bad_ones() -> None:
 
 def test_a_band_holds_four_fifths_of_the_truth() -> None:
     rows = [outcome(f"r{i}", {TPOT: 10.0 * (1 + i / 100)}, {TPOT: 10.0}, moe=True) for i in range(101)]
-    band = scores.bands(rows)["tables/moe"]["inter_token_latency"]
+    band = bands(rows)["tables/moe"]["inter_token_latency"]
     assert {name: band[name] for name in ("rows", "low", "high")} == {"rows": 101, "low": 1.1, "high": 1.9}
     held = [band["low"] <= o.measurement.measured[TPOT] / 10.0 <= band["high"] for o in rows]
     assert np.mean(held) == pytest.approx(0.8, abs=0.01)
 
 
 def test_few_rows_make_no_band() -> None:
-    assert scores.bands([outcome(f"r{i}") for i in range(scores.BAND_ROWS - 1)]) == {"tables/dense": {}}
+    assert bands([outcome(f"r{i}") for i in range(BAND_ROWS - 1)]) == {"tables/dense": {}}
 
 
 def test_spread_leaves_out_what_a_family_shares() -> None:
     families = [("a", 1.0), ("b", 3.0)]
     rows = [outcome(f"{m}{i}", {TPOT: 10.0 * f}, {TPOT: 10.0}, model=m) for m, f in families for i in range(5)]
-    band = scores.bands(rows)["tables/dense"]["inter_token_latency"]
+    band = bands(rows)["tables/dense"]["inter_token_latency"]
     assert (band["spread"], band["low"], band["high"]) == (0.0, 1.0, 3.0)
     alone = [outcome(f"r{i}", model=f"m{i}") for i in range(10)]
-    assert "spread" not in scores.bands(alone)["tables/dense"]["inter_token_latency"]
+    assert "spread" not in bands(alone)["tables/dense"]["inter_token_latency"]

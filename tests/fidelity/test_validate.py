@@ -18,9 +18,9 @@ import pytest
 from dynosim import cli
 from dynosim.errors import ConfigError
 from dynosim.fidelity import document, validate
+from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import Measurement, read_measurements
 from dynosim.fidelity.replay import Outcome
-from dynosim.fidelity.scores import TPOT, TTFT
 from dynosim.search import workers
 from fidelity.rows import exact, outcome, sweep, write_set
 
@@ -227,6 +227,7 @@ package = find_spec("aiconfigurator_core")
 if package is not None:
     for path in Path(package.submodule_search_locations[0]).rglob(held_out + "*"):
         watch(path)
+from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import read_measurements
 from dynosim.fidelity.replay import replay
 (row,) = read_measurements(rows)

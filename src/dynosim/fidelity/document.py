@@ -12,22 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynosim.config.unmodelled import UNMODELLED
+from dynosim.fidelity.effects import Requests
+from dynosim.fidelity.errors import SCORED, THROUGHPUT, TPOT, TTFT, UNSATURATED, Errors, grouped, pairs_of
 from dynosim.fidelity.replay import Outcome
-from dynosim.fidelity.scores import (
-    RANKED,
-    SCORED,
-    THROUGHPUT,
-    TPOT,
-    TTFT,
-    UNSATURATED,
-    Errors,
-    Group,
-    Requests,
-    Scores,
-    Target,
-    grouped,
-    pairs_of,
-)
+from dynosim.fidelity.scores import Group, Scores, Target
+from dynosim.fidelity.sweeps import RANKED
 from dynosim.files import write_whole
 from dynosim.space.coverage import State, coverage
 
@@ -258,7 +247,7 @@ PUBLISHED = (
     ),
     (
         "Vidur, used by others",
-        "P50 seven times off against vLLM 0.9.1",
+        "P50 off by 700 % against vLLM 0.9.1",
         "one user's deployment",
         "github.com/microsoft/vidur/issues/60",
     ),

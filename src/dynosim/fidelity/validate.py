@@ -25,10 +25,13 @@ import numpy as np
 
 from dynosim import __version__
 from dynosim.errors import ConfigError
+from dynosim.fidelity.bands import BAND_COVERAGE, bands
+from dynosim.fidelity.effects import Columns
+from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import Measurement, read_measurements
 from dynosim.fidelity.replay import Outcome
 from dynosim.fidelity.replay import replay as replay_one
-from dynosim.fidelity.scores import BAND_COVERAGE, TPOT, TTFT, Columns, Scores, bands, score
+from dynosim.fidelity.scores import Scores, score
 from dynosim.files import write_whole
 from dynosim.search.workers import DIED, Workers, count_workers
 

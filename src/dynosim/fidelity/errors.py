@@ -1,0 +1,102 @@
+"""Errors of predictions: what a row states and implies, paired with its prediction; MAPE, median and bias of pairs.
+
+An error is predicted / measured - 1. Every row counts once: there are no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from dynosim.fidelity.measurements import Measurement
+    from dynosim.fidelity.replay import Outcome
+
+TPOT, TTFT, UNSATURATED = "tpot_ms_mean", "ttft_ms_mean", "ttft_ms_mean_unsaturated"
+THROUGHPUT, LOAD_THROUGHPUT, E2E = "output_tok_s_per_gpu", "output_tok_s_per_gpu_by_load", "e2e_ms_mean"
+
+SCORED = {TPOT: "TPOT", UNSATURATED: "TTFT < 5 s", TTFT: "TTFT", THROUGHPUT: "throughput", E2E: "E2E"}
+"""Metric -> how tables call it. ``*_by_load`` is the throughput that a row states or that its load implies."""
+
+UNSATURATED_MS = 5_000.0
+"""A measured mean TTFT from here on is queueing time, whose size says how long a run went on."""
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+class Pair(NamedTuple):
+    """One metric of one row."""
+
+    outcome: Outcome
+    metric: str
+    measured: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of one metric, as fractions of the measured values."""
+
+    rows: int
+    mape: float
+    """Mean of |error|."""
+    median: float
+    """Median of |error|."""
+    bias: float
+    """Mean error: above zero, predictions are too high."""
+
+
+def pairs_of(outcome: Outcome) -> list[Pair]:
+    """Return what a row states and what its statements imply, each with the prediction.
+
+    Mean E2E is TTFT + (n - 1) TPOT of n output tokens (the definition of TPOT), and a closed loop of c clients yields
+    c n / E2E tokens per second (Little's law). Both sides are derived alike, so a difference is one of TTFT and TPOT.
+    """
+    stated = {name: value for name, value in outcome.measurement.measured.items() if value > 0.0}
+    predicted = {name: outcome.predicted[name] for name in stated if name in outcome.predicted}
+    measured = _implied({name: stated[name] for name in predicted}, outcome.measurement)
+    predicted = _implied(predicted, outcome.measurement)
+    if measured.get(TTFT, UNSATURATED_MS) < UNSATURATED_MS:
+        measured[UNSATURATED], predicted[UNSATURATED] = measured[TTFT], predicted[TTFT]
+    return [Pair(outcome, name, value, predicted[name]) for name, value in measured.items()]
+
+
+def _implied(values: dict[str, float], row: Measurement) -> dict[str, float]:
+    e2e_ms = values[TTFT] + (row.osl - 1) * values[TPOT] if {TTFT, TPOT} <= values.keys() else None
+    out = dict(values)
+    if e2e_ms is not None:
+        out.setdefault(E2E, e2e_ms)
+        if row.load and "closed-loop" in row.load_kind:
+            out[LOAD_THROUGHPUT] = row.load * row.osl / (e2e_ms / 1e3) / row.n_gpus
+    if THROUGHPUT in values:
+        out[LOAD_THROUGHPUT] = values[THROUGHPUT]
+    return out
+
+
+def errors_of(pairs: Iterable[Pair]) -> dict[str, Errors]:
+    """Return metric -> errors."""
+    return {metric: _errors(rows) for metric, rows in grouped(pairs, lambda pair: pair.metric).items()}
+
+
+def _errors(pairs: Sequence[Pair]) -> Errors:
+    error = np.array([pair.predicted / pair.measured - 1.0 for pair in pairs])
+    size = np.abs(error)
+    return Errors(len(pairs), float(size.mean()), float(np.median(size)), float(error.mean()))
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return key -> its items, both in order of appearance."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def labels_of(outcome: Outcome) -> tuple[str, ...]:
+    """Return (source, model, GPU, engine)."""
+    row = outcome.measurement
+    return row.source, row.model, row.gpu, row.engine

@@ -73,6 +73,7 @@ class Lane:
         self.planned = 0, 0, 0  # prefill tokens, decode tokens, decodes
         self.stalled = self.stall_planned = 0.0
         self.full, self.ratio_base, self.ratio_steps = False, 0.0, 0
+        self.batch_waits = 0
 
     # ------------------------------------------------------------------------------------------- vLLM and TensorRT-LLM
 
@@ -81,8 +82,21 @@ class Lane:
         budget, preempted = self.schedule_running(now)
         if preempted and self.running:
             self.rank.reason = s.KV_BLOCKS
+        elif self.waits_for_company():
+            self.rank.reason = s.TOKEN_BUDGET
         else:
             self.schedule_waiting(now, budget)
+
+    def waits_for_company(self) -> bool:
+        """TensorRT-LLM: prompts wait for a fuller pass while others decode."""
+        lim = self.rank.pool.lim
+        tokens = sum(job.chunk for job in self.running) + sum(job.tokens for job in self.rank.waiting)
+        alone = not self.rank.waiting or all(job.prefilling for job in self.running)
+        if alone or tokens >= lim["batch_wait_tokens"] or self.batch_waits >= lim["batch_wait_iters"]:
+            self.batch_waits = 0
+        else:
+            self.batch_waits += 1
+        return self.batch_waits > 0
 
     def schedule_running(self, now: float) -> tuple[int, bool]:
         rank, lim = self.rank, self.rank.pool.lim
@@ -345,9 +359,14 @@ class Lane:
         e, decodes = self.rank.pool.e, self.decodes
         if not decodes:
             return 0.0
-        batch, context = len(decodes), sum(job.ctx + job.chunk for job in decodes)
+        batch, context = len(decodes), self.padded_context(decodes)
         attention = extrapolated_line(e.decode_context[batch], e.decode_s[batch], context)
         return self.scaled(e.graph_tokens_s[batch] + attention, sum(job.chunk for job in decodes))
+
+    def padded_context(self, decodes: list[Job]) -> int:
+        contexts = [job.ctx + job.chunk for job in decodes]
+        padding = len(contexts) * max(contexts) - sum(contexts)
+        return sum(contexts) + int(self.rank.pool.lim["skew"] * padding)
 
     def pass_time(self) -> float:
         e, lim, decodes, chunks = self.rank.pool.e, self.rank.pool.lim, self.decodes, self.chunks
@@ -361,8 +380,10 @@ class Lane:
             end = job.ctx + job.chunk
             seconds += extrapolated_line(e.prefill_seq, shares, end) * (1.0 - (job.ctx / end) ** 2)
         if decodes:
-            batch, context = len(decodes), sum(job.ctx + job.chunk for job in decodes)
+            batch, context = len(decodes), self.padded_context(decodes)
             seconds += extrapolated_line(e.decode_context[batch], e.decode_s[batch], context)
+        if tokens + (drafted if lim["fused"] else 0) > lim["eager_tokens"]:
+            seconds = max(seconds, float(lim["eager_s"]))
         return self.scaled(seconds, tokens + drafted)
 
     def scaled(self, seconds: float, tokens: int) -> float:
@@ -469,15 +490,16 @@ class Rank:
         """How many at the front of the queue hold blocks: their KV has arrived."""
         return sum(job.kv in (s.LANDED, s.LOADED) for job in self.waiting)
 
-    def look(self, now: float) -> None:
-        """Note what everybody in the queue has waited for, and let those that have arrived in."""
+    def look(self, now: float, seen: float | None = None) -> None:
+        """Note what everybody has waited for, and let those in that have arrived by *seen*."""
         for job in self.waiting:
             self.count_wait(job, self.reason, now)
-        while self.arrivals and self.arrivals[0].visible <= now:
-            job = self.arrivals.pop(0)
-            job.wait_from = job.visible
+        for job in [job for job in self.arrivals if job.visible <= now]:
+            job.wait_from = max(job.wait_from, job.visible)
             self.count_wait(job, self.reason, now)
-            self.insert(job)
+            if job.visible <= (now if seen is None else seen):
+                self.arrivals.remove(job)
+                self.insert(job)
 
     def count_wait(self, job: Job, reason: int, now: float) -> None:
         if math.isnan(job.row["scheduled"]) and job.kv != s.LOADED:
@@ -672,6 +694,7 @@ class Unit:
         for lane in lanes:
             lane.unit = self
         self.now, self.end = 0.0, math.inf
+        self.last_start = 0.0
         self.planned = False
         self.pipeline = len(lanes[0].rank.lanes) > 1
 
@@ -698,10 +721,12 @@ class Unit:
 
     def plan(self) -> None:
         self.now = self.start()
+        busy = any(lane.running for lane in self.lanes)
+        overlapped = busy and self.lanes[0].rank.pool.lim["overlap"]
         for lane in self.lanes:
             for job in lane.running:
                 job.chunk = 0
-            lane.rank.look(self.now)
+            lane.rank.look(self.now, self.last_start if overlapped else self.now)
             lane.rank.reason = NOTHING
             if lane.rank.pool.lim["scheduler"] == s.SGLANG:
                 lane.schedule_sglang(self.now)
@@ -753,6 +778,7 @@ class Unit:
                     world.store(job, end)
         for lane in self.lanes:
             lane.finish_all(end)
+        self.last_start = self.now
         self.now, self.end, self.planned = end, math.inf, False
         if self.pipeline:
             self.lanes[0].rank.wake(end)

@@ -33,6 +33,8 @@ ENGINE_ONLY = {
     "enable_mixed_chunk": "sglang",
     "max_prefill_tokens": "sglang",
     "capacity_scheduler_policy": "trtllm",
+    "batch_wait_timeout_iters": "trtllm",
+    "batch_wait_max_tokens_ratio": "trtllm",
 }
 """Engine settings that only one engine has."""
 
@@ -43,10 +45,27 @@ class EngineConfig(Config):
     name: EngineName = "vllm"
     version: str = "current"
     """Version slot of the timing data; ``current`` is the newest measured one."""
-    pass_overhead_us: NonNegativeFloat = 0.0
+    async_scheduling: bool | None = None
+    """Choose a pass while the one before runs (vLLM's argument; SGLang's and TensorRT-LLM's overlap scheduler): no gap
+    between passes, and who comes during a pass misses the next one too. Not given: on, where pass times are those of
+    hardware; off under formulas. Pipelines do without."""
+    cudagraph_mode: Literal["FULL_AND_PIECEWISE", "FULL_DECODE_ONLY", "NONE"] | None = None
+    """Passes that CUDA graphs cover (vLLM's values): decodes and small passes with prompt chunks; decodes only; none. Not
+    given: the engine's default."""
+    attention_backend: Literal["auto", "FLASHINFER"] = "auto"
+    """Decode attention: the kernels of the timing source, or FlashInfer's own (vLLM's ``use_trtllm_attention=0``), which
+    take as long as if every context were as long as the longest of the batch."""
+    max_cudagraph_capture_size: PositiveInt = 512
+    """Largest pass, in tokens, that is captured (vLLM's argument)."""
+    launch_overhead_us: NonNegativeFloat | None = None
+    """CPU time to launch the kernels of one layer where no CUDA graph covers a pass: such a pass takes at least so much per
+    layer. This and the other overheads, where not given: the engine's (``timing.engines``); none under formulas."""
+    pass_overhead_us: NonNegativeFloat | None = None
     """CPU time between passes for which the GPU waits: scheduling, batch preparation, sampling launch."""
-    request_overhead_us: NonNegativeFloat = 0.0
+    request_overhead_us: NonNegativeFloat | None = None
     """CPU time per request of a pass for which the GPU waits: sampling, detokenising, streaming."""
+    frontend_ms: NonNegativeFloat | None = None
+    """From the client to the engine and back: HTTP, tokenising, detokenising. Part of the time to first token."""
     schedule_conservativeness: PositiveFloat = 1.0
     """SGLang: scales the share of the outputs to come that admission keeps tokens for; more retracts less."""
     enable_mixed_chunk: bool = False
@@ -55,6 +74,10 @@ class EngineConfig(Config):
     """SGLang: prompt tokens of one prefill pass that holds several requests."""
     capacity_scheduler_policy: Literal["GUARANTEED_NO_EVICT", "MAX_UTILIZATION"] = "GUARANTEED_NO_EVICT"
     """TensorRT-LLM: admit a request when its whole context will fit, or as soon as its next blocks do."""
+    batch_wait_timeout_iters: NonNegativeInt = 0
+    """TensorRT-LLM: prompts wait up to so many passes, while others decode, for
+    ``batch_wait_max_tokens_ratio`` x ``max_num_batched_tokens`` tokens of company."""
+    batch_wait_max_tokens_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
     speculative: SpeculativeConfig | None = None
 
     @model_validator(mode="after")

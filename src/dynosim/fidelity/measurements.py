@@ -72,7 +72,7 @@ class Measurement:
         workload = re.sub(r"-(c\d+|s\d+|bs\d+)(?=-|$)", "", self.id)
         parts = (
             self.source, self.model, self.precision, self.gpu, self.n_gpus, self.tp, self.engine, self.engine_version,
-            self.isl, self.osl, self.load_kind, layout, workload,
+            *(() if "multi-turn" in self.load_kind else (self.isl, self.osl)), self.load_kind, layout, workload,
         )  # fmt: skip
         return " ".join(str(part) for part in parts if part not in (None, ""))
 

@@ -52,6 +52,9 @@ QUANTIZATION = {None: "none", "bf16": "none", "fp16": "none", "fp8": "fp8", "fp4
 MAX_NUM_SEQS = {"vllm": 256, "sglang": 1024, "trtllm": 2048}
 """Defaults: vLLM's and trtllm-serve's server, SGLang's by memory."""
 MAX_NUM_BATCHED_TOKENS = {"vllm": 8192, "sglang": 8192, "trtllm": 8192}
+GENERATED_BUDGET_TOKENS = 1500
+"""AIConfigurator's launch files set max_num_tokens to batch size + ISL + 1500 (its generator's rules); its own gap
+analysis is taken to have run them."""
 BLIS_PROMPTS = 100
 """Distinct prompts that the client of the constant-rate stages cycled (validation/README.md)."""
 
@@ -132,10 +135,29 @@ def deployment_of(row: Measurement) -> DeploymentConfig:
             "gpu": next((card for name, card in GPUS.items() if row.gpu.startswith(name)), row.gpu),
             "quantization": quantization,
             "kv_cache_dtype": "fp8" if row.noted(r"kv-cache fp8|KV fp8") and quantization == "none" else "auto",
-            "engine": {"name": engine},
+            "engine": {"name": engine, **_engine_flags(row, engine)},
             **pools,
         }
     )
+
+
+def _engine_flags(row: Measurement, engine: str) -> dict[str, Any]:
+    """Engine settings from the source's public launch scripts, where the notes are silent."""
+    flags: dict[str, Any] = {}
+    if "InferenceX" not in row.source:
+        return flags
+    if "multi-turn" in row.load_kind:  # experimental/multiturn/vllm_benchmark/sweep_experiment.sh
+        flags |= {"cudagraph_mode": "FULL_DECODE_ONLY", "attention_backend": "FLASHINFER"}
+    elif (
+        engine == "vllm" and "Llama-3" in row.model and row.gpu.startswith("B200")
+    ):  # benchmarks/70b_fp8_b200_docker.sh
+        flags |= {"cudagraph_mode": "FULL_DECODE_ONLY"}
+    if engine == "trtllm" and "Llama-3" in row.model and row.isl == row.osl == 1024 and (row.tp or 8) < 8:
+        # benchmarks/70b_fp8_h200_trt_slurm.sh
+        flags |= {"batch_wait_timeout_iters": 20, "batch_wait_max_tokens_ratio": 0.9}
+    if engine == "sglang":  # benchmarks/dsr1_fp8_h200.sh
+        flags |= {"max_prefill_tokens": 32768}
+    return flags
 
 
 def _layout(row: Measurement) -> dict[str, Any]:
@@ -175,6 +197,10 @@ def _pool(row: Measurement, engine: str, layout: dict[str, Any]) -> dict[str, An
     budget = int(row.noted(r"max_num_(?:batched_)?tokens (\d+)(?!\*)") or MAX_NUM_BATCHED_TOKENS[engine])
     if factor := row.noted(r"max_num_batched_tokens (\d+)\*ISL"):
         budget = int(factor) * int(row.isl)
+    if "InferenceX" in row.source and engine == "sglang" and "disaggregated" not in row.notes:
+        budget = 32768  # benchmarks/dsr1_fp8_h200.sh: chunked-prefill-size
+    if "gap-analysis" in row.source and row.load is not None:
+        budget = int(row.load + row.isl) + GENERATED_BUDGET_TOKENS
     return layout | {
         "max_num_seqs": min(_max_num_seqs(row, engine), budget),
         "max_num_batched_tokens": budget,
@@ -187,7 +213,11 @@ def _pool(row: Measurement, engine: str, layout: dict[str, Any]) -> dict[str, An
 
 
 def _max_num_seqs(row: Measurement, engine: str) -> int:
-    if "max_num_seqs=conc" in row.notes and row.load is not None and not ("512 on B200" in row.notes and "B200" in row.gpu):
+    if (
+        "max_num_seqs=conc" in row.notes
+        and row.load is not None
+        and not ("512 on B200" in row.notes and "B200" in row.gpu)
+    ):
         return int(row.load)
     return int(row.noted(r"max_num_seqs (\d+)") or MAX_NUM_SEQS[engine])
 
@@ -209,9 +239,7 @@ def workload_of(row: Measurement) -> WorkloadConfig:
             source=TraceSource(path=str(_trace(row))), load=load, max_requests=int(logged) if logged else None
         )
     requests = int(row.noted(r"num_requests (\d+)") or row.noted(r"\((\d+) per length") or 10 * load.concurrency)
-    source = SyntheticSource(
-        requests=requests, input_tokens=_length(row, row.isl), output_tokens=_length(row, row.osl)
-    )
+    source = SyntheticSource(requests=requests, input_tokens=_length(row, row.isl), output_tokens=_length(row, row.osl))
     return WorkloadConfig(source=source, load=load)
 
 

@@ -213,8 +213,8 @@ def _sliced(model: ModelCard, tensor_parallel_size: int) -> dict[str, int]:
 
 
 def _check_experts(model: ModelCard, moe: MoE, deployment: DeploymentConfig, pool: PoolConfig) -> None:
-    """The GPUs of all ranks share the experts; block-scaled FP8 ones cannot be sliced across a scale block (vLLM and
-    SGLang refuse to load them)."""
+    """The GPUs of all ranks share the experts; SGLang refuses to load block-scaled FP8 ones that are sliced across a
+    scale block (vLLM, which did, runs them on Triton kernels)."""
     gpus = pool.tensor_parallel_size * pool.data_parallel_size
     group = f"tensor_parallel_size {pool.tensor_parallel_size}"
     if pool.data_parallel_size > 1:
@@ -222,7 +222,8 @@ def _check_experts(model: ModelCard, moe: MoE, deployment: DeploymentConfig, poo
     what, size = ("experts", moe.experts) if pool.enable_expert_parallel else ("expert width", moe.intermediate)
     if size % gpus:
         raise InfeasibleError(f"{group} does not divide the {size} {what} of {model.name}")
-    blocks = model.fp8_block if deployment.quantization == "fp8" and not pool.enable_expert_parallel else None
+    sliced = deployment.engine.name == "sglang" and not pool.enable_expert_parallel
+    blocks = model.fp8_block if deployment.quantization == "fp8" and sliced else None
     if blocks and size // gpus % blocks:
         raise InfeasibleError(
             f"{group} slices the FP8 experts of {model.name} to {size // gpus} columns, not a multiple of their"

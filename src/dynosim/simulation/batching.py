@@ -69,7 +69,7 @@ def _count_batch(e, r):
     """Sum up the planned pass; returns the passes until a decode finishes, or 1 if a gap is to be noted by itself."""
     rep, warmup = e.replicas[r], e.limits[0].warmup
     rep.n_decode = rep.n_measured = rep.decode_tokens = 0
-    rep.prefill_tokens = rep.context = 0
+    rep.prefill_tokens = rep.context = longest = 0
     left = 1 << 60
     for i in range(rep.n_running):
         j = e.running[r, i]
@@ -82,7 +82,10 @@ def _count_batch(e, r):
             alone = job.generated == 0 or not math.isnan(job.gap_from)
             rep.n_measured += j >= warmup and not alone
             rep.context += job.ctx + job.chunk
+            longest = max(longest, job.ctx + job.chunk)
             left = min(left, 1 if alone else job.output - job.generated)
+    # Every pass adds a token to each context, so the padded total grows by as much as the total.
+    rep.context += int(e.limits[0].skew * (rep.n_decode * longest - rep.context))
     return left
 
 
@@ -152,13 +155,13 @@ def _wait_reason(e, r, short):
         queue.reason = PREFILL_BUSY if rep.prefill_tokens > 0 else DECODE_BUSY
 
 
-@unit(types.int64(ENGINE, types.int64, types.float64))
-def _choose(e, r, now):
-    """Let row *r* choose its next pass; returns how many decode passes nothing can change in, as far as it knows."""
+@unit(types.int64(ENGINE, types.int64, types.float64, types.float64))
+def _choose(e, r, now, seen):
+    """Let row *r*, to which those who came by *seen* are known, choose its next pass; returns how many decode passes nothing can change in, as far as it knows."""
     rep = e.replicas[r]
     rep.now = now
     e.limits[0].clock = now
-    queues.look(e, rep.queue, now)
+    queues.look(e, rep.queue, now, seen)
     preempted, short = schedule(e, r)
     left = _count_batch(e, r)
     _wait_reason(e, r, short)
@@ -166,10 +169,32 @@ def _choose(e, r, now):
         return left
     if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
         return 1
+    if rep.batch_waits > 0:
+        return 1
     looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
     if looks and _row_growth_evicts(e, r, left):
         return 1  # the router's index, or the choice of who is next, depends on what is evicted when
     return _passes_with_blocks(e, r, left)
+
+
+@inner
+def _seen_until(e, g, now):
+    """Up to when those who came are known to the rows that start with *g*: overlapped scheduling chooses a pass while
+    the one before runs; an idle engine looks at once."""
+    if e.limits[0].overlap:
+        for r in range(g, g + e.limits[0].ranks):
+            if e.replicas[r].n_running > 0:
+                return e.replicas[g].last_start
+    return now
+
+
+@inner
+def some_more(e, g, passes, ahead, most, seconds):
+    """Lengthen a run of *passes* decode passes of *seconds* by *ahead*, up to *most*; returns both."""
+    if ahead == 0 or passes >= most:
+        return passes, seconds
+    passes = min(passes + ahead, most)
+    return passes, run_decodes(e, g, passes, math.inf, 0)[1]
 
 
 @unit(types.void(ENGINE, types.int64))
@@ -177,8 +202,9 @@ def plan(e, g):
     """Schedule the next pass of the rows that start with *g*, or their next run of pure decode passes."""
     now, lim = start_together(e, g), e.limits[0]
     passes, decodes, prefill, slowest, arrival = 1 << 60, 0, 0, 0.0, math.inf
+    seen = _seen_until(e, g, now)
     for r in range(g, g + lim.ranks):
-        passes = min(passes, _choose(e, r, now))
+        passes = min(passes, _choose(e, r, now, seen))
         decodes, prefill = decodes + e.replicas[r].n_decode, prefill + e.replicas[r].prefill_tokens
         arrival = min(arrival, next_arrival(e, r))
     end = math.inf
@@ -186,7 +212,9 @@ def plan(e, g):
         slowest = pass_time_together(e, g, prefill)
         passes, end = 1, through_stages(e, g, now, slowest) if lim.lanes > 1 else now + slowest
     elif decodes > 0:
-        passes, seconds = run_decodes(e, g, passes, arrival - now, 0)
+        most = passes
+        passes, seconds = run_decodes(e, g, passes, max(arrival - now, 1e-300), 0)
+        passes, seconds = some_more(e, g, passes, lim.overlap if arrival > now else 0, most, seconds)
         end = now + seconds
     for r in range(g, g + lim.ranks):
         rep = e.replicas[r]
@@ -401,7 +429,9 @@ def _clear_out(e, r):
 def commit(e, g):
     """Make the planned passes' effects visible at their end."""
     e.limits[0].clock = e.replicas[g].end
-    run = _is_run(e, g)
+    run, last_start = _is_run(e, g), e.replicas[g].now
+    if e.limits[0].overlap and e.replicas[g].passes_planned > 1:
+        last_start += run_decodes(e, g, e.replicas[g].passes_planned - 1, math.inf, 0)[1]
     if run:
         _record_run(e, g)
     for r in range(g, g + e.limits[0].ranks):
@@ -412,6 +442,7 @@ def commit(e, g):
             _commit_pass(e, r)
     for r in range(g, g + e.limits[0].ranks):
         _clear_out(e, r)
+        e.replicas[r].last_start = last_start
     if e.limits[0].lanes > 1:
         wake(e, e.replicas[g].queue, e.replicas[g].now)
 

@@ -28,6 +28,7 @@ from dynosim.simulation.sessions import Sessions
 from dynosim.simulation.side import Side
 from dynosim.simulation.split import token_times
 from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE
+from dynosim.timing import frontend_s
 from dynosim.workload.table import Workload
 
 SECTIONS = {"mixed": "aggregated", "prefill": "disaggregated.prefill", "decode": "disaggregated.decode"}
@@ -43,7 +44,8 @@ class Cluster:
         self, deployment: DeploymentConfig, workload: Workload, seed: int, stop: LostCause | None = None
     ) -> None:
         self.deployment, self.workload, self.clock = deployment, workload, Clock()
-        self.sessions = Sessions(workload, self.clock, self._arrive)
+        self.frontend_s = frontend_s(deployment)
+        self.sessions = Sessions(workload, self.clock, self._arrive, self.frontend_s)
         self.missing = np.zeros(len(workload), np.bool_)
         """Shape (n,): on a replica that has crashed, which nobody has noticed yet."""
         self.network = Network(deployment, len(workload))

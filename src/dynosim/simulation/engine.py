@@ -9,7 +9,17 @@ from __future__ import annotations
 import math
 
 from dynosim.simulation import kv_cache, links, queues, tiers
-from dynosim.simulation.batching import commit, growth_evicts, leader, let_go, next_arrival, plan, start_together, wake
+from dynosim.simulation.batching import (
+    commit,
+    growth_evicts,
+    leader,
+    let_go,
+    next_arrival,
+    plan,
+    some_more,
+    start_together,
+    wake,
+)
 from dynosim.simulation.compiled import entry, inner
 from dynosim.simulation.passes import run_decodes
 from dynosim.simulation.schedulers import set_aside
@@ -40,13 +50,15 @@ from dynosim.simulation.state import (
 
 
 @inner
-def _interrupt(e, q, time):
-    """Cut a run of decode passes after the last one that starts before *time*, so that queue *q* is looked at."""
+def _interrupt(e, q, time, ahead):
+    """Cut a run of decode passes *ahead* passes after the last one that starts before *time*, so that queue *q* is
+    looked at."""
     wake(e, q, time)
     lim, g = e.limits[0], leader(e, q)
     rep = e.replicas[g]
     if rep.planned and rep.passes_planned > 1 and rep.end < math.inf:
         passes, seconds = run_decodes(e, g, rep.passes_planned, max(time - rep.now, 0.0), 0)
+        passes, seconds = some_more(e, g, passes, ahead, rep.passes_planned, seconds)
         for r in range(g, g + lim.ranks):
             e.replicas[r].passes_planned, e.replicas[r].end = passes, rep.now + seconds
 
@@ -60,7 +72,7 @@ def _queue(e, r, j, time):
     rep.kv_load += job.input
     queues.arrive(e, r, j)
     if next_arrival(e, r) < math.inf or rep.n_running == 0 or lim.lanes > 1:
-        _interrupt(e, r, time)
+        _interrupt(e, r, time, lim.overlap)
 
 
 @inner
@@ -77,9 +89,9 @@ def _land(e, prefill, j, time):
     r = job.replica
     kv_cache.register(e, e.replicas[r].cache, j, job.input)
     queues.push_front(e, e.replicas[r].queue, j)
-    _interrupt(e, e.replicas[r].queue, time)
+    _interrupt(e, e.replicas[r].queue, time, 0)
     let_go(prefill, there.replica, j, time)
-    _interrupt(prefill, prefill.replicas[there.replica].queue, time)
+    _interrupt(prefill, prefill.replicas[there.replica].queue, time, 0)
 
 
 @inner
@@ -110,7 +122,7 @@ def _arrived(e, kind, r, j, first, last, tier, time):
     """A copy between the tiers of row *r* has ended."""
     if kind == STORE:
         tiers.stored(e, r, j, first, last, tier, time)
-        _interrupt(e, e.replicas[r].queue, time)
+        _interrupt(e, e.replicas[r].queue, time, 0)
     elif kind == LOAD:
         job = e.jobs[j]
         job.loading -= 1
@@ -118,7 +130,7 @@ def _arrived(e, kind, r, j, first, last, tier, time):
             job.kv, job.visible = LOADED, time
             kv_cache.register(e, e.replicas[r].cache, j, job.ctx)
             queues.push_front(e, e.replicas[r].queue, j)
-            _interrupt(e, e.replicas[r].queue, time)
+            _interrupt(e, e.replicas[r].queue, time, 0)
 
 
 @inner
@@ -266,7 +278,7 @@ def release(handle, j, time):
     e = open_engine(handle)
     r = e.jobs[j].replica
     let_go(e, r, j, time)
-    _interrupt(e, e.replicas[r].queue, time)
+    _interrupt(e, e.replicas[r].queue, time, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ looking
@@ -315,7 +327,7 @@ def stop(handle, time):
     e = open_engine(handle)
     _settle_all(e, time)
     for r in range(len(e.replicas)):
-        queues.look(e, e.replicas[r].queue, time)
+        queues.look(e, e.replicas[r].queue, time, time)
     for j in range(len(e.jobs)):
         if e.jobs[j].marked:
             queues.settle_waits(e, e.replicas[e.jobs[j].replica].queue, j)
@@ -457,7 +469,7 @@ def _off(e, r, time):
     """Row *r* stops: nothing planned, nothing running, nobody in its queue."""
     rep = e.replicas[r]
     if rep.queue == r:
-        queues.look(e, r, time)
+        queues.look(e, r, time, time)
         while rep.wait_head != NONE:
             queues.leave(e, r, NONE, rep.wait_head)
     rep.n_running = rep.n_waiting = rep.n_arriving = rep.planned = rep.full = 0
@@ -487,7 +499,7 @@ def crash(handles, pool, replica, time):
             decode = open_engine(handles[1])
             if decode.jobs[j].replica != NONE and math.isnan(decode.jobs[j].landed) and decode.jobs[j].kv != LOCAL:
                 _withdraw(decode, j)
-                _interrupt(decode, decode.jobs[j].replica, time)
+                _interrupt(decode, decode.jobs[j].replica, time, 0)
     _boot(e, replica, time)
 
 
@@ -496,7 +508,7 @@ def withdraw(handle, j, time):
     """Take job *j*, whose prompt will not be prefilled, off its decode row."""
     e = open_engine(handle)
     _withdraw(e, j)
-    _interrupt(e, e.replicas[e.jobs[j].replica].queue, time)
+    _interrupt(e, e.replicas[e.jobs[j].replica].queue, time, 0)
 
 
 @entry

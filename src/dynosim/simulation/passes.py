@@ -144,6 +144,8 @@ def pass_time(e, r):
     seconds += _crossing(e, r, rep.prefill_tokens + rep.decode_tokens)
     if b > 0:
         seconds += _line(e.decode_context[b], e.decode_s[b], rep.context)
+    if tokens > e.limits[0].eager_tokens:
+        seconds = max(seconds, e.limits[0].eager_s)
     return seconds * rep.slowdown
 
 

@@ -213,7 +213,9 @@ def _limits(
     row["hold"], row["remote"], row["fused"] = role == "prefill", role == "decode", tables.fused
     row["first_token"], row["destination_first"] = FIRST_TOKEN[engine.name], engine.name == "sglang"
     row["tokens_per_decode"] = 1 + (engine.speculative.num_speculative_tokens if engine.speculative else 0)
-    row["chunk_s"] = tables.chunk_s
+    row["chunk_s"], row["eager_tokens"], row["eager_s"] = tables.chunk_s, tables.eager_tokens, tables.eager_s
+    row["skew"] = tables.decode_skew
+    row["overlap"] = tables.overlap and config.pipeline_parallel_size == 1
     row["block_size"], row["num_blocks"], row["hash_tokens"] = capacity.block_size, capacity.blocks, node_tokens
     row["block_bytes"] = capacity.block_size * capacity.bytes_per_token
     row["lag_s"] = deployment.role_router(role).kv_event_lag_s
@@ -229,6 +231,8 @@ def _set_scheduler(row: Any, deployment: DeploymentConfig) -> None:
     row["scheduler"] = SCHEDULER[engine.name]
     if engine.capacity_scheduler_policy == "MAX_UTILIZATION":
         row["scheduler"] = state.VLLM
+    row["batch_wait_iters"] = engine.batch_wait_timeout_iters
+    row["batch_wait_tokens"] = engine.batch_wait_max_tokens_ratio * row["max_num_batched_tokens"]
     row["max_prefill_tokens"], row["mixed_chunk"] = engine.max_prefill_tokens, engine.enable_mixed_chunk
     row["init_ratio"] = min(NEW_TOKEN_RATIO * engine.schedule_conservativeness, 1.0)
     row["min_ratio"] = min(MIN_NEW_TOKEN_RATIO * row["init_ratio"], 1.0)

@@ -122,20 +122,23 @@ def charge(e, q, time):
 
 
 @inner
-def look(e, q, now):
-    """Move everyone who has come by *now* into the queue."""
+def look(e, q, now, seen):
+    """Move everyone who has come by *seen* into the queue, at *now*; later ones wait too, but unseen."""
     rep = e.replicas[q]
-    while rep.arrive_head != NONE and e.jobs[rep.arrive_head].visible <= now:
-        j = rep.arrive_head
+    j = rep.arrive_head
+    while j != NONE and e.jobs[j].visible <= now:
         job = e.jobs[j]
-        rep.arrive_head = job.next
-        rep.n_arriving -= 1
-        charge(e, q, job.visible)
-        if math.isnan(job.scheduled):
+        following = job.next
+        if math.isnan(job.scheduled) and not job.marked:
+            charge(e, q, job.visible)
             job.marked = 1
             for k in range(e.waits.shape[1]):
                 e.job_waits[j, k] -= e.waits[q, k]
-        insert(e, q, j)
+        if job.visible <= seen:
+            rep.arrive_head = following
+            rep.n_arriving -= 1
+            insert(e, q, j)
+        j = following
     charge(e, q, now)
 
 

@@ -22,9 +22,11 @@ WAIT_REASONS = (
     "kv_link",
     "cold_start",
     "outage",
+    "frontend",
 )
 """What the head of the queue waited for: the end of a pass with or without prompt chunks, a place in the batch, tokens
-of the pass, KV blocks, its own KV from a lower tier, a replica that starts, a replica that has crashed."""
+of the pass, KV blocks, its own KV from a lower tier, a replica that starts, a replica that has crashed, the HTTP server and
+tokenizer."""
 
 REQUEST_DTYPE = np.dtype(
     [

@@ -350,7 +350,29 @@ def schedule(e, r):
     budget, preempted = _schedule_running(e, r)
     if preempted and e.replicas[r].n_running > 0:
         return True, KV_BLOCKS
+    if e.limits[0].batch_wait_iters > 0 and _waits_for_company(e, r):
+        return preempted, TOKEN_BUDGET
     return preempted, _schedule_waiting(e, r, budget)
+
+
+@inner
+def _waits_for_company(e, r):
+    """Whether prompts stay in the queue while others decode, until there are tokens for a full pass or they have waited
+    long enough (TensorRT-LLM's ``PyExecutor._waiting_requests``)."""
+    rep, lim = e.replicas[r], e.limits[0]
+    queue, tokens, decodes = e.replicas[rep.queue], 0, 0
+    for i in range(rep.n_running):
+        decodes += not e.jobs[e.running[r, i]].prefilling
+        tokens += e.jobs[e.running[r, i]].chunk
+    j = queue.wait_head
+    while j != NONE:
+        tokens += e.jobs[j].input + e.jobs[j].generated
+        j = e.jobs[j].next
+    if queue.wait_head == NONE or decodes == 0 or tokens >= lim.batch_wait_tokens:
+        rep.batch_waits = 0
+        return False
+    rep.batch_waits = 0 if rep.batch_waits >= lim.batch_wait_iters else rep.batch_waits + 1
+    return rep.batch_waits > 0
 
 
 # ------------------------------------------------------------------------------------------------------------- SGLang

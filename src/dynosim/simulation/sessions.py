@@ -18,8 +18,12 @@ class Sessions:
     it waits for has ended. Rejected and failed requests have ended too.
     """
 
-    def __init__(self, workload: Workload, clock: Clock, send: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, workload: Workload, clock: Clock, send: Callable[[int, float], None], frontend_s: float = 0.0
+    ) -> None:
         self._workload, self._clock, self._send = workload, clock, send
+        self._frontend_s = frontend_s
+        """From a client to the router."""
         self._pending = np.diff(workload.after_offsets)
         self._roots = np.flatnonzero(self._pending == 0)
         self._closed = workload.concurrency is not None
@@ -28,8 +32,8 @@ class Sessions:
         """Whether ``ended`` must be called."""
         self.unsent = len(workload)
         self._ended = bytearray(len(workload))
-        self.arrival_s = workload.arrival_s.copy()
-        """Shape (n,): when each request was sent; NaN for one that has to wait and was not sent yet."""
+        self.arrival_s = workload.arrival_s + frontend_s
+        """Shape (n,): when each request reached the router; NaN for one that has to wait and was not sent yet."""
         if self._linked:
             self._dependents = _inverse(workload.after_offsets, workload.after_ids)
         if self.watch:
@@ -44,7 +48,7 @@ class Sessions:
         """Send what is sent first and leave the rest to the clock."""
         if self._closed:
             for _ in range(min(self._workload.concurrency or 0, len(self._remaining))):
-                self._clock.at(0.0, SEND, self._take_session)
+                self._clock.at(self._frontend_s, SEND, self._take_session)
         elif len(self._roots):
             # Items of a memoryview are Python numbers, and cheaper than those of an array.
             self._root_ids, self._root_s = self._roots.data, self.arrival_s[self._roots].data
@@ -60,11 +64,13 @@ class Sessions:
             for j in ids[offsets[i] : offsets[i + 1]].tolist():
                 self._pending[j] -= 1
                 if self._pending[j] == 0:
-                    self._clock.at(time + float(self._workload.delay_s[j]), SEND, self._send_one, j)
+                    self._clock.at(time + float(self._workload.delay_s[j]) + self._frontend_s, SEND, self._send_one, j)
         if self._closed:
             session = self._workload.session[i]
             self._remaining[session] -= 1
-            if self._remaining[session] == 0:
+            if self._remaining[session] == 0 and self._frontend_s > 0.0:
+                self._clock.at(time + self._frontend_s, SEND, self._take_session)
+            elif self._remaining[session] == 0:
                 self._take_session(time)
 
     def _arrive(self, time: float, k: int) -> None:

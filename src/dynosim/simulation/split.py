@@ -43,7 +43,7 @@ def request_records(cluster: Cluster) -> Columns:
         prompt = np.where(local, last.jobs, first.jobs)
         waits = [np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None]]
     out = np.zeros(len(workload), REQUEST_DTYPE)
-    out["arrival_s"], out["retries"] = cluster.sessions.arrival_s, cluster.failures.retries
+    out["arrival_s"], out["retries"] = cluster.sessions.arrival_s - cluster.frontend_s, cluster.failures.retries
     out["input_tokens"], out["output_tokens"] = workload.input_tokens, workload.output_tokens
     for name, column in COLUMNS.items():
         out[name] = prompt[column]
@@ -113,6 +113,7 @@ def _waits(out: Columns, cluster: Cluster, waits: list[Columns]) -> None:
     for k, reason in enumerate(REASONS):
         out[f"wait_{reason}_s"] = sum(each[:, k] for each in waits)
     out["wait_cold_start_s"] = sum(side.dispatcher.cold_start_s for side in cluster.sides.values())
+    out["wait_frontend_s"] = cluster.frontend_s
     left, retried = out["queue_s"].copy(), out["retries"] > 0
     for reason in WAIT_REASONS:
         column = out[f"wait_{reason}_s"]

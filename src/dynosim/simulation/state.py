@@ -41,6 +41,7 @@ REPLICA = np.dtype(
         ("now", "f8"),  # start of the planned pass, or of the next one
         ("end", "f8"),  # end of the planned passes; inf when there is nothing to do
         ("last_end", "f8"),  # of the previous pass
+        ("last_start", "f8"),  # of it: who has come later is not in the batch yet, under overlapped scheduling
         ("planned", "i8"),
         ("passes_planned", "i8"),
         ("n_running", "i8"),
@@ -60,6 +61,7 @@ REPLICA = np.dtype(
         ("n_arriving", "i8"),
         ("reason", "i8"),  # what the queue waits for, since:
         ("reason_since", "f8"),
+        ("batch_waits", "i8"),  # passes that prompts have waited for company
         ("full", "i8"),  # SGLang: nothing is admitted until a request leaves
         ("ratio_base", "f8"),  # SGLang: new-token ratio, less its decay over
         ("ratio_steps", "i8"),
@@ -163,6 +165,12 @@ LIMITS = np.dtype(
         ("tokens_per_decode", "i8"),
         ("seed", "i8"),
         ("chunk_s", "f8"),  # of every prefill chunk of a pass
+        ("overlap", "i8"),  # the next pass is chosen while this one runs
+        ("eager_tokens", "i8"),  # passes with prompt chunks and more tokens than these
+        ("eager_s", "f8"),  # take at least so long
+        ("skew", "f8"),  # share of the padding to the longest context that decode attention computes
+        ("batch_wait_iters", "i8"),  # TensorRT-LLM: prompts wait so many passes
+        ("batch_wait_tokens", "f8"),  # for a pass of so many tokens
         ("destination_first", "i8"),  # decode pool: blocks are reserved before the prompt is prefilled
         ("tiers", "i8"),
         ("tier_cache", "i8"),  # row r keeps tier k (0, 1, ...) in cache tier_cache + k rows + r

@@ -13,12 +13,13 @@ from dynosim.hardware.models import get_model
 from dynosim.timing.base import ForwardTimes, PassTables
 from dynosim.timing.calibrated import calibrate, profile_of
 from dynosim.timing.effective import add_overheads, add_stage_transfers, add_write_through, verify_drafts
+from dynosim.timing.engines import behaviour
 from dynosim.timing.fixed import FixedTimes
 from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, Size, find_pack
 from dynosim.timing.polynomial import PolynomialTimes
 from dynosim.timing.roofline import RooflineTimes
 
-__all__ = ["ForwardTimes", "PassTables", "build", "effective_tables", "forward_times"]
+__all__ = ["ForwardTimes", "PassTables", "build", "effective_tables", "forward_times", "frontend_s"]
 
 
 def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTimes:
@@ -44,12 +45,18 @@ def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTime
     return find_pack(key, Size(pool.tensor_parallel_size, pool.data_parallel_size))
 
 
+def frontend_s(deployment: DeploymentConfig) -> float:
+    """Return the time between a client and the engine, there and back."""
+    formula = isinstance(deployment.timing, FixedTiming | PolynomialTiming)
+    return behaviour(deployment.engine, hardware=not formula).frontend_ms * 1e-3
+
+
 def effective_tables(deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
     """Return the pass times that the engine of one rank of *pool* reads; TimingError where the source has no data.
 
     The source's tables with the verification of drafted tokens, the transfers between pipeline stages, the traffic of
-    KV offloading, the engine's overheads and the calibration in them. A pass still goes through the whole model: with P stages each
-    takes a P-th of it.
+    KV offloading, the engine's overheads and the calibration in them. A pass still goes through the whole model: with P
+    stages each takes a P-th of it.
     """
     drafted = deployment.engine.speculative.num_speculative_tokens if deployment.engine.speculative else 0
     decode_tokens = pool.max_num_seqs * (1 + drafted)
@@ -59,7 +66,7 @@ def effective_tables(deployment: DeploymentConfig, pool: PoolConfig) -> PassTabl
     tables = verify_drafts(tables, deployment, pool)
     tables = add_stage_transfers(tables, deployment, pool)
     tables = add_write_through(tables, deployment, pool)
-    return calibrate(add_overheads(tables, deployment.engine), profile_of(deployment))
+    return calibrate(add_overheads(tables, deployment), profile_of(deployment))
 
 
 def build(

@@ -54,6 +54,15 @@ class PassTables:
     ranks."""
     chunk_s: float = 0.0
     """Time added for every prefill chunk of a pass."""
+    eager_tokens: int = 0
+    eager_s: float = 0.0
+    """A pass with prompt chunks of more than ``eager_tokens`` tokens takes at least ``eager_s``: no CUDA graph covers it,
+    and the CPU launches its kernels one by one."""
+    decode_skew: float = 0.0
+    """Share of the padding to the longest context of the batch that decode attention computes: S above is
+    sum + skew (B longest - sum)."""
+    overlap: bool = False
+    """Whether the engine chooses a pass while the one before runs: who comes during a pass misses the next one too."""
     fused: bool = True
     """Whether prefill and decode tokens go through the token-wise operations together."""
     measured_tokens: int = 0

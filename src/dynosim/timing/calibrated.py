@@ -168,7 +168,7 @@ def calibrate(tables: PassTables, profile: Profile | None) -> PassTables:
     """Return *tables* under *profile*; the very same where it is neutral.
 
     A pass reads exactly one of the token-wise curves, which carry the overhead therefore; ``expert_s`` is a part of the
-    one with prompt tokens.
+    one with prompt tokens, and ``eager_s`` the least that such a pass takes.
     """
     if profile is None or profile.neutral:
         return tables
@@ -181,6 +181,7 @@ def calibrate(tables: PassTables, profile: Profile | None) -> PassTables:
         decode_s=profile.decode * tables.decode_s,
         prefill_share_s=profile.prefill * tables.prefill_share_s,
         expert_s=profile.prefill * tables.expert_s,
+        eager_s=profile.prefill * tables.eager_s + overhead_s * (tables.eager_s > 0.0),
         chunk_s=profile.prefill * tables.chunk_s,
         provenance={**tables.provenance, "calibration": profile.label},
     )

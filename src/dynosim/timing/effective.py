@@ -10,14 +10,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, TopologyConfig
+from dynosim.config import DeploymentConfig, PoolConfig, TopologyConfig
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_bytes_per_token, kv_dtype
 from dynosim.hardware.models import get_model
 from dynosim.hardware.roofline import verification_cost
 from dynosim.hardware.topology import stage_bytes
 from dynosim.timing.base import PassTables
+from dynosim.timing.engines import behaviour
 
+PADDED = {"auto": 0.0, "FLASHINFER": 1.0}
+"""Attention backend -> share of the padding that decode attention computes. The tables' kernels split long contexts over
+idle multiprocessors; FlashInfer's own on Blackwell, under CUDA graphs, end with the longest (docs/fidelity.md, the
+multi-turn runs)."""
 POINT_TO_POINT_LATENCY_S = 1e-5
 """Latency of one send and receive (aiconfigurator-core 0.12.0, ``systems/*.yaml``, ``p2p_latency``)."""
 
@@ -87,16 +92,30 @@ def add_write_through(tables: PassTables, deployment: DeploymentConfig, pool: Po
     return _add(tables, 0.0, token_s, token_s)
 
 
-def add_overheads(tables: PassTables, engine: EngineConfig) -> PassTables:
-    """Add ``pass_overhead_us`` to every pass that is not empty and ``request_overhead_us`` for every request in it.
+def add_overheads(tables: PassTables, deployment: DeploymentConfig) -> PassTables:
+    """Add what the engine adds to its kernels: see ``timing.engines``.
 
-    Decodes carry theirs in ``decode_s``, which all passes with decodes read; the pass's own is in both token-wise
-    curves, of which every pass reads exactly one.
+    Each request's overhead is in ``decode_s`` for decodes, which all passes with decodes read; the pass's own is in
+    both token-wise curves, of which every pass reads exactly one.
     """
-    request_s = engine.request_overhead_us * 1e-6
-    tables = _add(tables, engine.pass_overhead_us * 1e-6, 0.0, 0.0)
+    engine, layers = deployment.engine, get_model(deployment.model).layers
+    own = behaviour(engine, hardware=tables.fused)
+    request_s, launch_s = own.request_us * 1e-6, own.launch_us * 1e-6 * layers
+    tables = replace(
+        tables,
+        tokens_s=tables.tokens_s * own.prefill_slowdown,
+        prefill_share_s=tables.prefill_share_s * own.prefill_slowdown,
+        overlap=own.overlap,
+        decode_skew=PADDED[engine.attention_backend],
+        eager_tokens=engine.max_cudagraph_capture_size if own.piecewise else 0,
+        eager_s=launch_s,
+    )
+    tables = _add(tables, own.pass_us * 1e-6, 0.0, 0.0)
     batches = np.arange(len(tables.decode_s))[:, None]
-    return replace(tables, decode_s=tables.decode_s + request_s * batches, chunk_s=tables.chunk_s + request_s)
+    decode_s = tables.decode_s + request_s * batches
+    if engine.cudagraph_mode == "NONE":
+        decode_s = np.maximum(decode_s, launch_s - tables.graph_tokens_s[: len(decode_s), None])
+    return replace(tables, decode_s=decode_s, chunk_s=tables.chunk_s + request_s)
 
 
 def _add(tables: PassTables, pass_s: float, token_s: float, request_s: float) -> PassTables:

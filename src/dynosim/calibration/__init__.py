@@ -55,6 +55,8 @@ class Manifest(Config):
 def read_manifest(path: str | Path) -> tuple[Measurement, ...]:
     """Return the measurements of a manifest, whose relative paths start at its folder; raises ConfigError."""
     document = read_document(path)
+    if "runs" not in document.data:
+        raise document.error((), "not a manifest (runs: [...]), and without one result files must be named")
     try:
         runs = Manifest.model_validate(document.data).runs
     except ValidationError as errors:

@@ -332,7 +332,7 @@ def _predict(args: argparse.Namespace) -> int:
         _print_json(view)
     else:
         missed = [name for name, violation in view["slo_violations"].items() if violation is None or violation > 0.0]
-        _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view["metrics"])
+        _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view)
         print(view["bottleneck"])
         print(f"SLO: {'missed: ' + ', '.join(missed) if missed else 'met' if view['slo_violations'] else 'none given'}")
     return OK
@@ -363,7 +363,7 @@ def _show_trial(study: Study, args: argparse.Namespace) -> int:
         _print_json(trial_detail(found[0]))
     else:
         view = trial_detail(found[0])
-        _print_metrics(f"trial {args.trial}: {view['label']} on {view['gpus']} GPUs", view["metrics"] or {})
+        _print_metrics(f"trial {args.trial}: {view['label']} on {view['gpus']} GPUs", view)
         for path, value in view["point"].items():
             print(f"{path} = {value}")
         if view["bottleneck"]:
@@ -692,19 +692,28 @@ def _print_rows(rows: list[dict[str, Any]], form: str) -> None:
     _console(sys.stdout).print(table)
 
 
-def _print_metrics(title: str, metrics: Mapping[str, Any]) -> None:
-    """Print one row per metric; a scalar stands in the first column."""
+def _print_metrics(title: str, view: Mapping[str, Any]) -> None:
+    """Print one row per metric of a prediction or a trial; a scalar stands in the first column."""
     from rich.table import Table
 
     from dynosim.metrics import METRICS
-    from dynosim.report.analysis import number
+    from dynosim.report.analysis import number, plus_minus
 
-    stats = ("avg", "p50", "p90", "p99")
-    table = Table("metric", "unit", title=title, title_justify="left")
+    stats, bands = ("avg", "p50", "p90", "p99"), view["model_bands"]
+    marks = "±: 95 % sampling interval" if view["intervals"] else None
+    table = Table("metric", "unit", title=title, title_justify="left", caption=marks, caption_justify="left")
     for stat in stats:
         table.add_column(stat, justify="right")
-    for name, value in metrics.items():
-        cells = [value.get(stat) for stat in stats] if isinstance(value, Mapping) else [value]
+    if bands:
+        table.add_column(f"real / this\n({view['evidence']})", justify="right")
+    for name, value in (view["metrics"] or {}).items():
+        found = value if isinstance(value, Mapping) else {"avg": value}
+        cells = []
+        for stat in stats if isinstance(value, Mapping) else ("avg",):
+            known = found.get(stat)
+            ends = view["intervals"].get(name if stat == "avg" else f"{name}.{stat}")
+            cells.append("–" if known is None else f"{number(known)} {plus_minus(known, ends)}".strip())
+        band = "{:.2f}-{:.2f}".format(*bands[name]) if name in bands and value is not None else ""
         unit = METRICS[name].unit if name in METRICS else ""
-        table.add_row(name, unit, *("–" if cell is None else number(cell) for cell in cells))
+        table.add_row(name, unit, *cells, *[""] * (len(stats) - len(cells)), *[band] * bool(bands))
     _console(sys.stdout).print(table)

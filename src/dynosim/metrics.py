@@ -283,11 +283,11 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
     measured = result.requests[result.warmup_requests :]
     measured = measured[measured["status"] != UNSENT]
     completed = measured["status"] == COMPLETED
-    done, start_s = measured[completed], float(measured["arrival_s"].min(initial=math.inf))
+    done = measured[completed]
     latencies = _latencies(done)
     values: dict[str, Value] = {name: _describe(x) for name, x in latencies.items()}
     values["inter_chunk_latency"] = _describe_gaps(result)
-    span_s = float(done["last_token_s"].max() - start_s) if len(done) else math.nan
+    span_s = float(done["last_token_s"].max() - measured["arrival_s"].min()) if len(done) else math.nan
     good, undetermined = _good(latencies, slo)
     values |= _throughput(result, done, good, span_s) | _cost(result, prices, done, good, span_s)
     values |= _usage(result, done, span_s)
@@ -306,7 +306,7 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
         "duration": result.duration_s,
     }
     finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-    deviations = sampling.deviations_of(completed, done, latencies, good, start_s)
+    deviations = sampling.deviations_of(completed, done, latencies, good)
     return Metrics({name: finite[name] for name in METRICS}, deviations)
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dynosim.search.trial import Trial
     from dynosim.simulation.records import SimulationResult
     from dynosim.space import SearchSpace
+    from dynosim.uncertainty.evidence import Evidence
+    from dynosim.uncertainty.model_band import Band
 
 STATE_FILE, CONFIG_FILE, LOCK_FILE = "run.json", "config.resolved.yaml", "run.lock"
 
@@ -54,6 +56,14 @@ class Prediction:
     scenario: Scenario
     metrics: Metrics
     result: SimulationResult
+    evidence: Evidence
+    """What the metrics rest on."""
+
+    def model_bands(self) -> dict[str, Band]:
+        """Return metric -> factors between which the truth lies; metrics for which that is not known are absent."""
+        from dynosim.uncertainty.model_band import model_bands
+
+        return model_bands(self.scenario, self.evidence, saturated=bool(self.metrics.value("saturated")))
 
 
 @dataclass(frozen=True)
@@ -186,13 +196,15 @@ def predict(config: str | Path, *, overrides: Sequence[str] = (), trace: str | P
     from dynosim.metrics import summarize
     from dynosim.simulation import simulate
     from dynosim.space import feasibility
+    from dynosim.uncertainty.evidence import evidence
     from dynosim.workload import load_workload
 
     scenario = load_space(config, overrides=overrides, trace=trace).deployed()
     feasibility.check_start(scenario)
     workload = load_workload(scenario.workload, scenario.seed)
     result = simulate(scenario.deployment, workload, seed=scenario.seed)
-    return Prediction(scenario, summarize(result, scenario.slo, scenario.prices), result)
+    metrics = summarize(result, scenario.slo, scenario.prices)
+    return Prediction(scenario, metrics, result, evidence(scenario, metrics.flat()))
 
 
 def _identity(space: SearchSpace, storage: str) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dynosim.metrics import slo_violations
+from dynosim.metrics import Metrics, slo_violations
 from dynosim.objectives import Objective
 from dynosim.report.analysis import autoscaled
 from dynosim.report.bottleneck import bottleneck
 from dynosim.run import Prediction
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
+from dynosim.uncertainty.model_band import Band
 
 
 def objective_view(objective: Objective) -> dict[str, str]:
@@ -41,9 +42,31 @@ def trial_view(trial: Trial) -> dict[str, Any]:
         "label": deployment.label(),
         "gpus": deployment.num_gpus(),
         "values": outcome.values,
+        **_objective_ends(trial),
+        "evidence": outcome.evidence or None,
+        "saturated": trial.saturated,
         "constraints": _known(outcome.constraints),
         "point": dict(trial.point),
         "reason": outcome.headline,
+    }
+
+
+def _objective_ends(trial: Trial) -> dict[str, list[tuple[float, float] | None]]:
+    """Return the sampling interval and the model band around each objective value; None where it is unknown."""
+    bands = trial.model_bands()
+    named = list(zip(trial.scenario.objectives, trial.outcome.values or (), strict=False))
+    found = [(value, bands.get(objective.metric or "")) for objective, value in named]
+    return {
+        "sampling": [trial.interval(f"{o.metric}.{o.stat or 'avg'}", value) for o, value in named],
+        "model": [None if band is None else band.around(value) for value, band in found],
+    }
+
+
+def _noise(metrics: Metrics, bands: Mapping[str, Band]) -> dict[str, Any]:
+    """Return the sampling interval of each number by its name in ``Metrics.flat``, the model's factors by metric."""
+    return {
+        "intervals": metrics.intervals(),
+        "model_bands": {metric: (band.low, band.high) for metric, band in bands.items()},
     }
 
 
@@ -53,6 +76,7 @@ def trial_detail(trial: Trial) -> dict[str, Any]:
         **trial_view(trial),
         "reason": trial.outcome.reason,
         "metrics": trial.outcome.metrics,
+        **_noise(trial.outcome.known_metrics(), trial.model_bands()),
         "bottleneck": bottleneck(trial.outcome.flat_metrics(), autoscaled=autoscaled(trial.scenario.deployment)),
         "scenario": trial.scenario.model_dump(mode="json"),
         "wall_s": trial.outcome.wall_s,
@@ -71,6 +95,7 @@ def frontier_view(study: Study) -> dict[str, Any]:
         "hypervolume": study.hypervolume(),
         "gap": None if study.gap is None else asdict(study.gap),
         "frontier": [trial_view(trial) for trial in study.frontier()],
+        "ties": [[trial.number for trial in group] for group in study.tie_groups() if len(group) > 1],
         "picks": {name: trial.number for name, trial in study.picks().items()},
         "baseline": None if study.baseline is None else trial_view(study.baseline),
     }
@@ -86,6 +111,8 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         "gpus": scenario.deployment.num_gpus(),
         "config_hash": scenario.content_hash(),
         "metrics": metrics.to_dict(),
+        "evidence": prediction.evidence,
+        **_noise(metrics, prediction.model_bands()),
         "slo_violations": _known(violations),
         "feasible": all(violation <= 0.0 for violation in violations.values()),
         "bottleneck": bottleneck(metrics.flat(), autoscaled=autoscaled(scenario.deployment)),

@@ -120,18 +120,24 @@ def test_rates_cover_the_rate_of_a_poisson_process() -> None:
     def hit(rng: np.random.Generator) -> bool:
         at_s = np.cumsum(rng.exponential(0.5, 3000))
         tokens = rng.exponential(200.0, 3000)
-        found = of_rates(at_s, {"rate": tokens}, 0.0)
+        found = of_rates(at_s, {"rate": tokens})
         low, high = interval(found, "rate", tokens.sum() / at_s[-1]) or (math.nan, math.nan)
         return low <= 400.0 <= high
 
     assert 0.91 <= _coverage(hit) <= 0.98
 
 
+def test_the_burst_that_starts_a_closed_loop_is_no_noise() -> None:
+    steady_s = np.linspace(0.01, 100.0, 1000)
+    (found,) = of_rates(np.concatenate((np.zeros(200), steady_s)), {"rate": np.ones(1200)}).values()
+    assert half_width(np.array(found)) < 1e-3
+
+
 def test_a_small_sample_gives_no_interval_rather_than_a_wrong_one() -> None:
     x = np.random.default_rng(0).exponential(1.0, 999)
     few = x[: BATCHES * MIN_BATCH - 1]
     assert of_ratio(few, np.ones(len(few)), batch_edges(len(few))) is None
-    assert of_rates(few, {"rate": few}, 0.0) == {}
+    assert of_rates(few, {"rate": few}) == {}
     assert _percentile(few, 0.5) is None
     assert _percentile(x, 0.5) is not None
     assert _percentile(x, 0.99) is None, "fewer than ten requests lie beyond"

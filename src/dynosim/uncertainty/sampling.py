@@ -88,13 +88,20 @@ def of_ratio(part: Array, whole: Array, edges: Edges) -> list[float] | None:
     return _rounded((parts / total - wholes / whole.sum()) * BATCHES)
 
 
-def of_rates(at_s: Array, amounts: Mapping[str, Array], start_s: float) -> dict[str, list[float] | None]:
-    """Return the deviations of sum(amount) per second, amounts counted at *at_s*, over equal windows of time."""
-    span_s = float(at_s.max(initial=start_s)) - start_s
-    if len(at_s) < MIN_BATCH * BATCHES or span_s <= 0.0:
+def of_rates(arrival_s: Array, amounts: Mapping[str, Array]) -> dict[str, list[float] | None]:
+    """Return the deviations of sum(amount) per second over equal windows of time.
+
+    Amounts count when their request arrives, as in a closed loop the next one does when one ends: completions would
+    take the ramp and the drain of the run, which are the same every time, for noise. So would the requests that come
+    together at the start of a closed loop; they are left out.
+    """
+    start_s = float(arrival_s.min(initial=np.inf))
+    after = arrival_s > start_s
+    span_s = float(arrival_s.max(initial=start_s)) - start_s
+    if after.sum() < MIN_BATCH * BATCHES:
         return {}
-    window = np.minimum((at_s - start_s) / span_s * BATCHES, BATCHES - 1).astype(np.int64)
-    sums = {name: np.bincount(window, amount, BATCHES) for name, amount in amounts.items()}
+    window = np.minimum((arrival_s[after] - start_s) / span_s * BATCHES, BATCHES - 1).astype(np.int64)
+    sums = {name: np.bincount(window, amount[after], BATCHES) for name, amount in amounts.items()}
     return {name: _rounded(x / x.sum() * BATCHES - 1.0) if x.any() else None for name, x in sums.items()}
 
 
@@ -137,19 +144,18 @@ def deviations_of(
     done: NDArray[Any],
     latencies: Mapping[str, Array],
     good: NDArray[np.bool_],
-    start_s: float,
 ) -> dict[str, list[float]]:
     """Return the deviations of the metrics that have an interval, by their names in ``Metrics.flat``.
 
-    *completed* says it of each request in order of arrival, from *start_s* on; those are the records *done*
-    (``REQUEST_DTYPE``), with their *latencies* (NaN where undefined), *good* or not.
+    *completed* says it of each request in order of arrival; those are the records *done* (``REQUEST_DTYPE``), with
+    their *latencies* (NaN where undefined), *good* or not.
     """
     edges, inside = batch_edges(len(completed)), _within(completed, batch_edges(len(completed)))
     found: dict[str, list[float] | None] = {}
     for name, x in latencies.items():
         known = np.isfinite(x)
         found |= _distribution(name, x[known], _within(known, inside))
-    found |= of_rates(done["last_token_s"], _amounts(done, good), start_s) | _ratios(done, inside)
+    found |= of_rates(done["arrival_s"], _amounts(done, good)) | _ratios(done, inside)
     all_good, ones = np.zeros(len(completed)), np.ones(len(completed))
     all_good[completed] = good
     found["good_request_fraction"] = of_ratio(all_good, ones, edges)

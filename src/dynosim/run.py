@@ -162,13 +162,21 @@ def load_space(
     trace: str | Path | None = None,
     objectives: Sequence[str | Objective] = (),
 ) -> SearchSpace:
-    """Return *space* with the arguments of ``optimize`` applied; raises ConfigError."""
+    """Return *space* with the arguments of ``optimize`` applied; raises ConfigError.
+
+    A profile asked for by its name is named with its hash from here on: what is written down means the same forever.
+    """
     from dynosim.space import SearchSpace
+    from dynosim.timing.calibrated import pinned
 
     given = [*overrides, *_trace_override(trace)]
     if objectives:
         given.append(f"objectives={json.dumps([_objective_field(objective) for objective in objectives])}")
-    return SearchSpace.load(space, given)
+    found = SearchSpace.load(space, given)
+    profile = found.fields["deployment"].get("calibration")
+    if isinstance(profile, str) and pinned(profile) != profile:
+        return SearchSpace.load(space, [*given, f"deployment.calibration={pinned(profile)}"])
+    return found
 
 
 def _trace_override(trace: str | Path | None) -> list[str]:

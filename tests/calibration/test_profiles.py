@@ -252,11 +252,15 @@ def test_a_new_profile_of_the_same_name_reuses_no_results(folder: Path) -> None:
     assert len({*keys, cache.result_key(scenario(), workload, stopped=False)}) == 3
 
 
-def test_a_new_profile_of_the_same_name_starts_a_new_run(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["mine", "mine.yaml"])
+def test_another_content_under_the_same_name_starts_a_new_run(folder: Path, name: str) -> None:
     identities = set()
     for day, decode in enumerate((1.1, 1.2), start=1):
-        saved(decode=decode, created=f"2026-01-0{day}")
-        identities.add(run._identity(SearchSpace.load("tiny", ["deployment.calibration=mine"]), ""))
+        label = saved(decode=decode, created=f"2026-01-0{day}")
+        (folder / "mine.yaml").write_bytes((folder / f"calibrations/{label}.yaml").read_bytes())
+        space = run.load_space("tiny", overrides=[f"deployment.calibration={name}"])
+        assert space.reference.deployment.calibration == (label if name == "mine" else name)
+        identities.add(run._identity(space, ""))
     assert len(identities) == 2
 
 

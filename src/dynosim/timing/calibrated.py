@@ -26,6 +26,7 @@ from dynosim.timing.base import PassTables
 
 FOLDER = Path("calibrations")
 HASH_DIGITS = 8
+FILES = (".yaml", ".yml")
 MARGIN = 1.25
 """Conditions within a quarter of what was measured count as measured."""
 
@@ -187,10 +188,15 @@ def calibrate(tables: PassTables, profile: Profile | None) -> PassTables:
     )
 
 
+def pinned(name: str) -> str:
+    """Return what names the same profile even when there is a newer one; a file's name stays. Raises ProfileError."""
+    return name if Path(name).suffix in FILES else load_profile(name).label
+
+
 def load_profile(name: str) -> Profile:
     """Return a profile by path, by ``NAME@HASH``, or the newest of a name; ProfileError where there is none."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in FILES:
         return _read(path)
     found = list(_named(name))
     if not found:

@@ -6,6 +6,7 @@ with sources. Left out: a comparison on the same rows with tools that were not r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,14 +95,32 @@ def _groups(scores: Scores) -> Section:
 
 def _group_row(group: Group) -> tuple[str, ...]:
     source, *rest = group.labels
-    model = f"· {' '.join(rest).split('/', 1)[-1]}" if rest else source_name(source)
-    return model, str(group.rows), *(_short(group.errors.get(metric)) for metric in SCORED)
+    name = f"· {' '.join(map(_brief, rest))}" if rest else source_name(source)
+    return name, str(group.rows), *(_short(group.errors.get(metric)) for metric in SCORED)
+
+
+def _brief(name: str) -> str:
+    """Return a model without its owner, a GPU without its memory, an engine without what brackets add."""
+    return re.sub(r"^[\w.-]+/(?=\w)|-\d+GB$| \(.*\)$", "", name)
 
 
 def source_name(source: str) -> str:
     """Return the owner of a source, and what brackets say of it."""
     brackets = source.partition("(")[2].partition(")")[0].split(",")[0]
     return source.split()[0].split("/")[0] + (f" ({brackets})" if brackets else "")
+
+
+def _compared(outcomes: Sequence[Outcome]) -> Section:
+    runs = grouped(
+        (outcome.measurement for outcome in outcomes),
+        lambda row: (source_name(row.source), row.load_kind.split(" (")[0]),
+    )
+    rows = [
+        (*kind, str(len(found)), *(", ".join(dict.fromkeys(_brief(row[i]) for row in found)) for i in range(3)))
+        for kind, measured in runs.items()
+        for found in [[(row.model, row.gpu, row.engine) for row in measured]]
+    ]
+    return Section("What is compared", ("source", "load", "rows", "models", "GPUs", "engines"), rows)
 
 
 def _problems(scores: Scores) -> Section:
@@ -295,7 +314,7 @@ def markdown(scores: Scores, outcomes: Sequence[Outcome]) -> str:
     published = Section("What other tools publish", ("tool", "error", "on", "source"), list(PUBLISHED), PUBLISHED_NOTE)
     parts = [
         HEAD.format(rows=scores.rows, flagged=scores.flagged.rows),
-        *map(_table, tables[:2]),
+        *map(_table, [_compared(outcomes), *tables[:2]]),
         PLOTTED + plots,
         *map(_table, [*tables[2:], published]),
         _not_modelled(),

@@ -671,11 +671,12 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
 def _print_section(section: Section) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*section.head, title=section.title, caption=section.note or None, box=SIMPLE)
     table.title_justify = table.caption_justify = "left"
     for row in section.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     _console(sys.stdout).print(table if section.rows else f"{section.title}: {section.empty}", highlight=False)
 
 

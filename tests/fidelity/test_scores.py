@@ -231,7 +231,11 @@ def test_requests_are_correlated_only_where_they_are_the_same_ones() -> None:
 
 
 def test_targets_are_met_by_exact_predictions_and_missed_by_bad_ones() -> None:
-    rows = [*sweep([100.0, 110.0, 120.0]), outcome("moe", moe=True), outcome("t", {THROUGHPUT: 5.0})]
+    rows = [
+        *sweep([100.0, 110.0, 120.0]),
+        outcome("moe", moe=True),
+        outcome("t", {THROUGHPUT: 5.0, "kv_transfer_ms": 2.0}),
+    ]
     assert all(target.met for target in score(rows).targets)
     halved = [replace(o, predicted={name: value / 2 for name, value in o.predicted.items()}) for o in rows]
     assert [t.met for t in score(halved).targets[:4]] == [False] * 4

@@ -36,7 +36,7 @@ def test_a_crash_is_the_problem_of_its_row_alone(tmp_path: Path) -> None:
     outcomes = validate.validate(write_set(tmp_path, *IDS), workers=1, replay=exact)
     assert [o.measurement.id for o in outcomes] == [row["id"] for row in IDS]
     assert [o.problem for o in outcomes if o.problem] == [outcomes[1].problem]
-    assert re.fullmatch(r"crashed at rows.py:\d+: ZeroDivisionError: no requests", outcomes[1].problem or "")
+    assert re.fullmatch(r"crashed at rows.py:\d+: ZeroDivisionError: no requests at all", outcomes[1].problem or "")
 
 
 class _Pool(ThreadPoolExecutor):
@@ -145,11 +145,12 @@ def test_the_verb_replays_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert 0.0 < told["totals"][0]["errors"][TPOT]["mape"] < 1.0
 
 
-def test_tables_say_totals_first_and_then_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["validate", "--set", str(write_set(tmp_path, {})), "--workers", "1", "--quiet"]) == cli.OK
+def test_tables_say_totals_first_then_groups_then_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_set(tmp_path, {}, {"id": "odd", "gpu": "[odd]"})
+    assert cli.main(["validate", "--set", str(path), "--workers", "1", "--quiet"]) == cli.OK
     captured = capsys.readouterr()
     assert captured.err == ""
-    titles = ["Targets", "Errors in total", "Errors by source", "owner (sweep)", "Rows without a prediction: every row"]
+    titles = ["Targets", "Errors in total", "Errors by source", "owner (sweep)", "Rows without a prediction", "'[odd]'"]
     places = [captured.out.index(title) for title in titles]
     assert places == sorted(places)
 

@@ -99,7 +99,7 @@ def score(
     problems = {o.measurement.id: o.problem for o in outcomes if o.problem is not None}
     return Scores(
         rows=len(outcomes),
-        targets=targets(totals, follows, shown, refused=sum(o.problem is not None for o in sound)),
+        targets=targets(totals, follows, shown, [o.problem is not None for o in sound]),
         totals=totals,
         groups=list(_by_source(sound)),
         flagged=_group(("flagged",), [o for o in outcomes if o.measurement.flagged]),
@@ -149,20 +149,23 @@ def _base(metric: str) -> str:
 
 
 def targets(
-    totals: Sequence[Group], follows: Sequence[Sweep], shown: Sequence[Effect], *, refused: int
+    totals: Sequence[Group], follows: Sequence[Sweep], shown: Sequence[Effect], refused: Sequence[bool]
 ) -> list[Target]:
     """Return the targets of the calibration set: bounds of MAPE, tau on average over sweeps, saturation, effects."""
     by_name = {group.labels[0]: group.errors for group in totals}
     mapes = (("dense", TPOT, 0.08), ("MoE", TPOT, 0.20), ("all", UNSATURATED, 0.25), ("all", THROUGHPUT, 0.10))
-    missed = sum(sweep.saturation == "missed" for sweep in follows)
-    lost = sum(not effect.kept for effect in shown)
     return [
         *(_mape_target(name, metric, by_name[name].get(metric), bound) for name, metric, bound in mapes),
         *(_tau_target(metric, [s.tau[metric] for s in follows if s.tau.get(metric) is not None]) for metric in RANKED),
-        Target("sweeps whose saturation is over one step off", f"0 of {len(follows)}", missed, "", missed == 0),
-        Target("effects with a wrong sign or over a third off", f"0 of {len(shown)}", lost, "", lost == 0),
-        Target("rows that ran and have no prediction", "0", refused, "", refused == 0),
+        _count_target("sweeps whose saturation is over one step off", [s.saturation == "missed" for s in follows]),
+        _count_target("effects with a wrong sign or over a third off", [not effect.kept for effect in shown]),
+        _count_target("rows that ran and have no prediction", refused),
     ]
+
+
+def _count_target(name: str, wrong: Sequence[bool]) -> Target:
+    value = sum(wrong) if wrong else None
+    return Target(name, f"0 of {len(wrong)}", value, "", None if value is None else value == 0)
 
 
 def _mape_target(group: str, metric: str, errors: Errors | None, bound: float) -> Target:

@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SET = Path("../shared/validation/calibration.csv")
 BANDS = Path(__file__).parents[1] / "uncertainty" / "bands.json"
+MAX_REASON = 200
 _LOG = re.compile(r"[\w.-]+_requests\.(?:csv|jsonl)\.gz")
 
 Replay = Callable[[Measurement], Outcome]
@@ -110,8 +112,8 @@ def _replay_safely(replay: Replay, row: Measurement) -> Outcome:
         return replay(row)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}:{last.lineno}"
-        return Outcome(row, {}, problem=f"crashed at {where}: {type(error).__name__}: {error}".splitlines()[0])
+        what = shorten(f"{type(error).__name__}: {error}", MAX_REASON)
+        return Outcome(row, {}, problem=f"crashed at {Path(last.filename).name}:{last.lineno}: {what}")
 
 
 def _died(row: Measurement) -> Outcome:

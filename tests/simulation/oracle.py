@@ -382,13 +382,12 @@ class Lane:
         if decodes:
             batch, context = len(decodes), self.padded_context(decodes)
             seconds += extrapolated_line(e.decode_context[batch], e.decode_s[batch], context)
-        if tokens + (drafted if lim["fused"] else 0) > lim["eager_tokens"]:
-            seconds = max(seconds, float(lim["eager_s"]))
-        return self.scaled(seconds, tokens + drafted)
+        eager = tokens + (drafted if lim["fused"] else 0) > lim["eager_tokens"]
+        return self.scaled(seconds, tokens + drafted, float(lim["eager_s"]) if eager else 0.0)
 
-    def scaled(self, seconds: float, tokens: int) -> float:
+    def scaled(self, seconds: float, tokens: int, least: float = 0.0) -> float:
         row = self.rank.pool.e.replicas[self.row]
-        return float((seconds + row["crossing_s"] + row["crossing_token_s"] * tokens) * row["slowdown"])
+        return float(max(seconds + row["crossing_s"] + row["crossing_token_s"] * tokens, least) * row["slowdown"])
 
     def account(self, seconds: float) -> None:
         """Add the planned pass to what the row has done."""

@@ -52,6 +52,9 @@ QUANTIZATION = {None: "none", "bf16": "none", "fp16": "none", "fp8": "fp8", "fp4
 MAX_NUM_SEQS = {"vllm": 256, "sglang": 1024, "trtllm": 2048}
 """Defaults: vLLM's and trtllm-serve's server, SGLang's by memory."""
 MAX_NUM_BATCHED_TOKENS = {"vllm": 8192, "sglang": 8192, "trtllm": 8192}
+RDMA_EFFICIENCY = 0.85
+HAND_OFF_LATENCY_US = 1500.0
+"""Of Mooncake's hand-offs: 84 % of the line rate and 1.6 ms each, over all lengths of its disaggregated runs."""
 GENERATED_BUDGET_TOKENS = 1500
 """AIConfigurator's launch files set max_num_tokens to batch size + ISL + 1500 (its generator's rules); its own gap
 analysis is taken to have run them."""
@@ -134,11 +137,18 @@ def deployment_of(row: Measurement) -> DeploymentConfig:
             "model": row.model,
             "gpu": next((card for name, card in GPUS.items() if row.gpu.startswith(name)), row.gpu),
             "quantization": quantization,
-            "kv_cache_dtype": "fp8" if row.noted(r"kv-cache fp8|KV fp8") and quantization == "none" else "auto",
+            "kv_cache_dtype": _kv_cache_dtype(row, engine, quantization),
             "engine": {"name": engine, **_engine_flags(row, engine)},
             **pools,
         }
     )
+
+
+def _kv_cache_dtype(row: Measurement, engine: str, quantization: str) -> str:
+    """Return FP8 where the notes say so; without a flag, only TensorRT-LLM takes it from an FP8 checkpoint."""
+    if row.noted(r"kv-cache fp8|KV fp8"):
+        return "auto" if quantization != "none" else "fp8"
+    return "auto" if quantization == "none" or engine == "trtllm" else "bf16"
 
 
 def _engine_flags(row: Measurement, engine: str) -> dict[str, Any]:
@@ -187,7 +197,18 @@ def _disaggregated(row: Measurement, engine: str) -> dict[str, Any] | None:
             role: _pool(row, engine, {"replicas": replicas, "tensor_parallel_size": tp})
             for role, replicas in (("prefill", prefill), ("decode", decode))
         }
-    return {"mode": "disaggregated", "disaggregated": pools} if pools else None
+    if not pools:
+        return None
+    return {"mode": "disaggregated", "disaggregated": pools | {"kv_transfer": _link(row)}}
+
+
+def _link(row: Measurement) -> dict[str, Any]:
+    """Return the hand-off network of ``RoCE 4x400GbE per node``; a node has 8 GPUs. RDMA gets most of the line rate."""
+    ports = re.search(r"(\d+)x(\d+)GbE per node", row.notes)
+    if not ports:
+        return {}
+    per_gpu = int(ports[1]) * int(ports[2]) / 8 / 8
+    return {"bandwidth_gb_s": RDMA_EFFICIENCY * per_gpu, "latency_us": HAND_OFF_LATENCY_US}
 
 
 def _pool(row: Measurement, engine: str, layout: dict[str, Any]) -> dict[str, Any]:

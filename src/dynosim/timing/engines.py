@@ -31,9 +31,9 @@ class Behaviour:
 
 
 BEHAVIOUR = {
-    "vllm": Behaviour(True, True, 650.0, 300.0, 0.0, 6.0, 1000.0),
-    "sglang": Behaviour(True, False, 650.0, 300.0, 0.0, 6.0, 1000.0),
-    "trtllm": Behaviour(True, False, 650.0, 0.0, 0.0, 6.0, 1000.0),
+    "vllm": Behaviour(True, True, 850.0, 600.0, 10.0, 4.0, 1000.0, 1.25),
+    "sglang": Behaviour(True, False, 850.0, 300.0, 0.0, 6.0, 1000.0),
+    "trtllm": Behaviour(True, False, 850.0, 0.0, 0.0, 8.0, 1000.0, 1.05),
 }
 FORMULA = Behaviour(False, True, 0.0, 0.0, 0.0, 0.0)
 """Of timing sources that know no hardware."""

@@ -338,11 +338,11 @@ def _not_modelled() -> str:
         for name, knob in coverage().items()
         if knob.state == State.NOT_MODELLED
     ]
-    settings = ", ".join(f"`{name}`" for name in UNMODELLED)
+    settings = "; ".join(dict.fromkeys(re.split("[:;]", reason)[0] for reason in UNMODELLED.values()))
     items = "\n".join(f"- {text}" for text in (*LIMITS, *off))
     return (
-        f"## What is not modelled\n\n{items}\n- settings without a field, with what each would change in "
-        f"[simulator.md](simulator.md): {settings}\n"
+        f"## What is not modelled\n\n{items}\n- what servers have settings for and dynosim has no field "
+        f"([simulator.md](simulator.md) names them): {settings}\n"
     )
 
 

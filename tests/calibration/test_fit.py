@@ -87,6 +87,13 @@ def test_numbers_that_no_multiplier_explains_give_no_recommendation(tmp_path: Pa
     assert not fitted(given).profile.recommended
 
 
+def test_multipliers_stop_at_their_bounds_and_say_so(tmp_path: Path) -> None:
+    found = fitted(measured(tmp_path, profile=Profile(name="truth", decode=6.0), loads=LOADS[:2]))
+    assert found.profile.decode == pytest.approx(3.0, rel=0.01)
+    assert "decode" in found.profile.at_bounds
+    assert fitted(measured(tmp_path, loads=LOADS[:1])).profile.at_bounds == ()
+
+
 def test_one_run_is_fitted_and_not_recommended(tmp_path: Path) -> None:
     profile = fitted(measured(tmp_path, loads=LOADS[:1])).profile
     assert (profile.left_out, profile.recommended) == (None, False)

@@ -33,8 +33,12 @@ SCALES = {
     "output_token_throughput": 0.1,
 }
 """Relative errors that weigh alike: those that dynosim aims at without a profile (docs/fidelity.md)."""
-LATENCIES = (("time_to_first_token",), ("inter_token_latency", "inter_chunk_latency", "request_latency"))
-"""Of each the average of the first that a file has is fitted, beside the throughput."""
+FITTED = (
+    ("time_to_first_token",),
+    ("inter_token_latency", "inter_chunk_latency", "request_latency"),
+    ("output_token_throughput",),
+)
+"""Of each the average of the first that a run has."""
 MIN_SERVED = 0.99
 
 NAMES = ("prefill", "decode", "overhead_ms", "transfer")
@@ -123,6 +127,7 @@ def fit(replays: Sequence[Replay], name: str, **provenance: Any) -> Calibration:
         fitted_on=fitted_on(*(each.deployment for each in replays)),
         ranges={key: (min(x[key] for x in met), max(x[key] for x in met)) for key in met[0]},
         left_out=kind,
+        at_bounds=_at_bounds(best),
         recommended=kind is not None and _helps(residuals),
         residuals=residuals,
         **provenance,
@@ -138,11 +143,15 @@ def _multipliers(x: Array) -> dict[str, Any]:
     return {name: round(value, 6) for name, value in values.items()}
 
 
+def _at_bounds(x: Array) -> tuple[str, ...]:
+    """Return the multipliers at a bound; an overhead of nothing is none."""
+    near = (x > HIGH[: len(x)] * 0.99) | ((x < LOW[: len(x)] * 1.01) & (LOW[: len(x)] < 1.0))
+    return tuple(name for name, met in zip(NAMES, near, strict=False) if met)
+
+
 def _targets(index: int, run: MeasuredRun) -> list[_Target]:
-    found = [next((name for name in names if name in run.metrics), None) for names in LATENCIES]
-    return [
-        _Target(index, name, run.metrics[name]["avg"]) for name in (*filter(None, found), "output_token_throughput")
-    ]
+    found = [next((name for name in names if name in run.metrics), None) for names in FITTED]
+    return [_Target(index, name, run.metrics[name]["avg"]) for name in found if name]
 
 
 def _check_served(simulator: _Simulator, x: Array) -> None:

@@ -189,6 +189,7 @@ def health_lines(study: Study) -> Text:
     for check in health(study):
         text.append(check.level.upper().ljust(6), style="green" if check.level == "pass" else "yellow")
         text.append(check.text + "\n")
+    bounds = f"; at a bound, look for another cause: {', '.join(profile.at_bounds)}" if profile.at_bounds else ""
     text.rstrip()
     return text
 

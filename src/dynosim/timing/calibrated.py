@@ -80,6 +80,8 @@ class Profile(Config):
     """Condition -> smallest and largest value that was measured (``conditions``)."""
     left_out: Literal["configuration", "load point"] | None = None
     """What ``mape_left_out`` leaves out in turn; none where there is one run only."""
+    at_bounds: tuple[str, ...] = ()
+    """Multipliers that ended at a bound: what they stand for is not what is wrong."""
     recommended: bool = True
     """Whether it helps on runs that it was not fitted on."""
     residuals: Mapping[str, Residual] = {}

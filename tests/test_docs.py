@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from dynosim.calibration import Manifest
 from dynosim.cli import _parser
 from dynosim.config import SLO, DeploymentConfig, LinkConfig, PoolConfig, RouterConfig, Scenario, WorkloadConfig
 from dynosim.metrics import METRICS, STATS, check_slo
@@ -100,6 +101,8 @@ def test_other_yaml_is_valid() -> None:
     RouterConfig.model_validate(yaml.safe_load(router)["router"])
     bounds: SLO = yaml.safe_load(slo)["slo"]
     check_slo(bounds)
+    (manifest,) = _blocks("calibration", "yaml")
+    Manifest.model_validate(yaml.safe_load(manifest))
 
 
 def test_every_metric_has_a_row_with_its_unit() -> None:

@@ -24,6 +24,7 @@ from dynosim.timing.calibrated import Source
 __all__ = [
     "Calibration",
     "Comparison",
+    "Manifest",
     "MeasuredRun",
     "Measurement",
     "Replay",

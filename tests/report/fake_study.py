@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,13 @@ def make_metrics(scenario: Scenario) -> Metrics:
     return Metrics(values)
 
 
+def make_deviations(number: int) -> dict[str, list[float]]:
+    """Noise that all trials share, and a tenth of it their own; none of the p99 of TTFT."""
+    shared, own = np.random.default_rng(0).normal(size=10), np.random.default_rng(number).normal(size=10)
+    names = ("output_token_throughput", "time_to_first_token", "inter_token_latency", "inter_token_latency.p99")
+    return {name: (0.1 * shared + 0.01 * own).tolist() for name in names}
+
+
 def evaluate(scenario: Scenario, objectives: tuple[Objective, ...], number: int) -> Outcome:
     """TP 1 counts as infeasible, every 37th trial crashes."""
     if any(pool.tensor_parallel_size == 1 for pool in scenario.deployment.pools().values()):
@@ -119,6 +127,8 @@ def evaluate(scenario: Scenario, objectives: tuple[Objective, ...], number: int)
         tuple(objective(metrics) for objective in objectives),
         slo_violations(metrics, scenario.slo),
         metrics.to_dict(),
+        deviations=make_deviations(number),
+        evidence="extrapolated" if scenario.deployment.gpu == "h200_sxm" else "modelled",
         wall_s=0.05,
     )
 
@@ -133,6 +143,16 @@ def make_trial(number: int, objectives: int = 3) -> Trial:
     point = make_point(number)
     scenario = SPACE.scenario(point)
     return Trial(number, point, scenario, evaluate(scenario, OBJECTIVES[:objectives], number))
+
+
+def make_twin(trial: Trial, number: int) -> Trial:
+    """A trial that differs from *trial* by less than their noise: cheaper by 0.1 %, slower between tokens by 0.1 %."""
+    cost, ttft, itl = trial.outcome.values or ()
+    return replace(
+        trial,
+        number=number,
+        outcome=replace(trial.outcome, values=(0.999 * cost, ttft, 1.001 * itl), deviations=make_deviations(number)),
+    )
 
 
 def make_study(trials: int = 80, objectives: int = 3) -> Study:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,15 @@ from dynosim.report.analysis import (
     hypervolume_curve,
     number,
     percent,
+    plus_minus,
     short,
+    tie_letters,
     tradeoff,
 )
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome, Status, Trial
-from report.fake_study import OBJECTIVES, SPACE, make_study, make_trial
+from dynosim.uncertainty.evidence import MARKS
+from report.fake_study import OBJECTIVES, SPACE, make_study, make_trial, make_twin
 
 
 def _trial(number: int, cost: float, ttft: float, violation: float = -0.1) -> Trial:
@@ -197,3 +201,31 @@ def test_a_scalar_slo_is_bounded_from_its_side() -> None:
         "good_request_fraction.min": "higher",
         "served_request_fraction.min": "higher",
     }
+
+
+def test_what_is_extrapolated_or_has_no_interval_is_a_warning() -> None:
+    said = [check.text for check in health(make_study(60)) if check.level == "warn"]
+    assert any("TTFT p99 has no sampling interval" in text and "1,000 requests" in text for text in said)
+    assert any("on the frontier are extrapolated" in text for text in said)
+    assert not any("ITL p99 has no" in text for text in said)
+
+
+def test_page_data_hold_the_ends_of_what_they_show() -> None:
+    study = make_study(60)
+    study.trials.append(make_twin(study.frontier()[1], 60))
+    page = data(study)
+    for trial in (trial for trial in page["trials"] if trial["metrics"]):
+        assert trial["evidence"] in MARKS
+        for key, (low, high) in trial["intervals"].items():
+            assert low <= trial["metrics"][key] <= high
+        assert all(low < high for low, high in trial["bands"].values())
+        assert "time_to_first_token.p99" not in trial["intervals"]
+    assert page["ties"] == {str(number): letter for number, letter in tie_letters(study).items()} != {}
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "text"),
+    [(200.0, (186.0, 214.0), "±7 %"), (1.0, (0.996, 1.004), "±0.4 %"), (1.0, (1.0, 1.0), ""), (1.0, None, "")],
+)
+def test_an_interval_is_shown_relative_to_its_value(value: float, interval: Any, text: str) -> None:
+    assert plus_minus(value, interval) == text

@@ -8,6 +8,7 @@ import pytest
 
 from dynosim.config.load import load_scenario
 from dynosim.report import write
+from dynosim.report.analysis import tie_letters
 from dynosim.search.study import Study
 from report.fake_study import make_study
 
@@ -82,3 +83,14 @@ def test_environment_names_versions_hashes_and_seeds(study: Study, run_dir: Path
 def test_no_partial_file_is_left(run_dir: Path) -> None:
     assert not list(run_dir.rglob("*.tmp"))
     assert not list(run_dir.rglob(".*"))
+
+
+def test_the_tables_have_the_ends_of_intervals_and_bands(study: Study, run_dir: Path) -> None:
+    front = pd.read_csv(run_dir / "frontier.csv")
+    name = "inter_token_latency.p99"
+    assert (front[f"{name}.low"] < front[name]).all()
+    assert (front[name] < front[f"{name}.high"]).all()
+    assert (front[f"{name}.model_low"] < front[f"{name}.model_high"]).all()
+    assert front["time_to_first_token.p99.low"].isna().all(), "it has no interval"
+    assert list(front["evidence"]) == [trial.outcome.evidence for trial in study.frontier()]
+    assert set(front["tie"].dropna()) == set(tie_letters(study).values())

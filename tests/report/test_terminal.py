@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from dynosim.report import terminal
-from dynosim.report.analysis import number, percent
-from report.fake_study import make_study
+from dynosim.report.analysis import factors, number, percent, tie_letters
+from report.fake_study import make_study, make_twin
 
 
 def _print(renderable: RenderableType, width: int = 200) -> str:
@@ -26,6 +26,35 @@ def test_the_frontier_table_has_a_row_per_point_with_its_values() -> None:
         row = next(line for line in text.splitlines() if line.strip("│ ").startswith(f"{trial.number} "))
         assert trial.scenario.deployment.label() in row
         assert all(number(value) in row for value in trial.outcome.values or ())
+
+
+def test_the_frontier_table_shows_noise_ties_and_evidence() -> None:
+    study = make_study(60)
+    study.trials.append(make_twin(study.frontier()[1], 60))
+    text, letters = _print(terminal.frontier_table(study)), tie_letters(study)
+    assert letters[60] == letters[study.frontier()[2].number] == "A"
+    for trial in study.frontier():
+        row = next(line for line in text.splitlines() if line.strip("│ ").startswith(f"{trial.number} "))
+        cells = [cell.strip() for cell in row.strip("│").split("│")]
+        assert cells[1] == letters.get(trial.number, "")
+        assert cells[-1] == trial.outcome.evidence
+        _, ttft, itl = (number(value) for value in trial.outcome.values or ())
+        assert ttft in cells, "without an interval there is no ±"
+        low, high = trial.interval("inter_token_latency.p99", 100.0) or (0.0, 0.0)
+        assert any(cell.split() == [itl, f"±{(high - low) / 2:.0f}", "%"] for cell in cells)
+    for mark in ("modelled", "extrapolated"):
+        band = next(t for t in study.trials if t.outcome.evidence == mark).model_bands()["inter_token_latency"]
+        assert f"ITL p99 {factors(band)}" in text
+        assert f"{mark}: a real server" in text
+
+
+def test_what_all_points_have_in_common_has_no_column() -> None:
+    study = make_study(60)
+    study.trials = [trial for trial in study.trials if trial.scenario.deployment.gpu == "h100_sxm"]
+    text = _print(terminal.frontier_table(study))
+    assert "on h100_sxm (simulated)" in text
+    assert text.count("h100_sxm") == 1
+    assert "served" not in text
 
 
 def test_a_narrow_frontier_table_keeps_every_label_whole() -> None:

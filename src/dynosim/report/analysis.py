@@ -337,7 +337,8 @@ def data(study: Study) -> dict[str, Any]:
     """Return everything the page shows, as plain JSON values.
 
     ``axes`` name what can be plotted; each trial has its value on every axis under ``metrics`` (absent: unknown), the
-    means of ``LATENCY_PARTS`` in ms under ``parts``, its SLO violations, and its knobs by short path.
+    means of ``LATENCY_PARTS`` in ms under ``parts``, its SLO violations, and its knobs by short path. ``intervals`` are
+    95 % sampling intervals by axis, ``bands`` the model's factors; ``ties`` has the letters of trials that tie.
     """
     front = study.frontier()
     axes = _axes(study)
@@ -352,6 +353,7 @@ def data(study: Study) -> dict[str, Any]:
         "prices": _prices(study),
         "trials": [_trial(trial, study, axes) for trial in study.trials],
         "frontier": [trial.number for trial in front],
+        "ties": {str(number): letter for number, letter in tie_letters(study).items()},
         "picks": {name: trial.number for name, trial in study.picks().items()},
         "baseline": None if study.baseline is None else study.baseline.number,
         "hypervolume": hypervolume_curve(study),
@@ -412,9 +414,12 @@ def _prices(study: Study) -> dict[str, float]:
 
 
 def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, Any]:
-    outcome = trial.outcome
+    outcome, bands = trial.outcome, trial.model_bands()
     flat: Mapping[str, float] = outcome.flat_metrics()
     flat = {**flat, **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False))}
+    shown = {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat}
+    intervals = {key: trial.interval(key, value) for key, value in shown.items()}
+    factors_of = {key: bands.get(key.partition(".")[0]) for key in shown}
     return {
         "number": trial.number,
         "label": trial.scenario.deployment.label(),
@@ -425,7 +430,10 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "saturated": trial.saturated,
         "served": served(trial),
         "knobs": {short(path): value for path, value in trial.point.items()},
-        "metrics": {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat},
+        "evidence": outcome.evidence,
+        "metrics": shown,
+        "intervals": {key: interval for key, interval in intervals.items() if interval},
+        "bands": {key: (band.low, band.high) for key, band in factors_of.items() if band},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
         "violations": {name: v if math.isfinite(v) else None for name, v in outcome.constraints.items()},
         "bottleneck": bottleneck(flat, autoscaled=autoscaled(trial.scenario.deployment)) if outcome.metrics else "",

@@ -52,31 +52,45 @@ def summary(study: Study, run_dir: Path, tracking_uri: str | None = None) -> Gro
 
 
 def frontier_table(study: Study) -> Table:
-    """Return the Pareto set ordered by the first objective: the picks, and rows evenly spread over the rest."""
+    """Return the Pareto set ordered by the first objective: the picks, and rows evenly spread over the rest.
+
+    What all rows have in common has no column: the GPU stands in the title then, and served is every request.
+    """
     shown, ties = _spread(study), tie_letters(study)
-    title = f"Pareto frontier of {study.space.name} (simulated)"
+    names = ["+".join(gpu_counts(trial)) for trial in shown]
+    gpu = f" on {names[0]}" if len(set(names)) == 1 else ""
+    title = f"Pareto frontier of {study.space.name}{gpu} (simulated)"
     table = Table(title=title, title_justify="left", caption=_caption(study, shown, ties), caption_justify="left")
-    for head in ("trial", *["tie"] * bool(ties), "deployment", "GPU"):
-        table.add_column(head, justify="right" if head == "trial" else "left", no_wrap=head != "GPU")
-    for head in ("GPUs", *map(_head, study.objectives), "tok/s/user\np50", "requests\nserved", "SLO\nattained"):
-        table.add_column(head, justify="right")
-    table.add_column("evidence")
-    columns = [_with_noise(study, shown, place) for place in range(len(study.objectives))]
-    for trial, *cells in zip(shown, *columns, strict=True):
-        flat, gpus = trial.outcome.flat_metrics(), gpu_counts(trial)
-        table.add_row(
-            str(trial.number),
-            *[ties.get(trial.number, "")] * bool(ties),
-            trial.scenario.deployment.label(),
-            "+".join(gpus),
-            gpu_text(trial),
-            *cells,
-            _known(flat.get("output_token_throughput_per_user.p50")),
-            Text(f"{served(trial):.1%}", style="" if served(trial) >= 0.99 else "red"),
-            _known(flat.get("good_request_fraction")),
-            _evidence(trial),
-        )
+    flat = [trial.outcome.flat_metrics() for trial in shown]
+    columns: dict[str, Sequence[str | Text]] = {
+        "trial": [str(trial.number) for trial in shown],
+        "tie": [ties.get(trial.number, "") for trial in shown] if ties else [],
+        "deployment": [trial.scenario.deployment.label() for trial in shown],
+        "GPU": [] if gpu else names,
+        "GPUs": [gpu_text(trial) for trial in shown],
+        **{_head(o): _with_noise(study, shown, place) for place, o in enumerate(study.objectives)},
+        "tok/s/user\np50": [_known(of.get("output_token_throughput_per_user.p50")) for of in flat],
+        "requests\nserved": []
+        if all(served(trial) > 0.9995 for trial in shown)
+        else [_served(trial) for trial in shown],
+        "SLO\nattained": [_known(of.get("good_request_fraction")) for of in flat],
+        "evidence": [_evidence(trial) for trial in shown],
+    }
+    whole = {"trial", "tie", "deployment", "GPUs", *map(_head, study.objectives)}
+    for head, cells in columns.items():
+        if cells:
+            width = max(map(len, [*cells, *head.split()])) if head in whole else None
+            table.add_column(head, justify="left" if head in _TEXT else "right", width=width)
+    for row in zip(*filter(None, columns.values()), strict=True):
+        table.add_row(*row)
     return table
+
+
+_TEXT = ("tie", "deployment", "GPU", "evidence")
+
+
+def _served(trial: Trial) -> Text:
+    return Text(f"{served(trial):.1%}", style="" if served(trial) >= 0.99 else "red")
 
 
 def _with_noise(study: Study, trials: Sequence[Trial], place: int) -> list[Text]:
@@ -175,8 +189,9 @@ def _calibration_lines(profile: Profile, path: Path) -> list[str]:
         True: f"better than without on every {profile.left_out} that was left out in turn, taken together",
         False: f"NOT RECOMMENDED: no better than without where a {profile.left_out} was left out",
     }
+    bounds = f"; at a bound, look for another cause: {', '.join(profile.at_bounds)}" if profile.at_bounds else ""
     return [
-        f"multipliers  {factors}, transfer x{profile.transfer:.3f}",
+        f"multipliers  {factors}, transfer x{profile.transfer:.3f}{bounds}",
         f"worth        {verdicts[profile.recommended if profile.left_out else None]}",
         f"written      {path}",
         f"use          --set deployment.calibration={profile.label if path.parent == FOLDER else path}",
@@ -189,7 +204,6 @@ def health_lines(study: Study) -> Text:
     for check in health(study):
         text.append(check.level.upper().ljust(6), style="green" if check.level == "pass" else "yellow")
         text.append(check.text + "\n")
-    bounds = f"; at a bound, look for another cause: {', '.join(profile.at_bounds)}" if profile.at_bounds else ""
     text.rstrip()
     return text
 

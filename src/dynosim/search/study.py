@@ -24,7 +24,7 @@ from dynosim.search.distributions import Point, key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
 from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, make_sampler
 from dynosim.search.samplers.gap import Gap
-from dynosim.search.ties import tie_groups
+from dynosim.search.ties import preference, tie_groups
 from dynosim.search.trial import Outcome, Status, Trial
 from dynosim.search.warm import history_of
 from dynosim.search.workers import DIED, Workers, count_workers, finished
@@ -88,23 +88,23 @@ class Study:
 
         ``cheapest`` is best in the first objective in USD (or else the first), ``balanced`` is closest to the
         best of all objectives after scaling each by the frontier's range, and ``fastest`` is the same without
-        the objective of ``cheapest``. Of points that tie with it, the one with the fewest GPUs and the simplest
-        topology is taken. A saturated point is only picked where all are.
+        the objective of ``cheapest``. The leader of its ties is taken instead where it has fewer GPUs or a simpler
+        topology. A saturated point is only picked where all are.
         """
         whole = self.frontier()
         front = [trial for trial in whole if not trial.saturated] or whole
         if not front:
             return {}
-        preferred = {trial.number: group[0] for group in self.tie_groups(front) for trial in group}
+        leaders = {trial.number: group[0] for group in self.tie_groups(front) for trial in group}
         losses = self.losses(front)
         cost = next((i for i, objective in enumerate(self.objectives) if "USD" in objective.unit), 0)
         others = np.delete(losses, cost, axis=1)
         picked = {
-            "cheapest": int(np.argmin(losses[:, cost])),
-            "balanced": pareto.knee(losses),
-            "fastest": pareto.knee(others) if others.shape[1] else 0,
+            "cheapest": front[int(np.argmin(losses[:, cost]))],
+            "balanced": front[pareto.knee(losses)],
+            "fastest": front[pareto.knee(others) if others.shape[1] else 0],
         }
-        return {name: preferred[front[i].number] for name, i in picked.items()}
+        return {name: min(trial, leaders[trial.number], key=preference) for name, trial in picked.items()}
 
     def tie_groups(self, front: Sequence[Trial] | None = None) -> list[list[Trial]]:
         """Return the frontier (or *front*) as groups that cannot be told apart, see ``search.ties``; most have one

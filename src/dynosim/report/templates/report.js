@@ -79,15 +79,36 @@ function differences(t) {
   if (!base) return D.knobs.filter(k => k in t.knobs).map(k => [k, undefined, t.knobs[k]]);
   return D.knobs.map(k => [k, base.knobs[k], t.knobs[k]]).filter(([, a, b]) => b !== undefined && JSON.stringify(a) !== JSON.stringify(b));
 }
+// ---- how far a number may be off; both scale with what-if prices
+const interval = (t, key) => { const ends = t.intervals[key], scale = value(t, key) / t.metrics[key]; return ends && ends.map(v => v * scale); };
+const band = (t, key) => t.bands[key] && t.bands[key].map(factor => value(t, key) * factor);
+function plusMinus(t, key) {
+  const ends = t.intervals[key], half = ends && t.metrics[key] ? 50 * (ends[1] - ends[0]) / Math.abs(t.metrics[key]) : 0;
+  return half < 0.05 ? "" : `±${half.toFixed(half < 0.95 ? 1 : 0)} %`;
+}
+const factors = (t, key) => t.bands[key] ? t.bands[key].map(v => v.toFixed(2)).join("–") : "";
+const SYMBOLS = { measured: "square", calibrated: "circle", modelled: "circle", extrapolated: "triangle-up" };
+const symbol = t => (SYMBOLS[t.evidence] || "circle") + (t.saturated ? "-open" : "");
 const knob = v => v === undefined ? "–" : typeof v === "object" ? JSON.stringify(v) : String(v);
+const tie = t => touched() ? "" : D.ties[t.number] || "";
 function hover(t) {
-  const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b>`);
+  const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b> ${plusMinus(t, o.key)}${t.bands[o.key] ? ` · real / this ${factors(t, o.key)}` : ""}`);
   const extra = ["output_token_throughput_per_user.p50", "good_request_fraction"].filter(k => k in t.metrics && !D.objectives.some(o => o.key === k))
     .map(k => `${esc(axisOf(k).label)}: ${withUnit(t.metrics[k], axisOf(k))}`);
   const changes = t.number === D.baseline ? ["baseline"] : differences(t).slice(0, 9)
     .map(([k, a, b]) => `${esc(k)}: ${a === undefined ? "" : esc(knob(a)) + " → "}${esc(knob(b))}`);
-  const flags = [t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses the SLO"].filter(Boolean);
+  const flags = [t.evidence + (tie(t) ? `, ties with the others of ${tie(t)}` : ""), t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses the SLO"].filter(Boolean);
   return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpuCount(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
+}
+function bars(trials, key) {
+  const ends = trials.map(t => [interval(t, key), value(t, key)]);
+  return { type: "data", symmetric: false, array: ends.map(([e, v]) => e ? e[1] - v : 0), arrayminus: ends.map(([e, v]) => e ? v - e[0] : 0), thickness: 1, width: 0, color: "rgba(23,33,43,.35)" };
+}
+// A band need not hold its own point: where the model is known to be biased it lies to one side.
+function modelBands(trials) {
+  const along = (key, at) => trials.filter(t => t.bands[key]).flatMap(t => [...band(t, key).map(v => at(t, v)), [null, null]]);
+  const points = [...along(state.x, (t, v) => [v, value(t, state.y)]), ...along(state.y, (t, v) => [value(t, state.x), v])];
+  return [{ type: "scatter", mode: "lines", name: "model band (picks, pinned)", x: points.map(p => p[0]), y: points.map(p => p[1]), line: { width: 7, color: "rgba(29,95,191,.18)" }, hoverinfo: "skip" }];
 }
 function scatter(front) {
   const drawn = D.trials.filter(t => t.status === "complete" && value(t, state.x) !== undefined && value(t, state.y) !== undefined);
@@ -108,8 +129,9 @@ function scatter(front) {
     trace("misses the SLO", rest.filter(t => !meets(t) && !t.saturated), { symbol: "x-thin", size: 7, line: { width: 1.4, color: "#c9a9a0" } }),
     trace("saturated", rest.filter(t => t.saturated), { symbol: "circle-open", size: 7, color: "#c9a9a0" }),
     trace("feasible, dominated", rest.filter(t => meets(t) && !t.saturated), { size: 7, color: GREY }),
-    trace("frontier", front, { size: 11, color: scale, colorscale: "Viridis", line: { width: 1, color: "#fff" },
-      colorbar: { title: { text: title(color), side: "right", font: { size: 13 } }, thickness: 12, len: 0.9, outlinewidth: 0, tickvals: high > low ? ticks : [low], ticktext: (high > low ? ticks : [low]).map(v => num(logColor ? 10 ** v : v)) } }),
+    ...modelBands([...new Set([...names.keys(), state.selected])].map(trialOf).filter(t => drawn.includes(t))),
+    trace("frontier", front, { symbol: front.map(symbol), size: 11, color: scale, colorscale: "Viridis", line: { width: 1, color: "#fff" },
+      colorbar: { title: { text: title(color), side: "right", font: { size: 13 } }, thickness: 12, len: 0.9, outlinewidth: 0, tickvals: high > low ? ticks : [low], ticktext: (high > low ? ticks : [low]).map(v => num(logColor ? 10 ** v : v)) } }, { error_x: bars(front, state.x), error_y: bars(front, state.y) }),
     trace("baseline", base, { symbol: "diamond", size: 14, color: WARM, line: { width: 1.5, color: "#fff" } }),
     trace("picks", stars, { symbol: "star", size: 17, color: "#f2b100", line: { width: 1.2, color: INK } },
       { mode: "markers+text", text: stars.map(t => names.get(t.number).join(", ")), textposition: "top right", textfont: { ...FONT, size: 13 }, cliponaxis: false }),
@@ -180,34 +202,36 @@ function table(node, heads, rows, textColumns) {
   node.innerHTML = `<thead><tr>${heads.map((h, i) => `<th${cls(i)}>${h}</th>`).join("")}</tr></thead><tbody>` +
     rows.map(r => `<tr${r.attributes || ""}>${r.cells.map((c, i) => `<td${cls(i)}>${c}</td>`).join("")}</tr>`).join("") + "</tbody>";
 }
+const noise = (t, key) => `<span class="noise">${plusMinus(t, key)}</span>`;
 function frontierTable(front) {
   const columns = [...D.objectives, ...["output_token_throughput_per_user.p50", "good_request_fraction"].map(axisOf).filter(a => a && !D.objectives.some(o => o.key === a.key))];
   const badge = t => Object.entries(D.picks).filter(([, n]) => n === t.number).map(([name]) => `<span class="badge">${name}</span>`).join("");
-  table(el("frontier"), ["trial", "deployment", "GPU", "GPUs", ...columns.map(a => esc(title(a)))], front.map(t => ({
+  table(el("frontier"), ["trial", "tie", "deployment", "GPU", "GPUs", ...columns.map(a => esc(title(a))), "evidence"], front.map(t => ({
     attributes: ` data-trial="${t.number}"${t.number === state.selected ? ' class="on"' : ""}`,
-    cells: [t.number, esc(t.label) + badge(t), esc(gpuText(t)), gpuCount(t), ...columns.map(a => num(value(t, a.key)))] })), 3);
-  el("frontier").querySelectorAll("[data-trial]").forEach(row => row.onclick = () => select(+row.dataset.trial));
+    cells: [t.number, tie(t), esc(t.label) + badge(t), esc(gpuText(t)), gpuCount(t), ...columns.map(a => num(value(t, a.key)) + noise(t, a.key)), esc(t.evidence) + (t.saturated ? ", saturated" : "")] })), 4);
+  el("frontier").querySelectorAll("[data-trial]").forEach(row => row.onclick = () => pin(+row.dataset.trial));
 }
 function select(number) {
   state.selected = number;
   const t = trialOf(number), base = D.baseline === null ? null : trialOf(D.baseline), at = D.frontier.indexOf(number);
-  el("selected-title").innerHTML = `Trial ${number} · ${esc(t.label)} <span class="muted">${gpuCount(t)} × ${esc(gpuText(t))}</span>`;
+  el("selected-title").innerHTML = `Trial ${number} · ${esc(t.label)} <span class="muted">${gpuCount(t)} × ${esc(gpuText(t))}</span><span class="badge">${esc(t.evidence)}</span>`;
   budget(t);
   el("bottleneck").textContent = t.bottleneck;
   timeline(t);
   const file = at >= 0 ? `${String(at + 1).padStart(4, "0")}.yaml` : number === D.baseline ? "baseline.yaml" : null;
   el("detail").innerHTML = `<table id="numbers"></table><table id="changes"></table>` + (file ? `<code>dynosim predict runs/${esc(D.study)}/recommendations/${file}</code>` : "");
   const keys = [...new Set([...D.objectives.map(o => o.key), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.metrics);
-  table(el("numbers"), ["metric", "value", "vs baseline"], keys.map(k => ({ cells: [esc(axisOf(k).label), withUnit(value(t, k), axisOf(k)), base && base !== t ? delta(axisOf(k), value(t, k), value(base, k)) : ""] })), 1);
+  table(el("numbers"), ["metric", "value", "real / this", "vs baseline"], keys.map(k => ({ cells: [esc(axisOf(k).label), `${withUnit(value(t, k), axisOf(k))} ${noise(t, k)}`, `<span class="whole">${factors(t, k)}</span>`, base && base !== t ? delta(axisOf(k), value(t, k), value(base, k)) : ""] })), 1);
   table(el("changes"), ["knob", "baseline", "this trial"], differences(t).map(([k, a, b]) => ({ cells: [esc(k), esc(knob(a)), esc(knob(b))] })), 1);
   el("frontier").querySelectorAll("tr").forEach(row => row.classList.toggle("on", +row.dataset.trial === number));
 }
+function pin(number) { select(number); scatter(frontier()); }
 function cards() {
   const base = D.baseline === null ? null : trialOf(D.baseline);
   el("picks").innerHTML = Object.entries(D.picks).map(([name, n]) => { const t = trialOf(n);
     return `<button class="card" data-trial="${n}"><h3><b>${name}</b><span>${esc(t.label)} <span class="muted">${gpuCount(t)} GPUs · trial ${n}</span></span></h3><table>` +
       D.objectives.map(o => `<tr><td>${esc(o.label)}</td><td>${withUnit(value(t, o.key), o)}</td><td>${base ? delta(o, value(t, o.key), value(base, o.key)) : ""}</td></tr>`).join("") + "</table></button>"; }).join("");
-  el("picks").querySelectorAll("[data-trial]").forEach(card => card.onclick = () => select(+card.dataset.trial));
+  el("picks").querySelectorAll("[data-trial]").forEach(card => card.onclick = () => pin(+card.dataset.trial));
 }
 function head() {
   const count = test => D.trials.filter(test).length, base = D.baseline === null ? null : trialOf(D.baseline);
@@ -260,7 +284,7 @@ function show(fresh) {
   if (state.selected === null) state.selected = D.picks.balanced ?? D.baseline ?? D.trials[0].number;
   for (const gpu in D.prices) state.price[gpu] ??= D.prices[gpu];
   head(); draw(); hypervolume();
-  if (first) el("scatter").on("plotly_click", event => select(event.points[0].customdata));
+  if (first) el("scatter").on("plotly_click", event => { if (event.points[0].customdata !== undefined) pin(event.points[0].customdata); });
 }
 function follow() {
   // An event says that there is news; what to draw is then fetched whole, one request at a time.

@@ -236,8 +236,8 @@ to a row: pass times are kernel tables where there are any (evidence "tables") a
 leaves open is its source's launch script or the engine's default. Every load is produced as its source did: length
 ranges, warm-ups, start bursts, multi-turn conversations.
 
-The model's few parameters were chosen in the sight of these rows, so expect larger errors on rows that nobody looked at;
-`dynosim validate --set FILE` measures them on yours.
+The model's few parameters were chosen in the sight of these rows, so expect larger errors on rows that nobody looked
+at; `dynosim validate --set FILE` measures them on yours.
 
 Errors are predicted / measured - 1. MAPE is the mean of their sizes and bias the mean with sign; rows count alike.
 """

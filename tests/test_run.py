@@ -252,6 +252,20 @@ def test_a_trace_replaces_the_source(tmp_path: Path) -> None:
     assert set(prediction.result.requests["output_tokens"]) == {7}
 
 
+def test_seeds_are_averaged_and_a_trace_has_none(tmp_path: Path) -> None:
+    runs = [run.predict("tiny", overrides=[*FAST, f"seed={seed}"]).metrics.flat() for seed in (0, 1)]
+    both = run.predict("tiny", overrides=FAST, seeds=2)
+    assert both.seeds == 2
+    assert both.evidence == "modelled"
+    for name, value in both.metrics.flat().items():
+        assert value == pytest.approx((runs[0][name] + runs[1][name]) / 2.0), name
+    assert both.metrics.interval("request_latency", "p99") is not None
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 600, "output_length": 7, "hash_ids": [1, 2]}')
+    with pytest.raises(ConfigError, match="the same with every seed"):
+        run.predict("tiny", trace=trace, overrides=[*FAST[1:], "workload.load={type: trace_timestamps}"], seeds=2)
+
+
 def test_requests_are_written_one_row_each(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -165,6 +165,9 @@ def _add_predict(verbs: Any) -> None:
     parser = _verb(verbs, "predict", _predict, "simulate one configuration", parents)
     parser.add_argument("config", metavar="CONFIG", help="YAML file of one configuration; of a space: its baseline")
     parser.add_argument("--capture-requests", metavar="FILE.parquet", help="also write one row per request")
+    parser.add_argument(
+        "--seeds", type=_positive, default=1, metavar="N", help="mean and interval over N runs with other traffic"
+    )
 
 
 def _add_show(verbs: Any) -> None:
@@ -324,7 +327,7 @@ def _predict(args: argparse.Namespace) -> int:
     from dynosim import run
     from dynosim.views import prediction_view
 
-    prediction = run.predict(args.config, overrides=args.overrides, trace=args.trace)
+    prediction = run.predict(args.config, overrides=args.overrides, trace=args.trace, seeds=args.seeds)
     if args.capture_requests:
         run.write_requests(prediction.result, args.capture_requests)
     view = prediction_view(prediction)

@@ -7,7 +7,7 @@ Warm-up requests are left out of everything that is counted per request. Left ou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -151,6 +151,25 @@ class Metrics:
             elif value is not None:
                 out[name] = value
         return out
+
+
+def over_seeds(runs: Sequence[Metrics]) -> Metrics:
+    """Return the mean of each number over runs of one scenario with different seeds, each run a deviation from it.
+
+    A number that one run lacks is missing. Independent runs give everything an interval, and need no long ones.
+    """
+    flats = [run.flat() for run in runs]
+    known = {name: np.array([flat[name] for flat in flats]) for name in flats[0] if all(name in flat for flat in flats)}
+    means = {name: float(x.mean()) for name, x in known.items()}
+    deviations = {name: (x / means[name] - 1.0).round(4).tolist() for name, x in known.items() if means[name]}
+    return Metrics({name: _mean_value(name, value, means) for name, value in runs[0].values.items()}, deviations)
+
+
+def _mean_value(name: str, value: Value, means: Mapping[str, float]) -> Value:
+    if not isinstance(value, dict):
+        return means.get(name)
+    keys = {stat: name if stat == "avg" else f"{name}.{stat}" for stat in value}
+    return {stat: means[key] for stat, key in keys.items() if key in means} or None
 
 
 def check_metric(metric: str, stat: str | None, path: str) -> MetricInfo:

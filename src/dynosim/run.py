@@ -56,8 +56,11 @@ class Prediction:
     scenario: Scenario
     metrics: Metrics
     result: SimulationResult
+    """Of the first seed."""
     evidence: Evidence
     """What the metrics rest on."""
+    seeds: int = 1
+    """Simulations with different traffic that the metrics are means of."""
 
     def model_bands(self) -> dict[str, Band]:
         """Return metric -> factors between which the truth lies; metrics for which that is not known are absent."""
@@ -196,23 +199,40 @@ def _objective_field(objective: str | Objective) -> dict[str, str]:
     return {"metric": metric, **({"stat": stat} if stat else {})}
 
 
-def predict(config: str | Path, *, overrides: Sequence[str] = (), trace: str | Path | None = None) -> Prediction:
+def predict(
+    config: str | Path, *, overrides: Sequence[str] = (), trace: str | Path | None = None, seeds: int = 1
+) -> Prediction:
     """Simulate the one configuration of a YAML file, or the baseline of a space.
 
-    Raises ConfigError, InfeasibleError when the deployment cannot run, and TimingError when its pass times are unknown.
+    With *seeds* above 1 the metrics are means over as many runs, from the file's seed on, and their intervals are those
+    of independent runs. Raises ConfigError (also for seeds that change no traffic), InfeasibleError when the deployment
+    cannot run, and TimingError when its pass times are unknown.
     """
-    from dynosim.metrics import summarize
-    from dynosim.simulation import simulate
+    from dynosim.metrics import over_seeds
     from dynosim.space import feasibility
     from dynosim.uncertainty.evidence import evidence
-    from dynosim.workload import load_workload
 
     scenario = load_space(config, overrides=overrides, trace=trace).deployed()
     feasibility.check_start(scenario)
-    workload = load_workload(scenario.workload, scenario.seed)
-    result = simulate(scenario.deployment, workload, seed=scenario.seed)
-    metrics = summarize(result, scenario.slo, scenario.prices)
-    return Prediction(scenario, metrics, result, evidence(scenario, metrics.flat()))
+    results, runs = zip(*_simulated(scenario, seeds), strict=True)
+    metrics = runs[0] if seeds == 1 else over_seeds(runs)
+    return Prediction(scenario, metrics, results[0], evidence(scenario, metrics.flat()), seeds)
+
+
+def _simulated(scenario: Scenario, seeds: int) -> Iterator[tuple[SimulationResult, Metrics]]:
+    """Yield a run for each seed from the scenario's on."""
+    from dynosim.metrics import summarize
+    from dynosim.simulation import simulate
+    from dynosim.workload import load_workload
+
+    workloads = [load_workload(scenario.workload, scenario.seed + i) for i in range(seeds)]
+    if len({workload.content_hash() for workload in workloads}) < seeds:
+        raise ConfigError(
+            "the workload is the same with every seed: one run, and a sampling interval over its requests"
+        )
+    for i, workload in enumerate(workloads):
+        result = simulate(scenario.deployment, workload, seed=scenario.seed + i)
+        yield result, summarize(result, scenario.slo, scenario.prices)
 
 
 def _identity(space: SearchSpace, storage: str) -> str:

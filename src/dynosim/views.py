@@ -112,6 +112,7 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         "config_hash": scenario.content_hash(),
         "metrics": metrics.to_dict(),
         "evidence": prediction.evidence,
+        "seeds": prediction.seeds,
         **_noise(metrics, prediction.model_bands()),
         "slo_violations": _known(violations),
         "feasible": all(violation <= 0.0 for violation in violations.values()),

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from dynosim.metrics import Metrics, summarize
+from dynosim.metrics import Metrics, over_seeds, summarize
 from dynosim.uncertainty.sampling import (
     BATCHES,
     FOLLOWS,
@@ -149,6 +149,12 @@ def test_values_that_never_vary_are_known_exactly() -> None:
     assert _mean_half(np.full(1000, 7.0)) == 0.0
 
 
+def test_a_percentile_of_zero_has_no_relative_noise() -> None:
+    x = np.maximum(np.random.default_rng(0).normal(size=2000), 0.0)
+    assert np.quantile(x, 0.45) == 0.0
+    assert _percentile(x, 0.49) is None, "its interval reaches beyond the zeros, and is relative to zero"
+
+
 def test_noise_that_two_runs_share_cancels() -> None:
     rng = np.random.default_rng(4)
     traffic = rng.exponential(1.0, 4000)
@@ -168,6 +174,17 @@ def test_costs_and_rates_per_gpu_follow_the_rate_they_are_made_of() -> None:
     assert interval(known, "gpus", 8.0) is None
 
 
+def test_seeds_are_independent_runs() -> None:
+    values = [{"gpus": v, "queue_time": {"avg": 2.0 * v, "p99": 9.0}, "goodput": None} for v in (8.0, 9.0, 13.0)]
+    mean = over_seeds([Metrics(each) for each in values])
+    assert mean.to_dict() == {"gpus": 10.0, "queue_time": {"avg": 20.0, "p99": 9.0}, "goodput": None}
+    half = 4.3027 * math.sqrt(7.0) / math.sqrt(3.0)  # Student's t with 2 degrees of freedom
+    low, high = mean.interval("gpus") or (0.0, 0.0)
+    assert (high - low) / 2.0 == pytest.approx(half, rel=1e-3)
+    assert mean.interval("queue_time", "p99") == (9.0, 9.0)
+    assert mean.interval("goodput") is None
+
+
 def test_a_run_has_intervals_around_its_own_values() -> None:
     from dynosim.config import PriceConfig
     from test_metrics import _make_random, _make_result
@@ -180,4 +197,5 @@ def test_a_run_has_intervals_around_its_own_values() -> None:
     for name, (low, high) in found.items():
         assert low <= flat[name] <= high, name
     assert metrics.interval("request_latency", "avg") == found["request_latency"]
+    assert metrics.interval("usd_per_1k_requests") == found["usd_per_1k_requests"]
     assert Metrics(metrics.to_dict()).intervals() == {}, "a run without deviations has no interval"

@@ -10,7 +10,7 @@ textbook interval of order statistics.
 
 What is kept of a metric are its ten deviations: relative differences of a batch from the whole, 0 on average. They give
 the interval of one run, and, as all trials of a study serve the same requests, that of the difference of two: noise
-that both share cancels.
+that both share cancels. Of several seeds, they are those of each run from the mean (``metrics.over_seeds``).
 
 Left out: percentiles of token gaps, which are kept as a histogram; utilisations and counts; what a scaled number of
 GPUs adds to rates per GPU; requests that follow earlier ones by more than a batch.
@@ -40,8 +40,6 @@ CONFIDENCE = 0.95
 LEVELS = {"p1": 0.01, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 """Percentiles with an interval."""
 
-_T = float(stdtrit(BATCHES - 1, 0.5 + CONFIDENCE / 2.0))
-
 FOLLOWS: Mapping[str, tuple[str, int]] = {
     "output_token_throughput_per_gpu": ("output_token_throughput", 1),
     "total_token_throughput_per_gpu": ("total_token_throughput", 1),
@@ -55,13 +53,15 @@ FOLLOWS: Mapping[str, tuple[str, int]] = {
 
 
 def half_width(deviations: Array) -> Array:
-    """Return the 95 % half-width of the mean over batches (Student's t), along the last axis."""
-    return np.asarray(_T * deviations.std(axis=-1, ddof=1) / math.sqrt(BATCHES))
+    """Return the 95 % half-width of the mean over batches, or over seeds (Student's t), along the last axis."""
+    n = deviations.shape[-1]
+    return np.asarray(stdtrit(n - 1, 0.5 + CONFIDENCE / 2.0) * deviations.std(axis=-1, ddof=1) / math.sqrt(n))
 
 
 def relative(deviations: Deviations, name: str) -> Array | None:
-    """Return the deviations of the metric *name* (as in ``Metrics.flat``); None where it has no interval."""
-    source, sign = FOLLOWS.get(name, (name.removesuffix(".avg"), 1))
+    """Return the deviations of the metric *name* (``Metrics.flat``, or with ``.avg``); None without an interval."""
+    name = name.removesuffix(".avg")
+    source, sign = FOLLOWS.get(name, (name, 1))
     known = deviations.get(source)
     return None if known is None else sign * np.asarray(known)
 
@@ -122,7 +122,7 @@ def of_percentiles(x: Array, edges: Edges, levels: Array) -> list[list[float] | 
     width = _at(order, high) - _at(order, low)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(half > 0.0, width / (2.0 * half), 0.0) / values  # relative change per share
-    deviations = -(shares - shares.mean(axis=1, keepdims=True)) * slope[:, None]
+        deviations = -(shares - shares.mean(axis=1, keepdims=True)) * slope[:, None]
     return [_rounded(row) if sure else None for row, sure in zip(deviations, known & np.isfinite(slope), strict=True)]
 
 

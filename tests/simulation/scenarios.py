@@ -69,6 +69,8 @@ def make_engine(choices: Choices) -> dict[str, Any]:
         engine["schedule_conservativeness"] = choices.of(1.0, 0.3, 1.4)
         engine["enable_mixed_chunk"] = choices.of(False, True)
         engine["max_prefill_tokens"] = choices.of(16384, 100)
+    if name == "vllm":
+        engine["attention_backend"] = choices.of("auto", "FLASHINFER")
     if name == "trtllm":
         engine["capacity_scheduler_policy"] = choices.of("GUARANTEED_NO_EVICT", "MAX_UTILIZATION")
         engine["batch_wait_timeout_iters"] = choices.of(0, 3, 11)
@@ -78,7 +80,6 @@ def make_engine(choices: Choices) -> dict[str, Any]:
     engine["launch_overhead_us"] = choices.of(0.0, 613.3)
     engine["cudagraph_mode"] = choices.of("FULL_AND_PIECEWISE", "FULL_DECODE_ONLY", "NONE")
     engine["max_cudagraph_capture_size"] = choices.of(512, 3, 40)
-    engine["attention_backend"] = choices.of("auto", "FLASHINFER")
     engine["pass_overhead_us"] = choices.of(0.0, 713.7)
     engine["request_overhead_us"] = choices.of(0.0, 91.3)
     drafts = {"num_speculative_tokens": choices.integer(1, 4), "acceptance_rates": (0.8, 0.5), "draft_cost": 0.03}

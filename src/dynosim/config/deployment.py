@@ -29,6 +29,7 @@ class SpeculativeConfig(Config):
 
 
 ENGINE_ONLY = {
+    "attention_backend": "vllm",
     "schedule_conservativeness": "sglang",
     "enable_mixed_chunk": "sglang",
     "max_prefill_tokens": "sglang",
@@ -47,19 +48,19 @@ class EngineConfig(Config):
     """Version slot of the timing data; ``current`` is the newest measured one."""
     async_scheduling: bool | None = None
     """Choose a pass while the one before runs (vLLM's argument; SGLang's and TensorRT-LLM's overlap scheduler): no gap
-    between passes, and who comes during a pass misses the next one too. Not given: on, where pass times are those of
-    hardware; off under formulas. Pipelines do without."""
+    between passes, and who comes during a pass misses the next one too. Not given: on, where pass times are those
+    of hardware; off under formulas. Pipelines do without."""
     cudagraph_mode: Literal["FULL_AND_PIECEWISE", "FULL_DECODE_ONLY", "NONE"] | None = None
-    """Passes that CUDA graphs cover (vLLM's values): decodes and small passes with prompt chunks; decodes only; none. Not
-    given: the engine's default."""
+    """Passes that CUDA graphs cover (vLLM's values): decodes and small passes with prompt chunks; decodes only; none.
+    Not given: the engine's default."""
     attention_backend: Literal["auto", "FLASHINFER"] = "auto"
-    """Decode attention: the kernels of the timing source, or FlashInfer's own (vLLM's ``use_trtllm_attention=0``), which
-    take as long as if every context were as long as the longest of the batch."""
+    """Decode attention: the kernels of the timing source, or FlashInfer's own (vLLM's ``use_trtllm_attention=0``),
+    which take as long as if every context were as long as the longest of the batch."""
     max_cudagraph_capture_size: PositiveInt = 512
     """Largest pass, in tokens, that is captured (vLLM's argument)."""
     launch_overhead_us: NonNegativeFloat | None = None
-    """CPU time to launch the kernels of one layer where no CUDA graph covers a pass: such a pass takes at least so much per
-    layer. This and the other overheads, where not given: the engine's (``timing.engines``); none under formulas."""
+    """CPU time to launch the kernels of one layer where no CUDA graph covers a pass: it takes at least so much per
+    layer. This and the other overheads, where not given: the engine's (``timing.engines``), or none under formulas."""
     pass_overhead_us: NonNegativeFloat | None = None
     """CPU time between passes for which the GPU waits: scheduling, batch preparation, sampling launch."""
     request_overhead_us: NonNegativeFloat | None = None

@@ -32,7 +32,7 @@ from dynosim.config import (
     WorkloadConfig,
 )
 from dynosim.config.workload import PrefixGroups, Sessions
-from dynosim.errors import DynosimError, NoPackError, TimingError
+from dynosim.errors import ConfigError, DynosimError, NoPackError, TimingError
 from dynosim.fidelity.measurements import Measurement
 from dynosim.hardware.models import get_model
 from dynosim.metrics import Metrics, summarize
@@ -48,7 +48,8 @@ GPUS = {
     "RTX-PRO-6000": "rtx_pro_6000_server", "MI300X": "mi300x", "MI325X": "mi325x", "MI355X": "mi355x",
 }  # fmt: skip
 """Beginning of a row's GPU name -> card."""
-QUANTIZATION = {None: "none", "bf16": "none", "fp16": "none", "fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4"}
+QUANTIZATION = {None: "none", "bf16": "none", "fp16": "none", "fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4",
+                "int4": "none"}  # fmt: skip
 MAX_NUM_SEQS = {"vllm": 256, "sglang": 1024, "trtllm": 2048}
 """Defaults: vLLM's and trtllm-serve's server, SGLang's by memory."""
 MAX_NUM_BATCHED_TOKENS = {"vllm": 8192, "sglang": 8192, "trtllm": 8192}
@@ -130,8 +131,12 @@ def _build_pack(deployment: DeploymentConfig, pool: PoolConfig) -> None:
 def deployment_of(row: Measurement) -> DeploymentConfig:
     """Return the deployment that *row* was measured on; ConfigError for what dynosim does not know."""
     engine = row.engine.split()[0]
+    if engine not in MAX_NUM_SEQS:
+        raise ConfigError(f"{row.engine!r}: allowed: {', '.join(MAX_NUM_SEQS)}", path="engine")
+    if row.precision not in QUANTIZATION:
+        raise ConfigError(f"{row.precision!r}: allowed: {', '.join(filter(None, QUANTIZATION))}", path="precision")
     pools = _disaggregated(row, engine) or {"mode": "aggregated", "aggregated": _pool(row, engine, _layout(row))}
-    quantization = "none" if row.model.startswith("openai/gpt-oss") else QUANTIZATION.get(row.precision, row.precision)
+    quantization = "none" if row.model.startswith("openai/gpt-oss") else QUANTIZATION[row.precision]
     return DeploymentConfig.model_validate(
         {
             "model": row.model,

@@ -194,7 +194,14 @@ class ModelCard:
 
 
 def _dense(
-    name: str, hub: tuple[str, ...], layers: int, hidden: int, heads: int, kv_heads: int, intermediate: int, vocabulary: int
+    name: str,
+    hub: tuple[str, ...],
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    intermediate: int,
+    vocabulary: int,
 ) -> ModelCard:
     return ModelCard(name, hub, layers, hidden, heads, kv_heads, 128, intermediate, vocabulary)
 
@@ -248,6 +255,14 @@ _KIMI_K2 = ModelCard(
     fp8_block=128, mla=MLA(1536, 512, 128, 64, 128),
     moe=MoE(experts=384, top_k=8, intermediate=2048, shared_experts=1, dense_layers=1, router_bias=True),
 )  # fmt: skip
+_KIMI_K25 = replace(
+    _KIMI_K2,
+    name="kimi-k2.5",
+    aliases=("moonshotai/Kimi-K2.5", "nvidia/Kimi-K2.5-NVFP4"),
+    fp8_block=None,
+    moe=MoE(384, 8, 2048, shared_experts=1, dense_layers=1, router_bias=True, native_bytes=0.5 + 2 / 32),
+)
+"""Its experts are published in INT4 with a bf16 scale per 32 weights."""
 _MINIMAX_M2 = ModelCard(
     "minimax-m2.5",
     ("MiniMaxAI/MiniMax-M2.5", "MiniMaxAI/MiniMax-M2", "MiniMaxAI/MiniMax-M2.1"),
@@ -306,6 +321,7 @@ MODELS: Mapping[str, ModelCard] = MappingProxyType(
             _qwen3("qwen3-coder-480b-a35b", 62, 6144, 96, 8192, MoE(experts=160, top_k=8, intermediate=2560)),
             _DEEPSEEK_V3,
             _KIMI_K2,
+            _KIMI_K25,
             _MINIMAX_M2,
             _LLAMA4_SCOUT,
             _MIXTRAL,

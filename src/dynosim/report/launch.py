@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from dynosim.config import DeploymentConfig, PoolConfig, Scenario
+from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, Scenario
 from dynosim.config.deployment import TopologyConfig
 from dynosim.hardware.memory import kv_dtype
 from dynosim.hardware.models import get_model
@@ -139,8 +139,25 @@ def _vllm(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: str)
         "kv-offloading-backend": host and "native",
         "speculative-config": drafts and json.dumps(drafts),
         "kv-transfer-config": connector and json.dumps(connector),
+        **_vllm_engine_flags(deployment.engine),
     }
     return _join(["vllm", "serve", model], flags)
+
+
+def _vllm_engine_flags(engine: EngineConfig) -> Flags:
+    said = {"cudagraph_mode": engine.cudagraph_mode} if engine.cudagraph_mode else None
+    return {
+        "async-scheduling": engine.async_scheduling is True,
+        "no-async-scheduling": engine.async_scheduling is False,
+        "compilation-config": said and json.dumps(said),
+        "max-cudagraph-capture-size": _unless_default(engine, "max_cudagraph_capture_size"),
+        "attention-config.use_trtllm_attention": 0 if engine.attention_backend == "FLASHINFER" else None,
+    }
+
+
+def _unless_default(engine: EngineConfig, name: str) -> Any:
+    value = getattr(engine, name)
+    return None if value == EngineConfig.model_fields[name].default else value
 
 
 def _sglang(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: str) -> str:
@@ -174,6 +191,9 @@ def _sglang(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: st
         "speculative-num-draft-tokens": drafts and drafts + 1,
         "disaggregation-mode": role if role != "mixed" else None,
         "disaggregation-transfer-backend": "nixl" if role != "mixed" else None,
+        "disable-overlap-schedule": engine.async_scheduling is False,
+        "disable-cuda-graph": engine.cudagraph_mode == "NONE",
+        "enable-piecewise-cuda-graph": engine.cudagraph_mode == "FULL_AND_PIECEWISE",
     }
     return _join(["python", "-m", "sglang.launch_server", "--model-path", model], flags)
 
@@ -195,6 +215,13 @@ def _trtllm(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: st
         "kv_cache_config": cache,
         "scheduler_config": {"capacity_scheduler_policy": engine.capacity_scheduler_policy},
     }
+    if engine.async_scheduling is False:
+        options["disable_overlap_scheduler"] = True
+    if engine.cudagraph_mode == "NONE":
+        options["cuda_graph_config"] = None
+    if engine.batch_wait_timeout_iters:
+        options["batch_wait_timeout_iters"] = engine.batch_wait_timeout_iters
+        options["batch_wait_max_tokens_ratio"] = engine.batch_wait_max_tokens_ratio
     if _quantises(deployment):
         options["quant_config"] = {"quant_algo": "FP8"}
     if drafts := _drafts(deployment):

@@ -401,6 +401,7 @@ def replica(scenario: Scenario, pool: PoolConfig, demand: Demand) -> tuple[Any, 
     prompts = np.append(demand.input_tokens, demand.input_quantiles)
     prompt_attention = np.interp(prompts, tables.prefill_seq, tables.prefill_share_s[1])
     prefill_s = prompts / _CHUNK_TOKENS * tables.tokens_s[_CHUNK_TOKENS] + prompt_attention
+    prefill_s = np.where(prompts > tables.eager_tokens, np.maximum(prefill_s, tables.eager_s), prefill_s)
     kv_bytes, tiers, scaler = capacity.bytes_per_token * demand.input_tokens, pool.kv_offload, pool.autoscaler
     below = sum(tier.size_gib for tier in (tiers.host, tiers.disk) if tier) * 2**30
     return (

@@ -157,7 +157,8 @@ def _wait_reason(e, r, short):
 
 @unit(types.int64(ENGINE, types.int64, types.float64, types.float64))
 def _choose(e, r, now, seen):
-    """Let row *r*, to which those who came by *seen* are known, choose its next pass; returns how many decode passes nothing can change in, as far as it knows."""
+    """Let row *r*, to which those who came by *seen* are known, choose its next pass; returns how many decode passes
+    nothing can change in, as far as it knows."""
     rep = e.replicas[r]
     rep.now = now
     e.limits[0].clock = now

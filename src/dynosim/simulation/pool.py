@@ -231,7 +231,8 @@ def _set_scheduler(row: Any, deployment: DeploymentConfig) -> None:
     row["scheduler"] = SCHEDULER[engine.name]
     if engine.capacity_scheduler_policy == "MAX_UTILIZATION":
         row["scheduler"] = state.VLLM
-    row["batch_wait_iters"] = engine.batch_wait_timeout_iters
+    # TensorRT-LLM batches without waiting under attention data parallelism (``PyExecutor._schedule``).
+    row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 else 0
     row["batch_wait_tokens"] = engine.batch_wait_max_tokens_ratio * row["max_num_batched_tokens"]
     row["max_prefill_tokens"], row["mixed_chunk"] = engine.max_prefill_tokens, engine.enable_mixed_chunk
     row["init_ratio"] = min(NEW_TOKEN_RATIO * engine.schedule_conservativeness, 1.0)

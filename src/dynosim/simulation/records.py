@@ -25,8 +25,8 @@ WAIT_REASONS = (
     "frontend",
 )
 """What the head of the queue waited for: the end of a pass with or without prompt chunks, a place in the batch, tokens
-of the pass, KV blocks, its own KV from a lower tier, a replica that starts, a replica that has crashed, the HTTP server and
-tokenizer."""
+of the pass, KV blocks, its own KV from a lower tier, a replica that starts, a replica that has crashed, HTTP and
+tokenising."""
 
 REQUEST_DTYPE = np.dtype(
     [

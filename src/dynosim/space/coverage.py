@@ -50,7 +50,7 @@ _TABLE = """
 [DeploymentConfig]
 model | weights, KV bytes per token and kernels, by the model's card
 gpu | pass times, memory, price; each pool may have its own
-quantization | ~ bytes per weight and kernels of the published FP8 checkpoint; the accuracy it costs is not looked at
+quantization | ~ bytes per weight and kernels of the published FP8 or NVFP4 checkpoint; the accuracy it costs is not looked at
 kv_cache_dtype | ~ bytes per token in memory and on every link, attention kernels; not accuracy
 calibration | ~ pass times and hand-offs times a few constants that `dynosim calibrate` fitted; extrapolated outside what was measured
 mode | aggregated: one pool serves all; disaggregated: a prefill pool hands KV caches to a decode pool
@@ -58,12 +58,20 @@ mode | aggregated: one pool serves all; disaggregated: a prefill pool hands KV c
 [EngineConfig]
 name | scheduler, memory rules, kernels, block size and first-token rule of vLLM V1, SGLang or TensorRT-LLM
 version | ~ version of the measured kernels; the scheduler is that of the newest one | timing/test_pack.py::test_a_missing_pack_names_the_command
+async_scheduling | a pass is chosen while the one before runs: no gaps, and who comes during a pass misses the next one too
+cudagraph_mode | ~ passes without a graph take at least the launch time of their layers
+attention_backend | ~ vLLM: FlashInfer's own decode kernels, which pad to the longest context of the batch
+max_cudagraph_capture_size | ~ largest pass with prompt chunks that a graph covers; decode batches pad to vLLM's default sizes
+launch_overhead_us | ~ a constant per layer of a pass that no graph covers
 pass_overhead_us | ~ a constant added to every pass
 request_overhead_us | ~ a constant per request of a pass
+frontend_ms | ~ a constant in front of every request: HTTP, tokenising, detokenising; not its own queue
 schedule_conservativeness | SGLang: how much room admission keeps for outputs to come; more retracts less
 enable_mixed_chunk | SGLang: prefill passes carry running decodes along
 max_prefill_tokens | SGLang: prompt tokens of one prefill pass over several requests
 capacity_scheduler_policy | TensorRT-LLM: whole contexts reserved at admission, or only the next blocks
+batch_wait_timeout_iters | TensorRT-LLM: prompts wait so many passes for company
+batch_wait_max_tokens_ratio | TensorRT-LLM: a pass of so many tokens does not wait
 
 [SpeculativeConfig]
 num_speculative_tokens | longer bursts of tokens, more work per pass

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -50,6 +50,7 @@ SHIPPED_CONFIGS = {
     "qwen3-coder-480b-a35b": "Qwen/Qwen3-Coder-480B-A35B-Instruct",
     "deepseek-v3": "deepseek-ai/DeepSeek-V3",
     "kimi-k2": "moonshotai/Kimi-K2-Instruct",
+    "kimi-k2.5": "moonshotai/Kimi-K2.5",
     "gpt-oss-20b": "openai/gpt-oss-20b",
     "gpt-oss-120b": "openai/gpt-oss-120b",
 }
@@ -205,7 +206,11 @@ def quant_modes(key: PackKey, engine: str) -> dict[str, str]:
     fp8 = "fp8_block" if model.fp8_block else "fp8_static"
     gemm = {"none": "bfloat16", "fp8": fp8, "nvfp4": "nvfp4"}[key.quantization]
     experts = {"fp8_static": "fp8"}.get(gemm, gemm)
-    if model.moe is not None and model.moe.native_bytes < 1:
+    if model.mla is not None and key.quantization == "nvfp4":
+        gemm = "bfloat16"  # NVFP4 checkpoints leave latent attention as it is
+    if model.mla is not None and key.quantization == "none" and model.moe and model.moe.native_bytes < 1:
+        experts = "int4_wo"
+    elif key.quantization == "none" and model.moe is not None and model.moe.native_bytes < 1:
         # Blackwell multiplies MXFP4 by MXFP8; vLLM's tables have it with bf16 activations only.
         blackwell = "fp4" in get_gpu(key.gpu).flops and engine != "vllm"
         experts = "w4a8_mxfp4_mxfp8" if blackwell else "w4a16_mxfp4"
@@ -236,8 +241,20 @@ class _Sampler:
     def __init__(self, key: PackKey, size: Size) -> None:
         self.key, self.size, self.model = key, size, get_model(key.model)
         self.kernels = Kernels.compile(key, size, key.engine)
+        self.bf16_cache = self._with_bf16_cache()
         donor = gemm_engine(key)
         self.donor = None if donor == key.engine else Kernels.compile(key, size, donor)
+
+    def _with_bf16_cache(self) -> Kernels | None:
+        """The same with a bf16 cache, where latent attention has an FP8 one: some tables of that are several times
+        slower, and an engine takes the faster kernel."""
+        if self.model.mla is None or quant_modes(self.key, self.key.engine)["kvcache_quant_mode"] != "fp8":
+            return None
+        return Kernels.compile(replace(self.key, kv_cache_dtype="bf16"), self.size, self.key.engine)
+
+    def _decode_block(self, batch: int, context: int) -> float:
+        found = self.kernels.decode(batch, context)["mla_block"]
+        return min(found, self.bf16_cache.decode(batch, context)["mla_block"]) if self.bf16_cache else found
 
     def sample(self) -> dict[str, Array]:
         """Return the tables in seconds; TimingError where the GEMM times are not plausible."""
@@ -308,7 +325,7 @@ class _Sampler:
         projections = _monotone(np.array(slices))
         whole = [self.kernels.prefill(1, int(s))[block] for s in SEQUENCE_NODES]
         prefill = np.maximum(np.array(whole) - interpolate(SEQUENCE_NODES, GEMM_NODES, projections), 0.0)
-        decode = np.array([[self.kernels.decode(int(b), int(c))[block] for c in CONTEXT_NODES] for b in BATCH_NODES])
+        decode = np.array([[self._decode_block(int(b), int(c)) for c in CONTEXT_NODES] for b in BATCH_NODES])
         return (
             interpolate(TOKEN_NODES, GEMM_NODES, projections),
             interpolate(GRAPH_NODES, BATCH_NODES, decode[:, 0]),

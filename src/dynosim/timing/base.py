@@ -56,8 +56,8 @@ class PassTables:
     """Time added for every prefill chunk of a pass."""
     eager_tokens: int = 0
     eager_s: float = 0.0
-    """A pass with prompt chunks of more than ``eager_tokens`` tokens takes at least ``eager_s``: no CUDA graph covers it,
-    and the CPU launches its kernels one by one."""
+    """A pass with prompt chunks and more than ``eager_tokens`` tokens takes at least ``eager_s``: no CUDA graph covers
+    it, and the CPU launches its kernels one by one."""
     decode_skew: float = 0.0
     """Share of the padding to the longest context of the batch that decode attention computes: S above is
     sum + skew (B longest - sum)."""

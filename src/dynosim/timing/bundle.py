@@ -28,6 +28,27 @@ def bundled_keys() -> Iterator[tuple[PackKey, list[Size]]]:
         for gpu in LARGE_GPUS:
             key = PackKey("deepseek-v3", gpu, engine, "fp8", expert_parallel=expert_parallel)
             yield key, [Size(8), *data_parallel_sizes(engine, 8, 16)]
+    yield from _further_keys(dense)
+
+
+def _further_keys(dense: list[Size]) -> Iterator[tuple[PackKey, list[Size]]]:
+    """What the calibration measurements were run on, beyond the bundled spaces' models."""
+    for model, gpu in product(("qwen2.5-7b", "qwen3-14b", "mixtral-8x7b"), ("a100_sxm", "h100_sxm", "h200_sxm")):
+        yield PackKey(model, gpu, "vllm"), dense
+    for model in ("llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"):
+        yield PackKey(model, "rtx_pro_6000_server", "vllm"), dense
+    for gpu, engine in product(MODERN_GPUS, ENGINES):
+        yield PackKey("gpt-oss-120b", gpu, engine), dense
+        yield PackKey("minimax-m2.5", gpu, engine, "fp8"), dense[1:]
+    for engine in ENGINES:
+        yield PackKey("llama-3.1-70b", "b200_sxm", engine, "nvfp4"), dense
+        yield PackKey("deepseek-v3", "b200_sxm", engine, "nvfp4"), dense[2:]
+    for gpu, engine, model in product(MODERN_GPUS, ("vllm", "sglang"), ("llama-3.1-8b", "llama-3.1-70b")):
+        yield PackKey(model, gpu, engine, "fp8", "bf16"), dense
+    for gpu, expert_parallel in product(LARGE_GPUS, (False, True)):
+        sizes = [Size(8), *data_parallel_sizes("sglang", 8)]
+        yield PackKey("deepseek-v3", gpu, "sglang", "fp8", "bf16", expert_parallel), sizes
+    yield PackKey("qwen3-235b-a22b", "h200_sxm", "vllm", "fp8", "bf16"), [Size(4), Size(8)]
 
 
 def data_parallel_sizes(engine: str, *gpus: int) -> list[Size]:

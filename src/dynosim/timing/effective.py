@@ -13,16 +13,18 @@ import numpy as np
 from dynosim.config import DeploymentConfig, PoolConfig, TopologyConfig
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_bytes_per_token, kv_dtype
-from dynosim.hardware.models import get_model
+from dynosim.hardware.models import ModelCard, get_model
 from dynosim.hardware.roofline import verification_cost
 from dynosim.hardware.topology import stage_bytes
 from dynosim.timing.base import PassTables
-from dynosim.timing.engines import behaviour
+from dynosim.timing.engines import Behaviour, behaviour
 
 PADDED = {"auto": 0.0, "FLASHINFER": 1.0}
-"""Attention backend -> share of the padding that decode attention computes. The tables' kernels split long contexts over
-idle multiprocessors; FlashInfer's own on Blackwell, under CUDA graphs, end with the longest (docs/fidelity.md, the
+"""Attention backend -> share of the padding that decode attention computes. The tables' kernels split long contexts
+over idle multiprocessors; FlashInfer's own on Blackwell, under CUDA graphs, end with the longest (docs/fidelity.md,
 multi-turn runs)."""
+SMALL_PASS_TOKENS = 1024
+"""Passes up to this size take what their kernels take alone; larger ones fall behind (``prefill_slowdown``)."""
 POINT_TO_POINT_LATENCY_S = 1e-5
 """Latency of one send and receive (aiconfigurator-core 0.12.0, ``systems/*.yaml``, ``p2p_latency``)."""
 
@@ -98,12 +100,13 @@ def add_overheads(tables: PassTables, deployment: DeploymentConfig) -> PassTable
     Each request's overhead is in ``decode_s`` for decodes, which all passes with decodes read; the pass's own is in
     both token-wise curves, of which every pass reads exactly one.
     """
-    engine, layers = deployment.engine, get_model(deployment.model).layers
+    engine = deployment.engine
     own = behaviour(engine, hardware=tables.fused)
-    request_s, launch_s = own.request_us * 1e-6, own.launch_us * 1e-6 * layers
+    request_s, launch_s = own.request_us * 1e-6, _launch_s(own, get_model(deployment.model))
+    beyond_s = np.maximum(tables.tokens_s - tables.tokens_s[min(SMALL_PASS_TOKENS, len(tables.tokens_s) - 1)], 0.0)
     tables = replace(
         tables,
-        tokens_s=tables.tokens_s * own.prefill_slowdown,
+        tokens_s=tables.tokens_s + (own.prefill_slowdown - 1.0) * beyond_s,
         prefill_share_s=tables.prefill_share_s * own.prefill_slowdown,
         overlap=own.overlap,
         decode_skew=PADDED[engine.attention_backend],
@@ -116,6 +119,12 @@ def add_overheads(tables: PassTables, deployment: DeploymentConfig) -> PassTable
     if engine.cudagraph_mode == "NONE":
         decode_s = np.maximum(decode_s, launch_s - tables.graph_tokens_s[: len(decode_s), None])
     return replace(tables, decode_s=decode_s, chunk_s=tables.chunk_s + request_s)
+
+
+def _launch_s(own: Behaviour, model: ModelCard) -> float:
+    """CPU time to launch a pass: an expert layer has more kernels than a dense one, and so has latent attention."""
+    kernels = own.moe_launches if model.moe else 1.0
+    return own.launch_us * 1e-6 * model.layers * (kernels + own.mla_launches * (model.mla is not None))
 
 
 def _add(tables: PassTables, pass_s: float, token_s: float, request_s: float) -> PassTables:

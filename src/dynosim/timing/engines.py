@@ -7,6 +7,7 @@ fidelity.md) and never to one run. Formulas that know no hardware have none of i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dynosim.config import EngineConfig
 
@@ -27,14 +28,29 @@ class Behaviour:
     serial_us: float = 0.0
     """Added to ``pass_us`` where passes are not chosen ahead: the GPU waits for the scheduler."""
     prefill_slowdown: float = 1.0
-    """Passes with prompt chunks over the sum of their kernels."""
+    """Passes with prompt chunks over the sum of their kernels: attention, and all beyond the first 1,024 tokens."""
+    moe_launches: float = 1.0
+    """Launches of an expert layer over those of a dense one."""
+    mla_launches: float = 0.0
+    """Further ones of latent attention."""
 
 
 BEHAVIOUR = {
-    "vllm": Behaviour(True, True, 850.0, 600.0, 10.0, 4.0, 1000.0, 1.25),
-    "sglang": Behaviour(True, False, 850.0, 300.0, 0.0, 6.0, 1000.0),
-    "trtllm": Behaviour(True, False, 850.0, 0.0, 0.0, 8.0, 1000.0, 1.05),
-}
+    "vllm": Behaviour(
+        overlap=True, piecewise=True, launch_us=850.0, pass_us=400.0, request_us=20.0, frontend_ms=6.0,
+        serial_us=1000.0, prefill_slowdown=1.3, moe_launches=1.5, mla_launches=1.0,
+    ),
+    "sglang": Behaviour(
+        overlap=True, piecewise=False, launch_us=850.0, pass_us=400.0, request_us=20.0, frontend_ms=6.0,
+        serial_us=1000.0, prefill_slowdown=1.0, moe_launches=1.5, mla_launches=1.5,
+    ),
+    "trtllm": Behaviour(
+        overlap=True, piecewise=False, launch_us=850.0, pass_us=0.0, request_us=0.0, frontend_ms=8.0,
+        serial_us=1000.0, prefill_slowdown=1.1,
+    ),
+}  # fmt: skip
+"""The launch time agrees with AIConfigurator's own 0.8 ms per layer of "dispatch overhead" (research/aiconfigurator.md,
+5.4); in TensorRT-LLM an expert layer is one operator."""
 FORMULA = Behaviour(False, True, 0.0, 0.0, 0.0, 0.0)
 """Of timing sources that know no hardware."""
 
@@ -42,7 +58,7 @@ FORMULA = Behaviour(False, True, 0.0, 0.0, 0.0, 0.0)
 def behaviour(engine: EngineConfig, *, hardware: bool) -> Behaviour:
     """Return the behaviour of *engine*: what its configuration says, else the engine's own, or none under formulas."""
     own = BEHAVIOUR[engine.name] if hardware else FORMULA
-    said = {
+    said: dict[str, Any] = {
         "overlap": engine.async_scheduling,
         "launch_us": engine.launch_overhead_us,
         "pass_us": engine.pass_overhead_us,

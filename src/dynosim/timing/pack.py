@@ -138,7 +138,10 @@ class Pack:
         arrays = {item.name: getattr(self, item.name) for item in fields(self)}
         arrays["provenance"] = np.array(json.dumps(self.provenance))
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **arrays)
+        # Renamed when whole: processes that need the same pack may make it at the same time.
+        part = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+        np.savez_compressed(part, **arrays)
+        part.replace(path)
 
     def tables(self, size: Size, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
         """Expand to the tables of a rank with these scheduler limits."""

@@ -102,6 +102,7 @@ def test_requests_without_gaps_are_no_zero(ran: Any, tmp_path: Path) -> None:
         ("AIPerf", {"was_cancelled": True}, "ended early"),
         ("AIPerf", {"is_complete": False}, "ended early"),
         ("AIPerf", {"input_config.phases": []}, "0 profiling phases"),
+        ("AIPerf", {"input_config.phases.1.type": "poisson", "input_config.phases.1.concurrency": 3}, "one of the two"),
         ("AIPerf", {"input_config": None}, "input_config: missing"),
         ("AIPerf", {"benchmark_duration.unit": "fortnights"}, "fortnights: allowed: ns, us, ms, sec, s"),
         ("GuideLLM", {"benchmarks.0.config.strategy.type_": "sweep"}, "sweep: allowed: synchronous, concurrent"),

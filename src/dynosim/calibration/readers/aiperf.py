@@ -88,6 +88,8 @@ def _load(fields: Fields) -> ConcurrencyLoad | PoissonLoad | ConstantLoad | None
         raise fields.error("input_config.phases", f"{len(profiling)} profiling phases: allowed: one")
     phase = Fields(profiling[0], fields.file, "input_config.phases")
     kind = phase.text("type")
+    if kind != "concurrency" and "concurrency" in phase.data:
+        raise phase.error("concurrency", "beside a request rate: allowed: one of the two")
     match kind:
         case "concurrency":
             return ConcurrencyLoad(concurrency=phase.count("concurrency", 1))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -23,8 +26,11 @@ ENDINGS = (
     Outcome(Status.INFEASIBLE, reason="does not fit"),
     Outcome(Status.FAILED, reason="Traceback"),
     Outcome(Status.LOST, constraints={"time_to_first_token.p99": 3.0}),
-    Outcome(Status.COMPLETE, (1.0, math.inf, -2.5e-9), {"time_to_first_token.p99": math.inf}),
-)
+    Outcome(
+        Status.COMPLETE, (1.0, math.inf, -2.5e-9), {"time_to_first_token.p99": math.inf},
+        deviations={"goodput": [0.25, -0.25]}, evidence="extrapolated",
+    ),
+)  # fmt: skip
 
 
 def _contents(trial: FrozenTrial) -> list[object]:
@@ -50,4 +56,24 @@ def test_optuna_reads_what_samplers_saw_while_running_and_after(tmp_path: Path, 
     again = Book(url, "s", SPACE, OBJECTIVES, {})
     assert list(map(_contents, again.study.get_trials())) == list(map(_contents, seen))
     assert [trial.number for trial in again.unfinished()] == [6, 7]
-    assert [trial.outcome.status for trial in again.trials[:4]] == [ending.status for ending in ENDINGS]
+    assert [trial.outcome for trial in again.trials[:4]] == list(ENDINGS)
+    assert [trial.user_attrs.get("evidence") for trial in stored[:4]] == [ending.evidence for ending in ENDINGS]
+
+
+def test_a_trial_of_an_earlier_version_has_no_noise_and_no_mark(tmp_path: Path) -> None:
+    book = Book(f"sqlite:///{tmp_path / 'study.db'}", "s", SPACE, OBJECTIVES, {})
+    trial = book.study.ask()
+    point = suggest(trial, SPACE)
+    book.start(trial)
+    book.tell(trial, Trial(0, point, SPACE.scenario(point), ENDINGS[3]))
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        where = "FROM trial_user_attributes WHERE key = 'outcome'"
+        stored = json.loads(connection.execute(f"SELECT value_json {where}").fetchone()[0])
+        del stored["deviations"], stored["evidence"]
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'outcome'", [json.dumps(stored)]
+        )
+    connection.close()
+    (old,) = Book(f"sqlite:///{tmp_path / 'study.db'}", "s", SPACE, OBJECTIVES, {}).trials
+    assert old.outcome == replace(ENDINGS[3], deviations={}, evidence="")
+    assert old.model_bands() == {}

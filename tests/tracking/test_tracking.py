@@ -86,6 +86,7 @@ def test_statuses_metrics_and_reasons(tracked: tuple[Study, dict[str, Run], Path
         statuses.add((outcome.status.value, run.info.status))
         assert run.data.tags["dynosim.status"] == outcome.status.value
         assert run.data.tags.get("dynosim.reason", "") == outcome.reason
+        assert run.data.tags.get("dynosim.evidence", "") == outcome.evidence
         assert outcome.flat_metrics().items() <= run.data.metrics.items()
         if outcome.status is Status.COMPLETE:
             assert run.data.metrics["time_to_first_token.p99"] == (outcome.values or ())[1]

@@ -74,7 +74,7 @@ def frontier_table(study: Study) -> Table:
         if all(served(trial) > 0.9995 for trial in shown)
         else [_served(trial) for trial in shown],
         "SLO\nattained": [_known(of.get("good_request_fraction")) for of in flat],
-        "evidence": [_evidence(trial) for trial in shown],
+        "evidence": [_evidence(trial) for trial in shown] if any(trial.outcome.evidence for trial in shown) else [],
     }
     whole = {"trial", "tie", "deployment", "GPUs", *map(_head, study.objectives)}
     for head, cells in columns.items():

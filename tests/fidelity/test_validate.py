@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import Measurement, read_measurements
 from dynosim.fidelity.replay import Outcome
 from dynosim.search import workers
+from dynosim.timing.engines import Behaviour
 from fidelity.rows import exact, outcome, sweep, write_set
 
 ROOT = Path(__file__).parents[2]
@@ -187,9 +189,13 @@ def test_the_page_in_docs_is_what_the_command_writes() -> None:
     page = (ROOT / "docs" / "fidelity.md").read_text()
     fresh = document.markdown(validate.score([outcome()]), [outcome()])
     assert _headings(page) == _headings(fresh)
-    for tail in ("## What other tools publish", "## What is not modelled"):
+    for tail in ("## What is fitted", "## What other tools publish", "## What is not modelled"):
         start, end = fresh.index(tail), fresh.find("\n## ", fresh.index(tail) + 1)
         assert fresh[start:end] in page
+
+
+def test_every_constant_of_the_engines_is_on_the_page() -> None:
+    assert [*document.CONSTANTS] == [field.name for field in fields(Behaviour)]
 
 
 def test_plots_do_not_depend_on_the_order_of_rows() -> None:

@@ -327,9 +327,9 @@ CONSTANTS_NOTE = (
 
 LEFT_OUT_NOTE = (
     "Would they hold elsewhere? `benchmarks/left_out.py` fits the {constants} values that differ from nothing again, "
-    "with each of {configurations} configurations (a model on a GPU with an engine) left out in turn, and predicts that "
-    "one with what the others say. MAPE in percent; fits are linear in the constants. What is modelled at all was chosen "
-    "in the sight of all rows, so this is a lower bound of the error on configurations that nobody looked at."
+    "with each of {configurations} configurations (a model on a GPU with an engine) left out in turn, and predicts "
+    "that one with what the others say. MAPE in percent; fits are linear in the constants. What is modelled at all was "
+    "chosen in the sight of all rows, so this is a lower bound of the error on configurations that nobody looked at."
 )
 
 LIMITS = (

@@ -1,6 +1,6 @@
 # The index of verbs. `make` alone prints them; `make optimize SPACE=llama70b` is the main job.
 .DEFAULT_GOAL := help
-.PHONY: help setup optimize predict report serve mlflow test check constraints clean
+.PHONY: help setup optimize predict report serve mlflow validate test check constraints clean
 
 PYTHON ?= python3
 SPACE ?= llama70b
@@ -32,6 +32,9 @@ mlflow: setup ## MLflow UI on 127.0.0.1:5000 over what was tracked
 	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow.db \
 		--host 127.0.0.1 --port 5000 --workers 1
 
+validate: setup ## replay measured runs: SET=file.csv or folder, and print the errors
+	@$(BIN)/dynosim validate $(if $(SET),--set $(SET)) $(ARGS)
+
 test: $(VENV)/.installed-dev ## install what the tests need and run them all
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -53,7 +56,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (once, about 3 minutes)" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -c constraints.txt $$(grep '^torch==' constraints.txt)
-	@$(INSTALL) -c constraints.txt -e .
+	@$(INSTALL) -c constraints.txt -e '.[aic]'
 	@echo "compiling the engine (once)" >&2
 	@$(BIN)/dynosim doctor >/dev/null
 	@touch $@

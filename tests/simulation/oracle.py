@@ -92,6 +92,7 @@ class Lane:
         lim = self.rank.pool.lim
         tokens = sum(job.chunk for job in self.running) + sum(job.tokens for job in self.rank.waiting)
         alone = not self.rank.waiting or all(job.prefilling for job in self.running)
+        alone |= len(self.running) >= lim["max_num_seqs"]
         if alone or tokens >= lim["batch_wait_tokens"] or self.batch_waits >= lim["batch_wait_iters"]:
             self.batch_waits = 0
         else:

@@ -43,13 +43,15 @@ from dynosim.timing.pack import DEFAULT_SIZES
 from dynosim.workload import load_workload
 
 GPUS = {
-    "H100-SXM": "h100_sxm", "H200-SXM": "h200_sxm", "H20-3e": "h20_3e", "H20": "h20_sxm", "A100": "a100_sxm",
+    "H100": "h100_sxm", "H200": "h200_sxm", "H20-3e": "h20_3e", "H20": "h20_sxm", "A100": "a100_sxm",
     "B200": "b200_sxm", "B300": "b300_sxm", "GB200": "gb200", "GB300": "gb300", "L40S": "l40s",
     "RTX-PRO-6000": "rtx_pro_6000_server", "MI300X": "mi300x", "MI325X": "mi325x", "MI355X": "mi355x",
 }  # fmt: skip
 """Beginning of a row's GPU name -> card."""
+ENGINES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm"}
 QUANTIZATION = {None: "none", "bf16": "none", "fp16": "none", "fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4",
-                "int4": "none"}  # fmt: skip
+                "int4": "none",
+                "mxfp4": "none"}  # fmt: skip
 MAX_NUM_SEQS = {"vllm": 256, "sglang": 1024, "trtllm": 2048}
 """Defaults: vLLM's and trtllm-serve's server, SGLang's by memory."""
 MAX_NUM_BATCHED_TOKENS = {"vllm": 8192, "sglang": 8192, "trtllm": 8192}
@@ -130,7 +132,7 @@ def _build_pack(deployment: DeploymentConfig, pool: PoolConfig) -> None:
 
 def deployment_of(row: Measurement) -> DeploymentConfig:
     """Return the deployment that *row* was measured on; ConfigError for what dynosim does not know."""
-    engine = row.engine.split()[0]
+    engine = ENGINES.get(name := row.engine.split()[0].lower(), name)
     if engine not in MAX_NUM_SEQS:
         raise ConfigError(f"{row.engine!r}: allowed: {', '.join(MAX_NUM_SEQS)}", path="engine")
     if row.precision not in QUANTIZATION:

@@ -8,6 +8,7 @@ Sources: each model's ``config.json`` on the Hugging Face Hub; tensor-parallel l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -337,9 +338,29 @@ _BY_NAME: Mapping[str, ModelCard] = MappingProxyType(
 )
 
 
+_VARIANT = re.compile(
+    r"[-_.](instruct|chat|base|it|hf|fp8|fp4|nvfp4|bf16|int4|mxfp4|dynamic|static|pertensor|quantized|kv|v\d+(\.\d+)?|\d{4})$"
+)
+"""What publishers append to a model's name for a fine-tune, a date or a precision."""
+
+
+def _family(name: str) -> str:
+    """Return the name without publisher and variant: equal for checkpoints of the same dimensions."""
+    base = name.lower().rsplit("/", 1)[-1].removeprefix("meta-")
+    while (shorter := _VARIANT.sub("", base)) != base:
+        base = shorter
+    return base
+
+
+_BY_FAMILY: Mapping[str, ModelCard] = MappingProxyType({_family(name): card for name, card in _BY_NAME.items()})
+
+
 def get_model(name: str) -> ModelCard:
-    """Return the card of a model by name or Hugging Face id; ConfigError naming the nearest one where there is none."""
+    """Return the card of a model by name or Hugging Face id, also of a fine-tune or quantised copy of a known one;
+    ConfigError naming the nearest one where there is none."""
     if name.lower() in _BY_NAME:
         return _BY_NAME[name.lower()]
+    if "/" in name and _family(name) in _BY_FAMILY:
+        return _BY_FAMILY[_family(name)]
     nearest = _BY_NAME[get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.0)[0]].name
     raise ConfigError(f"{name!r}: no such model; did you mean {nearest!r}? known: {', '.join(MODELS)}", path="model")

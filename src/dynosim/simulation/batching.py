@@ -170,8 +170,8 @@ def _choose(e, r, now, seen):
         return left
     if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
         return 1
-    if rep.batch_waits > 0:
-        return 1
+    if e.limits[0].batch_wait_iters > 0 and e.replicas[rep.queue].wait_head != NONE:
+        return 1  # it counts passes
     looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
     if looks and _row_growth_evicts(e, r, left):
         return 1  # the router's index, or the choice of who is next, depends on what is evicted when

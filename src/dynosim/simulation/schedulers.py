@@ -368,7 +368,8 @@ def _waits_for_company(e, r):
     while j != NONE:
         tokens += e.jobs[j].input + e.jobs[j].generated
         j = e.jobs[j].next
-    if queue.wait_head == NONE or decodes == 0 or tokens >= lim.batch_wait_tokens:
+    full = rep.n_running >= lim.max_num_seqs
+    if queue.wait_head == NONE or decodes == 0 or full or tokens >= lim.batch_wait_tokens:
         rep.batch_waits = 0
         return False
     rep.batch_waits = 0 if rep.batch_waits >= lim.batch_wait_iters else rep.batch_waits + 1

@@ -73,6 +73,12 @@ SEQUENCE_NODES = np.union1d(
 MLA_SLICE = 256
 """Sequence length at which the attention part of an MLA block is negligible against its projections."""
 
+DEEP_EP_NETWORK_BYTES_S = 43e9
+DEEP_EP_LATENCY_MS = {"moe_pre_dispatch": 0.118, "moe_post_dispatch": 0.195}
+DEEP_EP_BYTES = {"moe_pre_dispatch": 1, "moe_post_dispatch": 2}
+"""DeepEP's measurements between two nodes of H800 (its README): RDMA bandwidth of a GPU, latency of a small dispatch
+and combine; hidden states go out in FP8 and come back in bf16."""
+
 ATTENTION = ("attention", "mla_block")
 EXPERTS = ("moe_pre_dispatch", "moe", "moe_post_dispatch")
 MIN_ROOFLINE_SHARE = 0.25
@@ -274,13 +280,29 @@ class _Sampler:
         return {name: table / 1e3 for name, table in milliseconds.items()}
 
     def _prefill_operations(self, tokens: int) -> Operations:
-        own = self.kernels.prefill(1, tokens)
+        own = self._across_nodes(self.kernels.prefill(1, tokens), tokens)
         return self._with_donor(own, self.donor.prefill(1, tokens)) if self.donor else own
 
     def _decode_operations(self, batch: int) -> Operations:
         context = int(CONTEXT_NODES[0])
-        own = self.kernels.decode(batch, context)
+        own = self._across_nodes(self.kernels.decode(batch, context), batch)
         return self._with_donor(own, self.donor.decode(batch, context)) if self.donor else own
+
+    def _across_nodes(self, operations: Operations, tokens: int) -> Operations:
+        """Price the exchange of expert-parallel ranks on several nodes as all-to-all, which sends a token once to each
+        node that has an expert for it. The tables gather every token on every GPU: 10 times as many bytes."""
+        gpus, domain = self.size.tensor_parallel * self.size.data_parallel, get_gpu(self.key.gpu).scale_up_gpus
+        if not (self.key.expert_parallel and self.model.moe and gpus > domain):
+            return operations
+        nodes, layers = -(-gpus // domain), self.model.layers - self.model.moe.dense_layers
+        reached = (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** self.model.moe.top_k)
+        sent = tokens * self.model.hidden * reached / DEEP_EP_NETWORK_BYTES_S * 1e3
+        exchange = {
+            name: layers * max(DEEP_EP_LATENCY_MS[name], sent * DEEP_EP_BYTES[name])
+            for name in DEEP_EP_BYTES
+            if name in operations
+        }
+        return operations | exchange
 
     @staticmethod
     def _with_donor(own: Operations, donor: Operations) -> Operations:

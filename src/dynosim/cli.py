@@ -704,8 +704,11 @@ def _print_metrics(title: str, view: Mapping[str, Any]) -> None:
     from dynosim.report.analysis import number, plus_minus
 
     stats, bands = ("avg", "p50", "p90", "p99"), view["model_bands"]
-    marks = "±: 95 % sampling interval" if view["intervals"] else None
-    table = Table("metric", "unit", title=title, title_justify="left", caption=marks, caption_justify="left")
+    noise = [f"evidence: {view['evidence']}"] * bool(view["evidence"])
+    noise += ["±: 95 % sampling interval"] * bool(view["intervals"])
+    table = Table(
+        "metric", "unit", title=title, title_justify="left", caption="; ".join(noise) or None, caption_justify="left"
+    )
     for stat in stats:
         table.add_column(stat, justify="right")
     if bands:

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from dynosim.config import PriceConfig
 from dynosim.metrics import Metrics, over_seeds, summarize
 from dynosim.uncertainty.sampling import (
     BATCHES,
@@ -24,6 +25,7 @@ from dynosim.uncertainty.sampling import (
     of_ratio,
     relative,
 )
+from test_metrics import _make_random, _make_result
 
 Array = NDArray[np.float64]
 SEEDS = 400
@@ -165,6 +167,14 @@ def test_noise_that_two_runs_share_cancels() -> None:
     assert half_width(np.array(a) - np.array(b)) < 1e-4
 
 
+def test_a_share_of_all_requests_says_nothing_of_rare_failures() -> None:
+    requests = _make_random(3000)
+    slo = {"request_latency": {"p99": 1e9}}
+    assert summarize(_make_result(requests), slo, PriceConfig()).interval("good_request_fraction") is None
+    slo = {"request_latency": {"p99": 5000.0}}
+    assert summarize(_make_result(requests), slo, PriceConfig()).interval("good_request_fraction") is not None
+
+
 def test_costs_and_rates_per_gpu_follow_the_rate_they_are_made_of() -> None:
     known = {source: np.linspace(-0.1, 0.1, BATCHES).tolist() for source, _ in FOLLOWS.values()}
     for name, (source, sign) in FOLLOWS.items():
@@ -186,9 +196,6 @@ def test_seeds_are_independent_runs() -> None:
 
 
 def test_a_run_has_intervals_around_its_own_values() -> None:
-    from dynosim.config import PriceConfig
-    from test_metrics import _make_random, _make_result
-
     metrics = summarize(_make_result(_make_random(3000)), {"request_latency": {"p99": 9000.0}}, PriceConfig())
     found, flat = metrics.intervals(), metrics.flat()
     expected = {"request_latency.p99", "inter_token_latency", "output_token_throughput", "good_request_fraction"}

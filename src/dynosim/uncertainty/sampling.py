@@ -156,10 +156,8 @@ def deviations_of(
         known = np.isfinite(x)
         found |= _distribution(name, x[known], _within(known, inside))
     found |= of_rates(done["arrival_s"], _amounts(done, good)) | _ratios(done, inside)
-    all_good, ones = np.zeros(len(completed)), np.ones(len(completed))
-    all_good[completed] = good
-    found["good_request_fraction"] = of_ratio(all_good, ones, edges)
-    found["served_request_fraction"] = of_ratio(completed.astype(float), ones, edges)
+    found["good_request_fraction"] = _share(np.flatnonzero(completed)[good], len(completed), edges)
+    found["served_request_fraction"] = _share(np.flatnonzero(completed), len(completed), edges)
     return {name: deviations for name, deviations in found.items() if deviations is not None}
 
 
@@ -172,6 +170,13 @@ def _distribution(name: str, x: Array, edges: Edges) -> dict[str, list[float] | 
     percentiles = of_percentiles(x, edges, np.array(list(LEVELS.values())))
     named = {f"{name}.{stat}": deviations for stat, deviations in zip(LEVELS, percentiles, strict=True)}
     return {name: of_ratio(x, np.ones(len(x)), edges), **named}
+
+
+def _share(rows: NDArray[np.int64], n: int, edges: Edges) -> list[float] | None:
+    """Return the deviations of the share *rows* of *n* requests; none where it is all: of failures nothing is known."""
+    inside = np.zeros(n)
+    inside[rows] = 1.0
+    return of_ratio(inside, np.ones(n), edges) if len(rows) < n else None
 
 
 def _amounts(done: NDArray[Any], good: NDArray[np.bool_]) -> dict[str, Array]:

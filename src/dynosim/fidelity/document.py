@@ -54,21 +54,23 @@ class Section:
 
 
 def summary(scores: Scores) -> list[Section]:
-    """Return what fits a screen: targets, totals, groups, and rows without a prediction."""
-    return [_targets(scores), _totals(scores), _groups(scores), _problems(scores)]
+    """Return what fits a screen: targets, totals, other tools, groups, and rows without a prediction."""
+    compared = [_baselines(scores)] if scores.baselines else []
+    return [_targets(scores), _totals(scores), *compared, _groups(scores), _problems(scores)]
 
 
 def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
     """Return every table."""
-    first, last = summary(scores)[:-1], _problems(scores)
     return [
-        *first,
+        _targets(scores),
+        _totals(scores),
         _baselines(scores),
+        _groups(scores),
         _sweeps(scores),
         _rankings(scores),
         _effects(scores),
         _requests(scores.requests),
-        last,
+        _problems(scores),
         rows_table(outcomes),
     ]
 

@@ -193,6 +193,12 @@ def test_a_deployment_that_turns_requests_away_is_refused(tmp_path: Path) -> Non
         fitted(given.model_copy(update={"overrides": (tight,)}))
 
 
+def test_gaps_of_answers_that_have_none_are_refused(tmp_path: Path) -> None:
+    only_prompts = "workload.source.output_tokens={type: fixed, tokens: 1}"
+    says = "inter_token_latency was measured, and no simulated request has one"
+    assert says in _refusal(lambda data: data.update(total_output_tokens=REQUESTS), tmp_path, overrides=(only_prompts,))
+
+
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 

@@ -109,12 +109,12 @@ def fit(replays: Sequence[Replay], name: str, **provenance: Any) -> Calibration:
 
     Configurations are left out in turn to see what it is worth elsewhere, load points where there is one only.
     *provenance* are further fields of the profile. Raises ConfigError where the simulated deployment turns requests
-    away that the real one served.
+    away that the real one served, or has no request with a metric that was measured.
     """
     simulator = _Simulator(replays)
     targets = [target for i, each in enumerate(replays) for target in _targets(i, each.run)]
     neutral = np.ones(4 if any(each.deployment.disaggregated for each in replays) else 3)
-    _check_served(simulator, neutral)
+    _check(simulator, targets, neutral)
     best = _solve(simulator, targets, neutral)
     before, after = (simulator.predicted(targets, x) for x in (neutral, best))
     kind, groups = _groups(replays)
@@ -154,11 +154,16 @@ def _targets(index: int, run: MeasuredRun) -> list[_Target]:
     return [_Target(index, name, run.metrics[name]["avg"]) for name in found if name]
 
 
-def _check_served(simulator: _Simulator, x: Array) -> None:
+def _check(simulator: _Simulator, targets: Sequence[_Target], x: Array) -> None:
+    """Raise ConfigError where the simulation under the parameters *x* is not of what was measured."""
     for i, each in enumerate(simulator.replays):
         if (simulator.metrics(i, x).value("served_request_fraction") or 0.0) < MIN_SERVED:
             message = "the simulated deployment turns requests away that the real one served"
             raise ConfigError(message, file=each.run.file)
+    for target, value in zip(targets, simulator.predicted(targets, x), strict=True):
+        if math.isnan(value):
+            message = f"{target.metric} was measured, and no simulated request has one"
+            raise ConfigError(message, file=simulator.replays[target.run].run.file)
 
 
 def _solve(simulator: _Simulator, targets: Sequence[_Target], start: Array) -> Array:

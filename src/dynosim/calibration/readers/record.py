@@ -86,7 +86,7 @@ class Fields:
 
 def known(metrics: Metrics) -> Metrics:
     """Return what was measured: tools write 0 for a latency without any request that has it."""
-    return {name: stats for name, stats in metrics.items() if stats.get("avg")}
+    return {name: stats for name, stats in metrics.items() if stats.get("avg", 0.0) > 0.0}
 
 
 def flat_statistics(fields: Fields, name: str) -> dict[str, float]:

@@ -47,6 +47,9 @@ def test_a_finished_study_tells_its_trials_frontier_and_report(client: Any, fini
     assert [trial["number"] for trial in trials] == [0, 1, 2, 3, 4]
     frontier = client.get(f"{base}/frontier").json()
     assert all(trial in trials and trial["feasible"] for trial in frontier["frontier"])
+    for trial in frontier["frontier"]:
+        assert trial["evidence"] == "modelled"
+        assert len(trial["sampling"]) == len(trial["model"]) == len(trial["values"])
     detail = client.get(f"{base}/trials/0").json()
     assert detail["scenario"]["deployment"]["aggregated"]["replicas"] == 2
     assert detail["metrics"]["completed"] == 60

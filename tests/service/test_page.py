@@ -61,6 +61,7 @@ def test_the_live_page_draws_the_frontier_without_any_other_server(
     drawn = [int(number) for number in re.findall(r'data-trial="(\d+)"', rows.group())]
     assert drawn == [trial["number"] for trial in frontier["frontier"]]
     assert dom.count('class="point"') >= len(drawn), "Plotly has drawn the trials"
+    assert all(f"<td>{trial['evidence']}</td>" in rows.group() for trial in frontier["frontier"])
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -103,7 +103,7 @@ def model_bands(
     return {name: band if sign > 0 else band.inverse() for name, (band, sign) in known.items()}
 
 
-def _base(deployment: DeploymentConfig, file: Path) -> dict[str, Band]:
+def _base(deployment: DeploymentConfig, file: Path) -> Mapping[str, Band]:
     """Return the bands of the validated metrics."""
     try:
         profile = profile_of(deployment)
@@ -125,7 +125,8 @@ def _of_profile(profile: Profile) -> dict[str, Band]:
     return bands
 
 
-def _of_class(name: str, file: Path) -> dict[str, Band]:
+@lru_cache(maxsize=16)
+def _of_class(name: str, file: Path) -> Mapping[str, Band]:
     classes = _read(file)
     union = {
         metric: _union([of[metric] for of in classes.values() if metric in of])

@@ -114,7 +114,7 @@ def test_a_host_tier_costs_little_where_it_is_not_needed() -> None:
     without, with_host = _talked(8, blocks=plenty), _talked(8, host_gib=64.0, blocks=plenty)
     ratio = {m: _value(with_host, m) / _value(without, m) for m in (TTFT, ITL, "request_throughput")}
     assert 1.0 < ratio[ITL] < 1.02
-    assert 0.98 < ratio["request_throughput"] < 1.0
+    assert 0.98 < ratio["request_throughput"] < 1.001
     assert ratio[TTFT] == pytest.approx(1.0, rel=0.02)
 
 

@@ -7,8 +7,10 @@ pytest.importorskip("aiconfigurator_core")
 
 from dynosim import timing
 from dynosim.errors import TimingError
+from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
 from dynosim.timing import aic
+from dynosim.timing.aic import build_pack
 from dynosim.timing.pack import BUNDLED, PackKey, Size, load_pack
 
 KEY = PackKey("llama-3.1-8b", "h100_sxm", "vllm")
@@ -64,9 +66,19 @@ def test_a_gpu_without_tables_is_a_timing_error(tmp_path):
         timing.build("llama-3.1-8b", "mi300x", "vllm", tensor_parallel_sizes=(1,), out_dir=tmp_path)
 
 
-def test_a_model_without_a_shipped_config_is_a_timing_error(tmp_path):
-    with pytest.raises(TimingError, match="no config"):
-        timing.build("mixtral-8x7b", "h100_sxm", "vllm", tensor_parallel_sizes=(1,), out_dir=tmp_path)
+def test_a_model_without_a_shipped_config_is_described_by_its_card(tmp_path):
+    path = timing.build("qwen3-14b", "h100_sxm", "vllm", tensor_parallel_sizes=(1,), out_dir=tmp_path)
+    weights_s = get_model("qwen3-14b").active_parameters * 2 / get_gpu("h100_sxm").memory_bandwidth_bytes_s
+    assert weights_s < load_pack(path).graph_s[0, 0] < 1.5 * weights_s
+
+
+def test_experts_on_two_nodes_are_sent_and_not_gathered():
+    near, far = (
+        build_pack(PackKey("deepseek-v3", "h200_sxm", "sglang", "fp8", expert_parallel=True), [Size(1, ranks)])
+        for ranks in (8, 16)
+    )
+    assert far.tokens_s[0, -1] < 2.0 * near.tokens_s[0, -1]  # gathered: 3.5 times
+    assert far.graph_s[0, -1] < 2.0 * near.graph_s[0, -1]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from dynosim.timing.cuda_graphs import padded_batches
 
 SOURCES = (FixedTiming(), PolynomialTiming(), RooflineTiming())
 SEQS, BUDGET = 32, 512
+BARE = {"name": "sglang", "pass_overhead_us": 0.0, "request_overhead_us": 0.0, "launch_overhead_us": 0.0}
+"""An engine that adds nothing to its kernels."""
 
 
 def _deployment(timing=SOURCES[2], model="llama-3.1-70b", gpu="h200_sxm", engine=None, topology=None, **pool):
@@ -32,7 +34,7 @@ def _deployment(timing=SOURCES[2], model="llama-3.1-70b", gpu="h200_sxm", engine
         gpu=gpu,
         timing=timing,
         topology=topology,
-        engine=EngineConfig(**(engine or {})),
+        engine=EngineConfig(**(BARE | (engine or {}))),
         aggregated=PoolConfig(**sizes),
     )
 

@@ -74,7 +74,8 @@ def test_roofline_efficiencies_divide_the_limit_that_binds():
     full_s, half_s = (_tables(timing, tp=1).tokens_s for timing in (ROOF, half))
     latency = 80 * 6 * 3e-6
     assert half_s[1] == full_s[1]  # bandwidth-bound
-    assert half_s[8192] - latency == pytest.approx(2 * (full_s[8192] - latency))  # compute-bound
+    more = 1.0 + 3.35 / 4.8  # twice the time on an H100; an H200 computes less per byte that it moves
+    assert half_s[8192] - latency == pytest.approx(more * (full_s[8192] - latency))  # compute-bound
 
 
 def test_roofline_is_near_the_measured_kernels():

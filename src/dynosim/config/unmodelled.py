@@ -43,7 +43,6 @@ UNMODELLED = {
     "enable_eplb": "rebalancing of experts; their imbalance is the timing source's",
     "all2all_backend": "choice of the exchange kernels: the timing source's",
     "moe_a2a_backend": "choice of the exchange kernels: the timing source's",
-    "attention_backend": "choice of the attention kernels: the timing source's",
     "disable_custom_all_reduce": "choice of the all-reduce kernels: the timing source's",
     "num_beams": "beam search",
     "best_of": "several answers per prompt",

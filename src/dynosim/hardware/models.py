@@ -222,9 +222,9 @@ def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, inter
 
 def _qwen3(name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None) -> ModelCard:
     hub = "Qwen/Qwen3-" + name.removeprefix("qwen3-").upper().replace("CODER", "Coder")
-    names = [f"{hub}{kind}{fp8}" for kind in ("", "-Instruct", "-Instruct-2507") for fp8 in ("", "-FP8")]
+    hub += "-Instruct" if "Coder" in hub else ""
     return ModelCard(
-        name, tuple(names), layers, hidden, heads, 4 if moe and heads <= 64 else 8, 128, intermediate, 151936,
+        name, (hub, f"{hub}-FP8"), layers, hidden, heads, 4 if moe and heads <= 64 else 8, 128, intermediate, 151936,
         qk_norm=True, moe=moe, fp8_block=128,
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ REMEDIES = {
     "kv_link": "a faster link to the lower tier, or more GPU memory",
     "cold_start": "scaling up earlier or starting faster: thresholds, interval_s, min_replicas, provision_s",
     "outage": "spare replicas, or faster detection_s",
+    "frontend": "a faster tokenizer and HTTP server, more of their processes",
     "prefill_time": "faster prompts: tensor_parallel_size, a faster GPU, or prefixes reused (kv_aware, a host tier)",
     "kv_transfer_time": "a faster hand-off network, or local_prefill for short prompts",
     "decode_time": "faster decode passes: tensor_parallel_size, a faster GPU, or speculative decoding",

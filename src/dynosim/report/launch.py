@@ -95,10 +95,13 @@ def checkpoint(deployment: DeploymentConfig) -> str:
     """Return the checkpoint on the Hugging Face Hub, an instruction-tuned and published FP8 one where there is one."""
     if "/" in deployment.model:
         return deployment.model
-    fp8 = deployment.quantization == "fp8"
     known = [name for name in get_model(deployment.model).aliases if "/" in name]
-    known = [name for name in known if name.endswith("-FP8") == fp8] or known
+    known = [name for name in known if _precision(name) == deployment.quantization] or known
     return next((name for name in known if "Instruct" in name), known[0])
+
+
+def _precision(checkpoint: str) -> str:
+    return {"FP8": "fp8", "FP4": "nvfp4", "NVFP4": "nvfp4"}.get(checkpoint.rsplit("-", 1)[-1], "none")
 
 
 def _quantises(deployment: DeploymentConfig) -> bool:

@@ -34,10 +34,13 @@ class Sessions:
         self._ended = bytearray(len(workload))
         self.arrival_s = workload.arrival_s + frontend_s
         """Shape (n,): when each request reached the router; NaN for one that has to wait and was not sent yet."""
+        self.sent_s = workload.arrival_s.copy()
+        """Shape (n,): when its client sent it."""
         if self._linked:
             self._dependents = _inverse(workload.after_offsets, workload.after_ids)
         if self.watch:
-            self.arrival_s[slice(None) if self._closed else self._pending > 0] = np.nan
+            later = slice(None) if self._closed else self._pending > 0
+            self.arrival_s[later] = self.sent_s[later] = np.nan
         if self._closed:
             self._remaining = np.bincount(workload.session)
             self._roots = self._roots[np.argsort(workload.session[self._roots], kind="stable")]
@@ -90,7 +93,7 @@ class Sessions:
                 self._send_one(time, i)
 
     def _send_one(self, time: float, i: int) -> None:
-        self.arrival_s[i] = time
+        self.arrival_s[i], self.sent_s[i] = time, time - self._frontend_s
         self.unsent -= 1
         self._send(i, time)
 

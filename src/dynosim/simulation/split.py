@@ -43,7 +43,7 @@ def request_records(cluster: Cluster) -> Columns:
         prompt = np.where(local, last.jobs, first.jobs)
         waits = [np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None]]
     out = np.zeros(len(workload), REQUEST_DTYPE)
-    out["arrival_s"], out["retries"] = cluster.sessions.arrival_s - cluster.frontend_s, cluster.failures.retries
+    out["arrival_s"], out["retries"] = cluster.sessions.sent_s, cluster.failures.retries
     out["input_tokens"], out["output_tokens"] = workload.input_tokens, workload.output_tokens
     for name, column in COLUMNS.items():
         out[name] = prompt[column]

@@ -297,12 +297,13 @@ class _Sampler:
         nodes, layers = -(-gpus // domain), self.model.layers - self.model.moe.dense_layers
         reached = (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** self.model.moe.top_k)
         sent = tokens * self.model.hidden * reached / DEEP_EP_NETWORK_BYTES_S * 1e3
-        exchange = {
-            name: layers * max(DEEP_EP_LATENCY_MS[name], sent * DEEP_EP_BYTES[name])
-            for name in DEEP_EP_BYTES
-            if name in operations
-        }
-        return operations | exchange
+        exchange = {name: layers * max(DEEP_EP_LATENCY_MS[name], sent * size) for name, size in DEEP_EP_BYTES.items()}
+        if "moe_overlap" not in operations:
+            return operations | exchange
+        # Decodes tell of the experts, their exchange and what runs beside them in one number.
+        gathered = sum(self.kernels.prefill(1, tokens)[name] for name in exchange)
+        overlap = max(operations["moe_overlap"] - gathered, 0.0) + sum(exchange.values())
+        return operations | {"moe_overlap": overlap}
 
     @staticmethod
     def _with_donor(own: Operations, donor: Operations) -> Operations:

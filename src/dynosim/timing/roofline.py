@@ -28,6 +28,8 @@ from dynosim.timing.cuda_graphs import padded_batches
 
 KERNEL_LATENCY_S = 3e-6
 """Floor of one memory-bound kernel (aiconfigurator-core 0.12.0, ``mem_empirical_constant_latency``)."""
+H100_FLOPS_PER_BYTE = 989e12 / 3.35e12
+"""Balance of the GPU that ``compute_efficiency`` is that of."""
 SMALL_KERNELS_PER_LAYER = 6
 """Two norms, rotary embedding, KV write, activation and attention epilogue."""
 ALL_REDUCE_LATENCY_S = 8e-6
@@ -69,9 +71,13 @@ class RooflineTimes:
 
     def _derated_gpu(self) -> GPU:
         timing = self.timing
+        # The less a GPU computes per byte that it moves, the closer it comes to its peak: an H20, an H100 with a
+        # seventh of the tensor cores, prefills at 0.7-0.8 of its peak (calibration runs ``mooncake-pd-*``).
+        balance = self.gpu.flops["bf16"] / self.gpu.memory_bandwidth_bytes_s / H100_FLOPS_PER_BYTE
+        compute = 1.0 / (1.0 + balance * (1.0 / timing.compute_efficiency - 1.0))
         return replace(
             self.gpu,
-            flops={precision: peak * timing.compute_efficiency for precision, peak in self.gpu.flops.items()},
+            flops={precision: peak * compute for precision, peak in self.gpu.flops.items()},
             memory_bandwidth_bytes_s=self.gpu.memory_bandwidth_bytes_s * timing.memory_efficiency,
             nvlink_bytes_s=self.gpu.nvlink_bytes_s * timing.network_efficiency,
         )

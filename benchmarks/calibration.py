@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dynosim.calibration.fit import Calibration, fit
+from dynosim.calibration.fit import Calibration, Comparison, fit
 from dynosim.calibration.readers import MeasuredRun
 from dynosim.calibration.replay import Replay
 from dynosim.config import Scenario
@@ -70,24 +70,31 @@ def row(family: tuple[str, ...], calibration: Calibration) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
+def total(which: str, rows: list[Comparison]) -> None:
+    for name in NAMES.values():
+        off = [(abs(r.before / r.measured - 1), abs(r.left_out / r.measured - 1)) for r in rows if r.metric == name]
+        if off:
+            means, medians = np.mean(off, axis=0), np.median(off, axis=0)
+            told = (f"{what} {x:.1%} -> {y:.1%}" for what, (x, y) in {"mean": means, "median": medians}.items())
+            print(f"{which}: {METRICS[name].display}, {len(off)} runs: {', '.join(told)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", nargs="?", default="../shared/validation/calibration.csv")
     heads = ["source", "model", "GPU", "engine", "precision", "prefill, decode, per pass", "left out", "recommended"]
     heads += [METRICS[name].display for name in NAMES.values()]
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
-    rows = []
+    rows, recommended = [], []
     for family, measured in families(parser.parse_args().csv).items():
         runs = list(replays(measured))
         if len(runs) >= MIN_RUNS:
             found = fit(runs, "family")
             print(row(family, found), flush=True)
             rows += found.comparisons
-    for name in NAMES.values():
-        off = [(abs(r.before / r.measured - 1), abs(r.left_out / r.measured - 1)) for r in rows if r.metric == name]
-        means, medians = np.mean(off, axis=0), np.median(off, axis=0)
-        told = (f"{what} {x:.1%} -> {y:.1%}" for what, (x, y) in {"mean": means, "median": medians}.items())
-        print(f"{METRICS[name].display}, {len(off)} runs: {', '.join(told)}")
+            recommended += found.comparisons if found.profile.recommended else ()
+    total("all", rows)
+    total("recommended", recommended)
 
 
 if __name__ == "__main__":

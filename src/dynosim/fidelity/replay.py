@@ -32,8 +32,9 @@ from dynosim.config import (
     WorkloadConfig,
 )
 from dynosim.config.workload import PrefixGroups, Sessions
-from dynosim.errors import ConfigError, DynosimError, NoPackError, TimingError
+from dynosim.errors import ConfigError, DynosimError, InfeasibleError, NoPackError, TimingError
 from dynosim.fidelity.measurements import Measurement
+from dynosim.hardware.memory import check
 from dynosim.hardware.models import get_model
 from dynosim.metrics import Metrics, summarize
 from dynosim.simulation import SimulationResult, simulate
@@ -85,7 +86,7 @@ def replay(measurement: Measurement) -> Outcome:
     """Simulate the run of *measurement*; a run that cannot be simulated says why."""
     try:
         moe = get_model(measurement.model).moe is not None
-        deployment, evidence = timed(deployment_of(measurement))
+        deployment, evidence = timed(_fitting(deployment_of(measurement)))
         workload = load_workload(workload_of(measurement), seed=0)
         result = simulate(deployment, workload)
         metrics = summarize(result, {}, PriceConfig())
@@ -95,6 +96,26 @@ def replay(measurement: Measurement) -> Outcome:
     return Outcome(
         measurement, _predicted(measurement, metrics, result), evidence, moe, None, _requests(result) if keep else None
     )
+
+
+def _fitting(deployment: DeploymentConfig) -> DeploymentConfig:
+    """Return the deployment as it is, or where it would not start with more memory, then with whole experts: the real
+    one has run."""
+    relaxed: list[dict[str, Any]] = [{"gpu_memory_utilization": 0.97}]
+    relaxed += [relaxed[0] | {"enable_expert_parallel": True}] if get_model(deployment.model).moe else []
+    for update in relaxed:
+        try:
+            check(deployment)
+        except InfeasibleError:
+            deployment = _with_pools(deployment, update)
+    return deployment
+
+
+def _with_pools(deployment: DeploymentConfig, update: dict[str, Any]) -> DeploymentConfig:
+    pools = {role: pool.model_copy(update=update) for role, pool in deployment.pools().items()}
+    if deployment.disaggregated is None:
+        return deployment.model_copy(update={"aggregated": pools["mixed"]})
+    return deployment.model_copy(update={"disaggregated": deployment.disaggregated.model_copy(update=pools)})
 
 
 def timed(deployment: DeploymentConfig) -> tuple[DeploymentConfig, str]:
@@ -137,7 +158,10 @@ def deployment_of(row: Measurement) -> DeploymentConfig:
         raise ConfigError(f"{row.engine!r}: allowed: {', '.join(MAX_NUM_SEQS)}", path="engine")
     if row.precision not in QUANTIZATION:
         raise ConfigError(f"{row.precision!r}: allowed: {', '.join(filter(None, QUANTIZATION))}", path="precision")
-    pools = _disaggregated(row, engine) or {"mode": "aggregated", "aggregated": _pool(row, engine, _layout(row))}
+    pools = _disaggregated(row, engine) or {
+        "mode": "aggregated",
+        "aggregated": _pool(row, engine, _layout(row, engine)),
+    }
     quantization = "none" if row.model.startswith("openai/gpt-oss") else QUANTIZATION[row.precision]
     return DeploymentConfig.model_validate(
         {
@@ -177,27 +201,26 @@ def _engine_flags(row: Measurement, engine: str) -> dict[str, Any]:
     return flags
 
 
-def _layout(row: Measurement) -> dict[str, Any]:
+def _layout(row: Measurement, engine: str) -> dict[str, Any]:
     ranks, experts = int(row.noted(r"attention_dp=(\d+)") or 1), int(row.noted(r"moe_ep=(\d+)") or 1)
-    return {
-        "tensor_parallel_size": row.tp or max(row.n_gpus // ranks, 1),
-        "data_parallel_size": ranks,
-        "enable_expert_parallel": experts > 1,
-    }
+    tp = row.tp or row.n_gpus
+    return _parallel(engine, tp if tp * ranks <= row.n_gpus else max(row.n_gpus // ranks, 1), ranks, experts)
+
+
+def _parallel(engine: str, tp: int, ranks: int, experts: int) -> dict[str, Any]:
+    """Return the sizes of a replica; TensorRT-LLM's attention ranks are single GPUs."""
+    if engine == "trtllm" and ranks > 1:
+        tp, ranks = 1, tp * ranks
+    return {"tensor_parallel_size": tp, "data_parallel_size": ranks, "enable_expert_parallel": experts > 1}
 
 
 def _disaggregated(row: Measurement, engine: str) -> dict[str, Any] | None:
     """Return the two pools of ``prefill 1 worker(s) x (tp8 adp1 ep8); decode 7 worker(s) x (...)`` or ``1P1D, TP8``."""
     found = re.findall(r"(prefill|decode) (\d+) worker\(s\) x \(tp(\d+) adp(\d+) ep(\d+)\)", row.notes)
     pools = {
-        role: _pool(row, engine, {
-            "replicas": int(workers),
-            "tensor_parallel_size": int(tp),
-            "data_parallel_size": int(ranks),
-            "enable_expert_parallel": int(experts) > 1,
-        })
+        role: _pool(row, engine, {"replicas": int(workers)} | _parallel(engine, int(tp), int(ranks), int(experts)))
         for role, workers, tp, ranks, experts in found
-    }  # fmt: skip
+    }
     if not pools and (shorthand := re.search(r"disaggregated (\d+)P(\d+)D, TP(\d+) each", row.notes)):
         prefill, decode, tp = map(int, shorthand.groups())
         pools = {

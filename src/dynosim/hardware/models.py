@@ -264,6 +264,24 @@ _KIMI_K25 = replace(
     moe=MoE(384, 8, 2048, shared_experts=1, dense_layers=1, router_bias=True, native_bytes=0.5 + 2 / 32),
 )
 """Its experts are published in INT4 with a bf16 scale per 32 weights."""
+_DEEPSEEK_V32 = replace(_DEEPSEEK_V3, name="deepseek-v3.2", aliases=("deepseek-ai/DeepSeek-V3.2",))
+_GLM_5 = ModelCard(
+    "glm-5",
+    ("zai-org/GLM-5", "zai-org/GLM-5-FP8", "nvidia/GLM-5-NVFP4"),
+    layers=78, hidden=6144, heads=64, kv_heads=64, head_dim=96, intermediate=12288, vocabulary=154880,
+    fp8_block=128, mla=MLA(2048, 512, 192, 64, 256),
+    moe=MoE(experts=256, top_k=8, intermediate=2048, shared_experts=1, dense_layers=3, router_bias=True),
+)  # fmt: skip
+"""This and DeepSeek-V3.2 look at 2,048 tokens of the context at most: in their tables, not in roofline times. The
+indexer's weights are left out."""
+_QWEN35 = ModelCard(
+    "qwen3.5-397b-a17b",
+    ("Qwen/Qwen3.5-397B-A17B", "Qwen/Qwen3.5-397B-A17B-FP8", "nvidia/Qwen3.5-397B-A17B-NVFP4"),
+    layers=60, hidden=4096, heads=32, kv_heads=2, head_dim=256, intermediate=1024, vocabulary=248320,
+    qk_norm=True, fp8_block=128, sliding_window_layers=45,
+    moe=MoE(experts=512, top_k=10, intermediate=1024, shared_experts=1),
+)  # fmt: skip
+"""45 layers of linear attention, whose state does not grow with the context, are counted as ordinary ones in weights."""
 _MINIMAX_M2 = ModelCard(
     "minimax-m2.5",
     ("MiniMaxAI/MiniMax-M2.5", "MiniMaxAI/MiniMax-M2", "MiniMaxAI/MiniMax-M2.1"),
@@ -320,7 +338,10 @@ MODELS: Mapping[str, ModelCard] = MappingProxyType(
             _qwen3("qwen3-30b-a3b", 48, 2048, 32, 6144, MoE(experts=128, top_k=8, intermediate=768)),
             _qwen3("qwen3-235b-a22b", 94, 4096, 64, 12288, MoE(experts=128, top_k=8, intermediate=1536)),
             _qwen3("qwen3-coder-480b-a35b", 62, 6144, 96, 8192, MoE(experts=160, top_k=8, intermediate=2560)),
+            _QWEN35,
             _DEEPSEEK_V3,
+            _DEEPSEEK_V32,
+            _GLM_5,
             _KIMI_K2,
             _KIMI_K25,
             _MINIMAX_M2,

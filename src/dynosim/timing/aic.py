@@ -49,6 +49,9 @@ SHIPPED_CONFIGS = {
     "qwen3-235b-a22b": "Qwen/Qwen3-235B-A22B",
     "qwen3-coder-480b-a35b": "Qwen/Qwen3-Coder-480B-A35B-Instruct",
     "deepseek-v3": "deepseek-ai/DeepSeek-V3",
+    "deepseek-v3.2": "deepseek-ai/DeepSeek-V3.2",
+    "glm-5": "zai-org/GLM-5-FP8",
+    "qwen3.5-397b-a17b": "Qwen/Qwen3.5-397B-A17B",
     "kimi-k2": "moonshotai/Kimi-K2-Instruct",
     "kimi-k2.5": "moonshotai/Kimi-K2.5",
     "gpt-oss-20b": "openai/gpt-oss-20b",
@@ -259,8 +262,8 @@ class _Sampler:
         return Kernels.compile(replace(self.key, kv_cache_dtype="bf16"), self.size, self.key.engine)
 
     def _decode_block(self, batch: int, context: int) -> float:
-        found = self.kernels.decode(batch, context)["mla_block"]
-        return min(found, self.bf16_cache.decode(batch, context)["mla_block"]) if self.bf16_cache else found
+        found = _block(self.kernels.decode(batch, context))
+        return min(found, _block(self.bf16_cache.decode(batch, context))) if self.bf16_cache else found
 
     def sample(self) -> dict[str, Array]:
         """Return the tables in seconds; TimingError where the GEMM times are not plausible."""
@@ -308,7 +311,7 @@ class _Sampler:
     @staticmethod
     def _with_donor(own: Operations, donor: Operations) -> Operations:
         """Take the GEMMs, and the shared experts' that run beside the routed ones, from the donor engine."""
-        replaced = {name for name in own if name.endswith("_gemm") or name == "moe_overlap"}
+        replaced = {name for name in own if name.endswith(("_gemm", "moe_overlap"))}
         return own | {name: donor[name] for name in replaced & donor.keys()}
 
     @staticmethod
@@ -343,10 +346,9 @@ class _Sampler:
 
     def _sample_mla(self) -> tuple[Array, Array, Array, Array]:
         """Projections of prefill and of decode passes (ms by tokens), then C and G without them."""
-        block = "mla_block"
-        slices = [self.kernels.prefill(max(int(t) // MLA_SLICE, 1), min(int(t), MLA_SLICE))[block] for t in GEMM_NODES]
+        slices = [_block(self.kernels.prefill(max(int(t) // MLA_SLICE, 1), min(int(t), MLA_SLICE))) for t in GEMM_NODES]
         projections = _monotone(np.array(slices))
-        whole = [self.kernels.prefill(1, int(s))[block] for s in SEQUENCE_NODES]
+        whole = [_block(self.kernels.prefill(1, int(s))) for s in SEQUENCE_NODES]
         prefill = np.maximum(np.array(whole) - interpolate(SEQUENCE_NODES, GEMM_NODES, projections), 0.0)
         decode = np.array([[self._decode_block(int(b), int(c)) for c in CONTEXT_NODES] for b in BATCH_NODES])
         return (
@@ -367,6 +369,7 @@ class _Sampler:
         bounds = {
             name: n * k * weight_bytes / bandwidth_ms
             for name, (n, k) in gemm_shapes(self.model, self.size.tensor_parallel).items()
+            if name in operations
         }
         large = [name for name, bound in bounds.items() if bound >= SMALLEST_JUDGED_MS]
         if not large:
@@ -377,6 +380,11 @@ class _Sampler:
                 f"the weight GEMMs reach {share:.0%} of the memory roofline at 8 tokens"
                 f" (at least {MIN_ROOFLINE_SHARE:.0%} is plausible): measured with launch overhead"
             )
+
+
+def _block(operations: Operations) -> float:
+    """Return the latent-attention block, projections included; sparse attention has it under another name."""
+    return operations["mla_block"] if "mla_block" in operations else operations["attention"]
 
 
 def gemm_shapes(model: ModelCard, tensor_parallel_size: int) -> Mapping[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -210,6 +211,18 @@ def test_a_name_is_the_newest_profile_of_it(folder: Path) -> None:
 def test_a_profile_survives_its_file(folder: Path) -> None:
     profile = Profile(name="mine", prefill=1.1, generic=True, ranges={"a": (0.1, 1 / 3)}, created="2026-01-01")
     assert profile_of(scenario(calibration=str(profile.save())).deployment) == profile
+
+
+def test_a_file_without_the_fields_of_later_versions_keeps_its_name(folder: Path) -> None:
+    label = saved(prefill=1.1, sources=({"file": "a.json", "sha256": "0", "tool": "aiperf", "runs": 1},))
+    path = folder / f"calibrations/{label}.yaml"
+    said = {
+        name: x
+        for name, x in yaml.safe_load(path.read_text()).items()
+        if name in ("name", "prefill", "generic", "sources")
+    }
+    path.write_text(yaml.safe_dump(said))
+    assert profile_of(scenario(calibration="mine").deployment).label == label
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ on batch or context, which would fit more than they explain.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -89,6 +91,11 @@ class Profile(Config):
     created: str = ""
     """ISO 8601."""
     dynosim_version: str = ""
+
+    def content_hash(self) -> str:
+        """As of all configurations, but without defaults: a field of a later version renames no earlier profile."""
+        canonical = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
     def label(self) -> str:

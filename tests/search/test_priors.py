@@ -159,5 +159,5 @@ def test_estimates_order_deployments_as_the_simulator_does() -> None:
     estimated = np.column_stack([np.array(c)[whole] for c in _prior(space, np.array(drawn[:40])).objectives])
     cost, first, gap = (spearmanr(estimated[:, j], simulated[:, j]).statistic for j in range(3))
     assert cost > 0.85  # of what saturates, the simulated cost includes the backlog's
-    assert first > 0.9
+    assert first > 0.88
     assert gap > 0.85

@@ -51,9 +51,10 @@ def test_every_pack_is_monotone_and_positive(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_pack_beats_physics(path):
-    model_name, gpu_name, _, quantization = path.stem.split(".ep")[0].rsplit(".", 3)
+    stem, _, kv_dtype = path.stem.replace(".ep", "").partition(".kv_")
+    model_name, gpu_name, _, quantization = stem.rsplit(".", 3)
     model, gpu, pack = get_model(model_name), get_gpu(gpu_name), load_pack(path)
-    kv_dtype = "fp8" if quantization == "fp8" else "bf16"
+    kv_dtype = kv_dtype or ("bf16" if quantization == "none" else "fp8")
     for size in pack.sizes:
         tables, tp, dp = pack.tables(size, **LIMITS), *size
         for batch, context in ((1, 512), (64, 8192), (256, 2048)):

@@ -281,7 +281,7 @@ _QWEN35 = ModelCard(
     qk_norm=True, fp8_block=128, sliding_window_layers=45,
     moe=MoE(experts=512, top_k=10, intermediate=1024, shared_experts=1),
 )  # fmt: skip
-"""45 layers of linear attention, whose state does not grow with the context, are counted as ordinary ones in weights."""
+"""45 layers of linear attention, whose state does not grow with the context, have the weights of ordinary ones here."""
 _MINIMAX_M2 = ModelCard(
     "minimax-m2.5",
     ("MiniMaxAI/MiniMax-M2.5", "MiniMaxAI/MiniMax-M2", "MiniMaxAI/MiniMax-M2.1"),

@@ -334,9 +334,17 @@ LEFT_OUT_NOTE = (
     "chosen in the sight of all rows, so this is a lower bound of the error on configurations that nobody looked at."
 )
 
+ONE_SOURCE_NOTE = (
+    "Seen in one source each, so less sure: 85 % of the line rate and 1.5 ms per hand-off (the Mooncake rows); "
+    "FlashInfer's attention on Blackwell as if every context were the longest (the multi-turn rows, whose launch script "
+    "turns the usual kernels off); roofline efficiency that rises as a GPU computes less per byte (the H20); large passes "
+    "that fall behind their kernels from 1,024 tokens on; a token budget of batch + ISL + 1,500 for the gap-analysis rows."
+)
+
 LIMITS = (
-    "clients: HTTP, tokenising, chat templates and the benchmark client's own delays",
-    "clocks: throttling, power caps and slow GPUs of a node",
+    "clients: HTTP and tokenising are a constant; chat templates and a client's own queue are not there, and requests of "
+    "exactly equal lengths in a closed loop stay in step, which real ones do not always",
+    "clocks: power caps and slow GPUs of a node",
     "versions: kernel tables are of one version per engine, a row may have run another",
     "flags that a source does not state: the engine's defaults stand in",
     "expert imbalance: tokens are spread over experts as the tables' own benchmark spread them",
@@ -368,7 +376,7 @@ def _table(section: Section) -> str:
 
 
 def _empty(section: Section) -> str:
-    return "\n\n".join(filter(None, (section.note, f"{section.empty.capitalize()}.\n")))
+    return "\n\n".join(filter(None, (section.note, f"{section.empty[:1].upper()}{section.empty[1:]}.\n")))
 
 
 def _cells(note: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -391,6 +399,7 @@ def _fitted() -> str:
         [
             _table(Section("What is fitted", ("constant", *BEHAVIOUR), rows, CONSTANTS_NOTE)),
             _cells(LEFT_OUT_NOTE.format_map(report), head, errors),
+            f"{ONE_SOURCE_NOTE}\n",
         ]
     )
 

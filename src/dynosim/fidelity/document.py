@@ -336,14 +336,15 @@ LEFT_OUT_NOTE = (
 
 ONE_SOURCE_NOTE = (
     "Seen in one source each, so less sure: 85 % of the line rate and 1.5 ms per hand-off (the Mooncake rows); "
-    "FlashInfer's attention on Blackwell as if every context were the longest (the multi-turn rows, whose launch script "
-    "turns the usual kernels off); roofline efficiency that rises as a GPU computes less per byte (the H20); large passes "
-    "that fall behind their kernels from 1,024 tokens on; a token budget of batch + ISL + 1,500 for the gap-analysis rows."
+    "FlashInfer's attention on Blackwell as if every context were the longest (the multi-turn rows, whose launch "
+    "script turns the usual kernels off); roofline efficiency that rises as a GPU computes less per byte (the H20); "
+    "large passes that fall behind their kernels from 1,024 tokens on; a token budget of batch + ISL + 1,500 for the "
+    "gap-analysis rows."
 )
 
 LIMITS = (
-    "clients: HTTP and tokenising are a constant; chat templates and a client's own queue are not there, and requests of "
-    "exactly equal lengths in a closed loop stay in step, which real ones do not always",
+    "clients: HTTP and tokenising are a constant; chat templates and a client's own queue are not there, and requests "
+    "of exactly equal lengths in a closed loop stay in step, which real ones do not always",
     "clocks: power caps and slow GPUs of a node",
     "versions: kernel tables are of one version per engine, a row may have run another",
     "flags that a source does not state: the engine's defaults stand in",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from dynosim.simulation.records import COMPLETED
 from dynosim.timing import build, forward_times
 from dynosim.timing.pack import DEFAULT_SIZES
 from dynosim.workload import load_workload
+from dynosim.workload.table import Workload
 
 GPUS = {
     "H100": "h100_sxm", "H200": "h200_sxm", "H20-3e": "h20_3e", "H20": "h20_sxm", "A100": "a100_sxm",
@@ -87,7 +88,7 @@ def replay(measurement: Measurement) -> Outcome:
     try:
         moe = get_model(measurement.model).moe is not None
         deployment, evidence = timed(_fitting(deployment_of(measurement)))
-        workload = load_workload(workload_of(measurement), seed=0)
+        workload = _with_template(measurement, load_workload(workload_of(measurement), seed=0))
         result = simulate(deployment, workload)
         metrics = summarize(result, {}, PriceConfig())
     except DynosimError as error:
@@ -292,6 +293,17 @@ def workload_of(row: Measurement) -> WorkloadConfig:
     requests = int(row.noted(r"num_requests (\d+)") or row.noted(r"\((\d+) per length") or 10 * load.concurrency)
     source = SyntheticSource(requests=requests, input_tokens=_length(row, row.isl), output_tokens=_length(row, row.osl))
     return WorkloadConfig(source=source, load=load)
+
+
+def _with_template(row: Measurement, workload: Workload) -> Workload:
+    """Add the chat template's tokens, which a server counts and its client does not: so many, and more per message."""
+    found = re.search(r"about (\d+) \+ (\d+) per message more", row.notes)
+    if not found:
+        return workload
+    first = np.unique(workload.session, return_index=True)[1]
+    turn = np.arange(len(workload)) - first[workload.session]
+    more = int(found[1]) + int(found[2]) * (2 * turn + 1)
+    return replace(workload, input_tokens=workload.input_tokens + more)
 
 
 def _concurrency(row: Measurement) -> int:

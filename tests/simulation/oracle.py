@@ -695,6 +695,7 @@ class Unit:
             lane.unit = self
         self.now, self.end = 0.0, math.inf
         self.last_start = 0.0
+        self.unpolled = 0  # decode passes since new requests were looked for
         self.planned = False
         self.pipeline = len(lanes[0].rank.lanes) > 1
 
@@ -721,12 +722,16 @@ class Unit:
 
     def plan(self) -> None:
         self.now = self.start()
-        busy = any(lane.running for lane in self.lanes)
-        overlapped = busy and self.lanes[0].rank.pool.lim["overlap"]
+        busy, lim = any(lane.running for lane in self.lanes), self.lanes[0].rank.pool.lim
+        seen = self.last_start if busy and lim["overlap"] else self.now
+        if busy and self.unpolled < lim["recv_interval"]:
+            seen = -math.inf
+        else:
+            self.unpolled = 0
         for lane in self.lanes:
             for job in lane.running:
                 job.chunk = 0
-            lane.rank.look(self.now, self.last_start if overlapped else self.now)
+            lane.rank.look(self.now, seen)
             lane.rank.reason = NOTHING
             if lane.rank.pool.lim["scheduler"] == s.SGLANG:
                 lane.schedule_sglang(self.now)
@@ -778,6 +783,8 @@ class Unit:
                     world.store(job, end)
         for lane in self.lanes:
             lane.finish_all(end)
+        prefills = any(lane.planned[0] for lane in self.lanes)
+        self.unpolled += int(self.lanes[0].rank.pool.lim["recv_interval"]) if prefills else 1
         self.last_start = self.now
         self.now, self.end, self.planned = end, math.inf, False
         if self.pipeline:

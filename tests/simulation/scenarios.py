@@ -67,6 +67,7 @@ def make_engine(choices: Choices) -> dict[str, Any]:
     engine: dict[str, Any] = {"name": name}
     if name == "sglang":
         engine["schedule_conservativeness"] = choices.of(1.0, 0.3, 1.4)
+        engine["scheduler_recv_interval"] = choices.of(1, 4, 25)
         engine["enable_mixed_chunk"] = choices.of(False, True)
         engine["max_prefill_tokens"] = choices.of(16384, 100)
     if name == "vllm":

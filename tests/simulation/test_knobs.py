@@ -189,6 +189,7 @@ EFFECTS = {
     "EngineConfig.schedule_conservativeness": Effect(f"{E}.schedule_conservativeness", 0.5, 1.4, "preemptions", -1, {**SGLANG, **TIGHT, **LONG_ANSWERS}),
     "EngineConfig.enable_mixed_chunk": Effect(f"{E}.enable_mixed_chunk", False, True, "inter_chunk_latency.max", -1, SGLANG),
     "EngineConfig.max_prefill_tokens": Effect(f"{E}.max_prefill_tokens", 16384, 1024, TTFT, 0, {**SGLANG, "workload.load.rate_rps": 40.0}),
+    "EngineConfig.scheduler_recv_interval": Effect(f"{E}.scheduler_recv_interval", 1, 30, TTFT, +1, SGLANG),
     "EngineConfig.capacity_scheduler_policy": Effect(f"{E}.capacity_scheduler_policy", "GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "preemptions", +1, {**TRTLLM, **TIGHT}),
     "SpeculativeConfig.num_speculative_tokens": Effect(f"{SPEC}.num_speculative_tokens", 1, 3, ITL, -1, SPECULATIVE),
     "SpeculativeConfig.acceptance_rates": Effect(f"{SPEC}.acceptance_rates", [0.1], [0.9], "acceptance_length", +1, SPECULATIVE),

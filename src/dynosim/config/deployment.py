@@ -33,6 +33,7 @@ ENGINE_ONLY = {
     "schedule_conservativeness": "sglang",
     "enable_mixed_chunk": "sglang",
     "max_prefill_tokens": "sglang",
+    "scheduler_recv_interval": "sglang",
     "capacity_scheduler_policy": "trtllm",
     "batch_wait_timeout_iters": "trtllm",
     "batch_wait_max_tokens_ratio": "trtllm",
@@ -73,6 +74,8 @@ class EngineConfig(Config):
     """SGLang: prefill passes carry the running decodes along."""
     max_prefill_tokens: PositiveInt = 16384
     """SGLang: prompt tokens of one prefill pass that holds several requests."""
+    scheduler_recv_interval: PositiveInt = 1
+    """SGLang: new requests are looked for after so many decode passes, or after a prefill pass."""
     capacity_scheduler_policy: Literal["GUARANTEED_NO_EVICT", "MAX_UTILIZATION"] = "GUARANTEED_NO_EVICT"
     """TensorRT-LLM: admit a request when its whole context will fit, or as soon as its next blocks do."""
     batch_wait_timeout_iters: NonNegativeInt = 0

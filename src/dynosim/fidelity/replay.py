@@ -199,6 +199,8 @@ def _engine_flags(row: Measurement, engine: str) -> dict[str, Any]:
         flags |= {"batch_wait_timeout_iters": 20, "batch_wait_max_tokens_ratio": 0.9}
     if engine == "sglang":  # benchmarks/dsr1_fp8_h200.sh
         flags |= {"max_prefill_tokens": 32768}
+        if row.gpu.startswith("B200") and row.load is not None:  # benchmarks/dsr1_fp8_b200.sh
+            flags |= {"scheduler_recv_interval": 30 if row.load >= 16 and row.tp == 8 else 10}
     return flags
 
 

@@ -194,6 +194,7 @@ def _sglang(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: st
         "speculative-num-draft-tokens": drafts and drafts + 1,
         "disaggregation-mode": role if role != "mixed" else None,
         "disaggregation-transfer-backend": "nixl" if role != "mixed" else None,
+        "scheduler-recv-interval": _unless_default(engine, "scheduler_recv_interval"),
         "disable-overlap-schedule": engine.async_scheduling is False,
         "disable-cuda-graph": engine.cudagraph_mode == "NONE",
         "enable-piecewise-cuda-graph": engine.cudagraph_mode == "FULL_AND_PIECEWISE",

@@ -181,12 +181,14 @@ def _choose(e, r, now, seen):
 @inner
 def _seen_until(e, g, now):
     """Up to when those who came are known to the rows that start with *g*: overlapped scheduling chooses a pass while
-    the one before runs; an idle engine looks at once."""
-    if e.limits[0].overlap:
-        for r in range(g, g + e.limits[0].ranks):
-            if e.replicas[r].n_running > 0:
-                return e.replicas[g].last_start
-    return now
+    the one before runs, and SGLang may look only every few passes; an idle engine looks at once."""
+    lim, rep, running = e.limits[0], e.replicas[g], 0
+    for r in range(g, g + lim.ranks):
+        running += e.replicas[r].n_running
+    if running > 0 and rep.unpolled < lim.recv_interval:
+        return -math.inf
+    rep.unpolled = 0
+    return rep.last_start if lim.overlap and running > 0 else now
 
 
 @inner
@@ -213,6 +215,8 @@ def plan(e, g):
         slowest = pass_time_together(e, g, prefill)
         passes, end = 1, through_stages(e, g, now, slowest) if lim.lanes > 1 else now + slowest
     elif decodes > 0:
+        if lim.recv_interval > 0:
+            passes = min(passes, lim.recv_interval - e.replicas[g].unpolled)
         most = passes
         passes, seconds = run_decodes(e, g, passes, max(arrival - now, 1e-300), 0)
         passes, seconds = some_more(e, g, passes, lim.overlap if arrival > now else 0, most, seconds)
@@ -435,6 +439,10 @@ def commit(e, g):
         last_start += run_decodes(e, g, e.replicas[g].passes_planned - 1, math.inf, 0)[1]
     if run:
         _record_run(e, g)
+    prefill = 0
+    for r in range(g, g + e.limits[0].ranks):
+        prefill += e.replicas[r].prefill_tokens
+    e.replicas[g].unpolled += e.limits[0].recv_interval if prefill > 0 else e.replicas[g].passes_planned
     for r in range(g, g + e.limits[0].ranks):
         _account(e, r)
         if run:

@@ -231,6 +231,7 @@ def _set_scheduler(row: Any, deployment: DeploymentConfig) -> None:
     row["scheduler"] = SCHEDULER[engine.name]
     if engine.capacity_scheduler_policy == "MAX_UTILIZATION":
         row["scheduler"] = state.VLLM
+    row["recv_interval"] = engine.scheduler_recv_interval if engine.scheduler_recv_interval > 1 else 0
     # TensorRT-LLM batches without waiting under attention data parallelism (``PyExecutor._schedule``).
     row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 else 0
     row["batch_wait_tokens"] = engine.batch_wait_max_tokens_ratio * row["max_num_batched_tokens"]

@@ -61,6 +61,7 @@ REPLICA = np.dtype(
         ("n_arriving", "i8"),
         ("reason", "i8"),  # what the queue waits for, since:
         ("reason_since", "f8"),
+        ("unpolled", "i8"),  # decode passes since new requests were last looked for
         ("batch_waits", "i8"),  # passes that prompts have waited for company
         ("full", "i8"),  # SGLang: nothing is admitted until a request leaves
         ("ratio_base", "f8"),  # SGLang: new-token ratio, less its decay over
@@ -169,6 +170,7 @@ LIMITS = np.dtype(
         ("eager_tokens", "i8"),  # passes with prompt chunks and more tokens than these
         ("eager_s", "f8"),  # take at least so long
         ("skew", "f8"),  # share of the padding to the longest context that decode attention computes
+        ("recv_interval", "i8"),  # SGLang: decode passes from one look for new requests to the next
         ("batch_wait_iters", "i8"),  # TensorRT-LLM: prompts wait so many passes
         ("batch_wait_tokens", "f8"),  # for a pass of so many tokens
         ("destination_first", "i8"),  # decode pool: blocks are reserved before the prompt is prefilled

@@ -84,6 +84,8 @@ def _conditions(document: Document, path: Path, mapping: Mapping[str, Any]) -> W
         mapping = _value_at(document.data, target)
         if isinstance(mapping, dict) and not is_domain(mapping):
             raise document.error(path, f"when: {'.'.join(target)} is a section, not a value", at=at)
+        if value == []:
+            raise document.error(path, f"when: {key}: []: allowed: a value, or a list of at least one", at=at)
         when[".".join(target)] = tuple(value) if isinstance(value, list) else (value,)
     return when
 

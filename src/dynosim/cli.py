@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -527,6 +528,8 @@ def _validate(args: argparse.Namespace) -> int:
     else:
         for section in document.sections(scores, outcomes) if args.details else document.summary(scores):
             _print_section(section)
+    if args.only and (args.write_docs or args.write_bands):
+        raise ConfigError("--only: the page and the bands are of the whole set")
     if args.write_docs:
         print(document.write_docs(Path(args.write_docs), scores, outcomes), file=sys.stderr)
     if args.write_bands:
@@ -544,7 +547,9 @@ def _calibrate(args: argparse.Namespace) -> int:
         raise ConfigError("--set: a manifest has overrides of its own; with a configuration name result files")
     given = {"config": args.config, "overrides": args.overrides, "measured": args.measured}
     measurements = [Measurement.model_validate(given)] if args.measured else read_manifest(args.config)
-    name = args.name or Path(args.config).stem
+    name = args.name or re.sub(r"[^\w.-]+", "-", Path(args.config).stem)
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(f"--name {name!r}: allowed: letters, digits, '_', '.' and '-'")
     calibration = calibrate(measurements, name=name, created=datetime.now(UTC).isoformat(timespec="seconds"))
     path = calibration.profile.save(Path(args.out))
     if args.format == "json":

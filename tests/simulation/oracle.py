@@ -383,12 +383,11 @@ class Lane:
         if decodes:
             batch, context = len(decodes), self.padded_context(decodes)
             seconds += extrapolated_line(e.decode_context[batch], e.decode_s[batch], context)
-        eager = tokens + (drafted if lim["fused"] else 0) > lim["eager_tokens"]
-        return self.scaled(seconds, tokens + drafted, float(lim["eager_s"]) if eager else 0.0)
+        return self.scaled(seconds, tokens + drafted)
 
-    def scaled(self, seconds: float, tokens: int, least: float = 0.0) -> float:
+    def scaled(self, seconds: float, tokens: int) -> float:
         row = self.rank.pool.e.replicas[self.row]
-        return float(max(seconds + row["crossing_s"] + row["crossing_token_s"] * tokens, least) * row["slowdown"])
+        return float((seconds + row["crossing_s"] + row["crossing_token_s"] * tokens) * row["slowdown"])
 
     def account(self, seconds: float) -> None:
         """Add the planned pass to what the row has done."""
@@ -752,11 +751,20 @@ class Unit:
             experts = [self.expert_time(tokens) for tokens in carried]
             seconds = max(lane.pass_time() - part for lane, part in zip(self.lanes, experts, strict=True))
             seconds = max(seconds, 0.0) + self.expert_time(-(-sum(carried) // len(carried)))
+            seconds = max(seconds, self.launch_time())
         for lane in self.lanes:
             prefill, decode = (sum(job.chunk for job in jobs) for jobs in (lane.chunks, lane.decodes))
             lane.planned = prefill, decode, len(lane.decodes)
             lane.stall_planned = max(seconds - lane.decode_time(), 0.0) if prefills else 0.0
         self.end = self.through_stages(seconds) if self.pipeline else self.now + seconds
+
+    def launch_time(self) -> float:
+        """What the CPU needs to launch a pass with chunks that no graph covers."""
+        lane = self.lanes[0]
+        lim, row = lane.rank.pool.lim, lane.rank.pool.e.replicas[lane.row]
+        kinds = [each.chunks + (each.decodes if lim["fused"] else []) for each in self.lanes]
+        largest = max(sum(job.chunk for job in jobs) for jobs in kinds)
+        return float(lim["eager_s"] * row["slowdown"]) if largest > lim["eager_tokens"] else 0.0
 
     def expert_time(self, tokens: int) -> float:
         """The experts' part of a pass in which every rank carries *tokens*."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,7 +39,7 @@ class Effect:
     @property
     def ratio(self) -> float:
         """Predicted over measured size; below zero where the sign is wrong."""
-        return self.predicted / self.measured
+        return self.predicted / self.measured if self.measured else math.nan
 
     @property
     def kept(self) -> bool:

@@ -86,7 +86,7 @@ def read_measurements(path: str | Path) -> list[Measurement]:
     """Return the rows of a CSV file, or of ``calibration.csv`` in a folder; ConfigError for a file that is not one."""
     file = Path(path) / "calibration.csv" if Path(path).is_dir() else Path(path)
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
@@ -102,6 +102,8 @@ def _rows(reader: csv.DictReader[str], file: Path) -> Iterator[Measurement]:
         if row["id"] in seen:
             raise ConfigError(f"{row['id']}: a second row of this id", file=str(file), line=reader.line_num, path="id")
         seen.add(row["id"])
+        if None in row.values() or None in row:
+            raise ConfigError("not as many cells as columns", file=str(file), line=reader.line_num, path=row["id"])
         try:
             yield _row(row, file.parent)
         except ValueError as error:
@@ -112,7 +114,7 @@ def _row(row: Mapping[str, str], folder: Path) -> Measurement:
     measured = {name: _number(row[name], name) for name in MEASURED if row[name]}
     noted = {name: re.search(pattern, row["notes"]) for name, pattern in NOTED.items()}
     load = re.match(r"inf|[\d.]+", row["concurrency_or_rate"])
-    n_gpus = int(_number(row["n_gpus"], "n_gpus"))
+    n_gpus = _count(row["n_gpus"], "n_gpus")
     if row["output_tok_s_total"] and "output_tok_s_per_gpu" not in measured:
         measured["output_tok_s_per_gpu"] = _number(row["output_tok_s_total"], "output_tok_s_total") / n_gpus
     return Measurement(
@@ -122,7 +124,7 @@ def _row(row: Mapping[str, str], folder: Path) -> Measurement:
         precision=row["precision"] or None,
         gpu=row["gpu"],
         n_gpus=n_gpus,
-        tp=int(_number(row["tp"], "tp")) if row["tp"] else None,
+        tp=_count(row["tp"], "tp") if row["tp"] else None,
         engine=row["engine"],
         engine_version=row["engine_version"] or None,
         isl=_number(row["isl"], "isl"),
@@ -133,6 +135,13 @@ def _row(row: Mapping[str, str], folder: Path) -> Measurement:
         folder=folder,
         measured=measured | {name: float(found.group(1)) for name, found in noted.items() if found},
     )
+
+
+def _count(text: str, column: str) -> int:
+    value = _number(text, column)
+    if value != int(value):
+        raise ValueError(f"{column} {text!r}: allowed: a whole number of at least 1")
+    return int(value)
 
 
 def _number(text: str, column: str) -> float:

@@ -29,6 +29,7 @@ from dynosim.config import (
 from dynosim.config.workload import PrefixGroups, Sessions
 from dynosim.errors import ConfigError
 from dynosim.fidelity.measurements import Measurement
+from dynosim.hardware.models import get_model
 from dynosim.workload import load_workload
 from dynosim.workload.table import Workload
 
@@ -57,26 +58,42 @@ BLIS_PROMPTS = 100
 
 def deployment_of(row: Measurement) -> DeploymentConfig:
     """Return the deployment that *row* was measured on; ConfigError for what dynosim does not know."""
-    engine = ENGINES.get(name := row.engine.split()[0].lower(), name)
+    engine = ENGINES.get(name := row.engine.lower().partition(" ")[0], name)
     if engine not in MAX_NUM_SEQS:
         raise ConfigError(f"{row.engine!r}: allowed: {', '.join(MAX_NUM_SEQS)}", path="engine")
-    if row.precision not in QUANTIZATION:
-        raise ConfigError(f"{row.precision!r}: allowed: {', '.join(filter(None, QUANTIZATION))}", path="precision")
     pools = _disaggregated(row, engine) or {
         "mode": "aggregated",
         "aggregated": _pool(row, engine, _layout(row, engine)),
     }
-    quantization = "none" if row.model.startswith("openai/gpt-oss") else QUANTIZATION[row.precision]
+    quantization = _quantization(row)
     return DeploymentConfig.model_validate(
         {
             "model": row.model,
-            "gpu": next((card for name, card in GPUS.items() if row.gpu.startswith(name)), row.gpu),
+            "gpu": _card(row.gpu),
             "quantization": quantization,
             "kv_cache_dtype": _kv_cache_dtype(row, engine, quantization),
             "engine": {"name": engine, **_engine_flags(row, engine)},
             **pools,
         }
     )
+
+
+def _card(gpu: str) -> str:
+    """Return the card of a row's GPU; PCIe, NVL and half-sized variants have none."""
+    other = re.search("PCIe|NVL-|NVL$|40GB", gpu) and not gpu.startswith("GB")
+    return gpu if other else next((card for name, card in GPUS.items() if gpu.startswith(name)), gpu)
+
+
+def _quantization(row: Measurement) -> str:
+    if row.precision not in QUANTIZATION:
+        raise ConfigError(f"{row.precision!r}: allowed: {', '.join(filter(None, QUANTIZATION))}", path="precision")
+    model = get_model(row.model)
+    own = model.moe is not None and model.moe.native_bytes < 1  # gpt-oss, Kimi-K2.5
+    if row.precision in ("int4", "mxfp4") and not own:
+        raise ConfigError(
+            f"{row.precision}: no {row.precision} checkpoint of {model.name} is modelled", path="precision"
+        )
+    return "none" if own and row.model.startswith("openai/") else QUANTIZATION[row.precision]
 
 
 def _kv_cache_dtype(row: Measurement, engine: str, quantization: str) -> str:

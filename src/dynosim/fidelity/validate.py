@@ -122,10 +122,12 @@ def _died(row: Measurement) -> Outcome:
 
 def score_set(path: Path, outcomes: Sequence[Outcome]) -> Scores:
     """Return the scores of *outcomes* with the logs and baselines that lie beside the set."""
-    logs = {o.measurement.id: log for o in outcomes if (log := read_log(o.measurement)) is not None}
-    baselines = {
-        file.stem.removeprefix("baseline_"): read_baseline(file) for file in path.parent.glob("baseline_*.csv")
-    }
+    try:
+        logs = {o.measurement.id: log for o in outcomes if (log := read_log(o.measurement)) is not None}
+        files = sorted(path.parent.glob("baseline_*.csv"))
+        baselines = {file.stem.removeprefix("baseline_"): read_baseline(file) for file in files}
+    except (KeyError, AttributeError, ValueError, OSError) as error:
+        raise ConfigError(f"a log or baseline beside the set cannot be read: {error}", file=str(path)) from None
     return score(outcomes, logs=logs, baselines=baselines)
 
 

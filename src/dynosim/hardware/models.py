@@ -231,7 +231,8 @@ def _qwen3(name: str, layers: int, hidden: int, heads: int, intermediate: int, m
 
 _DEEPSEEK_V3 = ModelCard(
     "deepseek-v3",
-    ("deepseek-r1", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-R1",
+    ("deepseek-r1", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-V3.1",
+     "deepseek-ai/DeepSeek-R1",
      "deepseek-ai/DeepSeek-R1-0528"),
     layers=61, hidden=7168, heads=128, kv_heads=128, head_dim=56, intermediate=18432, vocabulary=129280,
     fp8_block=128, mla=MLA(1536, 512, 128, 64, 128),
@@ -360,7 +361,8 @@ _BY_NAME: Mapping[str, ModelCard] = MappingProxyType(
 
 
 _VARIANT = re.compile(
-    r"[-_.](instruct|chat|base|it|hf|fp8|fp4|nvfp4|bf16|int4|mxfp4|dynamic|static|pertensor|quantized|kv|v\d+(\.\d+)?|\d{4})$"
+    r"[-_.](instruct|chat|base|it|hf|fp8|fp4|nvfp4|bf16|int4|mxfp4|dynamic|static|pertensor|quantized|kv|v0\.\d|\d{4}|"
+    r"(nv)?fp4-v\d)$"
 )
 """What publishers append to a model's name for a fine-tune, a date or a precision."""
 

@@ -21,7 +21,7 @@ from dynosim.hardware.models import get_model
 Flags = dict[str, Any]
 """Flag without dashes -> value; True is a bare flag, None and False are left out."""
 
-MTP = ("deepseek-v3",)
+MTP = ("deepseek-v3", "deepseek-v3.2", "glm-5")
 """Models whose checkpoint has layers for multi-token prediction."""
 
 MULTI_NODE = {
@@ -57,6 +57,10 @@ def _comments(deployment: DeploymentConfig, role: str, pool: PoolConfig) -> list
         out.append(
             f"# {drafts} draft tokens: {deployment.model} has no MTP layer: choose a draft model or n-gram method"
         )
+    if deployment.quantization == "nvfp4" and _precision(checkpoint(deployment)) != "nvfp4":
+        out.append(
+            f"# no NVFP4 checkpoint of {deployment.model} is known here: quantise {checkpoint(deployment)} first"
+        )
     out += [f"# no flag for {name}: {value}" for name, value in _without_flag(deployment, role, pool).items()]
     return out
 
@@ -82,9 +86,18 @@ def _without_flag(deployment: DeploymentConfig, role: str, pool: PoolConfig) -> 
         "num_gpu_blocks_override": None if engine == "vllm" else pool.num_gpu_blocks_override,
         "enable_chunked_prefill": False if engine == "sglang" and not pool.enable_chunked_prefill else None,
         "kv_offload.disk": disk if engine != "sglang" else None,
+        "cudagraph_mode": _graphs_without_flag(deployment.engine),
+        "max_cudagraph_capture_size": None
+        if engine == "vllm"
+        else _unless_default(deployment.engine, "max_cudagraph_capture_size"),
         "kv_offload.remote": remote if engine != "sglang" or disk else None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _graphs_without_flag(engine: EngineConfig) -> str | None:
+    mode = engine.cudagraph_mode
+    return mode if engine.name == "trtllm" and mode not in (None, "NONE") else None
 
 
 def _command(deployment: DeploymentConfig, role: str, pool: PoolConfig) -> str:
@@ -197,6 +210,7 @@ def _sglang(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: st
         "scheduler-recv-interval": _unless_default(engine, "scheduler_recv_interval"),
         "disable-overlap-schedule": engine.async_scheduling is False,
         "disable-cuda-graph": engine.cudagraph_mode == "NONE",
+        "disable-piecewise-cuda-graph": engine.cudagraph_mode == "FULL_DECODE_ONLY",
         "enable-piecewise-cuda-graph": engine.cudagraph_mode == "FULL_AND_PIECEWISE",
     }
     return _join(["python", "-m", "sglang.launch_server", "--model-path", model], flags)

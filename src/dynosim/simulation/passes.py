@@ -134,7 +134,7 @@ def _prefill_attention(e, r):
 
 @inner
 def pass_time(e, r):
-    """Time of row *r*'s one planned pass by itself."""
+    """Time of row *r*'s one planned pass by itself, as its GPUs need it."""
     rep = e.replicas[r]
     b = rep.n_decode
     if rep.prefill_tokens == 0:
@@ -144,22 +144,22 @@ def pass_time(e, r):
     seconds += _crossing(e, r, rep.prefill_tokens + rep.decode_tokens)
     if b > 0:
         seconds += _line(e.decode_context[b], e.decode_s[b], rep.context)
-    if tokens > e.limits[0].eager_tokens:
-        seconds = max(seconds, e.limits[0].eager_s)
     return seconds * rep.slowdown
 
 
 @inner
 def pass_time_together(e, g, prefill):
     """Time of the planned pass of the ranks that start at *g*, *prefill* of its tokens prefill; see ``timing.base``."""
-    ranks, slowest, tokens = e.limits[0].ranks, 0.0, 0
+    ranks, slowest, tokens, largest = e.limits[0].ranks, 0.0, 0, 0
     for r in range(g, g + ranks):
         rep, seconds = e.replicas[r], pass_time(e, r)
         if prefill > 0:
             carried = rep.prefill_tokens + rep.decode_tokens
             seconds, tokens = seconds - e.expert_s[carried] * rep.slowdown, tokens + carried
+            largest = max(largest, carried if e.limits[0].fused else rep.prefill_tokens)
         slowest = max(slowest, seconds)
-    return slowest + e.expert_s[(tokens + ranks - 1) // ranks] * e.replicas[g].slowdown
+    slowest += e.expert_s[(tokens + ranks - 1) // ranks] * e.replicas[g].slowdown
+    return max(slowest, e.limits[0].eager_s * e.replicas[g].slowdown) if largest > e.limits[0].eager_tokens else slowest
 
 
 @inner

@@ -222,18 +222,18 @@ def _limits(
     row["warmup"] = workload.warmup_requests
     row["measured_tokens"] = tables.measured_tokens or math.inf
     row["measured_context"] = tables.measured_context or math.inf
-    _set_scheduler(row, deployment)
+    _set_scheduler(row, deployment, role)
     return limits
 
 
-def _set_scheduler(row: Any, deployment: DeploymentConfig) -> None:
+def _set_scheduler(row: Any, deployment: DeploymentConfig, role: str) -> None:
     engine = deployment.engine
     row["scheduler"] = SCHEDULER[engine.name]
     if engine.capacity_scheduler_policy == "MAX_UTILIZATION":
         row["scheduler"] = state.VLLM
     row["recv_interval"] = engine.scheduler_recv_interval if engine.scheduler_recv_interval > 1 else 0
-    # TensorRT-LLM batches without waiting under attention data parallelism (``PyExecutor._schedule``).
-    row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 else 0
+    # TensorRT-LLM holds prompts back only, and none under attention data parallelism (``PyExecutor._schedule``).
+    row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 and role != "decode" else 0
     row["batch_wait_tokens"] = engine.batch_wait_max_tokens_ratio * row["max_num_batched_tokens"]
     row["max_prefill_tokens"], row["mixed_chunk"] = engine.max_prefill_tokens, engine.enable_mixed_chunk
     row["init_ratio"] = min(NEW_TOKEN_RATIO * engine.schedule_conservativeness, 1.0)

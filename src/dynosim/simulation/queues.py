@@ -179,6 +179,8 @@ def withdraw(e, q, j):
     while i != NONE and i != j:
         before, i = i, e.jobs[i].next
     if i == j:
+        if e.jobs[j].marked:
+            settle_waits(e, q, j)
         _skip_arrival(e, q, before, j)
 
 

@@ -43,7 +43,7 @@ def simulate(
     cluster.run()
     requests = request_records(cluster)
     stopped = not cluster.idle
-    start_s = min(float(np.nanmin(cluster.sessions.arrival_s)), cluster.end_s)
+    start_s = min(float(np.nanmin(cluster.sessions.sent_s)), cluster.end_s)
     ended_s = np.fmax(requests["last_token_s"], cluster.failures.failed_s)
     end_s = cluster.end_s if stopped else float(np.nanmax(ended_s, initial=start_s))
     sides = cluster.sides.values()

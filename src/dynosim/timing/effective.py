@@ -115,10 +115,17 @@ def add_overheads(tables: PassTables, deployment: DeploymentConfig) -> PassTable
     )
     tables = _add(tables, own.pass_us * 1e-6, 0.0, 0.0)
     batches = np.arange(len(tables.decode_s))[:, None]
-    decode_s = tables.decode_s + request_s * batches
-    if engine.cudagraph_mode == "NONE":
-        decode_s = np.maximum(decode_s, launch_s - tables.graph_tokens_s[: len(decode_s), None])
-    return replace(tables, decode_s=decode_s, chunk_s=tables.chunk_s + request_s)
+    tables = replace(tables, decode_s=tables.decode_s + request_s * batches, chunk_s=tables.chunk_s + request_s)
+    return _launched(tables, launch_s) if engine.cudagraph_mode == "NONE" else tables
+
+
+def _launched(tables: PassTables, launch_s: float) -> PassTables:
+    """Let decode-only passes take the launch time at least, at contexts of 1,024 tokens; what attention takes beyond
+    comes on top."""
+    rows = zip(tables.decode_context[1:], tables.decode_s[1:], strict=True)
+    attention_s = [0.0, *(np.interp(1024 * (b + 1), context, taken) for b, (context, taken) in enumerate(rows))]
+    least_s = (launch_s - np.array(attention_s)) * (np.arange(len(attention_s)) > 0)
+    return replace(tables, graph_tokens_s=np.maximum(tables.graph_tokens_s, least_s[: len(tables.graph_tokens_s)]))
 
 
 def _launch_s(own: Behaviour, model: ModelCard) -> float:

@@ -139,8 +139,9 @@ class Pack:
         arrays["provenance"] = np.array(json.dumps(self.provenance))
         path.parent.mkdir(parents=True, exist_ok=True)
         # Renamed when whole: processes that need the same pack may make it at the same time.
-        part = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-        np.savez_compressed(part, **arrays)
+        part = path.with_name(f".{path.stem}.{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
         part.replace(path)
 
     def tables(self, size: Size, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
@@ -188,7 +189,7 @@ class PackTimes:
 
     def tables(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
         """Return the tables; equal arguments share one object."""
-        return _tables(self.path, self.size, max_num_seqs, max_num_batched_tokens)
+        return _tables(self.path, _stamp(self.path), self.size, max_num_seqs, max_num_batched_tokens)
 
 
 def find_pack(key: PackKey, size: Size) -> PackTimes:
@@ -197,9 +198,8 @@ def find_pack(key: PackKey, size: Size) -> PackTimes:
     ranks = f" ({size.data_parallel} data-parallel ranks)" if size.data_parallel > 1 else ""
     what = f"{key.model} on {gpus} x {key.gpu}{ranks} with {key.engine}, quantization {key.quantization}"
     for folder in (os.environ.get("DYNOSIM_TIMING_PACKS", USER_FOLDER), USER_FOLDER, BUNDLED):
-        file = os.path.abspath(
-            os.path.join(folder, key.filename)
-        )  # a tenth of what Path takes; asked for every candidate
+        # A tenth of what Path takes; asked for every candidate.
+        file = os.path.abspath(os.path.join(folder, key.filename))
         if not os.path.isfile(file):
             continue
         pack = load_pack(path := Path(file))
@@ -218,9 +218,22 @@ def _culprit(key: PackKey) -> str:
     return "deployment.timing" if any(BUNDLED.glob(f"*.{key.gpu}.*.npz")) else "deployment.gpu"
 
 
-@lru_cache(maxsize=64)
 def load_pack(path: Path) -> Pack:
-    """Read a pack; TimingError when the file is not one."""
+    """Read a pack; TimingError when the file is not one. An unchanged file gives the same object."""
+    return _load(path, _stamp(path))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return what changes with the content of a file."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise TimingError(f"{path}: cannot be read: {error.strerror}") from error
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=64)
+def _load(path: Path, stamp: tuple[int, int]) -> Pack:
     try:
         with np.load(path) as arrays:
             values = dict(arrays)
@@ -232,8 +245,10 @@ def load_pack(path: Path) -> Pack:
 
 
 @lru_cache(maxsize=128)
-def _tables(path: Path, size: Size, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
-    return load_pack(path).tables(size, max_num_seqs, max_num_batched_tokens)
+def _tables(
+    path: Path, stamp: tuple[int, int], size: Size, max_num_seqs: int, max_num_batched_tokens: int
+) -> PassTables:
+    return _load(path, stamp).tables(size, max_num_seqs, max_num_batched_tokens)
 
 
 def interpolate(at: ArrayLike, nodes: ArrayLike, values: ArrayLike) -> NDArray[np.float64]:

@@ -528,7 +528,7 @@ def _validate(args: argparse.Namespace) -> int:
     else:
         for section in document.sections(scores, outcomes) if args.details else document.summary(scores):
             _print_section(section)
-    if args.only and (args.write_docs or args.write_bands):
+    if args.only != "*" and (args.write_docs or args.write_bands):
         raise ConfigError("--only: the page and the bands are of the whole set")
     if args.write_docs:
         print(document.write_docs(Path(args.write_docs), scores, outcomes), file=sys.stderr)

@@ -162,6 +162,12 @@ def test_a_hash_of_other_requests_is_refused(tmp_path: Path) -> None:
     assert "workload hash beef" in _refusal(lambda data: None, tmp_path, workload_hash="beef")
 
 
+def test_a_file_counts_once(tmp_path: Path) -> None:
+    once = measured(tmp_path, loads=LOADS[:1])
+    with pytest.raises(ConfigError, match="each run once"):
+        fitted(once, once)
+
+
 def test_names_of_ones_own_and_five_percent_pass(tmp_path: Path) -> None:
     (found,) = read_measured(measured(tmp_path, loads=LOADS[:1], tools=["vLLM bench"]).measured[0])
     scenario = SearchSpace.load(config_file(tmp_path)).deployed()

@@ -98,6 +98,7 @@ def test_requests_without_gaps_are_no_zero(ran: Any, tmp_path: Path) -> None:
         ("vLLM bench", {"request_rate": 4.0, "max_concurrency": 8}, "max_concurrency: 8 beside a request rate"),
         ("vLLM bench", {"request_rate": 4.0, "ramp_up_strategy": "linear"}, "ramps are not modelled"),
         ("vLLM bench", {"mean_ttft_ms": 0.0, "mean_tpot_ms": 0.0, "mean_itl_ms": 0.0}, "must be streamed"),
+        ("vLLM bench", {"mean_ttft_ms": -5.0}, "mean_ttft_ms: -5: allowed: a number from 0"),
         ("SGLang bench_serving", {"output_throughput": float("nan")}, "output_throughput: nan"),
         ("AIPerf", {"was_cancelled": True}, "ended early"),
         ("AIPerf", {"is_complete": False}, "ended early"),

@@ -21,7 +21,8 @@ from dynosim.errors import ConfigError
 from dynosim.fidelity import document, validate
 from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import Measurement, read_measurements
-from dynosim.fidelity.replay import Outcome
+from dynosim.fidelity.replay import Outcome, replay
+from dynosim.fidelity.runs import deployment_of, workload_of
 from dynosim.search import workers
 from dynosim.timing.engines import Behaviour
 from fidelity.rows import exact, outcome, sweep, write_set
@@ -165,6 +166,49 @@ def test_bad_input_is_one_line_and_exits_2(
     monkeypatch.setattr(validate, "DEFAULT_SET", write_set(tmp_path, {}))
     assert cli.main(["validate", *arguments]) == cli.USAGE
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_columns_that_may_be_absent_are_empty(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(
+        "id,model,gpu,n_gpus,engine,isl,osl,concurrency_or_rate,load_kind,ttft_ms_mean\n"
+        "one,nvidia/Llama-3.1-8B-Instruct-FP8,H100,1,vllm,128,16,4,closed-loop concurrency,20\n"
+    )
+    (row,) = read_measurements(path)
+    assert deployment_of(row).quantization == "fp8"
+    assert (row.tp, row.notes, row.measured) == (None, "", {"ttft_ms_mean": 20.0})
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"id": ""}, "an id, and at least one of"),
+        ({"ttft_ms_mean": "", "tpot_ms_mean": ""}, "at least one of tpot_ms_mean"),
+        ({"isl": "-1"}, "isl '-1': allowed: a number above 0"),
+    ],
+)
+def test_a_row_that_says_nothing_is_one_line(row: dict[str, str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read_measurements(write_set(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"load_kind": "ramp"}, "'ramp': allowed: closed-loop, open-loop"),
+        ({"load_kind": "open-loop (10 s)", "concurrency_or_rate": "fast"}, "open-loop without a rate"),
+    ],
+)
+def test_a_load_that_is_not_known_is_not_taken_for_another(row: dict[str, str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        workload_of(read_measurements(write_set(tmp_path, row))[0])
+
+
+@pytest.mark.parametrize(("notes", "cached"), [("shared_prefix client; stage 1 of 2", True), ("plain client", False)])
+def test_prompts_of_a_rate_come_again_only_where_the_notes_say_so(notes: str, cached: bool, tmp_path: Path) -> None:
+    row = {"load_kind": "open-loop (10 s)", "concurrency_or_rate": "2", "notes": notes, "isl": "400"}
+    predicted = replay(read_measurements(write_set(tmp_path, row))[0]).predicted
+    assert (predicted["prefix_hit_percent"] > 80.0) == cached
 
 
 # ---- the page -----------------------------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ def test_override_wins_even_where_nothing_would_fit():
         (("llama-3.1-70b", "a100_sxm", 4, "fp8"), {}, "no FP8 tensor cores"),
         (("llama-3.1-70b", "a100_sxm", 4), {"kv_cache_dtype": "fp8"}, "no FP8 tensor cores"),
         (("llama-3.1-70b", "h100_sxm", 4, "nvfp4"), {}, "no FP4 tensor cores"),
+        (("nvidia/Llama-3.1-8B-Instruct-FP8", "h100_sxm", 1), {}, "of another precision: use quantization 'fp8'"),
         (("llama-3.1-70b", "h100_sxm", 4), {"enable_expert_parallel": True}, "is dense"),
         (("llama-3.1-70b", "h100_sxm", 16), {}, "exceeds the 8 GPUs"),
         (("qwen3-235b-a22b", "h200_sxm", 8, "fp8", "sglang"), {}, "to 192 columns, not a multiple of their 128-wide"),

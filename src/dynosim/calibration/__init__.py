@@ -6,6 +6,7 @@ Left out: percentiles and single requests. Four multipliers move means; the spre
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def calibrate(measurements: Sequence[Measurement], *, name: str, created: str = 
     Raises ConfigError where a file is not a result file, or does not fit its configuration; InfeasibleError and
     TimingError where that cannot be simulated.
     """
+    _check_once([file for measurement in measurements for file in measurement.measured])
     replays = [each for measurement in measurements for each in _replays(measurement)]
     files = dict.fromkeys(each.run.file for each in replays)
     sources = tuple(_source(file, [each.run for each in replays if each.run.file == file]) for file in files)
@@ -94,6 +96,16 @@ def _replays(measurement: Measurement) -> list[Replay]:
     if not runs:
         raise ConfigError("no measured run", file=measurement.config)
     return [replay(run, scenario, measurement.workload_hash) for run in runs]
+
+
+def _check_once(files: Sequence[str]) -> None:
+    """Raise ConfigError where a file comes twice: its errors would look like those of two runs that agree."""
+    seen = set()
+    for file in filter(os.path.isfile, files):
+        content = Path(file).read_bytes()
+        if content in seen:
+            raise ConfigError("the same content as a file before it: allowed: each run once", file=file)
+        seen.add(content)
 
 
 def _source(file: str, runs: Sequence[MeasuredRun]) -> Source:

@@ -366,7 +366,8 @@ def markdown(scores: Scores, outcomes: Sequence[Outcome]) -> str:
         _fitted(),
         _table(published),
         _not_modelled(),
-        f"## {rows.title}\n\n<details><summary>{len(rows.rows)} rows</summary>\n\n{_table(rows)}\n</details>\n",
+        f"## {rows.title}\n\n<details><summary>{len(rows.rows)} rows</summary>\n\n"
+        f"{_cells(rows.note, rows.head, rows.rows)}\n</details>\n",
     ]
     return "\n".join(parts)
 

@@ -20,6 +20,8 @@ COLUMNS = (
     "concurrency_or_rate", "load_kind", "output_tok_s_total", "output_tok_s_per_gpu", "ttft_ms_mean", "ttft_ms_p99",
     "tpot_ms_mean", "tpot_ms_p99", "notes",
 )  # fmt: skip
+REQUIRED = ("id", "model", "gpu", "n_gpus", "engine", "isl", "osl", "concurrency_or_rate", "load_kind")
+"""Columns without which nothing can be replayed; any other one may be absent, and is empty then."""
 
 MEASURED = ("tpot_ms_mean", "tpot_ms_p99", "ttft_ms_mean", "ttft_ms_p99", "output_tok_s_per_gpu")
 """Columns with what was measured; more stands in the notes."""
@@ -88,12 +90,15 @@ def read_measurements(path: str | Path) -> list[Measurement]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
             if missing:
                 raise ConfigError(f"no column {', '.join(missing)}: allowed: {', '.join(COLUMNS)}", file=str(file))
-            return list(_rows(reader, file))
+            rows = list(_rows(reader, file))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {getattr(error, 'strerror', error)}", file=str(file)) from None
+    if not rows:
+        raise ConfigError("no row below the column names", file=str(file))
+    return rows
 
 
 def _rows(reader: csv.DictReader[str], file: Path) -> Iterator[Measurement]:
@@ -105,7 +110,7 @@ def _rows(reader: csv.DictReader[str], file: Path) -> Iterator[Measurement]:
         if None in row.values() or None in row:
             raise ConfigError("not as many cells as columns", file=str(file), line=reader.line_num, path=row["id"])
         try:
-            yield _row(row, file.parent)
+            yield _row(dict.fromkeys(COLUMNS, "") | row, file.parent)
         except ValueError as error:
             raise ConfigError(str(error), file=str(file), line=reader.line_num, path=row["id"]) from None
 
@@ -113,10 +118,13 @@ def _rows(reader: csv.DictReader[str], file: Path) -> Iterator[Measurement]:
 def _row(row: Mapping[str, str], folder: Path) -> Measurement:
     measured = {name: _number(row[name], name) for name in MEASURED if row[name]}
     noted = {name: re.search(pattern, row["notes"]) for name, pattern in NOTED.items()}
+    measured |= {name: float(found.group(1)) for name, found in noted.items() if found}
     load = re.match(r"inf|[\d.]+", row["concurrency_or_rate"])
     n_gpus = _count(row["n_gpus"], "n_gpus")
     if row["output_tok_s_total"] and "output_tok_s_per_gpu" not in measured:
         measured["output_tok_s_per_gpu"] = _number(row["output_tok_s_total"], "output_tok_s_total") / n_gpus
+    if not (row["id"] and measured):
+        raise ValueError(f"allowed: an id, and at least one of {', '.join(MEASURED)}")
     return Measurement(
         id=row["id"],
         source=row["source"],
@@ -133,7 +141,7 @@ def _row(row: Mapping[str, str], folder: Path) -> Measurement:
         load_kind=row["load_kind"],
         notes=row["notes"],
         folder=folder,
-        measured=measured | {name: float(found.group(1)) for name, found in noted.items() if found},
+        measured=measured,
     )
 
 

@@ -45,6 +45,8 @@ def replay(measurement: Measurement) -> Outcome:
         moe = get_model(measurement.model).moe is not None
         deployment, evidence = timed(_fitting(deployment_of(measurement)))
         result = simulate(deployment, requests_of(measurement))
+        if not (result.requests["status"] == COMPLETED).any():
+            raise InfeasibleError("no request was completed")
         metrics = summarize(result, {}, PriceConfig())
     except DynosimError as error:
         return Outcome(measurement, {}, problem=str(error))
@@ -66,6 +68,7 @@ def _fitting(deployment: DeploymentConfig) -> DeploymentConfig:
             check(deployment)
         except InfeasibleError:
             deployment = _with_pools(deployment, update)
+    check(deployment)
     return deployment
 
 

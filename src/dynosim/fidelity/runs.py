@@ -29,7 +29,7 @@ from dynosim.config import (
 from dynosim.config.workload import PrefixGroups, Sessions
 from dynosim.errors import ConfigError
 from dynosim.fidelity.measurements import Measurement
-from dynosim.hardware.models import get_model
+from dynosim.hardware.models import get_model, precision_of
 from dynosim.workload import load_workload
 from dynosim.workload.table import Workload
 
@@ -40,7 +40,7 @@ GPUS = {
 }  # fmt: skip
 """Beginning of a row's GPU name -> card."""
 ENGINES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm"}
-QUANTIZATION = {None: "none", "bf16": "none", "fp16": "none", "fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4",
+QUANTIZATION = {"bf16": "none", "fp16": "none", "fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4",
                 "int4": "none",
                 "mxfp4": "none"}  # fmt: skip
 MAX_NUM_SEQS = {"vllm": 256, "sglang": 1024, "trtllm": 2048}
@@ -52,6 +52,8 @@ HAND_OFF_LATENCY_US = 1500.0
 GENERATED_BUDGET_TOKENS = 1500
 """AIConfigurator's launch files set max_num_tokens to batch size + ISL + 1500 (its generator's rules); its own gap
 analysis is taken to have run them."""
+LOADS = ("closed-loop", "open-loop", "offline", "sequential")
+"""Beginnings of the load kinds."""
 BLIS_PROMPTS = 100
 """Distinct prompts that the client of the constant-rate stages cycled (validation/README.md)."""
 
@@ -85,8 +87,10 @@ def _card(gpu: str) -> str:
 
 
 def _quantization(row: Measurement) -> str:
+    if row.precision is None:
+        return precision_of(row.model)
     if row.precision not in QUANTIZATION:
-        raise ConfigError(f"{row.precision!r}: allowed: {', '.join(filter(None, QUANTIZATION))}", path="precision")
+        raise ConfigError(f"{row.precision!r}: allowed: {', '.join(QUANTIZATION)}", path="precision")
     model = get_model(row.model)
     own = model.moe is not None and model.moe.native_bytes < 1  # gpt-oss, Kimi-K2.5
     if row.precision in ("int4", "mxfp4") and not own:
@@ -204,6 +208,8 @@ def requests_of(row: Measurement) -> Workload:
 def workload_of(row: Measurement) -> WorkloadConfig:
     """Return what *row* was measured with, as its README says each ``load_kind`` was produced."""
     kind = row.load_kind
+    if not kind.startswith(LOADS):
+        raise ConfigError(f"{kind!r}: allowed: {', '.join(LOADS)}, and words after it", path="load_kind")
     if kind.startswith("open-loop trace"):
         return WorkloadConfig(source=TraceSource(path=str(_trace(row))), load=TraceLoad())
     if kind.startswith("open-loop"):
@@ -242,17 +248,18 @@ def _length(row: Measurement, tokens: float) -> Length:
 
 
 def _stage(row: Measurement) -> WorkloadConfig:
-    """A stage of a constant-rate client that cycles few prompts; a later stage finds their blocks in the cache."""
-    assert row.load is not None
+    """A stage of requests at a rate. Where its client cycles few prompts, a later stage finds their blocks cached."""
+    if row.load is None:
+        raise ConfigError("open-loop without a rate: allowed: requests per second", path="concurrency_or_rate")
     seconds = float((re.search(r"([\d.]+) s\)", row.load_kind) or [0, 600])[1])
-    warm = 0 if row.noted(r"stage 0 of") else 3 * BLIS_PROMPTS
-    tokens = round(row.isl)
-    sessions = Sessions(groups=PrefixGroups(groups=BLIS_PROMPTS, prefix_tokens=FixedLength(tokens=tokens - 1)))
+    cycled = row.noted("shared_prefix") is not None
+    warm = 3 * BLIS_PROMPTS if cycled and not row.noted(r"stage 0 of") else 0
+    prompt, prefix = _length(row, row.isl), FixedLength(tokens=max(round(row.isl) - 1, 1))
     source = SyntheticSource(
         requests=round(seconds * row.load) + warm,
-        input_tokens=FixedLength(tokens=1),
-        output_tokens=FixedLength(tokens=round(row.osl)),
-        sessions=sessions,
+        input_tokens=FixedLength(tokens=1) if cycled else prompt,
+        output_tokens=_length(row, row.osl),
+        sessions=Sessions(groups=PrefixGroups(groups=BLIS_PROMPTS, prefix_tokens=prefix)) if cycled else None,
     )
     return WorkloadConfig(source=source, load=PoissonLoad(rate_rps=row.load), warmup_requests=warm)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from dynosim.config import DeploymentConfig, PoolConfig
 from dynosim.errors import InfeasibleError
 from dynosim.hardware.gpus import get_gpu
-from dynosim.hardware.models import ModelCard, MoE, get_model
+from dynosim.hardware.models import ModelCard, MoE, get_model, precision_of
 
 KV_DTYPE_BYTES = {"bf16": 2, "fp8": 1}
 
@@ -154,6 +154,9 @@ def check(deployment: DeploymentConfig) -> None:
     model = get_model(deployment.model)
     if deployment.quantization != "none" and not model.fp8_checkpoint:
         raise InfeasibleError(f"{model.name} is published in its own precision only: use quantization 'none'")
+    if precision_of(deployment.model) not in ("none", deployment.quantization):
+        said = precision_of(deployment.model)
+        raise InfeasibleError(f"{deployment.model} is a checkpoint of another precision: use quantization {said!r}")
     for role, pool in deployment.pools().items():
         try:
             _check_precision(deployment, pool)

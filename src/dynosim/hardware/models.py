@@ -387,3 +387,9 @@ def get_model(name: str) -> ModelCard:
         return _BY_FAMILY[_family(name)]
     nearest = _BY_NAME[get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.0)[0]].name
     raise ConfigError(f"{name!r}: no such model; did you mean {nearest!r}? known: {', '.join(MODELS)}", path="model")
+
+
+def precision_of(checkpoint: str) -> str:
+    """Return the quantization that a checkpoint's name says, ``none`` where it says nothing."""
+    said = re.search(r"-(?:(fp8)|(?:nv)?fp4)\b", checkpoint, re.IGNORECASE)
+    return "none" if said is None else "fp8" if said[1] else "nvfp4"

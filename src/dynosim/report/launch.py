@@ -16,7 +16,7 @@ import yaml
 from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, Scenario
 from dynosim.config.deployment import TopologyConfig
 from dynosim.hardware.memory import kv_dtype
-from dynosim.hardware.models import get_model
+from dynosim.hardware.models import get_model, precision_of
 
 Flags = dict[str, Any]
 """Flag without dashes -> value; True is a bare flag, None and False are left out."""
@@ -57,7 +57,7 @@ def _comments(deployment: DeploymentConfig, role: str, pool: PoolConfig) -> list
         out.append(
             f"# {drafts} draft tokens: {deployment.model} has no MTP layer: choose a draft model or n-gram method"
         )
-    if deployment.quantization == "nvfp4" and _precision(checkpoint(deployment)) != "nvfp4":
+    if deployment.quantization == "nvfp4" and precision_of(checkpoint(deployment)) != "nvfp4":
         out.append(
             f"# no NVFP4 checkpoint of {deployment.model} is known here: quantise {checkpoint(deployment)} first"
         )
@@ -109,12 +109,8 @@ def checkpoint(deployment: DeploymentConfig) -> str:
     if "/" in deployment.model:
         return deployment.model
     known = [name for name in get_model(deployment.model).aliases if "/" in name]
-    known = [name for name in known if _precision(name) == deployment.quantization] or known
+    known = [name for name in known if precision_of(name) == deployment.quantization] or known
     return next((name for name in known if "Instruct" in name), known[0])
-
-
-def _precision(checkpoint: str) -> str:
-    return {"FP8": "fp8", "FP4": "nvfp4", "NVFP4": "nvfp4"}.get(checkpoint.rsplit("-", 1)[-1], "none")
 
 
 def _quantises(deployment: DeploymentConfig) -> bool:
@@ -167,6 +163,7 @@ def _vllm_engine_flags(engine: EngineConfig) -> Flags:
         "no-async-scheduling": engine.async_scheduling is False,
         "compilation-config": said and json.dumps(said),
         "max-cudagraph-capture-size": _unless_default(engine, "max_cudagraph_capture_size"),
+        "attention-backend": _unless_default(engine, "attention_backend"),
         "attention-config.use_trtllm_attention": 0 if engine.attention_backend == "FLASHINFER" else None,
     }
 

@@ -64,6 +64,13 @@ class Fields:
             raise self.error(key, f"{value!r}: allowed: a finite number" if key in self.data else "missing")
         return float(value)
 
+    def duration(self, key: str) -> float:
+        """Return a time, at least 0."""
+        value = self.number(key)
+        if value < 0:
+            raise self.error(key, f"{value:g}: allowed: a number from 0")
+        return value
+
     def count(self, key: str, default: int | None = None) -> int:
         """Return a number of requests, at least 0."""
         value = self.number(key, default)
@@ -96,7 +103,7 @@ def flat_statistics(fields: Fields, name: str) -> dict[str, float]:
     for key in fields.data:
         match = re.fullmatch(rf"(mean|median|std|min|max|p\d+)_{name}_ms", key)
         if match and fields.data[key] is not None:
-            found[stats.get(match[1], match[1])] = fields.number(key)
+            found[stats.get(match[1], match[1])] = fields.duration(key)
     return found
 
 

@@ -94,6 +94,14 @@ def test_what_is_extrapolated_is_known_less(file: Path) -> None:
         assert far[name].half_width == pytest.approx(WIDENED * band.half_width)
 
 
+def test_beyond_its_ranges_a_profile_is_worth_no_more_than_its_class(file: Path) -> None:
+    own, of_class = (
+        model_bands(_scenario(profile=profile), "extrapolated", file=file)[ITL] for profile in (_profile(), None)
+    )
+    assert model_bands(_scenario(profile=_profile()), "calibrated", file=file)[ITL].half_width < of_class.half_width
+    assert own == of_class
+
+
 def test_a_band_without_a_spread_shares_half_of_it(file: Path) -> None:
     band = model_bands(_scenario(), "modelled", file=file)[RATE]
     assert band.spread == pytest.approx(SHARED * math.log(1.1 / 0.8) / 2.0)

@@ -72,6 +72,10 @@ class Band:
         """Return the band of one over the metric."""
         return Band(1.0 / self.high, 1.0 / self.low, self.spread)
 
+    def wider(self, other: Band) -> Band:
+        """Return the wider of two bands."""
+        return max(self, other, key=lambda band: band.half_width)
+
     def widened(self) -> Band:
         """Return the band for what is beyond the measurements."""
         centre, half = math.sqrt(self.low * self.high), math.exp(WIDENED * self.half_width)
@@ -92,8 +96,10 @@ def model_bands(
     *saturated*: the run did not carry the load. *file* instead of the package's; nothing is known without.
     """
     base = _base(scenario.deployment, file or BANDS)
-    if mark == "extrapolated":
-        base = {name: band.widened() for name, band in base.items()}
+    if mark == "extrapolated":  # where a profile has seen nothing it is worth no more than the class
+        kind = evidence_class(scenario.deployment)
+        of_class = _of_class(kind, file or BANDS) if kind else {}
+        base = {name: band.wider(of_class.get(name, band)).widened() for name, band in base.items()}
     predicted = saturated or isinstance(scenario.workload.load, ConcurrencyLoad)
     sources = dict(VALIDATED)
     if predicted:

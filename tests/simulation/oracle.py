@@ -1160,17 +1160,18 @@ class OracleCore:
     def store(self, job: Job, time: float) -> None:
         """Copy what *job* has completed since the last time to the first tier, one copy at a time."""
         rank = job.rank
-        if not rank.tiers or job.storing or job.named <= job.stored:
+        named = min(job.named, int(job.row["offloaded"]))
+        if not rank.tiers or job.storing or named <= job.stored:
             return
-        whole = {i: rank.node_blocks(i, job.hashed) for i in range(job.named)}
-        first = self.skip(rank, job, range(job.stored, job.named), 0)
+        whole = {i: rank.node_blocks(i, job.hashed) for i in range(named)}
+        first = self.skip(rank, job, range(job.stored, named), 0)
         nodes = []
-        for i in range(first, job.named):
+        for i in range(first, named):
             node = rank.cache.nodes.get(job.ids[i])
             if node is None or len(node.blocks) < whole[i]:
                 break
             nodes.append(node)
-        job.stored = first + len(nodes) if nodes else job.named
+        job.stored = first + len(nodes) if nodes else named
         if not nodes:
             return
         for node in nodes:

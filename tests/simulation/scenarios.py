@@ -93,7 +93,8 @@ def make_tiers(choices: Choices) -> dict[str, Any]:
         "disk": {"size_gib": choices.of(0.5, 4.0), "bandwidth_gb_s": choices.of(3.1, 0.3)},
         "remote": {"size_gib": 2.0, "bandwidth_gb_s": 2.3, "store_bandwidth_gb_s": choices.of(2.9, 0.9)},
     }
-    return {name: tier for name, tier in tiers.items() if choices.of(False, True)}
+    answers = {"offload_prompt_only": choices.of(None, False, True)}
+    return {name: tier for name, tier in tiers.items() if choices.of(False, True)} | answers
 
 
 def make_scaler(choices: Choices, replicas: int) -> dict[str, Any]:

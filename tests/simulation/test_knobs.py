@@ -217,6 +217,7 @@ EFFECTS = {
     "HostTier.size_gib": Effect(f"{POOL}.kv_offload.host.size_gib", 0.1, 64.0, "host_cache_hit_rate", +1, HOST),
     "HostTier.bandwidth_gb_s": Effect(f"{POOL}.kv_offload.host.bandwidth_gb_s", 50.0, 1.0, TTFT, +1, HOST),
     "HostTier.latency_us": Effect(f"{POOL}.kv_offload.host.latency_us", 10.0, 1e5, TTFT, +1, HOST),
+    "OffloadConfig.offload_prompt_only": Effect(f"{POOL}.kv_offload.offload_prompt_only", False, True, "host_cache_hit_rate", -1, {**HOST, **SESSIONS, f"{POOL}.replicas": 1}),
     "DiskTier.size_gib": Effect(f"{POOL}.kv_offload.disk.size_gib", 0.1, 64.0, "disk_cache_hit_rate", +1, DISK),
     "DiskTier.bandwidth_gb_s": Effect(f"{POOL}.kv_offload.disk.bandwidth_gb_s", 10.0, 0.5, TTFT, +1, DISK),
     "DiskTier.latency_us": Effect(f"{POOL}.kv_offload.disk.latency_us", 100.0, 2e5, TTFT, +1, DISK),

@@ -165,6 +165,9 @@ class OffloadConfig(Config):
     host: HostTier | None = None
     disk: DiskTier | None = None
     remote: RemoteTier | None = None
+    offload_prompt_only: bool | None = None
+    """Leave answers on the GPU: a next turn computes them again once they are evicted there. Default: as the engine
+    does, which is yes for vLLM (its pull request 43797; before 33881, a defect of async scheduling did the same)."""
 
 
 class AutoscalerConfig(Config):
@@ -432,6 +435,11 @@ class DeploymentConfig(Config):
         if role == "decode" and self.disaggregated is not None and self.disaggregated.decode_router is not None:
             return self.disaggregated.decode_router
         return self.router
+
+    def offloads_prompt_only(self, pool: PoolConfig) -> bool:
+        """Return whether *pool* keeps answers out of the tiers below the GPU."""
+        own = pool.kv_offload.offload_prompt_only
+        return self.engine.name == "vllm" if own is None else own
 
     def block_size(self, pool: PoolConfig) -> int:
         """Return the tokens per KV block of *pool*."""

@@ -44,7 +44,7 @@ def replay(measurement: Measurement) -> Outcome:
     try:
         moe = get_model(measurement.model).moe is not None
         deployment, evidence = timed(_fitting(deployment_of(measurement)))
-        result = simulate(deployment, requests_of(measurement))
+        result = _simulated(measurement, deployment)
         if not (result.requests["status"] == COMPLETED).any():
             raise InfeasibleError("no request was completed")
         metrics = summarize(result, {}, PriceConfig())
@@ -56,6 +56,17 @@ def replay(measurement: Measurement) -> Outcome:
     return Outcome(
         measurement, _predicted(measurement, metrics, result), evidence, moe, None, _requests(result) if keep else None
     )
+
+
+def _simulated(row: Measurement, deployment: DeploymentConfig) -> SimulationResult:
+    """Simulate the row; clients that stop after so many answers leave the rest unsent, so that few are ever idle."""
+    workload = requests_of(row)
+    result = simulate(deployment, workload)
+    stop = row.noted(r"stop issuing after (\d+) completed")
+    if stop is None or int(stop) >= len(workload):
+        return result
+    stopped_s = np.sort(result.requests["last_token_s"])[int(stop) - 1]
+    return simulate(deployment, workload.take(np.flatnonzero(result.requests["arrival_s"] <= stopped_s)))
 
 
 def _fitting(deployment: DeploymentConfig) -> DeploymentConfig:

@@ -216,10 +216,7 @@ def workload_of(row: Measurement) -> WorkloadConfig:
         return _stage(row)
     load = ConcurrencyLoad(concurrency=_concurrency(row))
     if kind.startswith("closed-loop multi-turn"):
-        logged = row.noted(r"\((\d+) logged\)")
-        return WorkloadConfig(
-            source=TraceSource(path=str(_trace(row))), load=load, max_requests=int(logged) if logged else None
-        )
+        return WorkloadConfig(source=TraceSource(path=str(_trace(row))), load=load)
     requests = int(row.noted(r"num_requests (\d+)") or row.noted(r"\((\d+) per length") or 10 * load.concurrency)
     source = SyntheticSource(requests=requests, input_tokens=_length(row, row.isl), output_tokens=_length(row, row.osl))
     return WorkloadConfig(source=source, load=load)

@@ -85,6 +85,7 @@ def _without_flag(deployment: DeploymentConfig, role: str, pool: PoolConfig) -> 
         "scheduling_policy": None if pool.scheduling_policy in policies[engine] else pool.scheduling_policy,
         "num_gpu_blocks_override": None if engine == "vllm" else pool.num_gpu_blocks_override,
         "enable_chunked_prefill": False if engine == "sglang" and not pool.enable_chunked_prefill else None,
+        "kv_offload.offload_prompt_only": None if engine == "vllm" else tiers.offload_prompt_only,
         "kv_offload.disk": disk if engine != "sglang" else None,
         "cudagraph_mode": _graphs_without_flag(deployment.engine),
         "max_cudagraph_capture_size": None
@@ -128,7 +129,7 @@ def _join(words: list[str], flags: Mapping[str, Any]) -> str:
 
 
 def _vllm(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: str) -> str:
-    host, draft_tokens = pool.kv_offload.host, _drafts(deployment)
+    host, own, draft_tokens = pool.kv_offload.host, pool.kv_offload.offload_prompt_only, _drafts(deployment)
     connector = {"kv_connector": "NixlConnector", "kv_role": "kv_both"} if role != "mixed" else None
     drafts = draft_tokens and {"method": "mtp", "num_speculative_tokens": draft_tokens}
     flags: Flags = {
@@ -149,6 +150,7 @@ def _vllm(deployment: DeploymentConfig, role: str, pool: PoolConfig, model: str)
         "kv-cache-dtype": "fp8" if kv_dtype(deployment) == "fp8" else None,
         "kv-offloading-size": host and f"{host.size_gib:g}",
         "kv-offloading-backend": host and "native",
+        "kv-transfer-config.kv_connector_extra_config.offload_prompt_only": "false" if host and own is False else None,
         "speculative-config": drafts and json.dumps(drafts),
         "kv-transfer-config": connector and json.dumps(connector),
         **_vllm_engine_flags(deployment.engine),

@@ -76,7 +76,7 @@ class Pool:
         self.engine = state.Engine(
             limits=limits,
             replicas=self._replicas(network),
-            jobs=_jobs(role, workload, offsets, policy),
+            jobs=_jobs(role, workload, offsets, policy, node_tokens if deployment.offloads_prompt_only(config) else 0),
             running=np.zeros((self.rows, config.max_num_seqs), np.int64),
             caches=caches,
             slots=slots,
@@ -241,13 +241,20 @@ def _set_scheduler(row: Any, deployment: DeploymentConfig, role: str) -> None:
     row["ratio_decay"] = (row["init_ratio"] - row["min_ratio"]) / NEW_TOKEN_RATIO_STEPS
 
 
-def _jobs(role: str, workload: Workload, offsets: IntArray, policy: SchedulingPolicy) -> NDArray[Any]:
+def _jobs(
+    role: str, workload: Workload, offsets: IntArray, policy: SchedulingPolicy, prompt_node_tokens: int
+) -> NDArray[Any]:
+    """Return the jobs; nodes of *prompt_node_tokens* tokens go to lower tiers where they are all prompt (0: any do)."""
     jobs = np.zeros(len(workload), state.JOB)
     for name in ("scheduled", "landed", "first", "second", "last", "gap_from", "preempted_at"):
         jobs[name] = math.nan
     jobs["input"], jobs["hashed"] = workload.input_tokens, workload.hashed_tokens
     jobs["output"] = 1 if role == "prefill" else workload.output_tokens
     jobs["hash_start"], jobs["hash_count"] = offsets[:-1], np.diff(offsets)
+    jobs["offloaded"] = jobs["hash_count"]
+    if prompt_node_tokens:
+        answered = jobs["hashed"] > jobs["input"]
+        jobs["offloaded"][answered] = jobs["input"][answered] // prompt_node_tokens
     jobs["kv"] = state.REMOTE if role == "decode" else state.LOCAL
     jobs["replica"] = state.NONE
     jobs["static_key"] = policy.keys(QueueView(workload.input_tokens, workload.priority, workload.deadline_s))

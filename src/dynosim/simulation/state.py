@@ -112,7 +112,8 @@ JOB = np.dtype(
         ("hashed", "i4"),  # tokens that the prompt nodes cover, answer included
         ("nodes", "i4"),  # leading nodes whose blocks are settled as shared or own
         ("named", "i4"),  # most leading nodes it ever had whole in the cache
-        ("stored", "i4"),  # of those, already sent to the lower tiers
+        ("offloaded", "i4"),  # leading nodes that lower tiers may have
+        ("stored", "i4"),  # of those, already sent there
         ("storing", "i1"),
         ("loading", "i1"),  # copies on their way up
         ("input", "i4"),

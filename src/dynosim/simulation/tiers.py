@@ -1,8 +1,9 @@
 """KV tiers below the GPU: host memory (G2), local disk (G3), a shared store (G4). Compiled.
 
-Written through: blocks of whole prompt nodes are copied to the first tier when the pass that computed them ends, and
-from tier to tier as copies arrive. A prompt whose prefix goes on in a tier is taken off the queue, its blocks are
-reserved and filled over the links, and it comes back to the front with that much less to compute.
+Written through: blocks of whole nodes, of prompts only where ``offload_prompt_only``, are copied to the first tier when
+the pass that computed them ends, and from tier to tier as copies arrive. A prompt whose prefix goes on in a tier is
+taken off the queue, its blocks are reserved and filled over the links, and it comes back to the front with that much
+less to compute.
 """
 
 from __future__ import annotations
@@ -113,12 +114,13 @@ def _copy_down(e, r, j, first, last, tier, time):
 def store(e, r, j, time):
     """Start to copy what job *j* has newly completed to the first tier, unless a copy of it is still on its way."""
     job, cache = e.jobs[j], e.caches[e.replicas[r].cache]
-    if e.limits[0].tiers == 0 or job.storing or job.named <= job.stored or not links.has_room(e):
+    named = min(job.named, job.offloaded)
+    if e.limits[0].tiers == 0 or job.storing or named <= job.stored or not links.has_room(e):
         return
-    first = last = _skip_stored(e, r, j, job.stored, job.named, 0)
-    while last < job.named and _whole_in_gpu(e, r, j, last):
+    first = last = _skip_stored(e, r, j, job.stored, named, 0)
+    while last < named and _whole_in_gpu(e, r, j, last):
         last += 1
-    job.stored = last if last > first else job.named
+    job.stored = last if last > first else named
     if last == first:
         return
     job.storing = 1

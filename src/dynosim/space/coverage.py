@@ -106,6 +106,9 @@ scheduling_policy | order of the waiting queue
 scheduling_options | arguments of the scheduling policy | policies/test_contracts.py::test_wrong_options_are_named
 scheduler_reserve_full_isl | admission waits until the whole prompt fits
 
+[OffloadConfig]
+offload_prompt_only | answers are computed again by the next turn once the GPU has evicted them
+
 [HostTier]
 size_gib | blocks that stay
 bandwidth_gb_s | time of copies to and from the GPUs; concurrent ones share it

@@ -83,7 +83,7 @@ def add_stage_transfers(tables: PassTables, deployment: DeploymentConfig, pool: 
 def add_write_through(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
     """Add the memory traffic of KV offloading, but to formulas that know no hardware.
 
-    The copy down reads the KV of every token once more, while the pass needs the same memory.
+    The copy down reads the KV of every token that goes there once more, while the pass needs the same memory.
     """
     offload = pool.kv_offload
     if not tables.fused or not (offload.host or offload.disk or offload.remote):
@@ -91,7 +91,7 @@ def add_write_through(tables: PassTables, deployment: DeploymentConfig, pool: Po
     gpu, model = get_gpu(deployment.pool_gpu(pool)), get_model(deployment.model)
     per_token = kv_bytes_per_token(model, pool.tensor_parallel_size, kv_dtype(deployment))
     token_s = per_token / gpu.memory_bandwidth_bytes_s
-    return _add(tables, 0.0, token_s, token_s)
+    return _add(tables, 0.0, token_s, 0.0 if deployment.offloads_prompt_only(pool) else token_s)
 
 
 def add_overheads(tables: PassTables, deployment: DeploymentConfig) -> PassTables:

@@ -40,11 +40,15 @@ def test_every_run_obeys_the_laws(data: st.DataObject) -> None:
 def test_runs_are_byte_equal_in_any_process() -> None:
     code = (
         "import hashlib\n"
+        "from dynosim.errors import InfeasibleError\n"
         "from simulation import laws\n"
         "from simulation.scenarios import Seeded, make_deployment, make_workload\n"
-        "for seed in range(3, 12):\n"
+        "for seed in range(3, 14):\n"
         "    choices = Seeded(seed)\n"
-        "    done = laws.run(make_deployment(choices), make_workload(choices))\n"
+        "    try:\n"
+        "        done = laws.run(make_deployment(choices), make_workload(choices))\n"
+        "    except InfeasibleError:\n"
+        "        continue\n"
         "    print(hashlib.sha256(laws.fingerprint(done.result)).hexdigest())\n"
     )
     said = [
@@ -54,7 +58,7 @@ def test_runs_are_byte_equal_in_any_process() -> None:
         for _ in range(2)
     ]
     assert said[0] == said[1]
-    assert len(set(said[0].split())) == 9
+    assert len(set(said[0].split())) == len(said[0].split()) > 8
 
 
 def _overload(**more: Any) -> laws.Run:

@@ -62,11 +62,11 @@ def _simulated(row: Measurement, deployment: DeploymentConfig) -> SimulationResu
     """Simulate the row; clients that stop after so many answers leave the rest unsent, so that few are ever idle."""
     workload = requests_of(row)
     result = simulate(deployment, workload)
-    stop = row.noted(r"stop issuing after (\d+) completed")
-    if stop is None or int(stop) >= len(workload):
+    stop = int(row.noted(r"stop issuing after (\d+) completed") or 0)
+    ended_s = np.sort(result.requests["last_token_s"][result.requests["status"] == COMPLETED])
+    if not 0 < stop < len(ended_s):
         return result
-    stopped_s = np.sort(result.requests["last_token_s"])[int(stop) - 1]
-    return simulate(deployment, workload.take(np.flatnonzero(result.requests["arrival_s"] <= stopped_s)))
+    return simulate(deployment, workload.take(np.flatnonzero(result.requests["arrival_s"] <= ended_s[stop - 1])))
 
 
 def _fitting(deployment: DeploymentConfig) -> DeploymentConfig:

@@ -73,8 +73,8 @@ def history(truth: Truth, driver: Driver) -> History:
 def missing(truth: Truth, sampler: BayesSampler, past: History) -> float:
     """Return the share of hypervolume that is really missing, from the reference of the sampler."""
     assert sampler._own is not None
-    belief = sampler._own.believe(past)
-    found, full = (pareto.hypervolume(losses, belief.reference) for losses in (belief.front, truth.feasible))
+    posterior = sampler._own.surrogate(past)
+    found, full = (pareto.hypervolume(losses, posterior.reference) for losses in (posterior.front, truth.feasible))
     return 1.0 - found / full
 
 

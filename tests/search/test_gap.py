@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from dynosim.config import Scenario
 from dynosim.search.priors import Prior
 from dynosim.search.samplers import gap
-from dynosim.search.samplers.belief import Belief, Output
 from dynosim.search.samplers.encoding import View
 from dynosim.search.samplers.model import GP, Hyperparameters
+from dynosim.search.samplers.surrogate import Output, Posterior
 from dynosim.search.study import GAP_EVERY, Study, run_study
 from dynosim.search.trial import Outcome
 from search.analytic import evaluate
@@ -28,10 +28,10 @@ REFERENCE = np.array([1.2, 1.2])
 HYPERPARAMETERS = Hyperparameters(np.array([0.2]), 1e-4)
 
 
-def belief(*constraints: Output) -> Belief:
+def posterior(*constraints: Output) -> Posterior:
     """Return what is believed of two losses along a line, after four trials."""
     outputs = [Output(f"objective {j}", GP(KNOWN, LOSSES[:, j], HYPERPARAMETERS), None) for j in range(2)]
-    return Belief(outputs, list(constraints), LOSSES[[0, 1, 3]], REFERENCE)
+    return Posterior(outputs, list(constraints), LOSSES[[0, 1, 3]], REFERENCE)
 
 
 def view(x: Array) -> View:
@@ -61,7 +61,7 @@ def area(points: Array) -> float:
 def test_equals_brute_force_on_a_tiny_space(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.array([0.15, 0.2, 0.5, 0.85])
     holds = Output("slo", GP(KNOWN, np.array([-1.0, 1.0, 2.0, -1.0]), HYPERPARAMETERS), None)
-    told, rng = belief(holds), np.random.default_rng(1)
+    told, rng = posterior(holds), np.random.default_rng(1)
     gaps = []
     for _ in range(1_000):
         losses = np.column_stack([o.gp.draws(x[:, None], rng.standard_normal((1, 4)))[0] for o in told.objectives])
@@ -77,14 +77,14 @@ def test_equals_brute_force_on_a_tiny_space(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_nothing_is_missing_where_nothing_is_uncertain() -> None:
-    tried = gap.estimate(belief(), view(KNOWN[:, 0]), np.random.default_rng(0))
-    between = gap.estimate(belief(), view(np.array([0.15, 0.85])), np.random.default_rng(0))
+    tried = gap.estimate(posterior(), view(KNOWN[:, 0]), np.random.default_rng(0))
+    between = gap.estimate(posterior(), view(np.array([0.15, 0.85])), np.random.default_rng(0))
     assert tried.high < 0.03 < between.high
 
 
 def test_what_cannot_be_is_not_missing() -> None:
     impossible = View(np.array([[0.15], [0.85]]), Prior((), {}), np.zeros(2, dtype=bool))
-    assert gap.estimate(belief(), impossible, np.random.default_rng(0)) == gap.Gap(0.0, 0.0, 0.0)
+    assert gap.estimate(posterior(), impossible, np.random.default_rng(0)) == gap.Gap(0.0, 0.0, 0.0)
 
 
 def _after(trials: int) -> gap.Gap:

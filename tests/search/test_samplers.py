@@ -21,8 +21,8 @@ from dynosim.search.features import FEATURES
 from dynosim.search.rows import Rows
 from dynosim.search.samplers import SAMPLERS, BayesSampler, QLogNEHVISampler, RandomSampler, make_sampler
 from dynosim.search.samplers.base import History
-from dynosim.search.samplers.belief import Believer
-from dynosim.search.samplers.encoding import Lens
+from dynosim.search.samplers.encoding import Featurizer
+from dynosim.search.samplers.surrogate import Surrogate
 from dynosim.search.study import run_study
 from dynosim.search.trial import Outcome, Status
 from search.analytic import evaluate
@@ -150,9 +150,9 @@ def test_pending_points_are_not_proposed_again_and_lower_the_gain_nearby() -> No
     waiting = History(("minimize",) * 3, points, values, {}, [], [proposal])
     assert key(sampler.propose(space, waiting, np.random.default_rng(1))) != key(proposal)
     rows = Rows(space)
-    lens = Lens(rows, serving=True)
-    believe, proposed = Believer(rows, lens, (), rows.sample(32, rng)), rows.of([proposal])
-    alone, together = (sampler.score(lens, believe(h))(proposed)[0] for h in (history, waiting))
+    featurizer = Featurizer(rows, serving=True)
+    surrogate, proposed = Surrogate(rows, featurizer, (), rows.sample(32, rng)), rows.of([proposal])
+    alone, together = (sampler.score(featurizer, surrogate(h))(proposed)[0] for h in (history, waiting))
     assert together < alone
 
 
@@ -167,8 +167,8 @@ def test_feasibility_is_learned_from_constraints() -> None:
         ("minimize",) * 3, points[:30], np.array([o.values for o in outcomes[:30]]),
         {name: values[:30] for name, values in constraints.items()}, [], [],
     )  # fmt: skip
-    lens = Lens(rows, serving=False)
-    predicted = Believer(rows, lens, (), drawn)(history).log_feasibility(lens(drawn[30:]))
+    featurizer = Featurizer(rows, serving=False)
+    predicted = Surrogate(rows, featurizer, (), drawn)(history).log_feasibility(featurizer(drawn[30:]))
     met = np.array([o.feasible for o in outcomes[30:]])
     assert predicted[met].mean() > predicted[~met].mean()
     assert (predicted <= 0.0).all()
@@ -177,11 +177,11 @@ def test_feasibility_is_learned_from_constraints() -> None:
 def test_encoding_of_conditions_logs_and_choices() -> None:
     space = serving()
     rows = Rows(space)
-    lens = Lens(rows, serving=False)
+    featurizer = Featurizer(rows, serving=False)
     point = space.complete({"deployment.mode": "aggregated", "deployment.router.policy": "round_robin"})
 
     def distance(path: str, one: object, other: object) -> float:
-        X = lens(rows.of([{**point, path: one}, {**point, path: other}])).X
+        X = featurizer(rows.of([{**point, path: one}, {**point, path: other}])).X
         return float(np.linalg.norm(X[0] - X[1]))
 
     assert distance("deployment.gpu", "l40s", "b200_sxm") == pytest.approx(1.0)
@@ -190,15 +190,15 @@ def test_encoding_of_conditions_logs_and_choices() -> None:
     seqs = "deployment.aggregated.max_num_seqs"
     assert distance(seqs, 16, 64) == pytest.approx(distance(seqs, 64, 256))
     apart = space.complete({**point, "deployment.mode": "disaggregated"})
-    X = lens(rows.of([point, apart])).X
+    X = featurizer(rows.of([point, apart])).X
     assert ((X >= 0.0) & (X <= 1.0)).all()
 
 
 def test_derived_features_are_scaled_and_neutral_where_unknown() -> None:
     space = serving("deployment.model=llama-3.1-70b")  # does not fit on one L40S
     rows = Rows(space)
-    lens, drawn = Lens(rows, serving=True), rows.sample(200, np.random.default_rng(0))
-    raw, view = Lens(rows, serving=False)(drawn).X, lens(drawn)
+    featurizer, drawn = Featurizer(rows, serving=True), rows.sample(200, np.random.default_rng(0))
+    raw, view = Featurizer(rows, serving=False)(drawn).X, featurizer(drawn)
     derived = view.X[:, raw.shape[1] :]
     np.testing.assert_array_equal(view.X[:, : raw.shape[1]], raw)
     assert derived.shape[1] == len(FEATURES)
@@ -214,7 +214,7 @@ def test_a_space_whose_features_are_all_unknown_is_still_searched(trials: int) -
     """Nothing physical is known of a plain space: raw features, no prior, and every point may work."""
     space = PlainSpace.of({"x": optuna.distributions.FloatDistribution(0.0, 1.0)})
     rows = Rows(space)
-    view = Lens(rows, serving=not isinstance(space, PlainSpace))(rows.sample(3, np.random.default_rng(0)))
+    view = Featurizer(rows, serving=not isinstance(space, PlainSpace))(rows.sample(3, np.random.default_rng(0)))
     assert view.X.shape == (3, 1)
     assert view.possible.all()
     assert view.prior.objectives == ()

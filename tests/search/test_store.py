@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from dynosim.objectives import resolve
 from dynosim.search.distributions import suggest
 from dynosim.search.samplers import make_sampler
-from dynosim.search.store import Book
+from dynosim.search.store import TrialStore
 from dynosim.search.trial import Outcome, Status, Trial
 from search.analytic import evaluate
 from search.problems import serving
@@ -41,19 +41,19 @@ def _contents(trial: FrozenTrial) -> list[object]:
 @pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
 def test_optuna_reads_what_samplers_saw_while_running_and_after(tmp_path: Path, sampler: str) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    book = Book(url, "s", SPACE, OBJECTIVES, {})
-    book.study.sampler = make_sampler(sampler, SPACE)
+    trial_store = TrialStore(url, "s", SPACE, OBJECTIVES, {})
+    trial_store.study.sampler = make_sampler(sampler, SPACE)
     for number in range(8):
-        trial = book.study.ask()
+        trial = trial_store.study.ask()
         point = suggest(trial, SPACE)
-        book.start(trial)
+        trial_store.start(trial)
         if number < 6:
             scenario = SPACE.scenario(point)
             outcome = ENDINGS[number] if number < len(ENDINGS) else evaluate(scenario)
-            book.tell(trial, Trial(number, point, scenario, outcome))
-    seen, stored = book.study.get_trials(), optuna.load_study(study_name="s", storage=url).get_trials()
+            trial_store.tell(trial, Trial(number, point, scenario, outcome))
+    seen, stored = trial_store.study.get_trials(), optuna.load_study(study_name="s", storage=url).get_trials()
     assert list(map(_contents, stored)) == list(map(_contents, seen))
-    again = Book(url, "s", SPACE, OBJECTIVES, {})
+    again = TrialStore(url, "s", SPACE, OBJECTIVES, {})
     assert list(map(_contents, again.study.get_trials())) == list(map(_contents, seen))
     assert [trial.number for trial in again.unfinished()] == [6, 7]
     assert [trial.outcome for trial in again.trials[:4]] == list(ENDINGS)
@@ -61,11 +61,11 @@ def test_optuna_reads_what_samplers_saw_while_running_and_after(tmp_path: Path, 
 
 
 def test_a_trial_of_an_earlier_version_has_no_noise_and_no_mark(tmp_path: Path) -> None:
-    book = Book(f"sqlite:///{tmp_path / 'study.db'}", "s", SPACE, OBJECTIVES, {})
-    trial = book.study.ask()
+    trial_store = TrialStore(f"sqlite:///{tmp_path / 'study.db'}", "s", SPACE, OBJECTIVES, {})
+    trial = trial_store.study.ask()
     point = suggest(trial, SPACE)
-    book.start(trial)
-    book.tell(trial, Trial(0, point, SPACE.scenario(point), ENDINGS[3]))
+    trial_store.start(trial)
+    trial_store.tell(trial, Trial(0, point, SPACE.scenario(point), ENDINGS[3]))
     with sqlite3.connect(tmp_path / "study.db") as connection:
         where = "FROM trial_user_attributes WHERE key = 'outcome'"
         stored = json.loads(connection.execute(f"SELECT value_json {where}").fetchone()[0])
@@ -74,6 +74,6 @@ def test_a_trial_of_an_earlier_version_has_no_noise_and_no_mark(tmp_path: Path) 
             "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'outcome'", [json.dumps(stored)]
         )
     connection.close()
-    (old,) = Book(f"sqlite:///{tmp_path / 'study.db'}", "s", SPACE, OBJECTIVES, {}).trials
+    (old,) = TrialStore(f"sqlite:///{tmp_path / 'study.db'}", "s", SPACE, OBJECTIVES, {}).trials
     assert old.outcome == replace(ENDINGS[3], deviations={}, evidence="")
     assert old.model_bands() == {}

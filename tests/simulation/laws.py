@@ -124,10 +124,10 @@ def tokens_are_counted(done: Run) -> None:
 def blocks_are_conserved(done: Run) -> None:
     for pool in done.pools:
         e, idle = pool.engine, not done.result.stopped
-        for row in np.unique(e.replicas["cache"]):
+        for row in np.unique(e.rows["cache"]):
             cache = e.caches[row]
             slots = e.slots[cache["slot_base"] + 1 : cache["slots_used"] + 1]
-            held = e.jobs["own"][np.isin(e.jobs["replica"], np.flatnonzero(e.replicas["cache"] == row))].sum()
+            held = e.jobs["own"][np.isin(e.jobs["row"], np.flatnonzero(e.rows["cache"] == row))].sum()
             free = _queue(e, cache)
             assert sum(e.slots["count"][free]) == cache["free_blocks"]
             assert len(set(free)) == len(free)
@@ -138,8 +138,8 @@ def blocks_are_conserved(done: Run) -> None:
             drained = idle and math.isinf(done.workload.end_s)
             assert cache["free_blocks"] == pool.capacity.blocks or not drained, "blocks are held by nobody"
         for name in ("outstanding", "prefill_load", "kv_load"):
-            assert not e.replicas[name].any() or not idle, name
-            assert (e.replicas[name] >= 0).all(), name
+            assert not e.rows[name].any() or not idle, name
+            assert (e.rows[name] >= 0).all(), name
 
 
 def _queue(e: Any, cache: Any) -> list[int]:

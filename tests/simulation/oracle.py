@@ -386,12 +386,12 @@ class Lane:
         return self.scaled(seconds, tokens + drafted)
 
     def scaled(self, seconds: float, tokens: int) -> float:
-        row = self.rank.pool.e.replicas[self.row]
+        row = self.rank.pool.e.rows[self.row]
         return float((seconds + row["crossing_s"] + row["crossing_token_s"] * tokens) * row["slowdown"])
 
     def account(self, seconds: float) -> None:
         """Add the planned pass to what the row has done."""
-        row = self.rank.pool.e.replicas[self.row]
+        row = self.rank.pool.e.rows[self.row]
         prefill_tokens, decode_tokens, decodes = self.planned
         row["busy_s"] += seconds
         row["passes"] += 1
@@ -444,7 +444,7 @@ class Lane:
         job.row["last"] = end
         job.row["stall_s"] += self.stalled - job.stall_mark
         self.full = False
-        rank.pool.e.replicas[self.row]["finished"] += 1
+        rank.pool.e.rows[self.row]["finished"] += 1
         rank.register(job, job.ctx)
         rank.pool.world.store(job, end)
         if not lim["hold"]:
@@ -610,11 +610,11 @@ class Rank:
     def leave(self, job: Job, time: float) -> None:
         self.release(job)
         self.pool.count(self.row, job, -1)
-        row = self.pool.e.replicas[self.row]
+        row = self.pool.e.rows[self.row]
         row["left"] = max(row["left"], time)
 
     def forget_prefill(self, job: Job) -> None:
-        self.pool.e.replicas[self.row]["prefill_load"] -= job.row["prefill_load"]
+        self.pool.e.rows[self.row]["prefill_load"] -= job.row["prefill_load"]
         job.row["prefill_load"] = 0
 
     # -------------------------------------------------------------------------------------- hand-offs and lower tiers
@@ -761,7 +761,7 @@ class Unit:
     def launch_time(self) -> float:
         """What the CPU needs to launch a pass with chunks that no graph covers."""
         lane = self.lanes[0]
-        lim, row = lane.rank.pool.lim, lane.rank.pool.e.replicas[lane.row]
+        lim, row = lane.rank.pool.lim, lane.rank.pool.e.rows[lane.row]
         kinds = [each.chunks + (each.decodes if lim["fused"] else []) for each in self.lanes]
         largest = max(sum(job.chunk for job in jobs) for jobs in kinds)
         return float(lim["eager_s"] * row["slowdown"]) if largest > lim["eager_tokens"] else 0.0
@@ -769,7 +769,7 @@ class Unit:
     def expert_time(self, tokens: int) -> float:
         """The experts' part of a pass in which every rank carries *tokens*."""
         lane = self.lanes[0]
-        return float(lane.rank.pool.e.expert_s[tokens] * lane.rank.pool.e.replicas[lane.row]["slowdown"])
+        return float(lane.rank.pool.e.expert_s[tokens] * lane.rank.pool.e.rows[lane.row]["slowdown"])
 
     def through_stages(self, seconds: float) -> float:
         free, time = self.lanes[0].rank.stage_free, self.now
@@ -813,7 +813,7 @@ class Oracle:
         self.drafts = int(self.lim["tokens_per_decode"]) - 1
         self.jobs = [Job(self, i, row) for i, row in enumerate(e.jobs)]
         lanes, ranks = int(self.lim["lanes"]), int(self.lim["ranks"])
-        self.ranks = [Rank(self, row, lanes) for row in range(0, len(e.replicas), lanes)]
+        self.ranks = [Rank(self, row, lanes) for row in range(0, len(e.rows), lanes)]
         if lanes > 1:
             self.units = [Unit([lane]) for rank in self.ranks for lane in rank.lanes]
         else:
@@ -831,7 +831,7 @@ class Oracle:
 
     def tier(self, row: int, tier: int) -> Tier:
         """Host memory and disks belong to their rank, the remote store to all of the pool."""
-        place = int(self.lim["tier_cache"]) + tier * len(self.e.replicas)
+        place = int(self.lim["tier_cache"]) + tier * len(self.e.rows)
         if self.lim["tier_kind"][tier] < REMOTE_KIND:
             return Tier(int(self.e.caches[place + row]["num_blocks"]))
         self.store = self.store or Tier(int(self.e.caches[place]["num_blocks"]))
@@ -867,8 +867,8 @@ class Oracle:
         self.lim["n_events"] += 1
 
     def count(self, row: int, job: Job, sign: int) -> None:
-        self.e.replicas[row]["outstanding"] += sign
-        self.e.replicas[row]["kv_load"] += sign * job.input
+        self.e.rows[row]["outstanding"] += sign
+        self.e.rows[row]["kv_load"] += sign * job.input
 
     def mirror(self) -> None:
         """Show the cluster what it reads of jobs and rows."""
@@ -877,11 +877,11 @@ class Oracle:
             job.row["preempted_at"], job.row["kv"], job.row["rounds"] = job.preempted_at, job.kv, job.rounds
         self.e.gap_count[0], self.e.gap_sum[0] = len(self.gaps), sum(self.gaps)
         for rank in self.ranks:
-            row = self.e.replicas[rank.row]
+            row = self.e.rows[rank.row]
             row["n_waiting"], row["n_arriving"] = len(rank.waiting), len(rank.arrivals)
-            self.e.caches[self.e.replicas[rank.row]["cache"]]["free_blocks"] = len(rank.cache.free)
+            self.e.caches[self.e.rows[rank.row]["cache"]]["free_blocks"] = len(rank.cache.free)
             for lane in rank.lanes:
-                self.e.replicas[lane.row]["n_running"] = len(lane.running)
+                self.e.rows[lane.row]["n_running"] = len(lane.running)
 
 
 def to_come(job: Job) -> int:
@@ -994,11 +994,11 @@ class OracleCore:
         rank, job = o.rank(r), o.jobs[j]
         job.kv, job.visible, job.rank = int(job.row["kv"]), time, rank
         job.key = float(job.row["static_key"]) + (time if o.lim["key_adds_time"] else 0.0)
-        job.row["replica"] = r
+        job.row["row"] = r
         o.count(r, job, 1)
         if job.kv == s.LOCAL and job.generated == 0:
             job.row["prefill_load"] = job.input - rank.match(job, job.input)[0]
-            o.e.replicas[r]["prefill_load"] += job.row["prefill_load"]
+            o.e.rows[r]["prefill_load"] += job.row["prefill_load"]
         rank.arrivals.append(job)
         rank.wake(time)
         o.mirror()
@@ -1015,7 +1015,7 @@ class OracleCore:
 
     def cached_tokens(self, handle: np.ndarray, j: int, time: float, out: np.ndarray) -> None:
         o = self.of(handle)
-        for r in range(len(o.e.replicas)):
+        for r in range(len(o.e.rows)):
             rank, job = o.rank(r), o.jobs[j]
             if o.lim["lag_s"] > 0.0:
                 known = {key: Ghost(n) for key, n in rank.cache.known(time - float(o.lim["lag_s"])).items()}
@@ -1025,7 +1025,7 @@ class OracleCore:
 
     def tier_cached_tokens(self, handle: np.ndarray, j: int, time: float, out: np.ndarray) -> None:
         o = self.of(handle)
-        for r in range(len(o.e.replicas)):
+        for r in range(len(o.e.rows)):
             rank, job = o.rank(r), o.jobs[j]
             hit, found = rank.match(job, job.input)
             out[r] = rank.extended(job, job.input, found)[0] - hit
@@ -1058,7 +1058,7 @@ class OracleCore:
                     self.take_off(self.pools[1].jobs[job.index], time)
                 job.rank = None
             for name in ("outstanding", "prefill_load", "kv_load"):
-                o.e.replicas[rank.row][name] = 0
+                o.e.rows[rank.row][name] = 0
         self.boot(o.handle, replica, time)
         for each in self.pools:
             each.mirror()
@@ -1130,7 +1130,7 @@ class OracleCore:
     def begin_hand_off(self, job: Job, now: float) -> None:
         there = self.pools[0].jobs[job.index]
         ranks = there.rank, job.rank
-        source, target = (rank.pool.e.replicas[rank.row] for rank in ranks)
+        source, target = (rank.pool.e.rows[rank.row] for rank in ranks)
         kinds = ["nvlink"] if source["domain"] == target["domain"] else ["net"]
         if kinds == ["net"] and source["rack"] != target["rack"]:
             kinds.append("rack")

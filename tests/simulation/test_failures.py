@@ -167,10 +167,10 @@ def test_nothing_is_stuck_after_a_crash_in_a_disaggregated_deployment(engine: st
     cluster = Cluster(config, workload, 0)
     cluster.run()
     assert cluster.idle
-    for side in cluster.sides.values():
-        e = side.pool.engine
-        assert not e.replicas["kv_load"].any()
-        assert not e.replicas["prefill_load"].any()
+    for runtime in cluster.runtimes.values():
+        e = runtime.pool.engine
+        assert not e.rows["kv_load"].any()
+        assert not e.rows["prefill_load"].any()
         assert (e.caches["free_blocks"] == e.caches["num_blocks"]).all()
     result = simulate(config, workload)
     requests = result.requests

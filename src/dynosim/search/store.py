@@ -79,7 +79,7 @@ def _to_trial(frozen: FrozenTrial, space: SearchSpace) -> Trial:
     return Trial(frozen.number, point, space.scenario(point), _from_json(frozen.user_attrs["outcome"]))
 
 
-class Book:
+class TrialStore:
     """The trials of a study that is being run: in ``study`` for samplers, and in the storage unless there is none."""
 
     def __init__(

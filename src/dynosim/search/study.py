@@ -194,53 +194,53 @@ def run_study(
     seed, sampler = plan.seed if seed is None else seed, sampler or plan.sampler
     study = _empty(space, study_id)
     identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler}
-    book = store.Book(storage, study_id, space, study.objectives, identity)
-    study.trials += book.trials
-    book.study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
-    if isinstance(book.study.sampler, BayesSampler):
+    trial_store = store.TrialStore(storage, study_id, space, study.objectives, identity)
+    study.trials += trial_store.trials
+    trial_store.study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
+    if isinstance(trial_store.study.sampler, BayesSampler):
         for known in earlier:
-            book.study.sampler.learn_from(history_of(known.trials, space))
-    study.budget = _attainable(space, book.study.sampler, trials or plan.trials)
+            trial_store.study.sampler.learn_from(history_of(known.trials, space))
+    study.budget = _attainable(space, trial_store.study.sampler, trials or plan.trials)
     for listener in listeners:
         listener.study_started(study)
     with Workers(evaluate, count_workers(workers), _died) as pool:
-        for record in _evaluated(study, book, pool):
+        for record in _evaluated(study, trial_store, pool):
             study.trials.append(record)
             for listener in listeners:
                 listener.trial_finished(study, record)
-    study.gap, study.priors = _gap(study, book, len(study.trials)), _priors(study, book)
+    study.gap, study.priors = _gap(study, trial_store, len(study.trials)), _priors(study, trial_store)
     for listener in listeners:
         listener.study_finished(study)
     return study
 
 
-def _evaluated(study: Study, book: store.Book, pool: Workers[Scenario, Outcome]) -> Iterator[Trial]:
+def _evaluated(study: Study, trial_store: store.TrialStore, pool: Workers[Scenario, Outcome]) -> Iterator[Trial]:
     """Yield what is left of the budget, each trial once it is stored; the caller appends it to the study."""
     space = study.space
-    proposals = chain(book.unfinished(), iter(book.study.ask, None))
+    proposals = chain(trial_store.unfinished(), iter(trial_store.study.ask, None))
     known = {trial.scenario.content_hash(): finished(trial.outcome) for trial in study.trials}
     running: deque[_Running] = deque()
     window = in_flight(pool.count)
-    _stop_when_close(study, book, window, since=len(study.trials) - window + 1)
+    _stop_when_close(study, trial_store, window, since=len(study.trials) - window + 1)
     while running or len(study.trials) < study.budget:
         while len(running) < min(window, study.budget - len(study.trials)):
-            trial, point, scenario = _next_valid(proposals, book, space)
+            trial, point, scenario = _next_valid(proposals, trial_store, space)
             name = scenario.content_hash()
-            asked = scenario if _may_stop(book, point, space) else _to_its_end(scenario)
+            asked = scenario if _may_stop(trial_store, point, space) else _to_its_end(scenario)
             known[name] = known.get(name) or pool.submit(asked)
             running.append(_Running(trial, point, scenario, asked, known[name]))
         trial, point, scenario, asked, future = running.popleft()
         record = Trial(trial.number, point, scenario, pool.result(future, asked))
-        book.tell(trial, record)
+        trial_store.tell(trial, record)
         yield record
-        _stop_when_close(study, book, window, since=len(study.trials))
+        _stop_when_close(study, trial_store, window, since=len(study.trials))
 
 
 def _died(scenario: Scenario) -> Outcome:
     return Outcome(Status.FAILED, reason=DIED)
 
 
-def _stop_when_close(study: Study, book: store.Book, window: int, since: int) -> None:
+def _stop_when_close(study: Study, trial_store: store.TrialStore, window: int, since: int) -> None:
     """Cut the budget to what is in flight once the gap after *since* or more trials is below the plan's.
 
     A look knows only the trials before it, so a study that was interrupted while its last trials ran stops with the
@@ -249,17 +249,17 @@ def _stop_when_close(study: Study, book: store.Book, window: int, since: int) ->
     target = study.space.reference.optimizer.stop_at_gap
     for trials in range(max(since, 1), len(study.trials) + 1):
         if target is not None and trials % GAP_EVERY == 0:
-            gap = _gap(study, book, trials)
+            gap = _gap(study, trial_store, trials)
             if gap is not None and gap.high < target:
                 study.budget = min(study.budget, trials + window - 1)
 
 
-def _gap(study: Study, book: store.Book, trials: int) -> Gap | None:
+def _gap(study: Study, trial_store: store.TrialStore, trials: int) -> Gap | None:
     """Return the gap after so many trials; None where it is unknown."""
-    sampler = book.study.sampler
+    sampler = trial_store.study.sampler
     if not isinstance(sampler, BayesSampler) or not trials:
         return None
-    return sampler.gap(sampler.read(book.study, study.space, before=study.trials[trials - 1].number + 1))
+    return sampler.gap(sampler.read(trial_store.study, study.space, before=study.trials[trials - 1].number + 1))
 
 
 def in_flight(workers: int) -> int:
@@ -267,24 +267,24 @@ def in_flight(workers: int) -> int:
     return math.ceil(IN_FLIGHT_PER_WORKER * workers) if workers > 1 else 1
 
 
-def _may_stop(book: store.Book, point: Point, space: SearchSpace) -> bool:
+def _may_stop(trial_store: store.TrialStore, point: Point, space: SearchSpace) -> bool:
     """Return whether a lost run may end early: Optuna's samplers take a bound for the violation itself."""
     baseline = space.baseline_point()
-    return isinstance(book.study.sampler, PointSampler) and (baseline is None or key(point) != key(baseline))
+    return isinstance(trial_store.study.sampler, PointSampler) and (baseline is None or key(point) != key(baseline))
 
 
 def _to_its_end(scenario: Scenario) -> Scenario:
     return scenario.model_copy(update={"optimizer": scenario.optimizer.model_copy(update={"stop_lost_runs": False})})
 
 
-def _priors(study: Study, book: store.Book) -> dict[str, str]:
+def _priors(study: Study, trial_store: store.TrialStore) -> dict[str, str]:
     """Return output -> what its model started from, by the name that users see."""
-    sampler = book.study.sampler
+    sampler = trial_store.study.sampler
     if not isinstance(sampler, BayesSampler):
         return {}
     shown = {f"{metric}.{stat}": f"{METRICS[metric].display} {stat}" for metric, of in study.slo.items() for stat in of}
     shown |= {f"objective {j}": objective.display for j, objective in enumerate(study.objectives)}
-    found = sampler.priors(sampler.read(book.study, study.space))
+    found = sampler.priors(sampler.read(trial_store.study, study.space))
     return {shown[name]: source for name, source in found.items() if name in shown}
 
 
@@ -312,7 +312,7 @@ def _attainable(space: SearchSpace, sampler: BaseSampler, trials: int) -> int:
 
 
 def _next_valid(
-    proposals: Iterator[optuna.Trial], book: store.Book, space: SearchSpace
+    proposals: Iterator[optuna.Trial], trial_store: store.TrialStore, space: SearchSpace
 ) -> tuple[optuna.Trial, Point, Scenario]:
     """Return the next proposal that is not known to be infeasible; those that are cost no trial."""
     for trial in islice(proposals, _MAX_REJECTIONS):
@@ -322,8 +322,8 @@ def _next_valid(
             feasibility.check(scenario)
         except DynosimError as error:
             reason = str(error)
-            book.tell_infeasible(trial, space.reference.slo, reason)
+            trial_store.tell_infeasible(trial, space.reference.slo, reason)
         else:
-            book.start(trial)
+            trial_store.start(trial)
             return trial, point, scenario
     raise StudyError(f"no valid configuration in {_MAX_REJECTIONS} proposals; the last one: {reason}")

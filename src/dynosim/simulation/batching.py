@@ -42,8 +42,8 @@ def leader(e, r):
 @inner
 def _start(e, r):
     """When row *r* may start its next pass: inf when there is nothing to do."""
-    rep = e.replicas[r]
-    queue = e.replicas[rep.queue]
+    rep = e.rows[r]
+    queue = e.rows[rep.queue]
     if rep.n_running > 0:
         start = rep.now
     elif queue.wait_head != NONE:
@@ -67,7 +67,7 @@ def start_together(e, g):
 @inner
 def _count_batch(e, r):
     """Sum up the planned pass; returns the passes until a decode finishes, or 1 if a gap is to be noted by itself."""
-    rep, warmup = e.replicas[r], e.limits[0].warmup
+    rep, warmup = e.rows[r], e.limits[0].warmup
     rep.n_decode = rep.n_measured = rep.decode_tokens = 0
     rep.prefill_tokens = rep.context = longest = 0
     left = 1 << 60
@@ -92,7 +92,7 @@ def _count_batch(e, r):
 @inner
 def _blocks_after(e, r, passes):
     """Blocks that *passes* decode passes take beyond those held."""
-    rep, total = e.replicas[r], 0
+    rep, total = e.rows[r], 0
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
         total += max(blocks_of(e, job.ctx + passes) - job.blocks, 0)
@@ -103,7 +103,7 @@ def _blocks_after(e, r, passes):
 def _passes_with_blocks(e, r, passes):
     """Largest number of decode passes, up to *passes*, for which the free blocks suffice."""
     free = cache_of(e, r).free_blocks
-    if e.replicas[r].n_decode * blocks_of(e, passes) <= free:
+    if e.rows[r].n_decode * blocks_of(e, passes) <= free:
         return passes
     low, high = 1, passes + 1
     while high - low > 1:
@@ -119,21 +119,21 @@ def _passes_with_blocks(e, r, passes):
 def _row_growth_evicts(e, r, passes):
     """Whether so many decode passes of row *r* may take blocks that hold a prefix."""
     head = e.slots[cache_of(e, r).lru_head]
-    return head.key >= 0 or head.count < e.replicas[r].n_decode * blocks_of(e, passes)
+    return head.key >= 0 or head.count < e.rows[r].n_decode * blocks_of(e, passes)
 
 
 @inner
 def growth_evicts(e, g, passes):
     evicts = False
     for r in range(g, g + e.limits[0].ranks):
-        evicts |= e.replicas[r].n_decode > 0 and _row_growth_evicts(e, r, passes)
+        evicts |= e.rows[r].n_decode > 0 and _row_growth_evicts(e, r, passes)
     return evicts
 
 
 @inner
 def next_arrival(e, r):
     """When an arrival may change the batch: never while it is full or the head of the queue is blocked."""
-    rep, lim = e.replicas[r], e.limits[0]
+    rep, lim = e.rows[r], e.limits[0]
     blocked = rep.wait_head != NONE and not lim.ordered and not lim.longest_prefix
     if blocked or rep.full or rep.n_running >= lim.max_num_seqs:
         return math.inf
@@ -143,8 +143,8 @@ def next_arrival(e, r):
 @inner
 def _wait_reason(e, r, short):
     """Note what those who wait in the queue of row *r* wait for from now on."""
-    rep = e.replicas[r]
-    queue = e.replicas[rep.queue]
+    rep = e.rows[r]
+    queue = e.rows[rep.queue]
     if short != NONE:
         queue.reason = short
     elif rep.n_running >= e.limits[0].max_num_seqs:
@@ -159,7 +159,7 @@ def _wait_reason(e, r, short):
 def _choose(e, r, now, seen):
     """Let row *r*, to which those who came by *seen* are known, choose its next pass; returns how many decode passes
     nothing can change in, as far as it knows."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     rep.now = now
     e.limits[0].clock = now
     queues.look(e, rep.queue, now, seen)
@@ -170,7 +170,7 @@ def _choose(e, r, now, seen):
         return left
     if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
         return 1
-    if e.limits[0].batch_wait_iters > 0 and e.replicas[rep.queue].wait_head != NONE:
+    if e.limits[0].batch_wait_iters > 0 and e.rows[rep.queue].wait_head != NONE:
         return 1  # it counts passes
     looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
     if looks and _row_growth_evicts(e, r, left):
@@ -182,9 +182,9 @@ def _choose(e, r, now, seen):
 def _seen_until(e, g, now):
     """Up to when those who came are known to the rows that start with *g*: overlapped scheduling chooses a pass while
     the one before runs, and SGLang may look only every few passes; an idle engine looks at once."""
-    lim, rep, running = e.limits[0], e.replicas[g], 0
+    lim, rep, running = e.limits[0], e.rows[g], 0
     for r in range(g, g + lim.ranks):
-        running += e.replicas[r].n_running
+        running += e.rows[r].n_running
     if running > 0 and rep.unpolled < lim.recv_interval:
         return -math.inf
     rep.unpolled = 0
@@ -208,7 +208,7 @@ def plan(e, g):
     seen = _seen_until(e, g, now)
     for r in range(g, g + lim.ranks):
         passes = min(passes, _choose(e, r, now, seen))
-        decodes, prefill = decodes + e.replicas[r].n_decode, prefill + e.replicas[r].prefill_tokens
+        decodes, prefill = decodes + e.rows[r].n_decode, prefill + e.rows[r].prefill_tokens
         arrival = min(arrival, next_arrival(e, r))
     end = math.inf
     if prefill > 0 or (decodes > 0 and (lim.lanes > 1 or lim.tokens_per_decode > 1)):
@@ -216,13 +216,13 @@ def plan(e, g):
         passes, end = 1, through_stages(e, g, now, slowest) if lim.lanes > 1 else now + slowest
     elif decodes > 0:
         if lim.recv_interval > 0:
-            passes = min(passes, lim.recv_interval - e.replicas[g].unpolled)
+            passes = min(passes, lim.recv_interval - e.rows[g].unpolled)
         most = passes
         passes, seconds = run_decodes(e, g, passes, max(arrival - now, 1e-300), 0)
         passes, seconds = some_more(e, g, passes, lim.overlap if arrival > now else 0, most, seconds)
         end = now + seconds
     for r in range(g, g + lim.ranks):
-        rep = e.replicas[r]
+        rep = e.rows[r]
         rep.planned, rep.passes_planned, rep.end = 1, passes, end
         rep.stall_planned = stall(e, r, slowest) if prefill > 0 else 0.0
 
@@ -232,7 +232,7 @@ def plan(e, g):
 
 @inner
 def _finish(e, r, j):
-    rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
+    rep, lim, job = e.rows[r], e.limits[0], e.jobs[j]
     job.last = rep.end
     job.stall_s += rep.stalled - job.stall_mark
     rep.full = 0
@@ -248,7 +248,7 @@ def _finish(e, r, j):
 @inner
 def let_go(e, r, j, time):
     """Job *j* needs nothing of its row any more."""
-    owner = e.replicas[e.replicas[r].queue]
+    owner = e.rows[e.rows[r].queue]
     kv_cache.release(e, owner.cache, j)
     owner.outstanding -= 1
     owner.kv_load -= e.jobs[j].input
@@ -258,11 +258,11 @@ def let_go(e, r, j, time):
 @inner
 def _token(e, r, j):
     """A prompt (or a recomputed context) has caught up: its token comes out at the end of the pass."""
-    rep, job = e.replicas[r], e.jobs[j]
+    rep, job = e.rows[r], e.jobs[j]
     job.prefilling = 0
     job.stall_mark = rep.stalled
     job.generated += 1
-    e.replicas[rep.queue].prefill_load -= job.prefill_load
+    e.rows[rep.queue].prefill_load -= job.prefill_load
     job.prefill_load = 0
     if job.generated == 1:
         job.first = rep.end
@@ -287,7 +287,7 @@ def _show_gap(e, j, time):
 @inner
 def _early_tokens(e, r, j):
     """Note when the first token (then the run is one pass long) or the second comes out of the planned decodes."""
-    rep, job = e.replicas[r], e.jobs[j]
+    rep, job = e.rows[r], e.jobs[j]
     if job.generated == 0:
         job.first = rep.end
     else:
@@ -298,7 +298,7 @@ def _early_tokens(e, r, j):
 @inner
 def _commit_decodes(e, r):
     """Apply the planned decode passes to every running request of row *r*."""
-    rep, k = e.replicas[r], e.replicas[r].passes_planned
+    rep, k = e.rows[r], e.rows[r].passes_planned
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
@@ -334,7 +334,7 @@ def accepted(rates, seed, j, round, most):
 @inner
 def _decode_once(e, r, j):
     """Apply one pass to a decode: a token, and the drafts that were right."""
-    rep, lim, job = e.replicas[r], e.limits[0], e.jobs[j]
+    rep, lim, job = e.rows[r], e.limits[0], e.jobs[j]
     tokens = 1
     if job.chunk > 1:
         tokens += accepted(e.accept, lim.seed, j, job.rounds, job.chunk - 1)
@@ -355,7 +355,7 @@ def _decode_once(e, r, j):
 @inner
 def _commit_pass(e, r):
     """Apply one pass, with whatever is in it."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     rep.stalled += rep.stall_planned
     rep.ratio_steps += rep.prefill_tokens == 0
     for i in range(rep.n_running):
@@ -377,7 +377,7 @@ def _commit_pass(e, r):
 @inner
 def _account(e, r):
     """Add the planned passes to what the row has done."""
-    rep, lim, cache = e.replicas[r], e.limits[0], cache_of(e, r)
+    rep, lim, cache = e.rows[r], e.limits[0], cache_of(e, r)
     seconds = rep.end - rep.now
     rep.busy_s += seconds
     rep.passes += rep.passes_planned
@@ -397,9 +397,9 @@ def _record_run(e, g):
     """Note the token gaps of a run of decode passes."""
     weight = 0
     for r in range(g, g + e.limits[0].ranks):
-        weight += e.replicas[r].n_measured
+        weight += e.rows[r].n_measured
     if weight > 0:
-        run_decodes(e, g, e.replicas[g].passes_planned, math.inf, weight)
+        run_decodes(e, g, e.rows[g].passes_planned, math.inf, weight)
 
 
 @inner
@@ -409,7 +409,7 @@ def _is_run(e, g):
     if lim.lanes > 1 or lim.tokens_per_decode > 1:
         return False
     for r in range(g, g + lim.ranks):
-        if e.replicas[r].prefill_tokens > 0 or e.replicas[r].n_decode < e.replicas[r].n_running:
+        if e.rows[r].prefill_tokens > 0 or e.rows[r].n_decode < e.rows[r].n_running:
             return False
     return True
 
@@ -417,7 +417,7 @@ def _is_run(e, g):
 @inner
 def _clear_out(e, r):
     """Let finished requests leave, in batch order, and get ready for the next plan."""
-    rep, kept = e.replicas[r], 0
+    rep, kept = e.rows[r], 0
     for i in range(rep.n_running):
         j = e.running[r, i]
         if e.jobs[j].generated >= e.jobs[j].output:
@@ -433,16 +433,16 @@ def _clear_out(e, r):
 @unit(types.void(ENGINE, types.int64))
 def commit(e, g):
     """Make the planned passes' effects visible at their end."""
-    e.limits[0].clock = e.replicas[g].end
-    run, last_start = _is_run(e, g), e.replicas[g].now
-    if e.limits[0].overlap and e.replicas[g].passes_planned > 1:
-        last_start += run_decodes(e, g, e.replicas[g].passes_planned - 1, math.inf, 0)[1]
+    e.limits[0].clock = e.rows[g].end
+    run, last_start = _is_run(e, g), e.rows[g].now
+    if e.limits[0].overlap and e.rows[g].passes_planned > 1:
+        last_start += run_decodes(e, g, e.rows[g].passes_planned - 1, math.inf, 0)[1]
     if run:
         _record_run(e, g)
     prefill = 0
     for r in range(g, g + e.limits[0].ranks):
-        prefill += e.replicas[r].prefill_tokens
-    e.replicas[g].unpolled += e.limits[0].recv_interval if prefill > 0 else e.replicas[g].passes_planned
+        prefill += e.rows[r].prefill_tokens
+    e.rows[g].unpolled += e.limits[0].recv_interval if prefill > 0 else e.rows[g].passes_planned
     for r in range(g, g + e.limits[0].ranks):
         _account(e, r)
         if run:
@@ -451,9 +451,9 @@ def commit(e, g):
             _commit_pass(e, r)
     for r in range(g, g + e.limits[0].ranks):
         _clear_out(e, r)
-        e.replicas[r].last_start = last_start
+        e.rows[r].last_start = last_start
     if e.limits[0].lanes > 1:
-        wake(e, e.replicas[g].queue, e.replicas[g].now)
+        wake(e, e.rows[g].queue, e.rows[g].now)
 
 
 @inner
@@ -462,7 +462,7 @@ def wake(e, q, time):
     lim = e.limits[0]
     first = leader(e, q)
     for r in range(first, first + max(lim.ranks, lim.lanes)):
-        rep = e.replicas[r]
+        rep = e.rows[r]
         if rep.planned and rep.end == math.inf:
             rep.planned = 0
             rep.now = max(rep.now, time)

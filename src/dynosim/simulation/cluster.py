@@ -23,9 +23,9 @@ from dynosim.simulation.flows import Aggregated, Disaggregated
 from dynosim.simulation.lost import LostCause, Progress
 from dynosim.simulation.network import Network
 from dynosim.simulation.pool import Pool
+from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.simulation.scaling import Autoscaler
 from dynosim.simulation.sessions import Sessions
-from dynosim.simulation.side import Side
 from dynosim.simulation.split import token_times
 from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE
 from dynosim.timing import frontend_s
@@ -58,12 +58,12 @@ class Cluster:
         }  # fmt: skip
         self.handles = np.stack([pool.handle for pool in pools.values()])
         self._events = [pool.engine.events for pool in pools.values()]
-        self.sides = {role: self._side(pool, seed) for role, pool in pools.items()}
+        self.runtimes = {role: self._runtime(pool, seed) for role, pool in pools.items()}
         self.admissible = np.logical_and.reduce([pool.fits(workload) for pool in pools.values()])
         self.flow: Aggregated | Disaggregated = (
-            Disaggregated(deployment, self.sides, workload, self.sessions)
+            Disaggregated(deployment, self.runtimes, workload, self.sessions)
             if deployment.disaggregated
-            else Aggregated(self.sides)
+            else Aggregated(self.runtimes)
         )
         self.failures = Failures(self, seed)
         self.end_s = workload.end_s
@@ -82,32 +82,32 @@ class Cluster:
             self.sessions.start()
         self.clock.at(0.0, CHECK, self._check)
         self._run_on_the_clock()
-        for side in self.sides.values():
-            side.turn_off_drained()
+        for runtime in self.runtimes.values():
+            runtime.turn_off_drained()
             if not self.idle:
-                core.stop(side.pool.handle, self.end_s)
+                core.stop(runtime.pool.handle, self.end_s)
 
     @property
     def idle(self) -> bool:
         """Whether everything has been sent and has ended."""
-        sides = self.sides.values()
-        if self.sessions.unsent or self.missing.any() or any(side.dispatcher.parked for side in sides):
+        runtimes = self.runtimes.values()
+        if self.sessions.unsent or self.missing.any() or any(runtime.dispatcher.parked for runtime in runtimes):
             return False
-        return not any(side.pool.engine.replicas["outstanding"].any() for side in sides)
+        return not any(runtime.pool.engine.rows["outstanding"].any() for runtime in runtimes)
 
-    def _side(self, pool: Pool, seed: int) -> Side:
+    def _runtime(self, pool: Pool, seed: int) -> PoolRuntime:
         role, split, router = pool.role, self.deployment.disaggregated, self.deployment.role_router(pool.role)
         path = "deployment.router" if router is self.deployment.router else "deployment.disaggregated.decode_router"
         # Decode replicas get their KV cache over the link: what they have cached counts for local prefills only.
         overlap = role != "decode" or (split is not None and split.local_prefill is not None)
         dispatcher = Dispatcher(pool, router, path, self.workload, seed, self.missing, overlap=overlap)
-        side = Side(pool, dispatcher)
+        runtime = PoolRuntime(pool, dispatcher)
         if pool.config.autoscaler is not None:
             path = f"deployment.{SECTIONS[role]}.autoscaler"
-            side.scaler = Autoscaler(
-                pool.config.autoscaler, side.fleet, dispatcher, self.sessions.arrival_s, path, seed
+            runtime.scaler = Autoscaler(
+                pool.config.autoscaler, runtime.fleet, dispatcher, self.sessions.arrival_s, path, seed
             )
-        return side
+        return runtime
 
     # ------------------------------------------------------------------------------------------------------ the clock
 
@@ -136,13 +136,13 @@ class Cluster:
                 self.flow.reserved(i, time)
 
     def _start_ticks(self) -> None:
-        for side in self.sides.values():
-            if side.dispatcher.report_interval_s:
-                self._every(side.dispatcher.report_interval_s, side.dispatcher.report)
-            if side.scaler is not None:
-                if side.scaler.config.throughput_interval_s is not None:
-                    self._every(side.scaler.config.throughput_interval_s, self._scale, side, side.scaler.size)
-                self._every(side.scaler.config.interval_s, self._scale, side, side.scaler.react)
+        for runtime in self.runtimes.values():
+            if runtime.dispatcher.report_interval_s:
+                self._every(runtime.dispatcher.report_interval_s, runtime.dispatcher.report)
+            if runtime.scaler is not None:
+                if runtime.scaler.config.throughput_interval_s is not None:
+                    self._every(runtime.scaler.config.throughput_interval_s, self._scale, runtime, runtime.scaler.size)
+                self._every(runtime.scaler.config.interval_s, self._scale, runtime, runtime.scaler.react)
 
     def _every(self, interval_s: float, action: Callable[..., None], *args: object) -> None:
         """Call ``action(time, *args)`` every *interval_s* as long as there is work."""
@@ -191,17 +191,17 @@ class Cluster:
     # ------------------------------------------------------------------------------------------------------- requests
 
     def _nobody_looks(self) -> bool:
-        side = next(iter(self.sides.values()))
-        static = len(self.sides) == 1 and side.scaler is None and not self.failures.expected
-        return static and not self.sessions.watch and not side.dispatcher.router.looks
+        runtime = next(iter(self.runtimes.values()))
+        static = len(self.runtimes) == 1 and runtime.scaler is None and not self.failures.expected
+        return static and not self.sessions.watch and not runtime.dispatcher.router.looks
 
     def _submit_all(self) -> None:
-        side, arrival_s = self.sides["mixed"], self.sessions.arrival_s
+        runtime, arrival_s = self.runtimes["mixed"], self.sessions.arrival_s
         row_of = np.full(len(self.workload), NONE, np.int64)
         sent = np.flatnonzero(arrival_s <= self.workload.end_s)
         admitted = sent[self.admissible[sent]]
-        row_of[admitted] = side.dispatcher.choose_all(admitted)
-        core.submit_all(side.pool.handle, row_of, arrival_s)
+        row_of[admitted] = runtime.dispatcher.choose_all(admitted)
+        core.submit_all(runtime.pool.handle, row_of, arrival_s)
         self.sessions.unsent = len(self.workload) - len(sent)
 
     def _arrive(self, i: int, time: float) -> None:
@@ -212,30 +212,30 @@ class Cluster:
 
     # ------------------------------------------------------------------------------------------------------- replicas
 
-    def _scale(self, time: float, side: Side, decide: Callable[[float], list[int]]) -> None:
-        assert side.scaler is not None
-        core.settle_all(side.pool.handle, time)
-        side.turn_off_drained()
+    def _scale(self, time: float, runtime: PoolRuntime, decide: Callable[[float], list[int]]) -> None:
+        assert runtime.scaler is not None
+        core.settle_all(runtime.pool.handle, time)
+        runtime.turn_off_drained()
         for replica in decide(time):
-            ready_s = time + side.scaler.cold_start_s
-            self.clock.at(ready_s, READY, self.ready, side, replica, side.fleet.epochs[replica])
+            ready_s = time + runtime.scaler.cold_start_s
+            self.clock.at(ready_s, READY, self.ready, runtime, replica, runtime.fleet.epochs[replica])
 
-    def ready(self, time: float, side: Side, replica: int, epoch: int) -> None:
+    def ready(self, time: float, runtime: PoolRuntime, replica: int, epoch: int) -> None:
         """A replica that was started, or has recovered, serves from now on unless it was given up meanwhile."""
-        if side.fleet.epochs[replica] == epoch:
-            core.boot(side.pool.handle, replica, time)
-            for row in side.dispatcher.rows_of(replica).tolist():
-                side.dispatcher.lost.pop(row, None)
-            side.fleet.move(replica, SERVING, time)
-            self.failures.serving(side, replica, time)
+        if runtime.fleet.epochs[replica] == epoch:
+            core.boot(runtime.pool.handle, replica, time)
+            for row in runtime.dispatcher.rows_of(replica).tolist():
+                runtime.dispatcher.lost.pop(row, None)
+            runtime.fleet.move(replica, SERVING, time)
+            self.failures.serving(runtime, replica, time)
 
-    def drop(self, side: Side, replica: int, time: float) -> list[int]:
+    def drop(self, runtime: PoolRuntime, replica: int, time: float) -> list[int]:
         """Take everything off *replica*; returns its requests that had not left it."""
-        for each in self.sides.values():
+        for each in self.runtimes.values():
             core.settle_all(each.pool.handle, time)
-        on = side.requests_on(replica) & np.isnan(self.flow.left_s(side))
-        core.crash(self.handles, side.pool.engine.limits[0]["pool"], replica, time)
-        self.flow.dropped(side, on)
+        on = runtime.requests_on(replica) & np.isnan(self.flow.left_s(runtime))
+        core.crash(self.handles, runtime.pool.engine.limits[0]["pool"], replica, time)
+        self.flow.dropped(runtime, on)
         lost: list[int] = np.flatnonzero(on & ~self.missing).tolist()
         self.missing[lost] = True
         return lost

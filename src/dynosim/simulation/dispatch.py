@@ -49,7 +49,7 @@ class Dispatcher:
         self.cold_start_s = np.zeros(len(workload))
         """Shape (n,): how long each request was parked before its first pass."""
         self.sent, self.sent_tokens = 0, 0
-        replicas = pool.engine.replicas
+        replicas = pool.engine.rows
         self._live = tuple(replicas[name] for name in LOADS)
         self._loads = tuple(load.copy() for load in self._live) if self.report_interval_s else self._live
         self._cached, self._tiered = np.zeros(len(replicas), np.int64), np.zeros(len(replicas), np.int64)

@@ -55,18 +55,18 @@ def _interrupt(e, q, time, ahead):
     looked at."""
     wake(e, q, time)
     lim, g = e.limits[0], leader(e, q)
-    rep = e.replicas[g]
+    rep = e.rows[g]
     if rep.planned and rep.passes_planned > 1 and rep.end < math.inf:
         passes, seconds = run_decodes(e, g, rep.passes_planned, max(time - rep.now, 0.0), 0)
         passes, seconds = some_more(e, g, passes, ahead, rep.passes_planned, seconds)
         for r in range(g, g + lim.ranks):
-            e.replicas[r].passes_planned, e.replicas[r].end = passes, rep.now + seconds
+            e.rows[r].passes_planned, e.rows[r].end = passes, rep.now + seconds
 
 
 @inner
 def _queue(e, r, j, time):
-    rep, job, lim = e.replicas[r], e.jobs[j], e.limits[0]
-    job.visible, job.replica = time, r
+    rep, job, lim = e.rows[r], e.jobs[j], e.limits[0]
+    job.visible, job.row = time, r
     job.key = job.static_key + (time if lim.key_adds_time else 0.0)
     rep.outstanding += 1
     rep.kv_load += job.input
@@ -86,25 +86,25 @@ def _land(e, prefill, j, time):
     else:
         job.generated, job.ctx = 1, job.input
         job.gap_from = time if lim.first_token == BY_TRANSFER else there.first
-    r = job.replica
-    kv_cache.register(e, e.replicas[r].cache, j, job.input)
-    queues.push_front(e, e.replicas[r].queue, j)
-    _interrupt(e, e.replicas[r].queue, time, 0)
-    let_go(prefill, there.replica, j, time)
-    _interrupt(prefill, prefill.replicas[there.replica].queue, time, 0)
+    r = job.row
+    kv_cache.register(e, e.rows[r].cache, j, job.input)
+    queues.push_front(e, e.rows[r].queue, j)
+    _interrupt(e, e.rows[r].queue, time, 0)
+    let_go(prefill, there.row, j, time)
+    _interrupt(prefill, prefill.rows[there.row].queue, time, 0)
 
 
 @inner
 def _send(e, prefill, j, time):
     """Start to copy what the decode row lacks of job *j*'s prompt KV."""
     job = e.jobs[j]
-    source, target = prefill.replicas[prefill.jobs[j].replica], e.replicas[job.replica]
+    source, target = prefill.rows[prefill.jobs[j].row], e.rows[job.row]
     tokens = job.input - job.cached
     t = links.begin(
-        e, time, HAND_OFF, job.replica, j, tokens * prefill.limits[0].block_bytes / prefill.limits[0].block_size
+        e, time, HAND_OFF, job.row, j, tokens * prefill.limits[0].block_bytes / prefill.limits[0].block_size
     )
-    ports = e.row_links[job.replica]
-    source_ports = prefill.row_links[prefill.jobs[j].replica]
+    ports = e.row_links[job.row]
+    source_ports = prefill.row_links[prefill.jobs[j].row]
     if source.domain == target.domain:
         links.over(e, t, source_ports[NVLINK_OUT])
         links.over(e, t, ports[NVLINK_IN])
@@ -122,15 +122,15 @@ def _arrived(e, kind, r, j, first, last, tier, time):
     """A copy between the tiers of row *r* has ended."""
     if kind == STORE:
         tiers.stored(e, r, j, first, last, tier, time)
-        _interrupt(e, e.replicas[r].queue, time, 0)
+        _interrupt(e, e.rows[r].queue, time, 0)
     elif kind == LOAD:
         job = e.jobs[j]
         job.loading -= 1
         if job.loading == 0:
             job.kv, job.visible = LOADED, time
-            kv_cache.register(e, e.replicas[r].cache, j, job.ctx)
-            queues.push_front(e, e.replicas[r].queue, j)
-            _interrupt(e, e.replicas[r].queue, time, 0)
+            kv_cache.register(e, e.rows[r].cache, j, job.ctx)
+            queues.push_front(e, e.rows[r].queue, j)
+            _interrupt(e, e.rows[r].queue, time, 0)
 
 
 @inner
@@ -161,7 +161,7 @@ def _earliest(e, first, last):
     """Return (earliest end of a planned pass, its row, earliest start of one to plan, its row)."""
     end, committer, start, planner = math.inf, NONE, math.inf, NONE
     for g in range(first, last, e.limits[0].ranks):
-        rep = e.replicas[g]
+        rep = e.rows[g]
         if rep.planned:
             if rep.end < end:
                 end, committer = rep.end, g
@@ -193,7 +193,7 @@ def _advance_alone(handles, until):
     lim = e.limits[0]
     if len(handles) > 1 or lim.watch or lim.tiers > 0 or lim.lag_s > 0.0:
         return False
-    for first in range(0, len(e.replicas), max(lim.ranks, lim.lanes)):
+    for first in range(0, len(e.rows), max(lim.ranks, lim.lanes)):
         _advance(e, first, until)
     return True
 
@@ -227,7 +227,7 @@ def next_event(handles, until):
         end, committer, ending, start, planner, starting = math.inf, NONE, 0, math.inf, NONE, 0
         for p in range(len(handles)):
             e = open_engine(handles[p])
-            pool_end, c, pool_start, s = _earliest(e, 0, len(e.replicas))
+            pool_end, c, pool_start, s = _earliest(e, 0, len(e.rows))
             if pool_end < end:
                 end, committer, ending = pool_end, c, p
             if pool_start < start:
@@ -258,8 +258,8 @@ def submit(handle, r, j, time):
     e = open_engine(handle)
     job = e.jobs[j]
     if job.kv == LOCAL and job.generated == 0:
-        job.prefill_load = job.input - kv_cache.match(e, e.replicas[r].cache, j, job.input)[0]
-        e.replicas[r].prefill_load += job.prefill_load
+        job.prefill_load = job.input - kv_cache.match(e, e.rows[r].cache, j, job.input)[0]
+        e.rows[r].prefill_load += job.prefill_load
     _queue(e, r, j, time)
 
 
@@ -276,9 +276,9 @@ def submit_all(handle, row_of, times):
 def release(handle, j, time):
     """Free the blocks of a finished prefill that hands nothing off."""
     e = open_engine(handle)
-    r = e.jobs[j].replica
+    r = e.jobs[j].row
     let_go(e, r, j, time)
-    _interrupt(e, e.replicas[r].queue, time, 0)
+    _interrupt(e, e.rows[r].queue, time, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------ looking
@@ -287,7 +287,7 @@ def release(handle, j, time):
 @inner
 def _settle(e, g, time):
     """Split a run of decode passes at *time* when its growth evicts, so that the cache is seen as it is then."""
-    rep = e.replicas[g]
+    rep = e.rows[g]
     if rep.planned and rep.passes_planned > 1 and rep.end < math.inf and growth_evicts(e, g, rep.passes_planned):
         _split(e, g, time)
 
@@ -295,7 +295,7 @@ def _settle(e, g, time):
 @inner
 def _split(e, g, time):
     """Commit those of a run of decode passes that have ended by *time*; the others go on as they were planned."""
-    rep, lim, planned = e.replicas[g], e.limits[0], e.replicas[g].passes_planned
+    rep, lim, planned = e.rows[g], e.limits[0], e.rows[g].passes_planned
     passes, seconds = run_decodes(e, g, planned, time - rep.now, 0)
     if rep.now + seconds > time:
         passes -= 1
@@ -303,16 +303,16 @@ def _split(e, g, time):
         return
     end = rep.now + run_decodes(e, g, passes, math.inf, 0)[1]
     for r in range(g, g + lim.ranks):
-        e.replicas[r].passes_planned, e.replicas[r].end = passes, end
+        e.rows[r].passes_planned, e.rows[r].end = passes, end
     commit(e, g)
     if passes == planned:
         _advance(e, g, time)
         return
     for r in range(g, g + lim.ranks):
-        e.replicas[r].context += passes * e.replicas[r].n_decode
+        e.rows[r].context += passes * e.rows[r].n_decode
     end = rep.now + run_decodes(e, g, planned - passes, math.inf, 0)[1]
     for r in range(g, g + lim.ranks):
-        e.replicas[r].planned, e.replicas[r].passes_planned, e.replicas[r].end = 1, planned - passes, end
+        e.rows[r].planned, e.rows[r].passes_planned, e.rows[r].end = 1, planned - passes, end
 
 
 @entry
@@ -326,17 +326,17 @@ def stop(handle, time):
     """End the run at *time*: those still in a queue have waited until then."""
     e = open_engine(handle)
     _settle_all(e, time)
-    for r in range(len(e.replicas)):
-        queues.look(e, e.replicas[r].queue, time, time)
+    for r in range(len(e.rows)):
+        queues.look(e, e.rows[r].queue, time, time)
     for j in range(len(e.jobs)):
         if e.jobs[j].marked:
-            queues.settle_waits(e, e.replicas[e.jobs[j].replica].queue, j)
+            queues.settle_waits(e, e.rows[e.jobs[j].row].queue, j)
 
 
 @inner
 def _settle_all(e, time):
-    for g in range(0, len(e.replicas), e.limits[0].ranks):
-        rep = e.replicas[g]
+    for g in range(0, len(e.rows), e.limits[0].ranks):
+        rep = e.rows[g]
         if rep.planned and rep.passes_planned > 1 and rep.end < math.inf:
             _split(e, g, time)
 
@@ -346,12 +346,12 @@ def cached_tokens(handle, j, time, out):
     """Fill *out* with the prompt tokens of job *j* that the router knows to be in each row's cache at *time*."""
     e = open_engine(handle)
     lim = e.limits[0]
-    for g in range(0, len(e.replicas), lim.ranks):
+    for g in range(0, len(e.rows), lim.ranks):
         _settle(e, g, time)
     while lim.log_head < lim.log_tail and e.log[lim.log_head % len(e.log)].time <= time - lim.lag_s:
         kv_cache.apply_oldest(e)
-    for r in range(len(e.replicas)):
-        c = e.replicas[r].cache
+    for r in range(len(e.rows)):
+        c = e.rows[r].cache
         out[r] = kv_cache.match(e, lim.index_cache + c if lim.lag_s > 0.0 else c, j, e.jobs[j].input)[0]
 
 
@@ -359,10 +359,10 @@ def cached_tokens(handle, j, time, out):
 def tier_cached_tokens(handle, j, time, out):
     """Fill *out* with the further prompt tokens of job *j* that each row has in its lower tiers at *time*."""
     e = open_engine(handle)
-    for g in range(0, len(e.replicas), e.limits[0].ranks):
+    for g in range(0, len(e.rows), e.limits[0].ranks):
         _settle(e, g, time)
-    for r in range(len(e.replicas)):
-        hit, nodes, _ = kv_cache.match(e, e.replicas[r].cache, j, e.jobs[j].input)
+    for r in range(len(e.rows)):
+        hit, nodes, _ = kv_cache.match(e, e.rows[r].cache, j, e.jobs[j].input)
         out[r] = tiers.extend(e, r, j, nodes, e.jobs[j].input, False) - hit
 
 
@@ -400,7 +400,7 @@ def _rows_of(e, replica):
 def _boot(e, replica, time):
     first, end = _rows_of(e, replica)
     for r in range(first, end):
-        rep = e.replicas[r]
+        rep = e.rows[r]
         rep.now, rep.planned, rep.end = time, 0, math.inf
         if rep.queue == r:
             _empty(e, rep.cache)
@@ -420,7 +420,7 @@ def boot(handle, replica, time):
 @inner
 def _lose(e, r, j, time):
     """Job *j* has lost what row *r* had of it: like a preempted one if it had begun, but in no queue."""
-    job, rep = e.jobs[j], e.replicas[r]
+    job, rep = e.jobs[j], e.rows[r]
     if job.kv == LOCAL and job.blocks > 0 and math.isnan(job.preempted_at):
         job.preempted_at = time
         if job.generated > 0:
@@ -440,11 +440,11 @@ def _lose(e, r, j, time):
 def _withdraw(e, j):
     """Take job *j*, whose prompt KV will not come, off its decode row."""
     job = e.jobs[j]
-    rep = e.replicas[job.replica]
+    rep = e.rows[job.row]
     if job.kv == REMOTE:
-        queues.withdraw(e, job.replica, j)
+        queues.withdraw(e, job.row, j)
     elif job.kv == MOVING:
-        set_aside(e, job.replica, j, -1)
+        set_aside(e, job.row, j, -1)
         kv_cache.release(e, rep.cache, j)
         job.kv = REMOTE
     rep.outstanding -= 1
@@ -459,7 +459,7 @@ def _break_off(handles, pool, first, end, time):
     for i in range(e.net[0].active - 1, -1, -1):
         t = e.transfers[i]
         if (t.pool == pool and first <= t.row < end) or (
-            e.limits[0].hold and t.kind == HAND_OFF and first <= e.jobs[t.job].replica < end
+            e.limits[0].hold and t.kind == HAND_OFF and first <= e.jobs[t.job].row < end
         ):
             links.remove(e, i)
 
@@ -467,7 +467,7 @@ def _break_off(handles, pool, first, end, time):
 @inner
 def _off(e, r, time):
     """Row *r* stops: nothing planned, nothing running, nobody in its queue."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     if rep.queue == r:
         queues.look(e, r, time, time)
         while rep.wait_head != NONE:
@@ -486,20 +486,20 @@ def crash(handles, pool, replica, time):
     first, end = _rows_of(e, replica)
     _break_off(handles, pool, first, end, time)
     for r in range(first, end):
-        for i in range(e.replicas[r].n_running):
+        for i in range(e.rows[r].n_running):
             _lose(e, r, e.running[r, i], time)
         _off(e, r, time)
     for j in range(len(e.jobs)):
         job = e.jobs[j]
-        if not first <= job.replica < end:
+        if not first <= job.row < end:
             continue
         if math.isnan(job.last):
-            _lose(e, job.replica, j, time)  # those in no batch
+            _lose(e, job.row, j, time)  # those in no batch
         if e.limits[0].hold:
             decode = open_engine(handles[1])
-            if decode.jobs[j].replica != NONE and math.isnan(decode.jobs[j].landed) and decode.jobs[j].kv != LOCAL:
+            if decode.jobs[j].row != NONE and math.isnan(decode.jobs[j].landed) and decode.jobs[j].kv != LOCAL:
                 _withdraw(decode, j)
-                _interrupt(decode, decode.jobs[j].replica, time, 0)
+                _interrupt(decode, decode.jobs[j].row, time, 0)
     _boot(e, replica, time)
 
 
@@ -508,7 +508,7 @@ def withdraw(handle, j, time):
     """Take job *j*, whose prompt will not be prefilled, off its decode row."""
     e = open_engine(handle)
     _withdraw(e, j)
-    _interrupt(e, e.replicas[e.jobs[j].replica].queue, time, 0)
+    _interrupt(e, e.rows[e.jobs[j].row].queue, time, 0)
 
 
 @entry

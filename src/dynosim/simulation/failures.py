@@ -11,7 +11,7 @@ from dynosim import rng
 from dynosim.errors import ConfigError
 from dynosim.simulation.clock import READY
 from dynosim.simulation.fleet import DOWN, DRAINING, OFF, SERVING
-from dynosim.simulation.side import Side
+from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.workload.table import IntArray
 
 if TYPE_CHECKING:
@@ -45,66 +45,68 @@ class Failures:
     def start(self) -> None:
         """Slow the stragglers down and put the planned crashes on the clock."""
         for k, straggler in enumerate(self._config.stragglers):
-            side = self._side(straggler.pool, straggler.replica, f"stragglers[{k}]")
-            side.pool.engine.replicas["slowdown"][side.dispatcher.rows_of(straggler.replica)] = straggler.slowdown
+            runtime = self._runtime(straggler.pool, straggler.replica, f"stragglers[{k}]")
+            runtime.pool.engine.rows["slowdown"][runtime.dispatcher.rows_of(straggler.replica)] = straggler.slowdown
         for k, crash in enumerate(self._config.crashes):
-            side = self._side(crash.pool, crash.replica, f"crashes[{k}]")
-            self._cluster.clock.at(crash.at_s, READY, self._crash, side, crash.replica, crash.down_s)
-        for side in self._cluster.sides.values():
-            for replica in side.fleet.having(SERVING):
-                self.serving(side, replica, 0.0)
+            runtime = self._runtime(crash.pool, crash.replica, f"crashes[{k}]")
+            self._cluster.clock.at(crash.at_s, READY, self._crash, runtime, crash.replica, crash.down_s)
+        for runtime in self._cluster.runtimes.values():
+            for replica in runtime.fleet.having(SERVING):
+                self.serving(runtime, replica, 0.0)
 
-    def serving(self, side: Side, replica: int, time: float) -> None:
+    def serving(self, runtime: PoolRuntime, replica: int, time: float) -> None:
         """Draw when *replica*, which serves from *time* on, will crash."""
         if self._config.mtbf_s is not None:
-            name = side.pool.role, replica
+            name = runtime.pool.role, replica
             if name not in self._streams:
-                self._streams[name] = rng.stream(self._seed, f"failures/{side.pool.role}/{replica}")
+                self._streams[name] = rng.stream(self._seed, f"failures/{runtime.pool.role}/{replica}")
             after_s = float(self._streams[name].exponential(self._config.mtbf_s))
-            epoch = side.fleet.epochs[replica]
-            self._cluster.clock.at(time + after_s, READY, self._crash_by_chance, side, replica, epoch)
+            epoch = runtime.fleet.epochs[replica]
+            self._cluster.clock.at(time + after_s, READY, self._crash_by_chance, runtime, replica, epoch)
 
-    def _crash_by_chance(self, time: float, side: Side, replica: int, epoch: int) -> None:
-        if side.fleet.epochs[replica] == epoch:
-            self._crash(time, side, replica, self._config.mttr_s)
+    def _crash_by_chance(self, time: float, runtime: PoolRuntime, replica: int, epoch: int) -> None:
+        if runtime.fleet.epochs[replica] == epoch:
+            self._crash(time, runtime, replica, self._config.mttr_s)
 
-    def _crash(self, time: float, side: Side, replica: int, down_s: float) -> None:
+    def _crash(self, time: float, runtime: PoolRuntime, replica: int, down_s: float) -> None:
         """Everything on *replica* is gone; one that does not serve cannot crash."""
-        if self._cluster.idle or side.fleet.states[replica] not in (SERVING, DRAINING):
+        if self._cluster.idle or runtime.fleet.states[replica] not in (SERVING, DRAINING):
             return
-        rows = side.dispatcher.rows_of(replica)
-        lost = self._cluster.drop(side, replica, time)
-        side.dispatcher.lost |= dict.fromkeys(rows.tolist(), lost)
-        self._cluster.clock.at(time + self._config.detection_s, READY, self._notice, side, rows, lost)
-        if side.fleet.states[replica] == DRAINING:
-            side.fleet.move(replica, OFF, time)
+        rows = runtime.dispatcher.rows_of(replica)
+        lost = self._cluster.drop(runtime, replica, time)
+        runtime.dispatcher.lost |= dict.fromkeys(rows.tolist(), lost)
+        self._cluster.clock.at(time + self._config.detection_s, READY, self._notice, runtime, rows, lost)
+        if runtime.fleet.states[replica] == DRAINING:
+            runtime.fleet.move(replica, OFF, time)
         else:
-            side.fleet.move(replica, DOWN, time)
-            self._cluster.clock.at(time + down_s, READY, self._cluster.ready, side, replica, side.fleet.epochs[replica])
+            runtime.fleet.move(replica, DOWN, time)
+            self._cluster.clock.at(
+                time + down_s, READY, self._cluster.ready, runtime, replica, runtime.fleet.epochs[replica]
+            )
 
-    def _notice(self, time: float, side: Side, rows: IntArray, lost: list[int]) -> None:
+    def _notice(self, time: float, runtime: PoolRuntime, rows: IntArray, lost: list[int]) -> None:
         """The crash is noticed: no more requests go there, and its own are sent again."""
         for row in rows.tolist():
-            if side.dispatcher.lost.get(row) is lost:
-                del side.dispatcher.lost[row]
-        side.refresh(time)
+            if runtime.dispatcher.lost.get(row) is lost:
+                del runtime.dispatcher.lost[row]
+        runtime.refresh(time)
         self._cluster.missing[lost] = False
         for i in lost:
             if self._config.on_crash == "lose" or self.retries[i] == MAX_RETRIES:
                 self.failed_s[i] = time
-                self._cluster.flow.give_up(i, time, side)
+                self._cluster.flow.give_up(i, time, runtime)
                 self._cluster.sessions.ended(time, i)
             else:
                 self.retries[i] += 1
-                self._cluster.flow.send_again(i, time, side, keep=self._config.on_crash == "migrate")
+                self._cluster.flow.send_again(i, time, runtime, keep=self._config.on_crash == "migrate")
 
-    def _side(self, role: str, replica: int, path: str) -> Side:
-        """Return the side that a setting names; ConfigError when there is no such replica."""
-        sides, path = self._cluster.sides, f"deployment.failures.{path}"
-        if role not in sides:
-            raise ConfigError(f"{role!r}: allowed: {', '.join(sides)}", path=f"{path}.pool")
-        if replica >= len(sides[role].fleet.states):
+    def _runtime(self, role: str, replica: int, path: str) -> PoolRuntime:
+        """Return the runtime that a setting names; ConfigError when there is no such replica."""
+        runtimes, path = self._cluster.runtimes, f"deployment.failures.{path}"
+        if role not in runtimes:
+            raise ConfigError(f"{role!r}: allowed: {', '.join(runtimes)}", path=f"{path}.pool")
+        if replica >= len(runtimes[role].fleet.states):
             raise ConfigError(
-                f"{replica}: allowed is less than {len(sides[role].fleet.states)}", path=f"{path}.replica"
+                f"{replica}: allowed is less than {len(runtimes[role].fleet.states)}", path=f"{path}.replica"
             )
-        return sides[role]
+        return runtimes[role]

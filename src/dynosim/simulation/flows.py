@@ -9,8 +9,8 @@ import numpy as np
 
 from dynosim.config import DeploymentConfig
 from dynosim.simulation import engine as core
+from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.simulation.sessions import Sessions
-from dynosim.simulation.side import Side
 from dynosim.simulation.state import LOCAL, NONE
 from dynosim.workload.table import FloatArray, Workload
 
@@ -18,31 +18,31 @@ from dynosim.workload.table import FloatArray, Workload
 class Aggregated:
     """Every replica prefills and decodes."""
 
-    def __init__(self, sides: Mapping[str, Side]) -> None:
-        (self._side,) = sides.values()
-        self.send = self._side.dispatcher.send
+    def __init__(self, runtimes: Mapping[str, PoolRuntime]) -> None:
+        (self._runtime,) = runtimes.values()
+        self.send = self._runtime.dispatcher.send
 
     def prefilled(self, i: int, time: float) -> None:
         """Never happens: prompts stay where they are computed."""
 
     reserved = prefilled
 
-    def send_again(self, i: int, time: float, side: Side, keep: bool) -> None:
-        """Serve request *i*, whose replica of *side* has crashed, anew; with *keep* behind the tokens it has shown."""
-        if not keep or self._side.pool.engine.jobs["generated"][i] == 0:
-            core.restart(self._side.pool.handle, i)
+    def send_again(self, i: int, time: float, runtime: PoolRuntime, keep: bool) -> None:
+        """Serve request *i* anew, whose replica of *runtime* has crashed; with *keep* behind the tokens it has shown."""
+        if not keep or self._runtime.pool.engine.jobs["generated"][i] == 0:
+            core.restart(self._runtime.pool.handle, i)
         self.send(i, time)
 
-    def give_up(self, i: int, time: float, side: Side) -> None:
-        """Forget request *i*, whose replica of *side* has crashed."""
+    def give_up(self, i: int, time: float, runtime: PoolRuntime) -> None:
+        """Forget request *i*, whose replica of *runtime* has crashed."""
 
-    def left_s(self, side: Side) -> FloatArray:
+    def left_s(self, runtime: PoolRuntime) -> FloatArray:
         """Return shape (n,): when each request left the pool; NaN for those that did not."""
-        return np.asarray(side.pool.engine.jobs["last"])
+        return np.asarray(runtime.pool.engine.jobs["last"])
 
-    def dropped(self, side: Side, on: np.ndarray) -> None:
-        """The requests *on*, shape (n,), are no longer on a replica of *side*, which has crashed."""
-        side.pool.engine.jobs["replica"][on] = NONE
+    def dropped(self, runtime: PoolRuntime, on: np.ndarray) -> None:
+        """The requests *on*, shape (n,), are no longer on a replica of *runtime*, which has crashed."""
+        runtime.pool.engine.jobs["row"][on] = NONE
 
 
 class Disaggregated:
@@ -54,10 +54,10 @@ class Disaggregated:
     """
 
     def __init__(
-        self, deployment: DeploymentConfig, sides: Mapping[str, Side], workload: Workload, sessions: Sessions
+        self, deployment: DeploymentConfig, runtimes: Mapping[str, PoolRuntime], workload: Workload, sessions: Sessions
     ) -> None:
         assert deployment.disaggregated is not None
-        self._prefill, self._decode, self._sessions = sides["prefill"], sides["decode"], sessions
+        self._prefill, self._decode, self._sessions = runtimes["prefill"], runtimes["decode"], sessions
         self._bounds, self._destination_first = (
             deployment.disaggregated.local_prefill,
             deployment.engine.name == "sglang",
@@ -117,14 +117,14 @@ class Disaggregated:
             else:
                 decode.send(i, time)
 
-    def send_again(self, i: int, time: float, side: Side, keep: bool) -> None:
-        """Serve request *i*, whose replica of *side* has crashed, anew; with *keep* behind the tokens it has shown.
+    def send_again(self, i: int, time: float, runtime: PoolRuntime, keep: bool) -> None:
+        """Serve request *i* anew, whose replica of *runtime* has crashed; with *keep* behind the tokens it has shown.
 
         Those are computed again by a decode replica, as after a preemption. A prompt that is with the prefill pool only
         needs another decode replica.
         """
         decode = self._decode.pool
-        self._settle(i, time, side)
+        self._settle(i, time, runtime)
         if keep and decode.engine.jobs["generated"][i] > 0:
             decode.engine.jobs["kv"][i] = LOCAL
             self._decode.dispatcher.send(i, time)
@@ -137,39 +137,39 @@ class Disaggregated:
             self.local[i] = self._sent[i] = False
             self.send(i, time)
 
-    def give_up(self, i: int, time: float, side: Side) -> None:
-        """Forget request *i*, whose replica of *side* has crashed; nobody needs what is left of it any more."""
-        self._settle(i, time, side)
+    def give_up(self, i: int, time: float, runtime: PoolRuntime) -> None:
+        """Forget request *i*, whose replica of *runtime* has crashed; nobody needs what is left of it any more."""
+        self._settle(i, time, runtime)
         self._given_up[i] = True
         if self._held(i) and math.isfinite(self._prefill.pool.engine.jobs["last"][i]):
             core.release(self._prefill.pool.handle, i, time)
 
-    def _settle(self, i: int, time: float, side: Side) -> None:
+    def _settle(self, i: int, time: float, runtime: PoolRuntime) -> None:
         """Give up what a decode replica has reserved for a prompt that died with its prefill replica."""
         jobs = self._decode.pool.engine.jobs
-        if side is self._prefill:
+        if runtime is self._prefill:
             self._sent[i] = False
-            if jobs["replica"][i] != NONE:
+            if jobs["row"][i] != NONE:
                 core.withdraw(self._decode.pool.handle, i, time)
-                jobs["replica"][i] = NONE
+                jobs["row"][i] = NONE
 
     def _held(self, i: int) -> bool:
         """Whether the prefill pool has the prompt of request *i*, computed or not, and no decode replica has it yet."""
         return bool(self._sent[i] and math.isnan(self._decode.pool.engine.jobs["landed"][i]))
 
-    def left_s(self, side: Side) -> FloatArray:
+    def left_s(self, runtime: PoolRuntime) -> FloatArray:
         """Return shape (n,): when each request left the pool; prompts leave a prefill pool with their KV."""
-        last, landed = side.pool.engine.jobs["last"], self._decode.pool.engine.jobs["landed"]
-        return np.where(self._moves, landed, last) if side is self._prefill else np.asarray(last)
+        last, landed = runtime.pool.engine.jobs["last"], self._decode.pool.engine.jobs["landed"]
+        return np.where(self._moves, landed, last) if runtime is self._prefill else np.asarray(last)
 
-    def dropped(self, side: Side, on: np.ndarray) -> None:
-        """The requests *on*, shape (n,), are no longer on a replica of *side*, which has crashed.
+    def dropped(self, runtime: PoolRuntime, on: np.ndarray) -> None:
+        """The requests *on*, shape (n,), are no longer on a replica of *runtime*, which has crashed.
 
         With a prefill replica goes what decode replicas have reserved for its prompts.
         """
-        side.pool.engine.jobs["replica"][on] = NONE
-        if side is self._prefill:
+        runtime.pool.engine.jobs["row"][on] = NONE
+        if runtime is self._prefill:
             self._sent[on] = False
-            self._decode.pool.engine.jobs["replica"][on] = NONE
+            self._decode.pool.engine.jobs["row"][on] = NONE
             decode = self._decode.dispatcher
             decode.parked = [(i, since) for i, since in decode.parked if not on[i]]

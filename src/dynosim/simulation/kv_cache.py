@@ -120,7 +120,7 @@ def dequeue(e, cache, s):
 def note(e, cache_index, key, count):
     """Log for the router's delayed index that node *key* has *count* blocks from now on."""
     lim = e.limits[0]
-    if lim.lag_s > 0.0 and cache_index < len(e.replicas):  # lower tiers are looked up as they are
+    if lim.lag_s > 0.0 and cache_index < len(e.rows):  # lower tiers are looked up as they are
         if lim.log_tail - lim.log_head == len(e.log):
             apply_oldest(e)
         entry = e.log[lim.log_tail % len(e.log)]

@@ -30,7 +30,7 @@ def _line(nodes, values, x):
 @inner
 def _crossing(e, r, tokens):
     """Extra time of *tokens* tokens in a tensor-parallel group that crosses nodes."""
-    return e.replicas[r].crossing_s + e.replicas[r].crossing_token_s * tokens
+    return e.rows[r].crossing_s + e.rows[r].crossing_token_s * tokens
 
 
 @inner
@@ -54,7 +54,7 @@ def _jump(e, r, passes, target, weight):
     segment the times are an arithmetic series. With *weight* > 0 each pass adds that many token gaps to the histogram.
     Returns (passes done, seconds).
     """
-    rep = e.replicas[r]
+    rep = e.rows[r]
     batch, context, slow = rep.n_decode, rep.context, rep.slowdown
     nodes, values = e.decode_context[batch], e.decode_s[batch]
     base = e.graph_tokens_s[batch] + _crossing(e, r, rep.decode_tokens)
@@ -83,7 +83,7 @@ def _jump(e, r, passes, target, weight):
 @inner
 def _decode_time(e, r, ahead):
     """Time of a decode-only pass of row *r*, *ahead* passes from now."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     b = rep.n_decode
     if b == 0:
         return 0.0
@@ -119,7 +119,7 @@ def run_decodes(e, g, passes, target, weight):
 @inner
 def _prefill_attention(e, r):
     """Sum over the planned chunks of share(k, s) (1 - (c/s)^2) + chunk_s; see ``timing.base``."""
-    rep, chunks, seconds = e.replicas[r], 0, 0.0
+    rep, chunks, seconds = e.rows[r], 0, 0.0
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
         chunks += job.prefilling > 0 and job.chunk > 0
@@ -135,7 +135,7 @@ def _prefill_attention(e, r):
 @inner
 def pass_time(e, r):
     """Time of row *r*'s one planned pass by itself, as its GPUs need it."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     b = rep.n_decode
     if rep.prefill_tokens == 0:
         return _decode_time(e, r, 0)
@@ -152,14 +152,14 @@ def pass_time_together(e, g, prefill):
     """Time of the planned pass of the ranks that start at *g*, *prefill* of its tokens prefill; see ``timing.base``."""
     ranks, slowest, tokens, largest = e.limits[0].ranks, 0.0, 0, 0
     for r in range(g, g + ranks):
-        rep, seconds = e.replicas[r], pass_time(e, r)
+        rep, seconds = e.rows[r], pass_time(e, r)
         if prefill > 0:
             carried = rep.prefill_tokens + rep.decode_tokens
             seconds, tokens = seconds - e.expert_s[carried] * rep.slowdown, tokens + carried
             largest = max(largest, carried if e.limits[0].fused else rep.prefill_tokens)
         slowest = max(slowest, seconds)
-    slowest += e.expert_s[(tokens + ranks - 1) // ranks] * e.replicas[g].slowdown
-    return max(slowest, e.limits[0].eager_s * e.replicas[g].slowdown) if largest > e.limits[0].eager_tokens else slowest
+    slowest += e.expert_s[(tokens + ranks - 1) // ranks] * e.rows[g].slowdown
+    return max(slowest, e.limits[0].eager_s * e.rows[g].slowdown) if largest > e.limits[0].eager_tokens else slowest
 
 
 @inner
@@ -171,7 +171,7 @@ def stall(e, r, seconds):
 @inner
 def through_stages(e, r, start, seconds):
     """Send a pass of *seconds* (of the whole model) through the pipeline; returns when the last stage ends it."""
-    lanes, free, time = e.limits[0].lanes, e.stage_free[e.replicas[r].queue], start
+    lanes, free, time = e.limits[0].lanes, e.stage_free[e.rows[r].queue], start
     stage = seconds / lanes
     for s in range(lanes):
         time = max(time, free[s]) + stage

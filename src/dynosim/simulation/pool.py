@@ -75,7 +75,7 @@ class Pool:
         caches, slots, buckets = self._caches(limits[0], ids)
         self.engine = state.Engine(
             limits=limits,
-            replicas=self._replicas(network),
+            rows=self._rows(network),
             jobs=_jobs(role, workload, offsets, policy, node_tokens if deployment.offloads_prompt_only(config) else 0),
             running=np.zeros((self.rows, config.max_num_seqs), np.int64),
             caches=caches,
@@ -116,8 +116,8 @@ class Pool:
         low, high = self.engine.gap_range
         return TokenGaps(self.engine.gap_count, self.engine.gap_sum, float(low), float(high))
 
-    def _replicas(self, network: Network) -> NDArray[Any]:
-        rows = np.zeros(self.rows, state.REPLICA)
+    def _rows(self, network: Network) -> NDArray[Any]:
+        rows = np.zeros(self.rows, state.ROW)
         rows["end"], rows["slowdown"] = math.inf, 1.0
         for name in ("arrive_head", "arrive_tail", "wait_head", "wait_tail"):
             rows[name] = state.NONE
@@ -256,6 +256,6 @@ def _jobs(
         answered = jobs["hashed"] > jobs["input"]
         jobs["offloaded"][answered] = jobs["input"][answered] // prompt_node_tokens
     jobs["kv"] = state.REMOTE if role == "decode" else state.LOCAL
-    jobs["replica"] = state.NONE
+    jobs["row"] = state.NONE
     jobs["static_key"] = policy.keys(QueueView(workload.input_tokens, workload.priority, workload.deadline_s))
     return jobs

@@ -15,7 +15,7 @@ LONGEST_PREFIX_LIMIT = 128
 @inner
 def arrive(e, q, j):
     """Append job *j* to those on their way to queue *q*; they come in the order of time."""
-    rep = e.replicas[q]
+    rep = e.rows[q]
     e.jobs[j].next = NONE
     if rep.arrive_head == NONE:
         rep.arrive_head = j
@@ -28,7 +28,7 @@ def arrive(e, q, j):
 @inner
 def _link(e, q, before, j):
     """Put job *j* behind *before*, or at the front where that is NONE."""
-    rep, job = e.replicas[q], e.jobs[j]
+    rep, job = e.rows[q], e.jobs[j]
     job.next = rep.wait_head if before == NONE else e.jobs[before].next
     if before == NONE:
         rep.wait_head = j
@@ -42,7 +42,7 @@ def _link(e, q, before, j):
 @inner
 def _unlink(e, q, before, j):
     """Take job *j*, which stands behind *before*, out of the queue."""
-    rep = e.replicas[q]
+    rep = e.rows[q]
     if before == NONE:
         rep.wait_head = e.jobs[j].next
     else:
@@ -69,7 +69,7 @@ def push_preempted(e, q, j):
     if e.limits[0].ordered:
         insert(e, q, j)
         return
-    before, i = NONE, e.replicas[q].wait_head
+    before, i = NONE, e.rows[q].wait_head
     while i != NONE and _holds(e, i):
         before, i = i, e.jobs[i].next
     _link(e, q, before, j)
@@ -78,7 +78,7 @@ def push_preempted(e, q, j):
 @inner
 def insert(e, q, j):
     """Put job *j* behind the last one whose key is not above its own, and behind those that hold blocks already."""
-    rep, key, before = e.replicas[q], e.jobs[j].key, NONE
+    rep, key, before = e.rows[q], e.jobs[j].key, NONE
     if rep.wait_tail != NONE and e.jobs[rep.wait_tail].key <= key:
         before = rep.wait_tail
     else:
@@ -93,7 +93,7 @@ def insert(e, q, j):
 @inner
 def candidate(e, q):
     """Return (the job before it, the job that is to be admitted next)."""
-    rep = e.replicas[q]
+    rep = e.rows[q]
     before, j = NONE, rep.wait_head
     if not e.limits[0].longest_prefix or rep.n_waiting > LONGEST_PREFIX_LIMIT:
         return before, j
@@ -115,7 +115,7 @@ def candidate(e, q):
 @inner
 def charge(e, q, time):
     """Add the time since the last charge to what queue *q* has waited for."""
-    rep = e.replicas[q]
+    rep = e.rows[q]
     if time > rep.reason_since:
         e.waits[q, rep.reason] += time - rep.reason_since
     rep.reason_since = max(rep.reason_since, time)
@@ -124,7 +124,7 @@ def charge(e, q, time):
 @inner
 def look(e, q, now, seen):
     """Move everyone who has come by *seen* into the queue, at *now*; later ones wait too, but unseen."""
-    rep = e.replicas[q]
+    rep = e.rows[q]
     j = rep.arrive_head
     while j != NONE and e.jobs[j].visible <= now:
         job = e.jobs[j]
@@ -161,14 +161,14 @@ def leave(e, q, before, j):
 @inner
 def next_arrival(e, q):
     """When the next job comes to queue *q*."""
-    head = e.replicas[q].arrive_head
+    head = e.rows[q].arrive_head
     return e.jobs[head].visible if head != NONE else math.inf
 
 
 @inner
 def withdraw(e, q, j):
     """Take job *j* out of queue *q*, wherever it stands in it or on its way to it."""
-    rep, before = e.replicas[q], NONE
+    rep, before = e.rows[q], NONE
     i = rep.wait_head
     while i != NONE and i != j:
         before, i = i, e.jobs[i].next
@@ -186,7 +186,7 @@ def withdraw(e, q, j):
 
 @inner
 def _skip_arrival(e, q, before, j):
-    rep = e.replicas[q]
+    rep = e.rows[q]
     if before == NONE:
         rep.arrive_head = e.jobs[j].next
     else:

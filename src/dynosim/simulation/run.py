@@ -9,8 +9,8 @@ from dynosim.hardware import memory
 from dynosim.simulation import gaps
 from dynosim.simulation.cluster import Cluster
 from dynosim.simulation.lost import LostCause
+from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.simulation.records import PoolRecord, SimulationResult
-from dynosim.simulation.side import Side
 from dynosim.simulation.split import request_records
 from dynosim.simulation.state import LINK_COLUMNS
 from dynosim.workload.table import Workload
@@ -46,24 +46,24 @@ def simulate(
     start_s = min(float(np.nanmin(cluster.sessions.sent_s)), cluster.end_s)
     ended_s = np.fmax(requests["last_token_s"], cluster.failures.failed_s)
     end_s = cluster.end_s if stopped else float(np.nanmax(ended_s, initial=start_s))
-    sides = cluster.sides.values()
+    runtimes = cluster.runtimes.values()
     return SimulationResult(
         requests=requests,
-        gaps=gaps.merge([side.pool.gaps() for side in sides]),
-        pools=tuple(_pool_record(side, start_s, end_s) for side in sides),
+        gaps=gaps.merge([runtime.pool.gaps() for runtime in runtimes]),
+        pools=tuple(_pool_record(runtime, start_s, end_s) for runtime in runtimes),
         duration_s=end_s - start_s,
         warmup_requests=workload.warmup_requests,
-        timing=tuple(side.pool.tables.provenance for side in sides),
+        timing=tuple(runtime.pool.tables.provenance for runtime in runtimes),
         stopped=("slo" if cluster.lost else "duration") if stopped else "",
         lost=cluster.lost,
     )
 
 
-def _pool_record(side: Side, start_s: float, end_s: float) -> PoolRecord:
+def _pool_record(runtime: PoolRuntime, start_s: float, end_s: float) -> PoolRecord:
     """Return what a pool did from *start_s* to *end_s*."""
-    pool, config, rows = side.pool, side.pool.config, side.pool.engine.replicas
+    pool, config, rows = runtime.pool, runtime.pool.config, runtime.pool.engine.rows
     rows_per_replica = pool.lanes * pool.ranks
-    replica_s = side.fleet.replica_seconds(start_s, end_s)
+    replica_s = runtime.fleet.replica_seconds(start_s, end_s)
     busy_rows_s = float(rows["busy_s"].sum())
     block_s = replica_s * rows_per_replica * pool.capacity.blocks
     return PoolRecord(
@@ -82,16 +82,16 @@ def _pool_record(side: Side, start_s: float, end_s: float) -> PoolRecord:
         mean_batch=float(rows["batch_time"].sum()) / max(busy_rows_s, 1e-12),
         mean_kv_utilization=float(rows["block_time"].sum()) / max(block_s, 1e-12),
         extrapolated_pass_share=float(rows["extrapolated_s"].sum()) / max(busy_rows_s, 1e-12),
-        timeline=side.fleet.timeline(start_s, end_s),
+        timeline=runtime.fleet.timeline(start_s, end_s),
         decode_rounds=int(pool.engine.jobs["rounds"].sum()),
-        link_utilization=_link_utilization(side, end_s - start_s),
+        link_utilization=_link_utilization(runtime, end_s - start_s),
     )
 
 
-def _link_utilization(side: Side, duration_s: float) -> dict[str, float]:
+def _link_utilization(runtime: PoolRuntime, duration_s: float) -> dict[str, float]:
     """Return moved bytes over bandwidth x duration, of all links of one kind together, at most 1: copies to lower
     tiers go on after the last token."""
-    engine, found = side.pool.engine, dict[str, float]()
+    engine, found = runtime.pool.engine, dict[str, float]()
     for column, name in enumerate(LINK_COLUMNS):
         links = engine.links[np.unique(engine.row_links[:, column][engine.row_links[:, column] >= 0])]
         capacity = float(links["bytes_s"].sum()) * duration_s

@@ -57,7 +57,7 @@ class Meter:
     def _by_replica(self, *columns: str) -> FloatArray:
         """Return shape (replicas,): the sum of *columns* over the rows of each."""
         pool = self._dispatcher.pool
-        rows = np.sum([pool.engine.replicas[name] for name in columns], axis=0, dtype=np.float64)
+        rows = np.sum([pool.engine.rows[name] for name in columns], axis=0, dtype=np.float64)
         return np.asarray(rows.reshape(-1, pool.lanes * pool.ranks).sum(axis=1))
 
     def _totals(self) -> FloatArray:
@@ -124,7 +124,7 @@ class Autoscaler:
 
     def _view(self, time: float) -> ScalingView:
         d, pool, e = self._dispatcher, self._dispatcher.pool, self._dispatcher.pool.engine
-        rows, serving = e.replicas[d.rows], len(self._fleet.having(SERVING))
+        rows, serving = e.rows[d.rows], len(self._fleet.having(SERVING))
         caches = e.caches[rows["cache"]]
         blocks = caches["num_blocks"].sum()
         return ScalingView(
@@ -133,10 +133,10 @@ class Autoscaler:
             starting=len(self._fleet.having(STARTING, DOWN)),
             queue_requests=int(rows["n_waiting"].sum() + rows["n_arriving"].sum()) + len(d.parked),
             queued_prefill_tokens=int(rows["prefill_load"].sum()) + d.parked_tokens(),
-            running_requests=sum(int(e.replicas["n_running"][d.rows_of(r)].sum()) for r in self._fleet.having(SERVING)),
+            running_requests=sum(int(e.rows["n_running"][d.rows_of(r)].sum()) for r in self._fleet.having(SERVING)),
             max_num_seqs=pool.config.max_num_seqs * pool.config.data_parallel_size,
             kv_utilization=float(1.0 - caches["free_blocks"].sum() / blocks) if blocks else 0.0,
-            outstanding_requests=int(e.replicas["outstanding"].sum()) + len(d.parked),
+            outstanding_requests=int(e.rows["outstanding"].sum()) + len(d.parked),
             max_num_batched_tokens=pool.config.max_num_batched_tokens * pool.config.data_parallel_size,
             **self._fast.read(time),
         )
@@ -164,5 +164,5 @@ class Autoscaler:
 
     def _value(self, replica: int) -> tuple[bool, int, int]:
         """Least first: replicas that do not serve yet, then those with the fewest requests, then the youngest."""
-        rows = self._dispatcher.pool.engine.replicas["outstanding"][self._dispatcher.rows_of(replica)]
+        rows = self._dispatcher.pool.engine.rows["outstanding"][self._dispatcher.rows_of(replica)]
         return self._fleet.states[replica] == SERVING, int(rows.sum()), -replica

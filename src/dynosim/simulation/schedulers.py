@@ -53,7 +53,7 @@ def emit(e, time, kind, j):
 @inner
 def cache_of(e, r):
     """Return the KV cache of row *r*."""
-    return e.caches[e.replicas[r].cache]
+    return e.caches[e.rows[r].cache]
 
 
 @inner
@@ -62,7 +62,7 @@ def grow(e, r, j, tokens):
     job = e.jobs[j]
     need = blocks_of(e, tokens) - job.blocks
     if need > 0:
-        kv_cache.take(e, e.replicas[r].cache, need)
+        kv_cache.take(e, e.rows[r].cache, need)
         job.own += need
         job.blocks += need
 
@@ -70,7 +70,7 @@ def grow(e, r, j, tokens):
 @inner
 def _remove(e, r, i):
     """Take the *i*-th running job out of the batch."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     for k in range(i, rep.n_running - 1):
         e.running[r, k] = e.running[r, k + 1]
     rep.n_running -= 1
@@ -79,7 +79,7 @@ def _remove(e, r, i):
 @inner
 def preempt(e, r, i):
     """Take the blocks of the *i*-th running job away: all of it is to be computed again. Returns the job."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     j = e.running[r, i]
     job = e.jobs[j]
     _remove(e, r, i)
@@ -115,12 +115,12 @@ def _whole(e, job):
 @inner
 def _promised(e, r):
     """Blocks that requests of row *r*'s cache will still take until they end, all at their full length (no-evict)."""
-    lim, q = e.limits[0], e.replicas[r].queue
+    lim, q = e.limits[0], e.rows[r].queue
     if lim.scheduler != NO_EVICT:
         return 0
-    total = e.replicas[q].reserved_blocks
+    total = e.rows[q].reserved_blocks
     for lane in range(q, q + lim.lanes):
-        for i in range(e.replicas[lane].n_running):
+        for i in range(e.rows[lane].n_running):
             job = e.jobs[e.running[lane, i]]
             total += blocks_of(e, _whole(e, job)) - job.blocks
     return total
@@ -140,7 +140,7 @@ def _wanted(e, j, tokens):
 @inner
 def _hold(e, r, j, matched, hit, tokens):
     """Give job *j* the matched nodes and new blocks up to *tokens* tokens."""
-    job, c = e.jobs[j], e.replicas[r].cache
+    job, c = e.jobs[j], e.rows[r].cache
     kv_cache.hold(e, c, j, matched)
     need = blocks_of(e, tokens) - hit // e.limits[0].block_size
     kv_cache.take(e, c, need)
@@ -152,13 +152,13 @@ def set_aside(e, r, j, sign):
     """No-evict: what job *j* will take beyond the blocks it holds while it is in no batch."""
     job = e.jobs[j]
     if e.limits[0].scheduler == NO_EVICT:
-        e.replicas[e.replicas[r].queue].reserved_blocks += sign * (blocks_of(e, _whole(e, job)) - job.blocks)
+        e.rows[e.rows[r].queue].reserved_blocks += sign * (blocks_of(e, _whole(e, job)) - job.blocks)
 
 
 @inner
 def reserve(e, r, j):
     """Reserve the blocks of a prompt that will be copied in, one generated token included; False when short."""
-    job, rep = e.jobs[j], e.replicas[r]
+    job, rep = e.jobs[j], e.rows[r]
     hit, matched, pinned = kv_cache.match(e, rep.cache, j, job.input)
     wanted = blocks_of(e, _wanted(e, j, job.input + 1)) - hit // e.limits[0].block_size
     if wanted > cache_of(e, r).free_blocks - pinned - _promised(e, r):
@@ -173,7 +173,7 @@ def reserve(e, r, j):
 def _load(e, r, j, hit, matched, pinned):
     """Send for the part of the prompt that lower tiers have; returns NONE if they have none, 0 when blocks are short,
     else the tokens that will be there."""
-    job, rep = e.jobs[j], e.replicas[r]
+    job, rep = e.jobs[j], e.rows[r]
     total = job.input + job.generated
     if e.limits[0].tiers == 0 or tiers.extend(e, r, j, matched, total, False) <= hit:
         return NONE
@@ -191,7 +191,7 @@ def _load(e, r, j, hit, matched, pinned):
 @inner
 def _start(e, r, j, hit, chunk):
     """Job *j* begins, or begins again, to compute its prompt behind *hit* tokens."""
-    rep, job = e.replicas[r], e.jobs[j]
+    rep, job = e.rows[r], e.jobs[j]
     if math.isnan(job.scheduled):
         job.scheduled = rep.now
         if job.kv == LOADED:
@@ -209,7 +209,7 @@ def _start(e, r, j, hit, chunk):
 @inner
 def _continue(e, r, j, budget):
     """Put a job whose KV has arrived into the batch; returns its tokens."""
-    rep, job = e.replicas[r], e.jobs[j]
+    rep, job = e.rows[r], e.jobs[j]
     set_aside(e, r, j, -1)
     if job.kv == LANDED:
         job.kv, job.chunk, job.stall_mark = LOCAL, 1, rep.stalled
@@ -221,7 +221,7 @@ def _continue(e, r, j, budget):
 @inner
 def _admit(e, r, j, budget):
     """Admit job *j* with its first chunk if blocks and budget allow; returns (its tokens or 0, what is short)."""
-    lim, job, rep = e.limits[0], e.jobs[j], e.replicas[r]
+    lim, job, rep = e.limits[0], e.jobs[j], e.rows[r]
     total = job.input + job.generated
     hit, matched, pinned = kv_cache.match(e, rep.cache, j, total)
     coming = _load(e, r, j, hit, matched, pinned)
@@ -250,12 +250,12 @@ def _victim(e, r):
     The lanes of a pipeline are one batch here, as in vLLM: if each preempted its own, they could do so in turns for
     ever. Who was admitted first is safe from all others, so that somebody always gets on.
     """
-    q, lim = e.replicas[r].queue, e.limits[0]
-    row, v = r, e.replicas[r].n_running - 1
+    q, lim = e.rows[r].queue, e.limits[0]
+    row, v = r, e.rows[r].n_running - 1
     if not lim.ordered and lim.lanes == 1:
         return row, v
     for lane in range(q, q + lim.lanes):
-        for i in range(e.replicas[lane].n_running):
+        for i in range(e.rows[lane].n_running):
             job, worst = e.jobs[e.running[lane, i]], e.jobs[e.running[row, v]]
             if job.key > worst.key or (job.key == worst.key and job.order > worst.order):
                 row, v = lane, i
@@ -269,13 +269,13 @@ def _leave_pass(e, row, v):
     job = e.jobs[j]
     alone = job.generated == 0 or not math.isnan(job.gap_from)
     if job.chunk > 0 and not job.prefilling and not alone and j >= e.limits[0].warmup:
-        e.replicas[row].n_measured -= 1
+        e.rows[row].n_measured -= 1
 
 
 @inner
 def _schedule_running(e, r):
     """Give every running job its tokens and blocks, in order; returns (tokens left in the budget, preempted)."""
-    rep, lim, preempted, i = e.replicas[r], e.limits[0], False, 0
+    rep, lim, preempted, i = e.rows[r], e.limits[0], False, 0
     budget = lim.max_num_batched_tokens
     while i < rep.n_running:
         j = e.running[r, i]
@@ -303,9 +303,9 @@ def _schedule_running(e, r):
 @inner
 def _schedule_waiting(e, r, budget):
     """Move the head of the queue into the batch, again and again; returns what is short, or NONE."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     q = rep.queue
-    while e.replicas[q].wait_head != NONE:
+    while e.rows[q].wait_head != NONE:
         if rep.n_running >= e.limits[0].max_num_seqs:
             return BATCH_SLOTS
         before, j = queues.candidate(e, q)
@@ -331,12 +331,12 @@ def _enter(e, r, j, chunk):
     """Put a job that was taken off the queue where it belongs; returns the tokens it takes of this pass."""
     kv = e.jobs[j].kv
     if kv == MOVING:
-        emit(e, e.replicas[r].now, RESERVED, j)
+        emit(e, e.rows[r].now, RESERVED, j)
     if kv != LOCAL:
         return 0
-    e.running[r, e.replicas[r].n_running] = j
-    e.replicas[r].n_running += 1
-    queue = e.replicas[e.replicas[r].queue]
+    e.running[r, e.rows[r].n_running] = j
+    e.rows[r].n_running += 1
+    queue = e.rows[e.rows[r].queue]
     e.jobs[j].order = queue.orders
     queue.orders += 1
     return chunk
@@ -348,7 +348,7 @@ def schedule(e, r):
     if e.limits[0].scheduler == SGLANG:
         return _schedule_sglang(e, r)
     budget, preempted = _schedule_running(e, r)
-    if preempted and e.replicas[r].n_running > 0:
+    if preempted and e.rows[r].n_running > 0:
         return True, KV_BLOCKS
     if e.limits[0].batch_wait_iters > 0 and _waits_for_company(e, r):
         return preempted, TOKEN_BUDGET
@@ -359,8 +359,8 @@ def schedule(e, r):
 def _waits_for_company(e, r):
     """Whether prompts stay in the queue while others decode, until there are tokens for a full pass or they have waited
     long enough (TensorRT-LLM's ``PyExecutor._waiting_requests``)."""
-    rep, lim = e.replicas[r], e.limits[0]
-    queue, tokens, decodes = e.replicas[rep.queue], 0, 0
+    rep, lim = e.rows[r], e.limits[0]
+    queue, tokens, decodes = e.rows[rep.queue], 0, 0
     for i in range(rep.n_running):
         decodes += not e.jobs[e.running[r, i]].prefilling
         tokens += e.jobs[e.running[r, i]].chunk
@@ -382,7 +382,7 @@ def _waits_for_company(e, r):
 @inner
 def _ratio(e, r):
     """Share of the outputs to come that admission keeps tokens for; decays with every decode pass."""
-    lim, rep = e.limits[0], e.replicas[r]
+    lim, rep = e.limits[0], e.rows[r]
     return max(rep.ratio_base - rep.ratio_steps * lim.ratio_decay, lim.min_ratio)
 
 
@@ -394,7 +394,7 @@ def _output_to_come(e, j):
 @inner
 def _count_decodes(e, r):
     """Return (decodes in the batch, tokens kept for what they still generate); nobody has tokens in the pass yet."""
-    rep, decodes, to_come = e.replicas[r], 0, 0
+    rep, decodes, to_come = e.rows[r], 0, 0
     for i in range(rep.n_running):
         j = e.running[r, i]
         e.jobs[j].chunk = 0
@@ -413,7 +413,7 @@ def _whole_pages(e, tokens, room):
 @inner
 def _go_on_with_chunks(e, r, room):
     """Give the prompt that is in the middle of its chunks the next one; returns its tokens."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
@@ -428,7 +428,7 @@ def _go_on_with_chunks(e, r, room):
 def _admit_sglang(e, r, j, room, most, kept_free):
     """Admit job *j* if its context and the outputs to come have room; returns (its tokens or 0, what is short, tokens
     that are gone from *kept_free*)."""
-    lim, job, rep = e.limits[0], e.jobs[j], e.replicas[r]
+    lim, job, rep = e.limits[0], e.jobs[j], e.rows[r]
     total, free = job.input + job.generated, cache_of(e, r).free_blocks
     hit, matched, pinned = kv_cache.match(e, rep.cache, j, total)
     coming = _load(e, r, j, hit, matched, pinned)
@@ -467,9 +467,9 @@ def _go_on_sglang(e, r, j, room, most):
 def _fill_sglang(e, r, room, room_input, kept_free, begun):
     """Admit from the queue until something is short; returns what. *begun* is what the pass holds of prompts already:
     its first one may be longer than *room_input*, which is ``max_prefill_tokens`` less that."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     q = rep.queue
-    while e.replicas[q].wait_head != NONE:
+    while e.rows[q].wait_head != NONE:
         if rep.n_running >= e.limits[0].max_num_seqs:
             rep.full = 1
             return BATCH_SLOTS
@@ -503,7 +503,7 @@ def _fill_sglang(e, r, room, room_input, kept_free, begun):
 @inner
 def _decode_needs(e, r, steps):
     """Blocks that the decodes of row *r* lack for their next pass (*steps* 0) or for *steps* more tokens."""
-    rep, need = e.replicas[r], 0
+    rep, need = e.rows[r], 0
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
@@ -515,7 +515,7 @@ def _decode_needs(e, r, steps):
 @inner
 def _fewest_generated(e, r):
     """Index of the decode that loses least: fewest tokens generated, then longest prompt, then last; NONE without."""
-    rep, v = e.replicas[r], NONE
+    rep, v = e.rows[r], NONE
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
         if job.prefilling:
@@ -529,7 +529,7 @@ def _fewest_generated(e, r):
 @inner
 def _retract(e, r, decodes):
     """Take decodes out until the others have blocks; returns whether any was."""
-    rep, cache, retracted = e.replicas[r], cache_of(e, r), False
+    rep, cache, retracted = e.rows[r], cache_of(e, r), False
     while decodes > 0:
         enough = _decode_needs(e, r, 0) <= cache.free_blocks
         if enough and (not retracted or decodes == 1 or _decode_needs(e, r, RETRACT_STEPS) <= cache.free_blocks):
@@ -542,7 +542,7 @@ def _retract(e, r, decodes):
 @inner
 def _raise_ratio(e, r):
     """Estimate the share of outputs to come anew after a retraction (``retract_decode``)."""
-    rep, done, most, n = e.replicas[r], 0, 0, 0
+    rep, done, most, n = e.rows[r], 0, 0, 0
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
         if not job.prefilling:
@@ -555,7 +555,7 @@ def _schedule_sglang(e, r):
     """Form a batch; where retraction leaves nobody in it, those that it has made room for form another."""
     retracted, short = _form_batch(e, r)
     again = retracted
-    while again and e.replicas[r].n_running == 0:
+    while again and e.rows[r].n_running == 0:
         again, short = _form_batch(e, r)
     return retracted, short
 
@@ -563,7 +563,7 @@ def _schedule_sglang(e, r):
 @inner
 def _form_batch(e, r):
     """A prefill batch if one can be formed, else a decode pass; with mixed chunks both together."""
-    lim, rep = e.limits[0], e.replicas[r]
+    lim, rep = e.limits[0], e.rows[r]
     if rep.n_running == 0:
         rep.ratio_base, rep.ratio_steps, rep.full = lim.init_ratio, 0, 0
     decodes, kept = _count_decodes(e, r)
@@ -590,7 +590,7 @@ def _form_batch(e, r):
 @inner
 def _decode_all(e, r):
     """Give every decode its tokens and blocks."""
-    rep = e.replicas[r]
+    rep = e.rows[r]
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
@@ -601,7 +601,7 @@ def _decode_all(e, r):
 
 @inner
 def _pause_decodes(e, r):
-    rep = e.replicas[r]
+    rep = e.rows[r]
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
         job.chunk = job.chunk if job.prefilling else 0

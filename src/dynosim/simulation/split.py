@@ -35,11 +35,11 @@ def request_records(cluster: Cluster) -> Columns:
     The prompt was computed by the first pool, or by the decode pool itself (*local*). Tokens after the first come from
     the same pool, or from the decode pool after a hand-off (*moved*).
     """
-    workload, sides = cluster.workload, list(cluster.sides.values())
-    first, last = sides[0].pool.engine, sides[-1].pool.engine
+    workload, runtimes = cluster.workload, list(cluster.runtimes.values())
+    first, last = runtimes[0].pool.engine, runtimes[-1].pool.engine
     local, moved = _ways(cluster, slice(None))
     prompt, waits = first.jobs, [first.job_waits]
-    if len(sides) > 1:
+    if len(runtimes) > 1:
         prompt = np.where(local, last.jobs, first.jobs)
         waits = [np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None]]
     out = np.zeros(len(workload), REQUEST_DTYPE)
@@ -48,8 +48,8 @@ def request_records(cluster: Cluster) -> Columns:
     for name, column in COLUMNS.items():
         out[name] = prompt[column]
     out["preemptions"] = prompt["preemptions"] + np.where(moved, last.jobs["preemptions"], 0)
-    for name, side, jobs in (("prefill_replica", sides[0], prompt), ("decode_replica", sides[-1], last.jobs)):
-        out[name] = np.where(jobs["replica"] == NONE, NONE, jobs["replica"] // len(side.dispatcher.rows_of(0)))
+    for name, runtime, jobs in (("prefill_replica", runtimes[0], prompt), ("decode_replica", runtimes[-1], last.jobs)):
+        out[name] = np.where(jobs["row"] == NONE, NONE, jobs["row"] // len(runtime.dispatcher.rows_of(0)))
     _tokens(out, cluster, prompt, last.jobs, moved)
     _parts(out, prompt, last.jobs, moved)
     _waits(out, cluster, waits)
@@ -59,7 +59,7 @@ def request_records(cluster: Cluster) -> Columns:
 
 def token_times(cluster: Cluster, rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
     """Return when the requests *rows* showed their first and their last token; NaN where they have not."""
-    jobs = [side.pool.engine.jobs for side in cluster.sides.values()]
+    jobs = [runtime.pool.engine.jobs for runtime in cluster.runtimes.values()]
     if len(jobs) == 1:
         return jobs[0]["first"][rows], jobs[0]["last"][rows]
     local, moved = _ways(cluster, rows)
@@ -112,7 +112,7 @@ def _waits(out: Columns, cluster: Cluster, waits: list[Columns]) -> None:
     """
     for k, reason in enumerate(REASONS):
         out[f"wait_{reason}_s"] = sum(each[:, k] for each in waits)
-    out["wait_cold_start_s"] = sum(side.dispatcher.cold_start_s for side in cluster.sides.values())
+    out["wait_cold_start_s"] = sum(runtime.dispatcher.cold_start_s for runtime in cluster.runtimes.values())
     out["wait_frontend_s"] = cluster.frontend_s
     left, retried = out["queue_s"].copy(), out["retries"] > 0
     for reason in WAIT_REASONS:

@@ -36,7 +36,7 @@ LINK_COLUMNS = ROUTES + PORTS
 NET_OUT, NET_IN, NVLINK_OUT, NVLINK_IN, RACK_OUT, RACK_IN = range(len(ROUTES), len(LINK_COLUMNS))
 """Columns of ``row_links``: a row's links by what they are for; NONE where it has none."""
 
-REPLICA = np.dtype(
+ROW = np.dtype(
     [
         ("now", "f8"),  # start of the planned pass, or of the next one
         ("end", "f8"),  # end of the planned passes; inf when there is nothing to do
@@ -131,7 +131,7 @@ JOB = np.dtype(
         ("cached_disk", "i4"),
         ("cached_remote", "i4"),
         ("preemptions", "i4"),
-        ("replica", "i8"),  # row
+        ("row", "i8"),
         ("next", "i8"),
         ("kv", "i1"),
         ("prefill_load", "i4"),
@@ -235,7 +235,7 @@ class Engine(NamedTuple):
     """All state of one pool. Row r of a two-dimensional array is row r's."""
 
     limits: NDArray[Any]
-    replicas: NDArray[Any]
+    rows: NDArray[Any]
     jobs: NDArray[Any]
     running: NDArray[np.int64]
     caches: NDArray[Any]
@@ -267,7 +267,7 @@ class Engine(NamedTuple):
 
 
 _DTYPES: dict[str, Any] = {
-    "limits": LIMITS, "replicas": REPLICA, "jobs": JOB, "caches": CACHE, "slots": SLOT, "events": EVENT, "log": LOG,
+    "limits": LIMITS, "rows": ROW, "jobs": JOB, "caches": CACHE, "slots": SLOT, "events": EVENT, "log": LOG,
     "net": NET, "links": LINK, "transfers": TRANSFER, "hash_ids": np.int64, "tier_blocks": np.int64,
     "running": np.int64, "row_links": np.int64,
 } | dict.fromkeys(("buckets", "held"), np.int32)  # fmt: skip

@@ -24,8 +24,8 @@ D2H, H2D, WRITE, READ, STORE_WRITE, STORE_READ = 0, 1, 0, 1, 6, 7
 def cache_of(e, r, tier):
     """Index of the cache that is tier *tier* of row *r*: its queue's, or the one store of all rows."""
     lim = e.limits[0]
-    owner = 0 if lim.tier_kind[tier] == REMOTE_STORE else e.replicas[r].queue
-    return lim.tier_cache + tier * len(e.replicas) + owner
+    owner = 0 if lim.tier_kind[tier] == REMOTE_STORE else e.rows[r].queue
+    return lim.tier_cache + tier * len(e.rows) + owner
 
 
 @inner
@@ -75,7 +75,7 @@ def _route(e, t, r, tier, down, gpu):
 @inner
 def _whole_in_gpu(e, r, j, i):
     job = e.jobs[j]
-    s = kv_cache.find(e, e.caches[e.replicas[r].cache], e.hash_ids[job.hash_start + i])
+    s = kv_cache.find(e, e.caches[e.rows[r].cache], e.hash_ids[job.hash_start + i])
     return s != 0 and e.slots[s].count >= kv_cache.node_blocks(e, job.hashed, i)
 
 
@@ -113,7 +113,7 @@ def _copy_down(e, r, j, first, last, tier, time):
 @inner
 def store(e, r, j, time):
     """Start to copy what job *j* has newly completed to the first tier, unless a copy of it is still on its way."""
-    job, cache = e.jobs[j], e.caches[e.replicas[r].cache]
+    job, cache = e.jobs[j], e.caches[e.rows[r].cache]
     named = min(job.named, job.offloaded)
     if e.limits[0].tiers == 0 or job.storing or named <= job.stored or not links.has_room(e):
         return
@@ -135,7 +135,7 @@ def store(e, r, j, time):
 @inner
 def stored(e, r, j, first, last, tier, time):
     """A copy down has arrived: the tier has the nodes [first, last) now, and passes them on."""
-    job, cache = e.jobs[j], e.caches[e.replicas[r].cache]
+    job, cache = e.jobs[j], e.caches[e.rows[r].cache]
     c = cache_of(e, r, tier)
     for i in range(first, last):
         _insert(e, c, e.hash_ids[job.hash_start + i], kv_cache.node_blocks(e, job.hashed, i))
@@ -170,7 +170,7 @@ def extend(e, r, j, nodes, tokens, touch):
     Notes the blocks that each tier adds in ``tier_blocks``; with *touch* they become the youngest there. Returns the
     tokens of the whole prefix found, of *tokens* to compute, at least the last of which is computed again.
     """
-    job, lim, gpu = e.jobs[j], e.limits[0], e.caches[e.replicas[r].cache]
+    job, lim, gpu = e.jobs[j], e.limits[0], e.caches[e.rows[r].cache]
     e.tier_blocks[:] = 0
     limit, found, i = min(tokens, job.hashed), 0, 0
     while i < job.hash_count:

@@ -22,10 +22,10 @@ from dynosim.search.distributions import PlainSpace, Point
 from dynosim.search.rows import Key, Rows, keys
 from dynosim.search.samplers.acquisition import log_ehvi, nondominated_cells
 from dynosim.search.samplers.base import History, PointSampler, draw_valid
-from dynosim.search.samplers.belief import Belief, Believer
 from dynosim.search.samplers.candidates import Ranking, Score, maximize, space_filling
-from dynosim.search.samplers.encoding import Lens, is_nominal
+from dynosim.search.samplers.encoding import Featurizer, is_nominal
 from dynosim.search.samplers.gap import MOST_DOUBT, Gap, estimate, promising
+from dynosim.search.samplers.surrogate import Posterior, Surrogate
 from dynosim.space import SearchSpace
 
 Array = NDArray[np.float64]
@@ -57,21 +57,21 @@ class _Scene:
 
     space: SearchSpace
     rows: Rows
-    lens: Lens
-    believe: Believer
+    featurizer: Featurizer
+    surrogate: Surrogate
     valid: dict[Key, bool]
 
     @classmethod
     def of(cls, space: SearchSpace, bounds: Sequence[float | None], priors: bool) -> _Scene:
         rows = Rows(space)
-        lens = Lens(rows, serving=not isinstance(space, PlainSpace), priors=priors)
+        featurizer = Featurizer(rows, serving=not isinstance(space, PlainSpace), priors=priors)
         rng = stream(0, "scouts")
         scouts: list[Point] = []
         with suppress(InfeasibleError):  # where hardly any point is valid, fewer do
             while len(scouts) < _SCOUTS:
                 scouts.append(draw_valid(space, rng, set()))
         seen = rows.of(scouts or [space.sample(rng)])
-        return cls(space, rows, lens, Believer(rows, lens, bounds, seen), {})
+        return cls(space, rows, featurizer, Surrogate(rows, featurizer, bounds, seen), {})
 
     def may_work(self, row: Array) -> bool:
         """Return whether nothing known speaks against a row."""
@@ -100,14 +100,14 @@ class BayesSampler(PointSampler):
     ) -> None:
         super().__init__(space, seed=seed)
         self._startup, self._bounds = startup, bounds
-        self._tips: list[Point] = []
+        self._warm_starts: list[Point] = []
         self._own = None if space is None else _Scene.of(space, bounds, self.uses_priors)
 
     def learn_from(self, earlier: History) -> None:
         """Start from what an earlier study found at points of this sampler's space (``warm.history_of``)."""
         if self._own is not None and len(earlier.points) > 1:
-            self._own.believe.learn_from(earlier)
-            self._tips += [earlier.points[i] for i in _front(earlier)]
+            self._own.surrogate.learn_from(earlier)
+            self._warm_starts += [earlier.points[i] for i in _front(earlier)]
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the point with the highest acquisition value; early on, the one farthest from all others."""
@@ -117,15 +117,15 @@ class BayesSampler(PointSampler):
             tried = scene.rows.of([*history.points, *history.failed, *history.pending])
             taken = set(keys(tried))
             if len(taken) < self._startup or not np.isfinite(history.values).all(axis=1).any():
-                return _design(scene, tried, self._fresh_tips(scene, taken), history, rng)
-            belief = scene.believe(history)
+                return _design(scene, tried, self._fresh_warm_starts(scene, taken), history, rng)
+            posterior = scene.surrogate(history)
             if len(taken) % _DOUBT_EVERY == 0:
-                doubt = 1.0 + _DOUBT_PER_TRIAL * (belief.idle - _PATIENCE)
-                belief = replace(belief, doubt=float(np.clip(doubt, 1.0, _MOST_DOUBT)))
-            if len(taken) % _CHECK_EVERY == 0 and (point := self._overlooked(scene, history, belief, taken)):
+                doubt = 1.0 + _DOUBT_PER_TRIAL * (posterior.idle - _PATIENCE)
+                posterior = replace(posterior, doubt=float(np.clip(doubt, 1.0, _MOST_DOUBT)))
+            if len(taken) % _CHECK_EVERY == 0 and (point := self._overlooked(scene, history, posterior, taken)):
                 return point
             parents = scene.rows.of(_parents(history, rng))
-            best = maximize(scene.rows, self.score(scene.lens, belief), scene.may_work, parents, taken, rng)
+            best = maximize(scene.rows, self.score(scene.featurizer, posterior), scene.may_work, parents, taken, rng)
         return draw_valid(space, rng, history.taken) if best is None else scene.rows.point(best)
 
     def gap(self, history: History) -> Gap | None:
@@ -140,28 +140,28 @@ class BayesSampler(PointSampler):
         taken = set(keys(scene.rows.of([*history.points, *history.failed])))
         front = scene.rows.of(_parents(history, rng))
         with threadpool_limits(1):
-            belief = scene.believe(replace(history, pending=[]))
-            score = BayesSampler.score(self, scene.lens, replace(belief, doubt=np.sqrt(MOST_DOUBT)))
+            posterior = scene.surrogate(replace(history, pending=[]))
+            score = BayesSampler.score(self, scene.featurizer, replace(posterior, doubt=np.sqrt(MOST_DOUBT)))
             rows = promising(scene.rows, score, scene.may_work, front, taken, rng)
-            return estimate(belief, scene.lens(rows), rng) if len(rows) else Gap(0.0, 0.0, 0.0)
+            return estimate(posterior, scene.featurizer(rows), rng) if len(rows) else Gap(0.0, 0.0, 0.0)
 
     def priors(self, history: History) -> dict[str, str]:
         """Return output -> what became of prior knowledge of it; empty while nothing could be run."""
         if self._own is None or not np.isfinite(history.values).all(axis=1).any():
             return {}
         with threadpool_limits(1):
-            return self._own.believe(replace(history, pending=[])).priors()
+            return self._own.surrogate(replace(history, pending=[])).priors()
 
-    def _fresh_tips(self, scene: _Scene, taken: set[Key]) -> list[Point]:
+    def _fresh_warm_starts(self, scene: _Scene, taken: set[Key]) -> list[Point]:
         """Return the front of earlier studies, without what has been tried or cannot work here."""
-        rows = scene.rows.of(self._tips)
+        rows = scene.rows.of(self._warm_starts)
         return [
             point
-            for point, row, name in zip(self._tips, rows, keys(rows), strict=True)
+            for point, row, name in zip(self._warm_starts, rows, keys(rows), strict=True)
             if name not in taken and scene.may_work(row)
         ]
 
-    def _overlooked(self, scene: _Scene, history: History, belief: Belief, taken: set[Key]) -> Point | None:
+    def _overlooked(self, scene: _Scene, history: History, posterior: Posterior, taken: set[Key]) -> Point | None:
         """Return a point of the front with a choice that has hardly been tried in good company; None if all have."""
         tried, feasible = scene.rows.of(history.points), history.feasible
         front = tried[_front(history)]
@@ -173,21 +173,21 @@ class BayesSampler(PointSampler):
         ]
         for good, total, j, code in sorted(rare):
             if good < _GOOD and total < _TRIED:
-                ranking = Ranking(self.score(scene.lens, belief), scene.may_work, taken)
+                ranking = Ranking(self.score(scene.featurizer, posterior), scene.may_work, taken)
                 ranking.add(scene.rows.switched(front, j, code))
                 if best := ranking.best(1):
                     return scene.rows.point(best[0])
         return None
 
-    def score(self, lens: Lens, belief: Belief) -> Score:
+    def score(self, featurizer: Featurizer, posterior: Posterior) -> Score:
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""
-        if np.isnan(belief.reference).any():
-            return lambda rows: belief.log_admissibility(lens(rows))
-        lower, upper = _cells(belief.front, belief.reference)
+        if np.isnan(posterior.reference).any():
+            return lambda rows: posterior.log_admissibility(featurizer(rows))
+        lower, upper = _cells(posterior.front, posterior.reference)
 
         def acquisition(rows: Array) -> Array:
-            view = lens(rows)
-            value = log_ehvi(*belief.predict(view), lower, upper) + belief.log_feasibility(view)
+            view = featurizer(rows)
+            value = log_ehvi(*posterior.predict(view), lower, upper) + posterior.log_feasibility(view)
             return np.where(view.possible, value, -np.inf)
 
         return acquisition
@@ -206,10 +206,10 @@ def _front(history: History) -> NDArray[np.int_]:
     return feasible[pareto.nondominated(losses)]
 
 
-def _design(scene: _Scene, tried: Array, tips: list[Point], history: History, rng: np.random.Generator) -> Point:
-    drawn = tips or [draw_valid(scene.space, rng, history.taken) for _ in range(_DRAWS)]
-    others = scene.lens(tried).X if len(tried) else np.zeros((0, 0))
-    return drawn[space_filling(scene.lens(scene.rows.of(drawn)).X, others)]
+def _design(scene: _Scene, tried: Array, warm_starts: list[Point], history: History, rng: np.random.Generator) -> Point:
+    drawn = warm_starts or [draw_valid(scene.space, rng, history.taken) for _ in range(_DRAWS)]
+    others = scene.featurizer(tried).X if len(tried) else np.zeros((0, 0))
+    return drawn[space_filling(scene.featurizer(scene.rows.of(drawn)).X, others)]
 
 
 def _parents(history: History, rng: np.random.Generator) -> list[Point]:

@@ -40,7 +40,7 @@ class View:
     """False where the closed form already says that the deployment cannot be."""
 
 
-class Lens:
+class Featurizer:
     """Turns rows of a space into features and priors; of a space that is not of serving, into features only."""
 
     def __init__(self, rows: Rows, *, serving: bool, priors: bool = True) -> None:

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from dynosim.search import pareto
 from dynosim.search.rows import Key, Rows
-from dynosim.search.samplers.belief import Belief, Output
 from dynosim.search.samplers.candidates import ENUMERABLE, Ranking, Score, Valid, pool
 from dynosim.search.samplers.encoding import View
+from dynosim.search.samplers.surrogate import Output, Posterior
 
 Array = NDArray[np.float64]
 
@@ -59,25 +59,25 @@ class Gap:
         return f"{100 * self.expected:.1f} % ({100 * self.low:.1f}-{100 * self.high:.1f} %)"
 
 
-def estimate(belief: Belief, view: View, rng: np.random.Generator) -> Gap:
-    """Return the gap between what *belief* has found and what it expects of untried points, all or the best of them."""
-    found = pareto.hypervolume(belief.front, belief.reference)
-    reached = _hypervolumes(belief, view, rng)
+def estimate(posterior: Posterior, view: View, rng: np.random.Generator) -> Gap:
+    """Return the gap between what *posterior* has found and what it expects of untried points, or the best of them."""
+    found = pareto.hypervolume(posterior.front, posterior.reference)
+    reached = _hypervolumes(posterior, view, rng)
     gaps = 1.0 - found / np.maximum(reached, np.finfo(float).tiny)
     low, high = np.quantile(gaps, _INTERVAL) * [LOW, HIGH]
     # The mean of draws of which few find anything may lie above their 90 % quantile.
     return Gap(float(np.clip(EXPECTED * gaps.mean(), low, high)), float(low), float(high))
 
 
-def _hypervolumes(belief: Belief, view: View, rng: np.random.Generator) -> Array:
+def _hypervolumes(posterior: Posterior, view: View, rng: np.random.Generator) -> Array:
     """Return the hypervolume (``draws``) of the front with what each joint draw adds to it."""
     factors = np.geomspace(1.0, MOST_DOUBT, DRAWS)
-    losses = np.stack([_draws(output, view, factors, rng) for output in belief.objectives], axis=2)
-    holds = [_draws(output, view, factors, rng) <= 0.0 for output in belief.constraints]
+    losses = np.stack([_draws(output, view, factors, rng) for output in posterior.objectives], axis=2)
+    holds = [_draws(output, view, factors, rng) <= 0.0 for output in posterior.constraints]
     feasible = np.logical_and.reduce([np.broadcast_to(view.possible, losses.shape[:2]), *holds])
     return np.array(
         [
-            pareto.hypervolume(np.vstack([belief.front, drawn[ok]]), belief.reference)
+            pareto.hypervolume(np.vstack([posterior.front, drawn[ok]]), posterior.reference)
             for drawn, ok in zip(losses, feasible, strict=True)
         ]
     )

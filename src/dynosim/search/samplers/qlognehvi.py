@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.search.samplers.bayes import BayesSampler
-from dynosim.search.samplers.belief import Belief
 from dynosim.search.samplers.candidates import Score
-from dynosim.search.samplers.encoding import Lens
+from dynosim.search.samplers.encoding import Featurizer
 from dynosim.search.samplers.model import to_botorch
+from dynosim.search.samplers.surrogate import Posterior
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +33,10 @@ class QLogNEHVISampler(BayesSampler):
 
     uses_priors = False
 
-    def score(self, lens: Lens, belief: Belief) -> Score:
+    def score(self, featurizer: Featurizer, posterior: Posterior) -> Score:
         """Return qLogNEHVI of single rows, with the constraints' probabilities as BoTorch smooths them."""
-        exact = super().score(lens, belief)
-        if np.isnan(belief.reference).any() or len(belief.objectives) == 1:
+        exact = super().score(featurizer, posterior)
+        if np.isnan(posterior.reference).any() or len(posterior.objectives) == 1:
             return exact
         from dynosim.search.samplers.botorch_api import (
             SobolQMCNormalSampler,
@@ -45,14 +45,14 @@ class QLogNEHVISampler(BayesSampler):
             torch,
         )
 
-        m = len(belief.objectives)
+        m = len(posterior.objectives)
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
-            to_botorch([output.gp for output in (*belief.objectives, *belief.constraints)]),
-            torch.as_tensor(-belief.reference),
-            torch.as_tensor(belief.objectives[0].gp.X),
+            to_botorch([output.gp for output in (*posterior.objectives, *posterior.constraints)]),
+            torch.as_tensor(-posterior.reference),
+            torch.as_tensor(posterior.objectives[0].gp.X),
             SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=0),
             WeightedMCMultiOutputObjective(-torch.ones(m, dtype=torch.float64), list(range(m))),
-            constraints=[_output(m + i) for i in range(len(belief.constraints))] or None,
+            constraints=[_output(m + i) for i in range(len(posterior.constraints))] or None,
             prune_baseline=True,
         )
 
@@ -60,7 +60,7 @@ class QLogNEHVISampler(BayesSampler):
             shortlist = np.argsort(-exact(rows), kind="stable")[:_SHORTLIST]
             scores = np.full(len(rows), -np.inf)
             with torch.no_grad():
-                scores[shortlist] = acquisition(torch.as_tensor(lens(rows[shortlist]).X)[:, None, :]).numpy()
+                scores[shortlist] = acquisition(torch.as_tensor(featurizer(rows[shortlist]).X)[:, None, :]).numpy()
             return scores
 
         return score

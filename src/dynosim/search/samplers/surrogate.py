@@ -1,4 +1,4 @@
-"""What the trials so far make the search believe: one model per objective and per constraint, the front, the reference.
+"""What the trials so far say: one model per objective and per constraint, the front, the reference.
 
 Each output is modelled where its differences count. Positive objectives are modelled in logarithms. Losses beyond the
 reference are compressed: no hypervolume lies there, but one saturated trial, a thousand times slower than the rest,
@@ -20,7 +20,7 @@ from dynosim.search import pareto
 from dynosim.search.rows import Rows
 from dynosim.search.samplers.acquisition import log_feasibility
 from dynosim.search.samplers.base import History
-from dynosim.search.samplers.encoding import Lens, View
+from dynosim.search.samplers.encoding import Featurizer, View
 from dynosim.search.samplers.model import GP, Hyperparameters, fit
 
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ class Output:
 
 
 @dataclass(frozen=True, eq=False)
-class Belief:
+class Posterior:
     """What the models say after all trials so far, the running ones counted as predicted."""
 
     objectives: list[Output]
@@ -111,35 +111,35 @@ def stack(outputs: Sequence[Output], view: View) -> tuple[Array, Array]:
     return np.column_stack([mean for mean, _ in columns]), np.column_stack([sd for _, sd in columns])
 
 
-class Believer:
-    """Makes beliefs of histories of one study; keeps fitted hyperparameters, which depend on the data alone."""
+class Surrogate:
+    """Fits posteriors to histories of one study; keeps fitted hyperparameters, which depend on the data alone."""
 
-    def __init__(self, rows: Rows, lens: Lens, bounds: Sequence[float | None], scouts: Array) -> None:
-        self._rows, self._lens, self._bounds, self._scouts = rows, lens, bounds, lens(scouts)
+    def __init__(self, rows: Rows, featurizer: Featurizer, bounds: Sequence[float | None], scouts: Array) -> None:
+        self._rows, self._featurizer, self._bounds, self._scouts = rows, featurizer, bounds, featurizer(scouts)
         self._earlier: list[dict[str, Output]] = []
         self._fits: dict[str, tuple[bytes, Hyperparameters]] = {}
 
     def learn_from(self, history: History) -> None:
         """Take what an earlier study of like points says as one more thing that may be known beforehand."""
-        belief = Believer(self._rows, self._lens, self._bounds, self._rows.of(history.points[:1]))(history)
-        self._earlier.append({output.name: output for output in (*belief.objectives, *belief.constraints)})
+        posterior = Surrogate(self._rows, self._featurizer, self._bounds, self._rows.of(history.points[:1]))(history)
+        self._earlier.append({output.name: output for output in (*posterior.objectives, *posterior.constraints)})
 
-    def __call__(self, history: History) -> Belief:
-        """Return the belief of a history with at least one trial that ran."""
-        view = self._lens(self._rows.of(history.points))
+    def __call__(self, history: History) -> Posterior:
+        """Return the posterior of a history with at least one trial that ran."""
+        view = self._featurizer(self._rows.of(history.points))
         losses, reference, priors = self._losses(history)
         best = losses[history.feasible]
         objectives = [
             self._output(f"objective {j}", view, losses[:, j], priors[j], _Calm(best[:, j], reference[j]))
             for j in range(losses.shape[1])
         ]
-        belief = Belief(objectives, self._constraints(view, history), best, reference)
+        posterior = Posterior(objectives, self._constraints(view, history), best, reference)
         if len(best):
-            belief = replace(belief, reference=self._wider(belief))
-            belief = replace(belief, idle=_idle(losses, history.feasible, belief.reference))
+            posterior = replace(posterior, reference=self._wider(posterior))
+            posterior = replace(posterior, idle=_idle(losses, history.feasible, posterior.reference))
         if history.pending:
-            belief = _assume_predicted(belief, self._lens(self._rows.of(history.pending)))
-        return replace(belief, front=belief.front[pareto.nondominated(belief.front)])
+            posterior = _assume_predicted(posterior, self._featurizer(self._rows.of(history.pending)))
+        return replace(posterior, front=posterior.front[pareto.nondominated(posterior.front)])
 
     def _losses(self, history: History) -> tuple[Array, Array, list[Prior]]:
         """Return the losses as they are modelled (``n x m``), their reference (``m``) and their priors."""
@@ -155,16 +155,16 @@ class Believer:
         limits = np.array([axis.loss(np.array([bound]))[0] for axis, bound in zip(axes, bounds, strict=True)])
         return losses, _reference(losses[history.feasible], limits), [axis.prior for axis in axes]
 
-    def _wider(self, belief: Belief) -> Array:
+    def _wider(self, posterior: Posterior) -> Array:
         """Return the reference, moved to what unbounded objectives are believed to be at points that may be feasible.
 
         Otherwise the search would not look for what is, say, dearer and faster than anything it has met.
         """
-        bounded = np.array([bound is not None for bound in self._bounds or [None] * len(belief.objectives)])
-        limits = np.where(bounded, belief.reference, np.nan)
-        admissible = replace(belief, reference=limits).log_admissibility(self._scouts) > np.log(0.5)
-        worst = stack(belief.objectives, self._scouts)[0][admissible].max(axis=0, initial=-np.inf)
-        return np.where(bounded, belief.reference, np.maximum(belief.reference, worst))
+        bounded = np.array([bound is not None for bound in self._bounds or [None] * len(posterior.objectives)])
+        limits = np.where(bounded, posterior.reference, np.nan)
+        admissible = replace(posterior, reference=limits).log_admissibility(self._scouts) > np.log(0.5)
+        worst = stack(posterior.objectives, self._scouts)[0][admissible].max(axis=0, initial=-np.inf)
+        return np.where(bounded, posterior.reference, np.maximum(posterior.reference, worst))
 
     def _constraints(self, view: View, history: History) -> list[Output]:
         """Return the models of the constraints that are not the bound of an objective, and of "it runs"."""
@@ -175,7 +175,7 @@ class Believer:
             if self._twin(name, history) is None and _varies(violations)
         ]
         if not history.runs.all() or history.failed:
-            seen = self._lens(self._rows.of([*history.points, *history.failed]))
+            seen = self._featurizer(self._rows.of([*history.points, *history.failed]))
             fails = np.append(np.where(history.runs, -1.0, 1.0), np.ones(len(history.failed)))
             constraints.append(self._output("runs", seen, fails, None, _identity))
         return constraints
@@ -326,15 +326,15 @@ def _aligned(view: View, y: Array, prior: Prior | None, scale: Scale) -> Mean | 
     return mean
 
 
-def _assume_predicted(belief: Belief, pending: View) -> Belief:
-    """Return the belief as if running trials had returned their predicted means."""
-    hopeful = belief.log_feasibility(pending) > np.log(0.5)
-    front = np.vstack([belief.front, stack(belief.objectives, pending)[0][hopeful]])
+def _assume_predicted(posterior: Posterior, pending: View) -> Posterior:
+    """Return the posterior as if running trials had returned their predicted means."""
+    hopeful = posterior.log_feasibility(pending) > np.log(0.5)
+    front = np.vstack([posterior.front, stack(posterior.objectives, pending)[0][hopeful]])
     objectives, constraints = (
         [replace(output, gp=output.gp.condition_on_mean(pending.X)) for output in outputs]
-        for outputs in (belief.objectives, belief.constraints)
+        for outputs in (posterior.objectives, posterior.constraints)
     )
-    return replace(belief, objectives=objectives, constraints=constraints, front=front)
+    return replace(posterior, objectives=objectives, constraints=constraints, front=front)
 
 
 def _scheduled(n: int, growth: float) -> int:

@@ -14,7 +14,7 @@ from dynosim.simulation.scaling import Autoscaler
 
 
 @dataclass(eq=False)
-class Side:
+class PoolRuntime:
     """A pool, its router, its replicas and, where there is one, its autoscaler."""
 
     pool: Pool
@@ -34,12 +34,12 @@ class Side:
 
     def requests_on(self, replica: int) -> NDArray[np.bool_]:
         """Return shape (n,): whether each request was last queued on *replica*."""
-        rows, row_of = self.dispatcher.rows_of(replica), self.pool.engine.jobs["replica"]
+        rows, row_of = self.dispatcher.rows_of(replica), self.pool.engine.jobs["row"]
         return np.asarray((row_of >= rows[0]) & (row_of <= rows[-1]))
 
     def turn_off_drained(self) -> None:
         """Give up the GPUs of drained replicas as of the moment when their last request left."""
         for replica in self.fleet.having(DRAINING):
-            rows = self.pool.engine.replicas[self.dispatcher.rows_of(replica)]
+            rows = self.pool.engine.rows[self.dispatcher.rows_of(replica)]
             if not rows["outstanding"].any():
                 self.fleet.move(replica, OFF, max(float(rows["left"].max()), self.fleet.since[replica]))

@@ -15,8 +15,8 @@ from dynosim.search.priors import Prior
 from dynosim.search.rows import Rows
 from dynosim.search.samplers import BayesSampler, bayes
 from dynosim.search.samplers.base import History
-from dynosim.search.samplers.belief import Belief, Believer
-from dynosim.search.samplers.encoding import Lens, View
+from dynosim.search.samplers.encoding import Featurizer, View
+from dynosim.search.samplers.surrogate import Posterior, Surrogate
 from dynosim.space import SearchSpace
 from search.analytic import evaluate
 from search.problems import serving
@@ -66,7 +66,7 @@ def _failing(rows: Array) -> Array:
     return np.full((len(rows), 2), np.nan)
 
 
-class _Informed(Lens):
+class _Informed(Featurizer):
     """Sees the rows with given estimates."""
 
     def __init__(self, estimate: Callable[[Array], Array]) -> None:
@@ -81,16 +81,16 @@ def _history(rows: Array) -> History:
     return History(("minimize",) * 2, [ROWS.point(row) for row in rows], _values(rows), {}, [], [])
 
 
-def _belief(estimate: Callable[[Array], Array] | None, rows: Array) -> tuple[Belief, Lens]:
-    lens = Lens(ROWS, serving=False) if estimate is None else _Informed(estimate)
-    return Believer(ROWS, lens, (60.0, 60.0), SCOUTS)(_history(rows)), lens
+def _fitted(estimate: Callable[[Array], Array] | None, rows: Array) -> tuple[Posterior, Featurizer]:
+    featurizer = Featurizer(ROWS, serving=False) if estimate is None else _Informed(estimate)
+    return Surrogate(ROWS, featurizer, (60.0, 60.0), SCOUTS)(_history(rows)), featurizer
 
 
 def _error(estimate: Callable[[Array], Array] | None, trials: int) -> float:
     """Mean absolute error of the predicted logarithms at points that matter."""
     drawn = ROWS.sample(400, np.random.default_rng(0))
-    belief, lens = _belief(estimate, drawn[:trials])
-    mean, _ = belief.predict(lens(drawn[trials:]))
+    posterior, featurizer = _fitted(estimate, drawn[:trials])
+    mean, _ = posterior.predict(featurizer(drawn[trials:]))
     truth = np.log(_values(drawn[trials:]))
     inside = (truth < REFERENCE).all(axis=1)
     return float(np.abs(mean - truth)[inside].mean())
@@ -98,18 +98,18 @@ def _error(estimate: Callable[[Array], Array] | None, trials: int) -> float:
 
 def test_a_right_prior_is_kept_and_helps() -> None:
     drawn = ROWS.sample(20, np.random.default_rng(0))
-    belief, _ = _belief(_right, drawn)
-    assert all(output.mean is not None for output in belief.objectives)
+    posterior, _ = _fitted(_right, drawn)
+    assert all(output.mean is not None for output in posterior.objectives)
     assert _error(_right, 20) < 0.6 * _error(None, 20)
 
 
 @pytest.mark.parametrize("estimate", [_inverted, _shuffled, _failing])
 def test_a_wrong_prior_is_dropped_and_leaves_no_trace(estimate: Callable[[Array], Array]) -> None:
     drawn = ROWS.sample(40, np.random.default_rng(0))
-    belief, lens = _belief(estimate, drawn[:30])
-    alone, plain = _belief(None, drawn[:30])
-    assert all(output.mean is None for output in belief.objectives)
-    for ours, theirs in zip(belief.predict(lens(drawn)), alone.predict(plain(drawn)), strict=True):
+    posterior, featurizer = _fitted(estimate, drawn[:30])
+    alone, plain = _fitted(None, drawn[:30])
+    assert all(output.mean is None for output in posterior.objectives)
+    for ours, theirs in zip(posterior.predict(featurizer(drawn)), alone.predict(plain(drawn)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -118,15 +118,15 @@ def test_each_output_is_judged_for_itself_and_says_so() -> None:
         return np.column_stack([_right(rows)[:, 0], _inverted(rows)[:, 1]])
 
     drawn = ROWS.sample(30, np.random.default_rng(0))
-    belief, _ = _belief(estimate, drawn)
-    assert belief.priors() == {"objective 0": "closed form", "objective 1": "dropped (the data disagree)"}
-    assert _belief(None, drawn)[0].priors() == {"objective 0": "none", "objective 1": "none"}
+    posterior, _ = _fitted(estimate, drawn)
+    assert posterior.priors() == {"objective 0": "closed form", "objective 1": "dropped (the data disagree)"}
+    assert _fitted(None, drawn)[0].priors() == {"objective 0": "none", "objective 1": "none"}
 
 
 def _search(estimate: Callable[[Array], Array] | None, seed: int, monkeypatch: pytest.MonkeyPatch) -> float:
     """Return the hypervolume after 20 trials."""
-    lens = Lens(ROWS, serving=False) if estimate is None else _Informed(estimate)
-    monkeypatch.setattr(bayes, "Lens", lambda *_, **__: lens)
+    featurizer = Featurizer(ROWS, serving=False) if estimate is None else _Informed(estimate)
+    monkeypatch.setattr(bayes, "Featurizer", lambda *_, **__: featurizer)
     sampler, rows = BayesSampler(SPACE, bounds=(60.0, 60.0)), np.zeros((0, 5))
     for number in range(20):
         point = sampler.propose(SPACE, _history(rows), np.random.default_rng([seed, number]))
@@ -155,52 +155,52 @@ def _serving_history(lost: int, broken: float) -> tuple[SearchSpace, History]:
     return space, History(("minimize",) * 3, points, values, constraints, [], [])
 
 
-def _believe(space: SearchSpace, history: History) -> Belief:
+def _posterior(space: SearchSpace, history: History) -> Posterior:
     rows = Rows(space)
     scouts = rows.sample(32, np.random.default_rng(8))
-    return Believer(rows, Lens(rows, serving=True, priors=False), (None, 12_000.0, 60.0), scouts)(history)
+    return Surrogate(rows, Featurizer(rows, serving=True, priors=False), (None, 12_000.0, 60.0), scouts)(history)
 
 
 def test_a_lost_trial_is_its_bound_in_the_objective_that_it_bounds() -> None:
-    near, far = (_believe(*_serving_history(3, broken)) for broken in (0.25, 4.0))
-    for belief in (near, far):
-        assert [len(output.gp.y) for output in belief.objectives] == [11, 12, 11]
-        assert "runs" not in [output.name for output in belief.constraints]
+    near, far = (_posterior(*_serving_history(3, broken)) for broken in (0.25, 4.0))
+    for posterior in (near, far):
+        assert [len(output.gp.y) for output in posterior.objectives] == [11, 12, 11]
+        assert "runs" not in [output.name for output in posterior.constraints]
     assert near.objectives[1].gp.y[3] > np.log(12_000.0)
     assert far.objectives[1].gp.y[3] > near.objectives[1].gp.y[3]
     np.testing.assert_array_equal(np.delete(near.objectives[1].gp.y, 3), np.delete(far.objectives[1].gp.y, 3))
 
 
 def test_a_bound_just_beyond_the_reference_is_taken_as_it_is() -> None:
-    belief = _believe(*_serving_history(3, 1e-6))
-    assert belief.objectives[1].gp.y[3] == pytest.approx(np.log(12_000.0 * (1 + 1e-6)))
+    posterior = _posterior(*_serving_history(3, 1e-6))
+    assert posterior.objectives[1].gp.y[3] == pytest.approx(np.log(12_000.0 * (1 + 1e-6)))
 
 
 def test_what_cannot_run_is_no_value_and_no_violation_but_a_model_of_its_own() -> None:
     space, history = _serving_history(3, 1.0)
     violations = {name: np.where(np.arange(12) == 3, 1.0, column) for name, column in history.constraints.items()}
-    belief = _believe(space, replace(history, constraints=violations))
-    assert [len(output.gp.y) for output in belief.objectives] == [11, 11, 11]
-    runs = next(output for output in belief.constraints if output.name == "runs")
+    posterior = _posterior(space, replace(history, constraints=violations))
+    assert [len(output.gp.y) for output in posterior.objectives] == [11, 11, 11]
+    runs = next(output for output in posterior.constraints if output.name == "runs")
     assert runs.gp.y.tolist() == [1.0 if i == 3 else -1.0 for i in range(12)]
-    assert all(len(output.gp.y) == 11 for output in belief.constraints if output.name != "runs")
+    assert all(len(output.gp.y) == 11 for output in posterior.constraints if output.name != "runs")
 
 
 def test_a_crash_counts_as_what_cannot_run() -> None:
     space, history = _serving_history(3, 0.5)
     crashed = space.sample(np.random.default_rng(99))
-    belief = _believe(space, replace(history, failed=[crashed]))
-    runs = next(output for output in belief.constraints if output.name == "runs")
+    posterior = _posterior(space, replace(history, failed=[crashed]))
+    runs = next(output for output in posterior.constraints if output.name == "runs")
     assert runs.gp.y.tolist() == [-1.0] * 12 + [1.0]
 
 
 def test_running_trials_count_as_predicted() -> None:
     drawn = ROWS.sample(25, np.random.default_rng(0))
-    lens = Lens(ROWS, serving=False)
-    believe, history = Believer(ROWS, lens, (60.0, 60.0), SCOUTS), _history(drawn[:20])
+    featurizer = Featurizer(ROWS, serving=False)
+    surrogate, history = Surrogate(ROWS, featurizer, (60.0, 60.0), SCOUTS), _history(drawn[:20])
     waiting = [ROWS.point(row) for row in drawn[20:]]
-    alone, together = believe(history), believe(replace(history, pending=waiting))
-    before, after = (belief.predict(lens(drawn[20:])) for belief in (alone, together))
+    alone, together = surrogate(history), surrogate(replace(history, pending=waiting))
+    before, after = (posterior.predict(featurizer(drawn[20:])) for posterior in (alone, together))
     np.testing.assert_allclose(after[0], before[0], rtol=0.02, atol=0.02)
     assert (after[1] < 0.5 * before[1]).all()
     everything = np.vstack([alone.front, before[0]])
@@ -211,16 +211,16 @@ def test_models_are_fitted_again_only_when_the_data_have_grown() -> None:
     drawn = ROWS.sample(64, np.random.default_rng(0))
     best = np.argmin(_values(drawn), axis=0)
     drawn = np.vstack([drawn[best], np.delete(drawn, best, axis=0)])  # what comes later is no extreme
-    believe = Believer(ROWS, _Informed(_right), (60.0, 60.0), SCOUTS)
-    fitted = [tuple(o.gp.hyperparameters.s2 for o in believe(_history(drawn[:n])).objectives) for n in range(50, 64)]
+    surrogate = Surrogate(ROWS, _Informed(_right), (60.0, 60.0), SCOUTS)
+    fitted = [tuple(o.gp.hyperparameters.s2 for o in surrogate(_history(drawn[:n])).objectives) for n in range(50, 64)]
     assert len(set(fitted)) <= 7  # every 8 %, and once more when the priors are weighed again
 
 
-def test_beliefs_do_not_depend_on_when_the_process_started() -> None:
+def test_posteriors_do_not_depend_on_when_the_process_started() -> None:
     drawn = ROWS.sample(40, np.random.default_rng(0))
-    view, early = _Informed(_right)(drawn), Believer(ROWS, _Informed(_right), (60.0, None), SCOUTS)
+    view, early = _Informed(_right)(drawn), Surrogate(ROWS, _Informed(_right), (60.0, None), SCOUTS)
     for trials in (11, 17, 30, 33):
-        late = Believer(ROWS, _Informed(_right), (60.0, None), SCOUTS)(_history(drawn[:trials]))
+        late = Surrogate(ROWS, _Informed(_right), (60.0, None), SCOUTS)(_history(drawn[:trials]))
         for ours, theirs in zip(early(_history(drawn[:trials])).predict(view), late.predict(view), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -228,8 +228,8 @@ def test_beliefs_do_not_depend_on_when_the_process_started() -> None:
 def test_an_unbounded_objective_reaches_as_far_as_it_is_believed_to() -> None:
     """The reference lies beyond the worst trial where untried points that may be feasible are believed to be worse."""
     cheap = SCOUTS[np.argsort(_values(SCOUTS)[:, 0])[:10]]
-    belief = Believer(ROWS, _Informed(_right), (None, 60.0), SCOUTS)(_history(cheap))
+    posterior = Surrogate(ROWS, _Informed(_right), (None, 60.0), SCOUTS)(_history(cheap))
     met = np.log(_values(cheap)[:, 0]).max()
     within = np.log(_values(SCOUTS))[_values(SCOUTS)[:, 1] < 60.0, 0].max()
-    assert belief.reference[1] == pytest.approx(np.log(60.0))
-    assert met + 0.5 * (within - met) < belief.reference[0] < within + 1.0
+    assert posterior.reference[1] == pytest.approx(np.log(60.0))
+    assert met + 0.5 * (within - met) < posterior.reference[0] < within + 1.0

@@ -28,7 +28,7 @@ class Aggregated:
     reserved = prefilled
 
     def send_again(self, i: int, time: float, runtime: PoolRuntime, keep: bool) -> None:
-        """Serve request *i* anew, whose replica of *runtime* has crashed; with *keep* behind the tokens it has shown."""
+        """Serve request *i* anew, whose replica of *runtime* crashed; with *keep* behind the tokens it has shown."""
         if not keep or self._runtime.pool.engine.jobs["generated"][i] == 0:
             core.restart(self._runtime.pool.handle, i)
         self.send(i, time)
@@ -118,7 +118,7 @@ class Disaggregated:
                 decode.send(i, time)
 
     def send_again(self, i: int, time: float, runtime: PoolRuntime, keep: bool) -> None:
-        """Serve request *i* anew, whose replica of *runtime* has crashed; with *keep* behind the tokens it has shown.
+        """Serve request *i* anew, whose replica of *runtime* crashed; with *keep* behind the tokens it has shown.
 
         Those are computed again by a decode replica, as after a preemption. A prompt that is with the prefill pool only
         needs another decode replica.

@@ -1,4 +1,4 @@
-"""The loop: known fronts, the three endings of a trial, storage, resuming, workers."""
+"""The loop: known fronts, how trials end, storage, resuming, workers."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def frontier_line(study: Study) -> str:
     found = f"{points} point{'' if points == 1 else 's'}"
     if study.gap is None:
         return found
-    return f"{found}; an estimated {study.gap} of the hypervolume of the full frontier is still to be found"
+    return f"{found}; {study.gap}"
 
 
 def priors_line(study: Study) -> str:

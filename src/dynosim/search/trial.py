@@ -1,4 +1,4 @@
-"""One evaluated configuration. It ends complete, infeasible with a reason, or failed with a traceback."""
+"""One evaluated configuration. It ends complete, lost (an SLO out of reach), infeasible, or failed."""
 
 from __future__ import annotations
 

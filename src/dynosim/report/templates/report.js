@@ -173,7 +173,7 @@ function parallel(front) {
 }
 function hypervolume() {
   const last = D.hypervolume.at(-1) || 1;
-  if (D.gap) document.getElementById("gap").textContent = `An estimated ${D.gap} of the hypervolume of the full frontier is still to be found.`;
+  if (D.gap) document.getElementById("gap").textContent = `By hypervolume ${D.gap}.`;
   Plotly.react("hypervolume", [{ type: "scatter", mode: "lines", x: D.trials.map(t => t.number), y: D.hypervolume.map(v => 100 * v / last), line: { shape: "hv", width: 2, color: ACCENT }, fill: "tozeroy", fillcolor: "rgba(29,95,191,.08)", hovertemplate: "trial %{x}: %{y:.1f} %<extra></extra>" }],
     { ...LAYOUT, margin: { l: 56, r: 16, t: 8, b: 44 }, xaxis: { title: { text: "trial", font: { size: 12.5 } }, gridcolor: "#e9edf1", zeroline: false }, yaxis: { title: { text: "% of final hypervolume", font: { size: 12.5 } }, rangemode: "tozero", gridcolor: "#e9edf1" } }, { ...CONFIG, displayModeBar: false });
 }

@@ -56,7 +56,8 @@ class Gap:
     high: float
 
     def __str__(self) -> str:
-        return f"{100 * self.expected:.1f} % ({100 * self.low:.1f}-{100 * self.high:.1f} %)"
+        found, least, most = (f"{100.0 * (1.0 - share):.1f}" for share in (self.expected, self.high, self.low))
+        return f"about {found} % of the frontier found (80 % interval {least}-{most} %)"
 
 
 def estimate(posterior: Posterior, view: View, rng: np.random.Generator) -> Gap:

@@ -56,6 +56,30 @@ def test_a_metric_goes_its_better_way(name: str) -> None:
         assert resolve(ObjectiveConfig(metric=name, stat=stat, goal=goal)).direction == goal
 
 
+@pytest.mark.parametrize(
+    ("unit", "kind"),
+    [
+        *((METRICS[name].unit, "cost") for name in METRICS if "usd" in name),
+        *((METRICS[name].unit, "latency") for name in METRICS if METRICS[name].distribution),
+        *(
+            (METRICS[name].unit, "throughput")
+            for name in METRICS
+            if name.endswith(("n_throughput", "t_throughput", "_per_gpu")) and not METRICS[name].distribution
+        ),
+        *((METRICS[name].unit, "share") for name in METRICS if name.endswith(("_fraction", "_share", "_rate"))),
+        *((METRICS[name].unit, "count") for name in ("gpus", "replicas", "preemptions")),
+        *((unit, "cost") for unit in ("EUR/h", "$", "USD/kWh")),
+        *((unit, "energy") for unit in ("J/token", "Wh", "kWh/M tokens", "tok/s/W", "tok/J")),
+        *((unit, "latency") for unit in ("s", "ms/token", "us")),
+        *((unit, "throughput") for unit in ("req/min", "tokens/s")),
+        *((unit, "share") for unit in ("%", "ratio")),
+        *((unit, "other") for unit in ("1", "", "GPUs * ms", "stars")),
+    ],
+)
+def test_the_unit_says_what_an_objective_measures(unit: str, kind: str) -> None:
+    assert Objective("x", "x", unit, "minimize", lambda _: 1.0).kind == kind
+
+
 def test_a_metric_is_named_read_and_nan_where_it_is_missing() -> None:
     found = resolve(ObjectiveConfig(metric="time_to_first_token", stat="p99"))
     assert (found.name, found.display, found.unit) == ("time_to_first_token.p99", "TTFT p99", "ms")

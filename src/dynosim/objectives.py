@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,18 @@ from dynosim.errors import ConfigError
 from dynosim.metrics import Metrics, check_metric
 
 Direction = Literal["minimize", "maximize"]
+Kind = Literal["cost", "latency", "throughput", "energy", "share", "count", "other"]
+
+_UNITS: tuple[tuple[str, Kind], ...] = (
+    (r"USD|EUR|[$€]", "cost"),
+    (r"\b[kMm]?(J|Wh?)\b", "energy"),
+    (r"/s(ec)?/user$", "latency"),
+    (r"/(s|sec|second|min|minute|h|hour)\b", "throughput"),
+    (r"^(ns|us|µs|ms|s|sec|seconds?|min|minutes?|h|hours?)(/|$)", "latency"),
+    (r"^(ratio|share|fraction|%|percent)$", "share"),
+    (r"^(count|GPUs|GPU-h|replicas|requests|tokens)$", "count"),
+)
+"""Pattern of a unit -> kind; the first that is found. One user's tokens per second are a latency turned around."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,11 @@ class Objective:
 
     def __call__(self, metrics: Metrics) -> float:
         return float(self.function(metrics))
+
+    @property
+    def kind(self) -> Kind:
+        """What its unit says it measures."""
+        return next((kind for pattern, kind in _UNITS if re.search(pattern, self.unit)), "other")
 
 
 def objective(

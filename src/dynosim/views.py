@@ -24,6 +24,7 @@ def objective_view(objective: Objective) -> dict[str, str]:
         "display": objective.display,
         "unit": objective.unit,
         "direction": objective.direction,
+        "kind": objective.kind,
     }
 
 

@@ -369,6 +369,7 @@ def _objective(objective: Any) -> dict[str, str]:
         "label": _capital(objective.display),
         "unit": objective.unit,
         "better": "higher" if objective.direction == "maximize" else "lower",
+        "kind": objective.kind,
     }
 
 

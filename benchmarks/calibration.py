@@ -1,6 +1,6 @@
 """What calibration is worth on real measurements: every family of the validation set is its own cluster.
 
-    python benchmarks/calibration.py [CSV]      default: ../shared/validation/calibration.csv
+    python benchmarks/calibration.py [SET]      default: the runs that come with the package
 
 A family is one source, model, GPU, engine and precision with at least MIN_RUNS unflagged runs. Its multipliers are
 fitted as `dynosim calibrate` does, and each configuration (of one configuration: each load point) is predicted by those
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from dynosim.config import Scenario
 from dynosim.errors import DynosimError
 from dynosim.fidelity.measurements import Measurement, read_measurements
 from dynosim.fidelity.replay import deployment_of, timed, workload_of
+from dynosim.fidelity.validate import find_set
 from dynosim.metrics import METRICS
 from dynosim.workload import load_workload
 
@@ -34,7 +36,7 @@ NAMES = {
 }
 
 
-def families(path: str) -> dict[tuple[str, ...], list[Measurement]]:
+def families(path: Path) -> dict[tuple[str, ...], list[Measurement]]:
     found = defaultdict(list)
     for row in read_measurements(path):
         if not row.flagged:
@@ -81,12 +83,12 @@ def total(which: str, rows: list[Comparison]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("csv", nargs="?", default="../shared/validation/calibration.csv")
+    parser.add_argument("set", nargs="?")
     heads = ["source", "model", "GPU", "engine", "precision", "prefill, decode, per pass", "left out", "recommended"]
     heads += [METRICS[name].display for name in NAMES.values()]
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     rows, recommended = [], []
-    for family, measured in families(parser.parse_args().csv).items():
+    for family, measured in families(find_set(parser.parse_args().set)).items():
         runs = list(replays(measured))
         if len(runs) >= MIN_RUNS:
             found = fit(runs, "family")

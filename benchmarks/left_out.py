@@ -1,6 +1,6 @@
 """What the engines' constants owe to the rows that they were fitted to: every configuration is left out in turn.
 
-    python benchmarks/left_out.py [../shared/validation]
+    python benchmarks/left_out.py [SET]
 
 A configuration is a model on a GPU with an engine, of one source. The constants of ``timing.engines`` are fitted again
 to all others, and its rows are predicted with those. Fits are robust least squares on ln(predicted / measured) of TPOT,

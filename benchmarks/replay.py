@@ -1,6 +1,6 @@
 """How fast the simulator replays a workload: one table with targets, warm, the simulation call only.
 
-python benchmarks/replay.py --trace ../shared/traces/mooncake_conversation_trace.jsonl.gz
+python benchmarks/replay.py --trace mooncake_conversation_trace.jsonl.gz
 python benchmarks/replay.py --case "8 KV-aware" --json      # the bundled chat profile, one JSON line
 
 Every case runs in a process of its own, so that memory is its own too. The deployment is the neighbour's reference:

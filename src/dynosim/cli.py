@@ -231,7 +231,9 @@ def _add_timing(verbs: Any) -> None:
 
 def _add_validate(verbs: Any) -> None:
     parser = _verb(verbs, "validate", _validate, "compare predictions with measurements of real GPUs", [_format()])
-    parser.add_argument("--set", metavar="SET", help="CSV of measurements, its folder, or the name of a shared set")
+    parser.add_argument(
+        "--set", metavar="SET", help="CSV of measurements, or a folder of some (default: those that come with dynosim)"
+    )
     parser.add_argument("--only", default="*", metavar="GLOB", help="rows whose id matches")
     parser.add_argument("--details", action="store_true", help="also sweeps, rankings, effects, logs and every row")
     parser.add_argument("--workers", type=_positive, metavar="N", help="rows at a time (default: all cores)")

@@ -22,13 +22,12 @@ from dynosim.fidelity import document, validate
 from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import Measurement, read_measurements
 from dynosim.fidelity.replay import Outcome, replay
-from dynosim.fidelity.runs import deployment_of, workload_of
+from dynosim.fidelity.runs import deployment_of, requests_of, workload_of
 from dynosim.search import workers
 from dynosim.timing.engines import Behaviour
 from fidelity.rows import exact, outcome, sweep, write_set
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT / validate.DEFAULT_SET
 IDS = [{"id": name} for name in ("b-c4", "crash-c4", "a-c8", "a-c4")]
 
 
@@ -77,13 +76,59 @@ def test_only_takes_the_rows_whose_id_matches(tmp_path: Path) -> None:
         validate.validate(path, only="nothing", replay=exact)
 
 
-def test_a_set_is_a_file_a_folder_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_set(tmp_path, {})
-    monkeypatch.setattr(validate, "DEFAULT_SET", tmp_path / "other.csv")
-    assert validate.find_set(path) == validate.find_set(tmp_path) == path
-    assert validate.find_set("calibration") == path
-    with pytest.raises(ConfigError, match=r"other\.csv"):
-        validate.find_set(None)
+def test_a_set_is_a_file_or_every_csv_of_a_folder(tmp_path: Path) -> None:
+    first = write_set(tmp_path, IDS[0])
+    write_set(tmp_path, IDS[2], IDS[3]).rename(tmp_path / "other.csv")
+    write_set(tmp_path, IDS[0])
+    (tmp_path / "baseline_tool.csv").write_text("id\n")
+    assert validate.find_set(first) == first
+    assert [row.id for row in read_measurements(validate.find_set(first))] == ["b-c4"]
+    assert [row.id for row in read_measurements(validate.find_set(tmp_path))] == ["b-c4", "a-c8", "a-c4"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("id,model\na,b\n", "no column gpu"),
+        ("", "no column id"),
+        (b"\xff\xfe", "cannot be read"),
+        (None, "a second row"),
+    ],
+)
+def test_a_bad_csv_in_a_folder_is_named_in_one_line(content: str | bytes | None, says: str, tmp_path: Path) -> None:
+    write_set(tmp_path, IDS[0])
+    second = content if content is not None else (tmp_path / "calibration.csv").read_bytes()
+    (tmp_path / "second.csv").write_bytes(second.encode() if isinstance(second, str) else second)
+    with pytest.raises(ConfigError, match=says) as error:
+        read_measurements(tmp_path)
+    assert "second.csv" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_package_s_rows_say_where_they_are_from_and_have_what_they_name() -> None:
+    rows = read_measurements(validate.find_set(None))
+    assert all(row.source and row.commit and row.licence for row in rows)
+    named = {name for row in rows for name in re.findall(r"[\w.-]+\.(?:csv|jsonl)\.gz", row.notes)}
+    beside = {path.name for path in validate.MEASURED.iterdir()}
+    assert named == {name for name in beside if name.endswith(".gz")}, "every file is named by a row"
+    assert max(path.stat().st_size for path in validate.MEASURED.iterdir()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("notes", "says"), [("replay gone.csv.gz", "gone.csv.gz: not beside"), ("", "the notes name no .csv or .jsonl")]
+)
+def test_a_trace_that_is_not_there_is_said(notes: str, says: str, tmp_path: Path) -> None:
+    path = write_set(tmp_path, {"load_kind": "open-loop trace", "notes": notes})
+    with pytest.raises(ConfigError, match=says):
+        workload_of(read_measurements(path)[0])
+
+
+def test_a_trace_of_token_blocks_is_read_as_one(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(
+        '{"timestamp": 0, "input_length": 40, "output_length": 2, "hash_ids": [1, 2, 3]}\n'
+    )
+    path = write_set(tmp_path, {"load_kind": "open-loop trace", "notes": "replay own.jsonl (16-token blocks)"})
+    assert requests_of(read_measurements(path)[0]).hash_block_tokens == 16
 
 
 # ---- what lies beside a set ---------------------------------------------------------------------------------------
@@ -158,12 +203,11 @@ def test_tables_say_totals_first_then_groups_then_failures(tmp_path: Path, capsy
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("arguments", [["--set", "missing.csv"], ["--only", "nothing"]])
+@pytest.mark.parametrize("arguments", [["--set", "missing.csv"], ["--set", "."], ["--only", "nothing"]])
 def test_bad_input_is_one_line_and_exits_2(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(validate, "DEFAULT_SET", write_set(tmp_path, {}))
     assert cli.main(["validate", *arguments]) == cli.USAGE
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -245,12 +289,6 @@ def test_every_constant_of_the_engines_is_on_the_page() -> None:
 def test_plots_do_not_depend_on_the_order_of_rows() -> None:
     rows = sweep([100.0, 120.0, 9_000.0], [110.0, 130.0, 8_000.0])
     assert document.scatter(rows, TPOT) == document.scatter(rows[::-1], TPOT)
-
-
-@pytest.mark.skipif(not SHARED.is_file(), reason="the shared measurements are not here")
-def test_the_page_in_docs_is_of_the_shared_set() -> None:
-    page, ids = (ROOT / "docs" / "fidelity.md").read_text(), [row.id for row in read_measurements(SHARED)]
-    assert all(f"| {name} |" in page for name in ids)
 
 
 # ---- the held-out set ---------------------------------------------------------------------------------------------

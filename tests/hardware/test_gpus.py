@@ -18,7 +18,7 @@ SURVEYED = {
     "mi325x": (1.28, 1.59, 1.80, 2180),
     "mi355x": (1.48, 1.90, 2.10, 2650),
 }
-"""design/simulator.md, section 8: hyperscaler, neocloud, three-year rental, W."""
+"""SemiAnalysis InferenceX-app ``constants.ts``, April 2026: hyperscaler, neocloud, three-year rental, W."""
 
 
 @pytest.mark.parametrize("name", SURVEYED)

@@ -58,7 +58,7 @@ def test_tensor_parallel_slices_add_up_to_the_model():
     assert weights_bytes_per_gpu(model, 1, "fp8") == matrices + 2 * embeddings + replicated
 
 
-# shared/research/aiconfigurator.md, section 7: memory fraction 0.9, 8,192-token budget, tokens per replica.
+# aiconfigurator-core 0.12.0's own planner: memory fraction 0.9, 8,192-token budget, tokens per replica.
 PLANNER = [
     ("llama-3.1-70b", "h200_sxm", 2, "none", 371e3),
     ("llama-3.1-70b", "h200_sxm", 4, "none", 1.17e6),

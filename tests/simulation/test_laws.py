@@ -207,8 +207,8 @@ def test_closed_loop_keeps_its_concurrency() -> None:
         assert in_flight == 8
 
 
-def test_neighbours_closed_loop_result_is_reproduced() -> None:
-    """research/dynosim.md, first section: 2,000 requests of 4096/256, closed loop at 64, 4 replicas, 16,384 x 64."""
+def test_nvidia_s_closed_loop_result_is_reproduced() -> None:
+    """Dynamo 1.2.1's ``dynamo.replay``: 2,000 requests of 4096/256, closed loop at 64, 4 replicas, 16,384 x 64."""
     workload = _make_workload(
         {"type": "concurrency", "concurrency": 64}, 2000,
         {"type": "fixed", "tokens": 4096}, output_tokens={"type": "fixed", "tokens": 256},

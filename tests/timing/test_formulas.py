@@ -35,7 +35,7 @@ def test_fixed_times_are_what_was_configured():
 
 def test_polynomial_prefill_of_the_published_probes():
     tables = _tables(PolynomialTiming())
-    for tokens, probe_ms in ((512, 24.386), (4096, 85.756), (8192, 169.137)):  # research/dynosim.md, section 3.1
+    for tokens, probe_ms in ((512, 24.386), (4096, 85.756), (8192, 169.137)):  # AISimulate 0.13, one request
         assert tables.tokens_s[tokens] * 1e3 == pytest.approx(probe_ms, abs=1e-3)
     assert tables.tokens_s[0] == 0
 

@@ -104,7 +104,7 @@ DECODE_MS = {
 
 @pytest.mark.parametrize(("gpu", "quantization", "tp"), PREFILL_MS)
 def test_llama_70b_prefill_as_published(gpu, quantization, tp):
-    """Appendix of shared/research/aiconfigurator.md, vLLM tables; smoothing moves up to 6 % at 128 and 256 tokens."""
+    """Sums of aiconfigurator-core 0.12.0's vLLM tables; smoothing moves up to 6 % at 128 and 256 tokens."""
     tables = _tables("llama-3.1-70b", gpu, tp, quantization)
     got = [_prefill_ms(tables, tokens) for tokens in PREFILL_TOKENS]
     assert got == pytest.approx(PREFILL_MS[gpu, quantization, tp], rel=0.02)
@@ -153,7 +153,7 @@ def test_data_parallel_ranks_decode_more_tokens_in_slower_passes(model, engine):
 
 @pytest.mark.parametrize(("batch", "measured_ms"), [(8, 34.69), (16, 40.62)])
 def test_data_parallel_decode_is_near_the_measured(batch, measured_ms):
-    """shared/validation/calibration.csv, ifx-disagg-dsr1-h200-sglang cfg434: 64 and 128 clients on 8 ranks, 8k + 1k."""
+    """fidelity/measured/runs.csv, ifx-disagg-dsr1-h200-sglang cfg434: 64 and 128 clients on 8 ranks, 8k + 1k."""
     tables = _tables("deepseek-v3", "h200_sxm", 1, "fp8", "sglang", enable_expert_parallel=True, data_parallel_size=8)
     assert _decode_ms(tables, batch, 0.9 * (8192 + 512)) == pytest.approx(measured_ms, rel=0.25)
 

@@ -23,7 +23,7 @@ class SpeculativeConfig(Config):
     """Draft tokens per request and pass."""
     acceptance_rates: tuple[Probability, ...] = Field(default=(0.85, 0.3, 0.0), min_length=1)
     """Probability that draft token 1, 2, ... is accepted if all before it were; the last value holds for all further
-    ones. The default is the neighbour's (research/dynosim.md, 5.9)."""
+    ones. The default is that of NVIDIA Dynamo's mocker (1.2)."""
     draft_cost: NonNegativeFloat = 0.02
     """Time of making one draft token as a share of a decode pass: about 1 / layers for one MTP layer, 0 for n-gram."""
 
@@ -108,7 +108,7 @@ class RooflineTiming(Config):
 
 
 class PolynomialTiming(Config):
-    """The neighbour's default polynomial of prefill tokens and KV utilisation (research/dynosim.md, section 6)."""
+    """The default formula of NVIDIA's DynoSim and AISimulate, of prefill tokens and KV utilisation."""
 
     type: Literal["polynomial"] = "polynomial"
 
@@ -137,14 +137,14 @@ class HostTier(TierConfig):
     """G2: pinned host memory of one replica (vLLM's ``kv_offloading_size``: all its GPUs together)."""
 
     bandwidth_gb_s: PositiveFloat = 50.0
-    """Per GPU, 1e9 bytes/s and direction: 50-55 are seen on PCIe 5.0 x16 (design/simulator.md, 8)."""
+    """Per GPU, 1e9 bytes/s and direction: 50-55 of a PCIe 5.0 x16 link's 63."""
 
 
 class DiskTier(TierConfig):
     """G3: local disk of one replica."""
 
     bandwidth_gb_s: PositiveFloat = 10.0
-    """1e9 bytes/s and direction of the replica (the neighbour's default)."""
+    """1e9 bytes/s and direction of the replica (the default of NVIDIA's AISimulate 0.13)."""
     latency_us: NonNegativeFloat = 100.0
 
 
@@ -303,7 +303,7 @@ class RouterConfig(Config):
 class LocalPrefillConfig(Config):
     """Conditional disaggregation: a decode replica prefills a prompt itself when little of it is left to compute.
 
-    Both bounds must hold (Dynamo's conditional disaggregation, research/dynosim.md 5.4).
+    Both bounds must hold, as in NVIDIA Dynamo's conditional disaggregation.
     """
 
     max_uncached_tokens: PositiveInt = 2048

@@ -1,7 +1,7 @@
 """Measured serving runs: rows of a CSV, what their notes say about engine flags, and the logs beside them.
 
-One row is one run of a real engine: a configuration under one load with the latencies that a client saw. The columns
-are those of ``calibration.csv``; any file with these columns reads, from any folder.
+One row is one run of a real engine: a configuration under one load with the latencies that a client saw. Any CSV with
+the columns REQUIRED reads, from any folder; ``measured/`` holds the rows that come with the package.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from dynosim.errors import ConfigError
 
 COLUMNS = (
-    "id", "source", "model", "precision", "gpu", "n_gpus", "tp", "engine", "engine_version", "isl", "osl",
-    "concurrency_or_rate", "load_kind", "output_tok_s_total", "output_tok_s_per_gpu", "ttft_ms_mean", "ttft_ms_p99",
-    "tpot_ms_mean", "tpot_ms_p99", "notes",
+    "id", "source", "commit", "licence", "model", "precision", "gpu", "n_gpus", "tp", "engine", "engine_version", "isl",
+    "osl", "concurrency_or_rate", "load_kind", "output_tok_s_total", "output_tok_s_per_gpu", "ttft_ms_mean",
+    "ttft_ms_p99", "tpot_ms_mean", "tpot_ms_p99", "notes",
 )  # fmt: skip
 REQUIRED = ("id", "model", "gpu", "n_gpus", "engine", "isl", "osl", "concurrency_or_rate", "load_kind")
 """Columns without which nothing can be replayed; any other one may be absent, and is empty then."""
@@ -36,6 +36,9 @@ NOTED = {
 """Measured values that the notes state, by pattern."""
 
 METRICS = (*MEASURED, *NOTED)
+
+BASELINE = "baseline_"
+"""Beginning of the name of a file with another tool's predictions."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,12 @@ class Measurement:
     load_kind: str
     notes: str
     folder: Path
-    """Of the file, with the per-request logs that the notes name."""
+    """Of the file, with the traces and per-request logs that the notes name."""
     measured: Mapping[str, float] = field(default_factory=dict)
     """The keys of METRICS that the row or its notes state."""
+    commit: str = ""
+    """Of the source, or its release."""
+    licence: str = ""
 
     @property
     def flagged(self) -> bool:
@@ -84,25 +90,37 @@ class Measurement:
         return found and (found.group(1) if found.re.groups else found.group())
 
 
+def files_of(path: str | Path) -> list[Path]:
+    """Return the files of a set: the CSV itself, or every CSV of a folder but another tool's predictions."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return [folder]
+    return sorted(file for file in folder.glob("*.csv") if not file.name.startswith(BASELINE))
+
+
 def read_measurements(path: str | Path) -> list[Measurement]:
-    """Return the rows of a CSV file, or of ``calibration.csv`` in a folder; ConfigError for a file that is not one."""
-    file = Path(path) / "calibration.csv" if Path(path).is_dir() else Path(path)
+    """Return the rows of a CSV file, or of every CSV in a folder; ConfigError for a file that is not a set of rows."""
+    seen: set[str] = set()
+    return [row for file in files_of(path) for row in _read(file, seen)]
+
+
+def _read(file: Path, seen: set[str]) -> list[Measurement]:
+    """Return the rows of *file*, whose ids are not among *seen*, and are then."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
             missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
             if missing:
                 raise ConfigError(f"no column {', '.join(missing)}: allowed: {', '.join(COLUMNS)}", file=str(file))
-            rows = list(_rows(reader, file))
-    except (OSError, UnicodeDecodeError) as error:
+            rows = list(_rows(reader, file, seen))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"cannot be read: {getattr(error, 'strerror', error)}", file=str(file)) from None
     if not rows:
         raise ConfigError("no row below the column names", file=str(file))
     return rows
 
 
-def _rows(reader: csv.DictReader[str], file: Path) -> Iterator[Measurement]:
-    seen = set()
+def _rows(reader: csv.DictReader[str], file: Path, seen: set[str]) -> Iterator[Measurement]:
     for row in reader:
         if row["id"] in seen:
             raise ConfigError(f"{row['id']}: a second row of this id", file=str(file), line=reader.line_num, path="id")
@@ -142,6 +160,8 @@ def _row(row: Mapping[str, str], folder: Path) -> Measurement:
         notes=row["notes"],
         folder=folder,
         measured=measured,
+        commit=row["commit"],
+        licence=row["licence"],
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,8 @@ analysis is taken to have run them."""
 LOADS = ("closed-loop", "open-loop", "offline", "sequential")
 """Beginnings of the load kinds."""
 BLIS_PROMPTS = 100
-"""Distinct prompts that the client of the constant-rate stages cycled (validation/README.md)."""
+"""Distinct prompts that the client of the constant-rate stages cycled: mean lengths over 16,800 requests are exact
+multiples of 0.01."""
 
 
 def deployment_of(row: Measurement) -> DeploymentConfig:
@@ -206,17 +206,17 @@ def requests_of(row: Measurement) -> Workload:
 
 
 def workload_of(row: Measurement) -> WorkloadConfig:
-    """Return what *row* was measured with, as its README says each ``load_kind`` was produced."""
+    """Return what *row* was measured with, as ``measured/README.md`` says each ``load_kind`` was produced."""
     kind = row.load_kind
     if not kind.startswith(LOADS):
         raise ConfigError(f"{kind!r}: allowed: {', '.join(LOADS)}, and words after it", path="load_kind")
     if kind.startswith("open-loop trace"):
-        return WorkloadConfig(source=TraceSource(path=str(_trace(row))), load=TraceLoad())
+        return WorkloadConfig(source=_trace(row), load=TraceLoad())
     if kind.startswith("open-loop"):
         return _stage(row)
     load = ConcurrencyLoad(concurrency=_concurrency(row))
     if kind.startswith("closed-loop multi-turn"):
-        return WorkloadConfig(source=TraceSource(path=str(_trace(row))), load=load)
+        return WorkloadConfig(source=_trace(row), load=load)
     requests = int(row.noted(r"num_requests (\d+)") or row.noted(r"\((\d+) per length") or 10 * load.concurrency)
     source = SyntheticSource(requests=requests, input_tokens=_length(row, row.isl), output_tokens=_length(row, row.osl))
     return WorkloadConfig(source=source, load=load)
@@ -261,7 +261,13 @@ def _stage(row: Measurement) -> WorkloadConfig:
     return WorkloadConfig(source=source, load=PoissonLoad(rate_rps=row.load), warmup_requests=warm)
 
 
-def _trace(row: Measurement) -> Path:
-    """Return the trace that the notes name, or that of the load kind, in the ``traces`` folder beside the rows'."""
-    named = row.noted(r"(\w[\w.-]*\.(?:jsonl|csv)\.gz)") or ""
-    return row.folder.parent / "traces" / named
+def _trace(row: Measurement) -> TraceSource:
+    """Return the trace that the notes name first, beside the rows' file or in a folder ``traces`` beside its folder."""
+    named = row.noted(r"(\w[\w.-]*\.(?:jsonl|csv)(?:\.gz)?)")
+    if named is None:
+        raise ConfigError(f"{row.load_kind}: the notes name no .csv or .jsonl (.gz) to replay", path="notes")
+    path = next((path for path in (row.folder / named, row.folder.parent / "traces" / named) if path.is_file()), None)
+    if path is None:
+        raise ConfigError(f"{named}: not beside the measurements, nor in ../traces from there", path="notes")
+    blocks = row.noted(r"\((\d+)-token blocks\)")
+    return TraceSource(path=str(path), block_tokens=int(blocks) if blocks else None)

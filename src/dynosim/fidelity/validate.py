@@ -1,8 +1,8 @@
 """Replays every measured run of a set in a pool of processes, and reads what lies beside the set.
 
-Beside the CSV may lie the per-request logs that its notes name, and ``baseline_*.csv`` with another tool's predictions
-of the same rows. The order of outcomes is the file's whatever the number of workers; what goes wrong in one row is that
-row's problem.
+Beside the CSV may lie the traces and per-request logs that its notes name, and ``baseline_*.csv`` with another tool's
+predictions of the same rows. The order of outcomes is the file's whatever the number of workers; what goes wrong in one
+row is that row's problem.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dynosim.errors import ConfigError
 from dynosim.fidelity.bands import BAND_COVERAGE, bands
 from dynosim.fidelity.effects import Columns
 from dynosim.fidelity.errors import TPOT, TTFT
-from dynosim.fidelity.measurements import Measurement, read_measurements
+from dynosim.fidelity.measurements import BASELINE, Measurement, files_of, read_measurements
 from dynosim.fidelity.replay import Outcome
 from dynosim.fidelity.replay import replay as replay_one
 from dynosim.fidelity.scores import Scores, score
@@ -39,7 +39,8 @@ from dynosim.search.workers import DIED, Workers, count_workers
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_SET = Path("../shared/validation/calibration.csv")
+MEASURED = Path(__file__).with_name("measured")
+"""The set that comes with the package; its README names the sources."""
 BANDS = Path(__file__).parents[1] / "uncertainty" / "bands.json"
 MAX_REASON = 200
 _LOG = re.compile(r"[\w.-]+_requests\.(?:csv|jsonl)\.gz")
@@ -50,21 +51,14 @@ Listener = Callable[[Outcome, int, int], None]
 
 
 def find_set(name: str | Path | None) -> Path:
-    """Return the CSV that *name* means: a file, a folder's ``calibration.csv``, or a set beside the default one.
+    """Return the set that *name* means, a CSV or a folder of some; None means the package's own.
 
     Raises ConfigError where there is none.
     """
-    if name is None:
-        tried = [DEFAULT_SET]
-    else:
-        tried = [Path(name), Path(name) / "calibration.csv", DEFAULT_SET.parent / f"{name}.csv"]
-    for path in tried:
-        if path.is_file():
-            return path
-    places = ", ".join(map(str, tried))
-    raise ConfigError(
-        f"{name or 'no measurements'}: looked for {places}; allowed: a CSV or a folder of one", path="--set"
-    )
+    path = MEASURED if name is None else Path(name)
+    if not all(file.is_file() for file in files_of(path) or [path / "*.csv"]):
+        raise ConfigError(f"{name}: no such CSV of measurements, or folder of some", path="--set")
+    return path
 
 
 def validate(
@@ -75,7 +69,7 @@ def validate(
     listener: Listener | None = None,
     replay: Replay = replay_one,
 ) -> list[Outcome]:
-    """Replay the rows of *path* whose id matches the glob *only*, in the file's order.
+    """Replay the rows of *path*, a file or a folder, whose id matches the glob *only*, in the set's order.
 
     Raises ConfigError for a file that is not a set of measurements, and where no id matches.
     """
@@ -124,8 +118,8 @@ def score_set(path: Path, outcomes: Sequence[Outcome]) -> Scores:
     """Return the scores of *outcomes* with the logs and baselines that lie beside the set."""
     try:
         logs = {o.measurement.id: log for o in outcomes if (log := read_log(o.measurement)) is not None}
-        files = sorted(path.parent.glob("baseline_*.csv"))
-        baselines = {file.stem.removeprefix("baseline_"): read_baseline(file) for file in files}
+        files = sorted((path if path.is_dir() else path.parent).glob(f"{BASELINE}*.csv"))
+        baselines = {file.stem.removeprefix(BASELINE): read_baseline(file) for file in files}
     except (KeyError, AttributeError, ValueError, OSError) as error:
         raise ConfigError(f"a log or baseline beside the set cannot be read: {error}", file=str(path)) from None
     return score(outcomes, logs=logs, baselines=baselines)
@@ -135,7 +129,7 @@ def write_bands(path: Path, outcomes: Sequence[Outcome], file: Path = BANDS) -> 
     """Write the bands of *outcomes*, replayed from the set *path*, to *file* (by default the package's own)."""
     content = {
         "version": __version__,
-        "set": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "set": hashlib.sha256(b"".join(file.read_bytes() for file in files_of(path))).hexdigest(),
         "coverage": BAND_COVERAGE,
         "classes": bands(outcomes),
     }

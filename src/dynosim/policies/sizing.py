@@ -15,7 +15,7 @@ MOST = 1e6
 def replicas_for(rate_rps: float, replica_rps: float) -> int:
     """Return the replicas that serve *rate_rps* when one serves *replica_rps*, requests per second.
 
-    Dynamo planner's throughput scaling (research/dynosim.md, section 6). 0 while the capacity is unknown.
+    Throughput scaling of NVIDIA Dynamo's planner. 0 while the capacity is unknown.
     """
     return _whole(rate_rps / replica_rps) if replica_rps > 0.0 else 0
 

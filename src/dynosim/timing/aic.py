@@ -1,7 +1,7 @@
 """Builds timing packs from the measured kernel tables of NVIDIA's aiconfigurator-core 0.12.0 (extra ``[aic]``).
 
 The library prices a pass as a sum of kernels. This module samples that sum and applies the guard rails that its data
-need (shared/research/aiconfigurator.md, sections 5.3, 7 and 9):
+need, as found by reading version 0.12.0's tables:
 
 - GEMMs are read at tile-aligned token counts only. The tables also hold m = k 2^n + 1, just above a tile edge, whose
   times make an interpolated curve jump by up to 90 %. What noise is left is smoothed to a monotone curve.

@@ -4,7 +4,7 @@
     decode(u)  = max(1, -25.74 u^2 + 54.01 u + 5.74) ms,   u = min(1, total decode context / KV capacity in tokens)
 
 A pass takes the sum. It knows no model and no GPU: it is here to compare simulators, not to predict.
-Source: ai-dynamo/aisimulate ``crates/core/src/engine/common/perf_model.rs`` (shared/research/dynosim.md, section 6).
+Source: ai-dynamo/aisimulate ``crates/core/src/engine/common/perf_model.rs``, version 0.13.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "dynosim"
 LAYERS = [
     ["errors", "rng", "files"],
+    ["plugins"],
     ["config"],
     ["workload", "hardware"],
     ["timing"],

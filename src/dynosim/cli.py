@@ -267,6 +267,13 @@ def _add_serve(verbs: Any) -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--storage", metavar="URL", help="Optuna storage of all studies; default: SQLite per run")
     parser.add_argument("--traces", metavar="DIR", help="directory whose traces HTTP users may name")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="FILE.py:NAME",
+        help="code or card they may name; repeatable",
+    )
 
 
 def _positive(text: str) -> int:
@@ -573,7 +580,9 @@ def _serve(args: argparse.Namespace) -> int:
     from dynosim.service import make_server
 
     traces = Path(args.traces) if args.traces else None
-    server = make_server(args.runs_dir, host=args.host, port=args.port, storage=args.storage, traces=traces)
+    server = make_server(
+        args.runs_dir, host=args.host, port=args.port, storage=args.storage, traces=traces, allow=args.allow
+    )
     print(f"dynosim on http://{args.host}:{args.port}, Ctrl-C ends it", file=sys.stderr)
     server.run()
     return OK

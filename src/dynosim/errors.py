@@ -10,6 +10,9 @@ DynosimError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class DynosimError(Exception):
     """Base of all errors raised on purpose; catch it to catch them all."""
@@ -38,3 +41,9 @@ class NoPackError(TimingError, ConfigError):
 
 class StudyError(DynosimError):
     """A study cannot start, resume or be found."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return ``did you mean 'x'? `` with the closest of *words*, or nothing when none is close."""
+    close = get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? " if close else ""

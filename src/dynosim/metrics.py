@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.config import SLO, PriceConfig
-from dynosim.config.schema import nearest
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, nearest
 from dynosim.hardware.gpus import get_gpu
 from dynosim.simulation import SimulationResult, gaps
 from dynosim.simulation.records import (

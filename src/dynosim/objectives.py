@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
+from dynosim import plugins
 from dynosim.config import ObjectiveConfig
 from dynosim.errors import ConfigError
 from dynosim.metrics import Metrics, check_metric
@@ -88,25 +84,9 @@ def _from_metric(config: ObjectiveConfig) -> Objective:
 
 
 def load_python(reference: str) -> Objective:
-    """Return the objective of ``package.module:name`` or ``path/to/file.py:name``."""
-    source, _, name = reference.rpartition(":")
-    is_file = source.endswith(".py")
-    if not source or (source.startswith(".") and not is_file):
-        raise ConfigError(f"{reference!r}: expected package.module:name or file.py:name", path="objectives.python")
-    try:
-        found = getattr(_load_file(Path(source)) if is_file else importlib.import_module(source), name)
-    except (ImportError, AttributeError, FileNotFoundError, SyntaxError) as error:
-        raise ConfigError(f"{reference!r}: {error}", path="objectives.python") from error
+    """Return the objective of ``file.py:name`` or ``package.module:name``."""
+    found = plugins.load(reference, path="objectives.python")
     if not isinstance(found, Objective):
-        raise ConfigError(f"{reference!r}: not an @objective", path="objectives.python")
+        message = f"{plugins.short(reference)}: allowed: a function under @dynosim.objective(...)"
+        raise ConfigError(message, path="objectives.python")
     return found
-
-
-def _load_file(path: Path) -> ModuleType:
-    name = f"dynosim_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -25,8 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock, Timeout
 
 from dynosim import __version__
-from dynosim.config.schema import nearest
-from dynosim.errors import ConfigError, StudyError
+from dynosim.errors import ConfigError, StudyError, nearest
 from dynosim.files import write_whole
 
 if TYPE_CHECKING:
@@ -76,8 +75,8 @@ class RunState:
     id: str
     space: str
     identity: str
-    """Hash of everything that decides the trials: space, traffic, calibration, sampler, seed, storage and dynosim's
-    version."""
+    """Hash of everything that decides the trials: space, traffic, calibration, sampler, seed, the user's code, storage
+    and dynosim's version."""
     storage: str
     """Optuna's URL without its password; empty for SQLite in the run's directory."""
     created: str
@@ -236,6 +235,8 @@ def _simulated(scenario: Scenario, seeds: int) -> Iterator[tuple[SimulationResul
 
 
 def _identity(space: SearchSpace, storage: str) -> str:
+    from dynosim import plugins
+    from dynosim.config.load import references
     from dynosim.timing.calibrated import load_profile
     from dynosim.workload import load_workload
 
@@ -244,7 +245,8 @@ def _identity(space: SearchSpace, storage: str) -> str:
     asked = [plan.sampler, plan.seed, plan.stop_lost_runs, plan.warm_start]
     if scenario.deployment.calibration is not None:
         asked.append(load_profile(scenario.deployment.calibration).label)
-    parts = [space.content_hash(), traffic, *asked, storage, __version__]
+    code = [plugins.content_hash(reference) for _, reference in references(space.fields)]
+    parts = [space.content_hash(), traffic, *asked, code, storage, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

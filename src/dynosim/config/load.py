@@ -18,11 +18,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from dynosim import plugins
 from dynosim.config import schema
 from dynosim.config.scenario import Scenario
 from dynosim.config.schema import Path
 from dynosim.config.unmodelled import foreign
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, nearest
 
 Origin = tuple[str | None, int | None]
 """File and line, or override and None."""
@@ -101,10 +102,13 @@ class Document:
 
     def error(self, path: Path, message: str, *, at: Path | None = None) -> ConfigError:
         """Return the error about *path*, placed where *at* (by default *path*) or its nearest ancestor was written."""
-        place = path if at is None else at
-        while place and place not in self.origins:
-            place = place[:-1]
-        return _error(message, self.origins[place], path)
+        return _error(message, self.origin(path if at is None else at), path)
+
+    def origin(self, path: Path) -> Origin:
+        """Return where *path* or its nearest ancestor was written."""
+        while path not in self.origins:
+            path = path[:-1]
+        return self.origins[path]
 
 
 def _error(message: str, origin: Origin, path: Path = ()) -> ConfigError:
@@ -143,6 +147,7 @@ def parse_document(text: str, file: str | None = None, overrides: Sequence[str] 
     document = Document(data, origins)
     for override in overrides:
         _apply(document, override)
+    _anchor(document, FilePath(file or "").parent)
     return document
 
 
@@ -209,6 +214,40 @@ def _apply(document: Document, override: str) -> None:
         raise ConfigError(f"allowed: 0 to {len(target) - 1}", file=name, path=dotted)
 
 
+def _anchor(document: Document, folder: FilePath) -> None:
+    """Make the paths of what users bring absolute: from *folder* where the file says so, else from where we are."""
+    for path, reference in references(document.data):
+        target: Any = document.data
+        for key in path[:-1]:
+            target = schema.step(target, key)
+        base = FilePath() if document.origin(path)[1] is None else folder
+        target[int(path[-1]) if isinstance(target, list) else path[-1]] = plugins.absolute(reference, base)
+
+
+BROUGHT = {"model", "gpu", "type", "policy", "scheduling_policy", "predictor", "format", "sampler", "python"}
+"""Fields that take a name or something of the user's (``dynosim.plugins``)."""
+
+
+def references(data: Any) -> list[tuple[Path, str]]:
+    """Return (path, reference) of everything of the user's that *data*, a space or scenario, names."""
+    named = ((path, str(value)) for path, value in leaves(data) if _field(path) in BROUGHT)
+    return [(path, value) for path, value in named if plugins.is_reference(value)]
+
+
+def _field(path: Path) -> str:
+    """Return the key that a value stands under, alone or as one choice of several."""
+    return next((key for key in reversed(path) if not key.isdigit() and key not in DOMAIN_KEYS), "")
+
+
+def leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield (path, value) of everything in *data* that is neither a mapping nor a list."""
+    if isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from leaves(value, (*path, str(key)))
+    elif path:
+        yield path, data
+
+
 def is_domain(value: Any) -> bool:
     """Return whether *value* is a search domain: a mapping with ``choices`` or ``range``."""
     return isinstance(value, dict) and any(key in value for key in DOMAIN_KEYS)
@@ -254,10 +293,10 @@ def _message(kind: str, path: Path, value: Any, error: Mapping[str, Any], data: 
         known = foreign(path[-1])
         if known:
             return known
-        return f"unknown key: {schema.nearest(path[-1], keys)}allowed: {', '.join(keys)}"
+        return f"unknown key: {nearest(path[-1], keys)}allowed: {', '.join(keys)}"
     if kind.startswith("union_tag"):
         tags = list(schema.node_at(path[:-1], data)["discriminator"]["mapping"])
-        what = f"{show(value)}: {schema.nearest(str(value), tags)}" if kind == "union_tag_invalid" else "missing: "
+        what = f"{show(value)}: {nearest(str(value), tags)}" if kind == "union_tag_invalid" else "missing: "
         return f"{what}allowed: one of {', '.join(tags)}"
     if error["loc"][-1] == "[key]":
         return f"key {path[-1]}: {error['msg']}"
@@ -267,7 +306,7 @@ def _message(kind: str, path: Path, value: Any, error: Mapping[str, Any], data: 
     if isinstance(value, dict | list) and node.get("type") not in ("object", "array"):
         hint = ", or a search domain {choices: [...]} or {range: {min: ..., max: ...}}"
         return f"{show(value)}: allowed: {schema.allowed(node)}{hint}"
-    near = schema.nearest(str(value), map(str, node.get("enum", ())))
+    near = nearest(str(value), map(str, node.get("enum", ())))
     return f"{show(value)}: {near}allowed: {schema.allowed(node)}"
 
 

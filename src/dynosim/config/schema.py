@@ -6,7 +6,6 @@ from the models is the one description read here, so the words cannot drift from
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -111,9 +110,3 @@ def allowed(node: Node) -> str:
         bounds = [f"{word} {node[key]:g}" for key, word in _BOUND_WORDS.items() if key in node]
         return " ".join(["an integer" if kind == "integer" else "a number", " and ".join(bounds)]).strip()
     return _TYPE_WORDS.get(kind, "any value")
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return ``did you mean 'x'? `` with the closest of *words*, or nothing when none is close."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}? " if close else ""

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, nearest
 
 SURVEY = "InferenceX-app constants.ts, April 2026"
 A100_PRICE = "not in the survey: its H100 price x 0.52, the ratio of RunPod's list prices, November 2026"
@@ -123,5 +122,4 @@ def get_gpu(name: str) -> GPU:
     """Return the card of GPU *name*; ConfigError naming the nearest one where there is none."""
     if name in GPUS:
         return GPUS[name]
-    nearest = get_close_matches(name, GPUS, n=1, cutoff=0.0)[0]
-    raise ConfigError(f"{name!r}: no such GPU; did you mean {nearest!r}? known: {', '.join(GPUS)}", path="gpu")
+    raise ConfigError(f"{name!r}: no such GPU; {nearest(name, GPUS)}known: {', '.join(GPUS)}", path="gpu")

@@ -11,12 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Literal
 
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, nearest
 
 Role = Literal["embedding", "head", "attention", "mlp", "expert", "router", "norm"]
 
@@ -385,8 +384,9 @@ def get_model(name: str) -> ModelCard:
         return _BY_NAME[name.lower()]
     if "/" in name and _family(name) in _BY_FAMILY:
         return _BY_FAMILY[_family(name)]
-    nearest = _BY_NAME[get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.0)[0]].name
-    raise ConfigError(f"{name!r}: no such model; did you mean {nearest!r}? known: {', '.join(MODELS)}", path="model")
+    raise ConfigError(
+        f"{name!r}: no such model; {nearest(name.lower(), _BY_NAME)}known: {', '.join(MODELS)}", path="model"
+    )
 
 
 def precision_of(checkpoint: str) -> str:

@@ -1,8 +1,7 @@
-"""Policies by name: every class of a folder of this package, or ``package.module:Class`` from anywhere."""
+"""Policies by name: every class of a folder of this package, or a user's (``dynosim.plugins``)."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -13,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dynosim.errors import ConfigError
+from dynosim import plugins
+from dynosim.errors import ConfigError, nearest
 
 Kind = Literal["router", "scheduling_policy", "autoscaler", "predictor"]
 
@@ -68,18 +68,12 @@ def policy_class(kind: Kind, name: str, path: str = "") -> type:
     known, path = policies(kind), f"{path}.{PLACES[kind].field}"
     if name in known:
         return known[name]
-    module, colon, cls = name.partition(":")
-    if not colon:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{name!r}: {hint}allowed: {', '.join(sorted(known))}, or package.module:Class", path=path)
-    wanted = f"allowed: package.module:Class with {PLACES[kind].needs}"
-    try:
-        found = getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise ConfigError(f"{name!r}: {error}; {wanted}", path=path) from error
+    if not plugins.is_reference(name):
+        allowed = f"{', '.join(sorted(known))}, or {plugins.FORMS}"
+        raise ConfigError(f"{name!r}: {nearest(name, known)}allowed: {allowed}", path=path)
+    found = plugins.load(name, path=path)
     if not inspect.isclass(found):
-        raise ConfigError(f"{name!r}: not a class; {wanted}", path=path)
+        raise ConfigError(f"{plugins.short(name)}: allowed: a class with {PLACES[kind].needs}", path=path)
     return found
 
 
@@ -107,5 +101,6 @@ def make(kind: Kind, name: str, options: Mapping[str, Any], path: str, rng: np.r
         raise ConfigError(f"{dict(options)}: {kind} {name}: {error}", path=section) from error
     missing = [needed for needed in (place.method, *place.attributes) if not hasattr(made, needed)]
     if missing:
-        raise ConfigError(f"{name!r}: a {kind} needs {', '.join(missing)}", path=f"{path}.{place.field}")
+        message = f"{plugins.short(name)}: a {kind} needs {', '.join(missing)}"
+        raise ConfigError(message, path=f"{path}.{place.field}")
     return made

@@ -1,9 +1,8 @@
 """Results of simulations, kept across studies: what was simulated once is not simulated again.
 
-A result is named by all that decides it: deployment and its calibration, traffic, seed, SLOs, prices, and dynosim's own
-sources and data.
-Objectives are not among them: they are computed from the metrics again. One SQLite file serves any number of
-processes; it may be deleted at any time.
+A result is named by all that decides it: deployment, its calibration, code and cards of the user's, traffic, seed,
+SLOs, prices, and dynosim's own sources and data. Objectives are not among them: they are
+computed from the metrics again. One SQLite file serves any number of processes; it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
 import dynosim
+from dynosim import plugins
 from dynosim.config import Scenario
+from dynosim.config.load import references
 from dynosim.search.trial import Outcome, Status
 from dynosim.timing.calibrated import profile_of
 from dynosim.timing.pack import USER_FOLDER
@@ -40,25 +40,17 @@ _BROKEN = (sqlite3.Error, OSError, zlib.error, ValueError, KeyError, TypeError)
 def result_key(scenario: Scenario, workload: Workload, *, stopped: bool) -> str | None:
     """Return the name of a scenario's result under *workload*, with or without stopping lost runs.
 
-    None where it cannot be known: classes named by ``package.module:Class`` are code of the user's.
+    None where it cannot be known: with code of the user's that is no file.
     """
     deployment = scenario.deployment.model_dump(mode="json")
-    if any(":" in text for text in _texts(deployment)):
+    code = [plugins.content_hash(reference) for _, reference in references(deployment)]
+    if None in code:
         return None
     goals = [scenario.slo, scenario.prices.model_dump(mode="json"), scenario.seed, stopped]
     profile = profile_of(scenario.deployment)
     calibration = profile.content_hash() if profile else None
-    parts = [deployment, calibration, *goals, _traffic(workload), simulator_version()]
+    parts = [deployment, code, calibration, *goals, _traffic(workload), simulator_version()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _texts(part)
 
 
 @lru_cache(maxsize=16)

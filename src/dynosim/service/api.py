@@ -19,7 +19,7 @@ from dynosim.files import write_whole
 from dynosim.report import data
 from dynosim.run import load_study, new_run_id, predict, runs
 from dynosim.search.study import Study
-from dynosim.service.guard import MAX_TRIALS, read_space, space_text
+from dynosim.service.guard import MAX_TRIALS, Allowed, anchored_text, read_space
 from dynosim.service.store import FINAL_STATES, Store, StoredStudy
 from dynosim.service.worker import Runner
 from dynosim.views import frontier_view, prediction_view, trial_detail, trial_view
@@ -38,7 +38,7 @@ class Service:
     runner: Runner
     runs_dir: Path
     storage: str | None
-    traces: Path | None
+    allowed: Allowed
 
 
 def service(request: Request) -> Service:
@@ -119,7 +119,7 @@ def submit(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> dict[str, Any]:
     """Queue a study. A repeated Idempotency-Key answers with the study that it named before."""
-    space = read_space(submission.space, submission.overrides, shared.traces)
+    space = read_space(submission.space, submission.overrides, shared.allowed)
     request = submission.model_dump(exclude_none=True)
     study = shared.store.add(new_run_id(space.name), request, idempotency_key)
     if study.request != request:
@@ -237,7 +237,7 @@ def report(study: Known, shared: Shared) -> FileResponse:
 @router.post("/predict")
 def predict_one(question: Question, shared: Shared) -> dict[str, Any]:
     """Simulate one configuration."""
-    read_space(question.config, question.overrides, shared.traces)
+    read_space(question.config, question.overrides, shared.allowed)
     with tempfile.TemporaryDirectory() as folder:
-        file = write_whole(Path(folder) / "config.yaml", space_text(question.config))
+        file = write_whole(Path(folder) / "config.yaml", anchored_text(question.config))
         return prediction_view(predict(file, overrides=question.overrides))

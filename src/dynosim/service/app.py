@@ -6,7 +6,7 @@ One server owns one directory of runs. It is meant for one team on one machine: 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -22,7 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from dynosim import __version__
 from dynosim.errors import ConfigError, DynosimError, StudyError
 from dynosim.service import api, pages
-from dynosim.service.guard import BodyLimit, is_authorized
+from dynosim.service.guard import Allowed, BodyLimit, is_authorized
 from dynosim.service.store import Store
 from dynosim.service.worker import Runner
 
@@ -31,12 +31,18 @@ OPEN_PATHS = frozenset({"/healthz", "/login"})
 
 
 def create_app(
-    runs_dir: str | Path, storage: str | None = None, *, api_key: str | None = None, traces: Path | None = None
+    runs_dir: str | Path,
+    storage: str | None = None,
+    *,
+    api_key: str | None = None,
+    traces: Path | None = None,
+    allow: Sequence[str] = (),
 ) -> FastAPI:
     """Return the app over *runs_dir*; studies go to *storage*, or to SQLite in each run's directory.
 
     With *api_key* every request must prove it. Without one the app answers only to loopback names, which keeps pages of
-    other origins from reaching it by DNS rebinding. *traces* is the directory whose files HTTP users may replay.
+    other origins from reaching it by DNS rebinding. *traces* is the directory whose files HTTP users may replay,
+    *allow* the code and card files of the working directory that they may name (``dynosim.plugins``).
     """
     runs_dir = Path(runs_dir)
     store = Store(runs_dir)
@@ -56,7 +62,7 @@ def create_app(
         lifespan=lifespan,
         dependencies=[Depends(_authorize)],
     )
-    app.state.service = api.Service(store, runner, runs_dir, storage, traces)
+    app.state.service = api.Service(store, runner, runs_dir, storage, Allowed.of(traces, allow))
     app.state.api_key = api_key
     app.add_middleware(BodyLimit)
     if api_key is None:
@@ -75,12 +81,13 @@ def make_server(
     port: int = 8080,
     storage: str | None = None,
     traces: Path | None = None,
+    allow: Sequence[str] = (),
 ) -> uvicorn.Server:
     """Return a server to ``run()``; ConfigError for an address that others reach without a DYNOSIM_API_KEY."""
     api_key = os.environ.get("DYNOSIM_API_KEY") or None
     if api_key is None and host not in LOOPBACK:
         raise ConfigError(f"--host {host}: allowed without DYNOSIM_API_KEY in the environment: {', '.join(LOOPBACK)}")
-    app = create_app(runs_dir, storage, api_key=api_key, traces=traces)
+    app = create_app(runs_dir, storage, api_key=api_key, traces=traces, allow=allow)
     # An open event stream must not hold up the end of the server.
     return uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2))
 

@@ -1,4 +1,4 @@
-"""What may come in over HTTP: data, never code, and no file but traces from one allowed directory."""
+"""What may come in over HTTP: data; of code, cards and traces only what the server was started with."""
 
 from __future__ import annotations
 
@@ -6,23 +6,41 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dynosim.config.load import parse_document
+from dynosim import plugins
+from dynosim.config.load import dump, leaves, parse_document, references
 from dynosim.errors import ConfigError
-from dynosim.policies.registry import PLACES
 from dynosim.space import SearchSpace, bundled_spaces
 
 SPACE_FILE = "space.yaml"
 MAX_BODY_BYTES = 1_000_000
 MAX_TRIALS = 2_000
 MAX_REQUESTS = 1_000_000
-POLICY_FIELDS = {place.field for place in PLACES.values()}
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What the server was started with."""
+
+    traces: Path | None = None
+    """Directory whose files may be replayed."""
+    code: frozenset[str] = frozenset()
+    """Users' code and card files, by absolute reference."""
+
+    @classmethod
+    def of(cls, traces: Path | None, names: Sequence[str]) -> Allowed:
+        """Return what *names*, relative to the working directory, allow; ConfigError where code cannot be loaded."""
+        for name in names:
+            if not plugins.is_card_file(name):
+                plugins.load(name, path="--allow")
+        return cls(traces, frozenset(plugins.absolute(name, Path()) for name in names))
 
 
 def space_text(given: str | Mapping[str, Any]) -> str:
@@ -37,39 +55,38 @@ def space_text(given: str | Mapping[str, Any]) -> str:
     return bundled[given].read_text()
 
 
-def read_space(given: str | Mapping[str, Any], overrides: Sequence[str], traces: Path | None) -> SearchSpace:
+def anchored_text(given: str | Mapping[str, Any]) -> str:
+    """Return the YAML of a space with what it names of the server's working directory as absolute paths."""
+    return dump(parse_document(space_text(given), SPACE_FILE).data)
+
+
+def read_space(given: str | Mapping[str, Any], overrides: Sequence[str], allowed: Allowed) -> SearchSpace:
     """Return the space; raises ConfigError where it is wrong or asks for what HTTP users may not have."""
     text = space_text(given)
-    check_data(parse_document(text, SPACE_FILE, overrides).data, traces)
+    check_data(parse_document(text, SPACE_FILE, overrides).data, allowed)
     space = SearchSpace.parse(text, overrides, file=SPACE_FILE)
     if space.reference.optimizer.trials > MAX_TRIALS:
         raise ConfigError(f"allowed over HTTP: at most {MAX_TRIALS}", path="optimizer.trials")
     return space
 
 
-def check_data(data: Any, traces: Path | None) -> None:
+def check_data(data: Any, allowed: Allowed) -> None:
     """Raise ConfigError where *data*, a space or scenario as plain values, names code, a file or too many requests."""
-    for path, value in _leaves(data):
-        if "python" in path and value is not None:
-            raise _refused(path, value, "Python objectives cannot be given over HTTP")
-        if not POLICY_FIELDS.isdisjoint(path) and ":" in str(value):
-            raise _refused(path, value, "policies over HTTP are bundled ones, by name")
-        if path[-1] == "path" and not _is_inside(str(value), traces):
+    for path, reference in references(data):
+        if reference not in allowed.code:
+            names = ", ".join(sorted(map(plugins.short, allowed.code))) or "nothing"
+            raise _refused(path, plugins.short(reference), f"allowed over HTTP: built-ins; of 'serve --allow': {names}")
+    for path, value in leaves(data):
+        if path[-1] == "path" and not _is_inside(str(value), allowed.traces):
             raise _refused(path, value, "traces over HTTP are files of the directory given to 'serve --traces'")
         if path[-1] == "calibration" and str(value).endswith((".yaml", ".yml")):
             raise _refused(path, value, "calibrations over HTTP are profiles of this server, by name")
+        if "warm_start" in path and Path(str(value)).name != value:
+            raise _refused(path, value, "runs over HTTP are runs of this server, by id")
         if "requests" in path and isinstance(value, int | float) and value > MAX_REQUESTS:
             raise _refused(path, value, f"allowed over HTTP: at most {MAX_REQUESTS}")
         if "workers" in path and isinstance(value, int) and value > (os.cpu_count() or 1):
             raise _refused(path, value, "allowed over HTTP: at most the cores of this machine")
-
-
-def _leaves(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(data, dict | list):
-        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
-            yield from _leaves(value, (*path, str(key)))
-    elif path:
-        yield path, data
 
 
 def _refused(path: tuple[str, ...], value: Any, rule: str) -> ConfigError:

@@ -19,7 +19,7 @@ from dynosim.progress import ProgressMeter
 from dynosim.run import optimize
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
-from dynosim.service.guard import SPACE_FILE, space_text
+from dynosim.service.guard import SPACE_FILE, anchored_text
 from dynosim.service.store import FINAL_STATES, Store
 from dynosim.views import objective_view, trial_view
 
@@ -88,7 +88,7 @@ def work(runs_dir: Path, storage: str | None, study_id: str, stop: Flag) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server says when to stop
     store = Store(runs_dir)
     request = dict(store.get(study_id).request)
-    space = write_whole(runs_dir / study_id / SPACE_FILE, space_text(request.pop("space")))
+    space = write_whole(runs_dir / study_id / SPACE_FILE, anchored_text(request.pop("space")))
     try:
         optimize(
             space,

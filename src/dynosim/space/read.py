@@ -9,6 +9,7 @@ from typing import Any
 from dynosim.config import schema
 from dynosim.config.load import DOMAIN_KEYS, Document, find_domains, is_domain, show
 from dynosim.config.schema import Path
+from dynosim.errors import nearest
 from dynosim.space.coverage import not_modelled
 from dynosim.space.domains import Choices, Domain, Parameter, Range
 
@@ -121,7 +122,7 @@ def _domain(document: Document, path: Path, mapping: Mapping[str, Any]) -> Domai
         raise document.error(path, f"{show(mapping)}: allowed: either choices or range")
     for key in mapping:
         if key not in (*kinds, "when"):
-            near = schema.nearest(key, (*kinds, "when"))
+            near = nearest(key, (*kinds, "when"))
             raise document.error(path, f"unknown key {key!r}: {near}allowed: {kinds[0]}, when", at=(*path, key))
     if any(isinstance(_value_at(document.data, path[:depth]), list) for depth in range(1, len(path))):
         raise document.error(path, f"{show(mapping)}: a domain cannot stand inside a list")
@@ -150,7 +151,7 @@ def _range(document: Document, path: Path, bounds: Any) -> Range:
     keys = ("min", "max", "step", "scale")
     for key in bounds:
         if key not in keys:
-            message = f"range: unknown key {key!r}: {schema.nearest(key, keys)}allowed: {', '.join(keys)}"
+            message = f"range: unknown key {key!r}: {nearest(key, keys)}allowed: {', '.join(keys)}"
             raise document.error(path, message, at=(*at, key))
     integer = _is_integer(document, path, bounds)
     for key in ("min", "max", "step"):

@@ -30,7 +30,7 @@ from dynosim.config.load import (
     validate,
 )
 from dynosim.config.schema import Path
-from dynosim.errors import ConfigError, DynosimError, InfeasibleError
+from dynosim.errors import ConfigError, DynosimError, InfeasibleError, nearest
 from dynosim.space import feasibility
 from dynosim.space.domains import Choices, Parameter
 from dynosim.space.read import MODE, SECTIONS, check_conditions, read_parameters
@@ -241,7 +241,7 @@ def find_space(name_or_path: str | FilePath) -> FilePath:
         return bundled[text]
     if FilePath(text).suffix in (".yaml", ".yml") or len(FilePath(text).parts) != 1:
         return FilePath(text)
-    near = schema.nearest(text, bundled)
+    near = nearest(text, bundled)
     raise ConfigError(f"{text}: no such space: {near}allowed: {', '.join(bundled)}, or the path of a YAML file")
 
 

@@ -5,12 +5,11 @@ A profile is ``profiles/<name>.json``: data only, no rows of a trace. ``benchmar
 
 from __future__ import annotations
 
-import difflib
 from functools import lru_cache
 from importlib import resources
 
 from dynosim.config import Config, SyntheticSource
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, nearest
 
 
 class Profile(Config):
@@ -39,11 +38,8 @@ def profile_names() -> list[str]:
 def get_profile(name: str) -> Profile:
     """Return the bundled profile *name*; raises ConfigError naming the nearest."""
     if name not in profile_names():
-        nearest = difflib.get_close_matches(name, profile_names(), n=1, cutoff=0.0)[0]
-        raise ConfigError(
-            f"{name!r}: no such profile: did you mean {nearest!r}? allowed: {', '.join(profile_names())}",
-            path="workload.source.name",
-        )
+        near, known = nearest(name, profile_names()), ", ".join(profile_names())
+        raise ConfigError(f"{name!r}: no such profile: {near}allowed: {known}", path="workload.source.name")
     return Profile.model_validate_json((_folder() / f"{name}.json").read_text(encoding="utf-8"))
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, TPESampler
 
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, nearest
 from dynosim.search.samplers.base import ExhaustiveSampler, PointSampler, RandomSampler
 from dynosim.search.samplers.bayes import BayesSampler
 from dynosim.search.samplers.qlognehvi import QLogNEHVISampler
@@ -68,8 +67,9 @@ def make_sampler(name: str, space: SearchSpace, *, seed: int = 0, bounds: Bounds
     with the nearest name.
     """
     if name not in SAMPLERS:
-        near = get_close_matches(name, SAMPLERS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown sampler {name!r}: {hint}allowed: {', '.join(SAMPLERS)}", path="optimizer.sampler")
+        raise ConfigError(
+            f"unknown sampler {name!r}: {nearest(name, SAMPLERS)}allowed: {', '.join(SAMPLERS)}",
+            path="optimizer.sampler",
+        )
     sampler = SAMPLERS[name](space, seed, bounds)
     return sampler if isinstance(sampler, PointSampler) or not done else SAMPLERS[name](space, seed + done, bounds)

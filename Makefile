@@ -27,10 +27,8 @@ report: setup ## show RUN=last again, with the path of its report.html
 serve: setup ## HTTP API and live frontier page on 127.0.0.1:8080
 	@$(BIN)/dynosim serve $(ARGS)
 
-mlflow: setup ## MLflow UI on 127.0.0.1:5000 over what was tracked
-	@mkdir -p runs
-	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow.db \
-		--host 127.0.0.1 --port 5000 --workers 1
+mlflow: setup ## MLflow on 127.0.0.1:5000 over what was tracked, with a link to the last study
+	@$(BIN)/dynosim track ui $(ARGS)
 
 validate: setup ## replay measured runs: SET=file.csv or folder, and print the errors
 	@$(BIN)/dynosim validate $(if $(SET),--set $(SET)) $(ARGS)

@@ -259,6 +259,9 @@ def _add_track(verbs: Any) -> None:
     group = _group(verbs, "track", "experiment tracking")
     parser = _verb(group, "sync", _track_sync, "send to MLflow what it missed", [_runs_dir()])
     parser.add_argument("run", metavar="RUN", help="run id, its directory, or 'last'")
+    parser = _verb(group, "ui", _track_ui, "MLflow's pages, and a link to the last study", [_runs_dir()])
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=5000, help="default: 5000")
 
 
 def _add_serve(verbs: Any) -> None:
@@ -574,6 +577,13 @@ def _track_sync(args: argparse.Namespace) -> int:
 
     print(f"{sync(find_run(args.run, args.runs_dir))} trials delivered")
     return OK
+
+
+def _track_ui(args: argparse.Namespace) -> int:
+    from dynosim.tracking import tracking_uri
+    from dynosim.tracking.ui import open_ui
+
+    return open_ui(tracking_uri("auto", Path(args.runs_dir)), args.host, args.port)
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -106,7 +106,10 @@ def test_next_steps_point_to_the_balanced_recommendation() -> None:
     text = _print(terminal.next_steps(study, Path("runs/x"), "sqlite:///runs/mlflow.db"))
     assert f"dynosim predict runs/x/recommendations/{place:04d}.yaml\n" in text
     assert "runs/x/report.html" in text
-    assert "mlflow server --backend-store-uri sqlite:///runs/mlflow.db" in text
+    assert "dynosim track ui\n" in text
+    assert "dynosim track ui --runs-dir /elsewhere\n" in _print(
+        terminal.next_steps(study, Path("/elsewhere/x"), "sqlite:////elsewhere/mlflow.db")
+    )
     assert "MLflow" not in _print(terminal.next_steps(study, Path("runs/x"), None))
 
 

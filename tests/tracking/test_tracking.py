@@ -1,16 +1,22 @@
 """Every trial exactly once in MLflow, whatever happens to MLflow or to us."""
 
+import base64
+import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from dynosim.config.load import load_scenario
 from dynosim.errors import StudyError
@@ -18,6 +24,8 @@ from dynosim.report import write
 from dynosim.search.study import Study
 from dynosim.search.trial import Status
 from dynosim.tracking import MLflowTracker, sync, tracking_uri
+from dynosim.tracking.ui import open_ui
+from dynosim.tracking.views import CHARTS, VIEW_TAG
 from report.fake_study import make_study, make_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's own
@@ -99,6 +107,116 @@ def test_artifacts_are_beside_the_store_and_runnable(tracked: tuple[Study, dict[
     scenario = folder / runs["0"].info.run_id / "artifacts" / "scenario.yaml"
     assert load_scenario(scenario) == study.trials[0].scenario
     assert (folder / runs["parent"].info.run_id / "artifacts" / "report.html").stat().st_size > 1_000_000
+
+
+def _experiment_tags(runs_dir: Path) -> dict[str, str]:
+    experiment = MlflowClient(_uri(runs_dir)).get_experiment_by_name("fake70b")
+    assert experiment is not None
+    return dict(experiment.tags)
+
+
+def _views(runs_dir: Path) -> dict[str, dict[str, Any]]:
+    """The states of the saved views by their key, unpacked as MLflow's page does it."""
+    found = {}
+    for key, value in _experiment_tags(runs_dir).items():
+        if key.startswith(VIEW_TAG):
+            kind, _, packed = json.loads(value)["state"].partition(";")
+            assert kind == "deflate"
+            found[key.removeprefix(VIEW_TAG)] = json.loads(zlib.decompress(base64.b64decode(packed)))
+    return found
+
+
+def _links(note: str) -> dict[str, dict[str, str]]:
+    """Text -> page and query of the links of a description."""
+    found = re.findall(r"\[([^]]+)\]\(#(/[^)]+)\)", note)
+    return {text: {"page": urlsplit(link).path} | {k: v[0] for k, v in parse_qs(urlsplit(link).query).items()}
+            for text, link in found}  # fmt: skip
+
+
+def test_the_parent_has_what_is_needed_to_run_the_recommendations(tracked: tuple[Study, dict[str, Run], Path]) -> None:
+    study, runs, runs_dir = tracked
+    folder = runs_dir / "mlartifacts" / runs["parent"].info.run_id / "artifacts" / "recommendations"
+    assert {path.name for path in folder.iterdir()} == {
+        f"{n + 1:04d}.{kind}" for n in range(len(study.frontier())) for kind in ("yaml", "sh")
+    } | {"baseline.yaml", "baseline.sh"}
+    assert load_scenario(folder / "0001.yaml") == study.frontier()[0].scenario
+
+
+def test_views_show_columns_and_knobs_that_were_logged(tracked: tuple[Study, dict[str, Run], Path]) -> None:
+    study, runs, runs_dir = tracked
+    objectives = [objective.name for objective in study.objectives]
+    best = runs[str(study.frontier()[0].number)].data
+    logged = {"metrics": best.metrics, "tags": best.tags}
+    for view in _views(runs_dir).values():
+        columns = [re.fullmatch(r"(\w+)\.`(.+)`", column) for column in view["selectedColumns"]]
+        shown = [column.groups() for column in columns if column]
+        assert [name for kind, name in shown if kind == "metrics"][: len(objectives)] == objectives
+        assert {("metrics", "good_request_fraction"), ("metrics", "gpus"), ("tags", "dynosim.label")} <= {*shown}
+        assert all(name in logged[kind] for kind, name in shown)
+        charted = [chart["selectedParams"] for chart in view.get("compareRunCharts", ()) if "selectedParams" in chart]
+        for knobs in charted:
+            assert any(set(knobs) <= run.data.params.keys() for run in runs.values())
+
+
+def test_a_view_finds_its_trials(tracked: tuple[Study, dict[str, Run], Path]) -> None:
+    study, _, runs_dir = tracked
+    client, found = MlflowClient(_uri(runs_dir)), {}
+    for key, view in _views(runs_dir).items():
+        order = f"{view['orderByKey']} {'ASC' if view['orderByAsc'] else 'DESC'}"
+        runs = client.search_runs(["1"], view["searchFilter"], order_by=[order], max_results=1000)
+        found[key.removeprefix(f"{study.id}-")] = [int(run.data.tags["dynosim.trial"]) for run in runs]
+    assert len(found["trials"]) == len(study.trials)
+    assert found["frontier"] == [trial.number for trial in study.frontier()]
+    assert {*found["knobs"]} == {trial.number for trial in study.feasible}
+
+
+def test_descriptions_link_the_views_and_the_comparison(tracked: tuple[Study, dict[str, Run], Path]) -> None:
+    study, runs, runs_dir = tracked
+    parent = runs["parent"]
+    for note in (parent.data.tags["mlflow.note.content"], _experiment_tags(runs_dir)["mlflow.note.content"]):
+        links = _links(note.partition("\n")[0])  # MLflow shows the first line of an experiment's
+        for name in ("trials", "frontier", "knobs"):
+            assert links[name]["viewStateShareKey"] in _views(runs_dir)
+            assert links[name]["page"] == f"/experiments/{parent.info.experiment_id}/runs"
+            assert (links[name].get("compareRunsMode") == "CHART") == (name in CHARTS)
+        assert study.baseline is not None
+        compared = {study.baseline.number, *(trial.number for trial in study.picks().values())}
+        assert {*json.loads(links["picks and baseline"]["runs"])} == {runs[str(n)].info.run_id for n in compared}
+
+
+def test_the_experiment_opens_on_training_runs_and_keeps_what_the_user_wrote(runs_dir: Path) -> None:
+    client = MlflowClient(_uri(runs_dir))
+    experiment = client.create_experiment("fake70b")  # as an earlier version left it
+    client.set_experiment_tag(experiment, "mlflow.note.content", "Ours since May")
+    _track(make_study(3), runs_dir / "run", _uri(runs_dir))
+    tags = _experiment_tags(runs_dir)
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tags["mlflow.note.content"] == "Ours since May"
+
+
+def test_a_server_without_views_still_takes_the_trials(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise MlflowException("no such tag")
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    tracker = _track(make_study(5), runs_dir / "run", _uri(runs_dir))
+    assert tracker.problem is None
+    assert len(_runs(runs_dir)) == 6
+
+
+def test_the_ui_is_served_with_a_link_to_the_last_study(
+    tracked: tuple[Study, dict[str, Run], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, _, runs_dir = tracked
+    monkeypatch.setattr("dynosim.tracking.ui._serve", lambda uri, host, port: 7)
+    assert open_ui(_uri(runs_dir), "127.0.0.1", 5001) == 7
+    link = capsys.readouterr().err.splitlines()[-1]
+    assert link.startswith("last study: http://127.0.0.1:5001/#/experiments/1/runs?")
+    assert link.endswith(f"viewStateShareKey={study.id}-trials")
+    with pytest.raises(StudyError, match="switched off"):
+        open_ui(None, "127.0.0.1", 5001)
+    with pytest.raises(StudyError, match=NOBODY):
+        open_ui(NOBODY, "127.0.0.1", 5001)
 
 
 def test_telling_everything_again_changes_nothing(tracked: tuple[Study, dict[str, Run], Path]) -> None:

@@ -215,9 +215,9 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
         lines.append(f"models    {priors_line(study)}")
     lines.append(f"report    {run_dir / 'report.html'}")
     if tracking_uri is not None:
-        serve = shlex.join([command("mlflow"), "server", "--backend-store-uri", tracking_uri])
-        local = tracking_uri.startswith("sqlite:")
-        lines.append(f"MLflow    {f'http://127.0.0.1:5000 after {serve}' if local else tracking_uri}")
+        elsewhere = ["--runs-dir", str(run_dir.parent)] if run_dir.parent != Path("runs") else []
+        serve = shlex.join([command("dynosim"), "track", "ui", *elsewhere])
+        lines.append(f"MLflow    {serve if tracking_uri.startswith('sqlite:') else tracking_uri}")
     balanced = study.picks().get("balanced")
     if balanced is not None:
         place = [trial.number for trial in study.frontier()].index(balanced.number) + 1

@@ -15,6 +15,7 @@ from dynosim.config.load import dump_scenario
 from dynosim.errors import StudyError
 from dynosim.tracking.outbox import FINISH, STUDY, Outbox
 from dynosim.tracking.store import artifact_location, connect, tracking_uri
+from dynosim.tracking.views import VIEW_TAG, compare_link, run_link, view_key, view_link, view_value
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -22,7 +23,18 @@ if TYPE_CHECKING:
 PARENT = "parent"
 """Value of the tag ``dynosim.trial`` of the run that stands for the whole study."""
 
-REPORT_FILES = ("report.html", "trials.csv", "frontier.csv", "frontier.json", "environment.json")
+REPORT_FILES = (
+    *("report.html", "trials.csv", "frontier.csv", "frontier.json", "environment.json", "config.resolved.yaml"),
+    "recommendations",
+)
+"""What of a run's directory becomes artifacts of the parent run, where it is there."""
+
+NOTE, KIND = "mlflow.note.content", "mlflow.experimentKind"
+NOTE_START = "Latest study: "
+"""How our description of an experiment begins; one that begins otherwise is the user's and stays."""
+
+EXPANDED = {"mlflow.runType": "evaluation"}
+"""Tag of trials: MLflow's runs page expands a parent at the first visit only when its children evaluate something."""
 
 
 def sync(run_dir: Path | str, tracking: str = "auto") -> int:
@@ -82,6 +94,7 @@ class Delivery:
         self._runs = {run.data.tags["dynosim.trial"]: run for run in self._search()}
         self._parent_id = self._run(PARENT, study).info.run_id
         self._client.update_run(self._parent_id, status="RUNNING")
+        self._show(study)
 
     def send(self, name: str) -> None:
         """Deliver the message *name* of the outbox, which is a trial or the end of the study."""
@@ -111,12 +124,41 @@ class Delivery:
             if run.data.tags.get("dynosim.pareto", on_front) != on_front:
                 self._client.set_tag(run.info.run_id, "dynosim.pareto", on_front)
         self._log_batch(self._parent_id, message["metrics"], {}, message["end_ms"])
-        self._client.set_tag(self._parent_id, "mlflow.note.content", message["note"])
+        self._client.set_tag(self._parent_id, NOTE, f"{self._show(message)}\n\n{message['note']}")
         for file in REPORT_FILES:
             path = self._outbox.run_dir / file
             if path.exists():
                 self._client.log_artifact(self._parent_id, str(path))
         self._client.set_terminated(self._parent_id, "FINISHED", message["end_ms"])
+
+    def _show(self, message: dict[str, Any]) -> str:
+        """Store the views of *message*, describe the experiment with links to them, and return the links."""
+        study, experiment, views = self._study_id, self._experiment_id, message.get("views", {})
+        time_ms = message.get("end_ms", message.get("start_ms", 0))
+        tags = {VIEW_TAG + view_key(study, view): view_value(study, view, views[view], time_ms) for view in views}
+        links = {view: view_link(experiment, study, view) for view in views} if self._tag_experiment(tags) else {}
+        runs = [self._runs[str(n)].info.run_id for n in message.get("compared", ()) if str(n) in self._runs]
+        if len(runs) > 1:
+            links["picks and baseline"] = compare_link(experiment, runs)
+        line = " · ".join(f"[{name}]({link})" for name, link in links.items())
+        known = self._client.get_experiment(experiment).tags
+        if known.get(NOTE, NOTE_START).startswith(NOTE_START):
+            parent = f"[{study}]({run_link(experiment, self._parent_id)})"
+            self._tag_experiment({NOTE: f"{NOTE_START}{parent} · {line}"})
+        if KIND not in known:
+            self._tag_experiment({KIND: "custom_model_development"})
+        return line
+
+    def _tag_experiment(self, tags: dict[str, str]) -> bool:
+        """Set *tags* and return whether the server took them; one that does not still takes the trials."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            for name, value in tags.items():
+                self._client.set_experiment_tag(self._experiment_id, name, value)
+        except MlflowException:
+            return False
+        return True
 
     def _log_batch(self, run_id: str, metrics: dict[str, float], params: dict[str, str], time_ms: int) -> None:
         from mlflow.entities import Metric, Param
@@ -132,7 +174,7 @@ class Delivery:
         if trial not in self._runs:
             tags = {**message["tags"], "dynosim.trial": trial, "mlflow.source.name": "dynosim"}
             if parent_id is not None:
-                tags["mlflow.parentRunId"] = parent_id
+                tags |= {"mlflow.parentRunId": parent_id, **EXPANDED}
             self._runs[trial] = self._client.create_run(
                 self._experiment_id, message["start_ms"], tags, message["run_name"]
             )

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dynosim.search.trial import Status, Trial
+from dynosim.tracking.views import saved_views
 from dynosim.workload import load_workload
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def study_message(study: Study) -> dict[str, Any]:
             "dynosim.space_hash": study.space.content_hash(),
             "dynosim.objectives": ", ".join(f"{o.direction} {o.name}" for o in study.objectives),
         },
+        "views": saved_views(study),
     }
 
 
@@ -74,6 +76,8 @@ def finish_message(study: Study) -> dict[str, Any]:
         "end_ms": _now_ms(),
         "pareto": [trial.number for trial in study.frontier()],
         "note": _note(study),
+        "views": saved_views(study),
+        "compared": _compared(study),
         "metrics": {
             "hypervolume": study.hypervolume(),
             "trials": len(statuses),
@@ -81,6 +85,12 @@ def finish_message(study: Study) -> dict[str, Any]:
             **{status.value: statuses.count(status) for status in Status},
         },
     }
+
+
+def _compared(study: Study) -> list[int]:
+    """Return the numbers of the baseline and the picks."""
+    shown = [*([study.baseline] if study.baseline else ()), *study.picks().values()]
+    return list(dict.fromkeys(trial.number for trial in shown))
 
 
 def _metrics(study: Study, trial: Trial) -> dict[str, float]:

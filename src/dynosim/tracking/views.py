@@ -1,0 +1,123 @@
+"""Saved views of a study: what a link into MLflow's runs page shows in rows, columns and charts.
+
+A view is an experiment tag, as the page's own "Views" menu writes it: name, time and the page's state, deflated. Field
+names are those of MLflow 3.17's page; nothing but the links depends on them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+if TYPE_CHECKING:
+    from dynosim.search.study import Study
+    from dynosim.search.trial import Trial
+
+State = dict[str, Any]
+"""The runs page's search, columns and charts."""
+
+VIEW_TAG = "mlflow.sharedViewState."
+TRIALS, FRONTIER, KNOBS = "trials", "frontier", "knobs"
+CHARTS = (FRONTIER, KNOBS)
+"""Views that open on charts instead of the table."""
+
+REST = {"uuid": "rest", "name": "Model metrics", "display": False}
+"""The section in which the page puts a chart of every other metric; open, it would bury ours."""
+
+
+def saved_views(study: Study) -> dict[str, State]:
+    """Return the views of what *study* has so far, by name."""
+    views = {TRIALS: _state(study, "tags.`dynosim.trial` != 'parent'")}
+    if study.frontier():
+        pairs = combinations([objective.name for objective in study.objectives], 2)
+        scatters = _charts([_scatter(x, y) for x, y in pairs], columns=2)
+        views[FRONTIER] = _state(study, "tags.`dynosim.pareto` = 'true'", scatters)
+        views[KNOBS] = _state(study, "tags.`dynosim.feasible` = 'true'", _charts(_parallels(study), columns=1))
+    return views
+
+
+def view_key(study_id: str, view: str) -> str:
+    """Return the key under which *view* of a study is stored and linked."""
+    return f"{study_id}-{view}"
+
+
+def view_value(study_id: str, view: str, state: State, created_ms: int) -> str:
+    """Return the value of a view's tag."""
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    return json.dumps({"name": f"{view} of {study_id}", "createdAt": created_ms, "state": f"deflate;{packed}"})
+
+
+def view_link(experiment_id: str, study_id: str, view: str) -> str:
+    """Return the link to a saved view, relative to MLflow's address."""
+    mode = {"compareRunsMode": "CHART"} if view in CHARTS else {}
+    return _link(f"experiments/{experiment_id}/runs", {**mode, "viewStateShareKey": view_key(study_id, view)})
+
+
+def run_link(experiment_id: str, run_id: str) -> str:
+    """Return the link to a run's own page, relative to MLflow's address."""
+    return _link(f"experiments/{experiment_id}/runs/{run_id}", {})
+
+
+def compare_link(experiment_id: str, run_ids: Sequence[str]) -> str:
+    """Return the link to the comparison of runs, relative to MLflow's address."""
+    return _link("compare-runs", {"runs": json.dumps(run_ids), "experiments": json.dumps([experiment_id])})
+
+
+def _link(page: str, query: Mapping[str, str]) -> str:
+    # Without it, MLflow 3.17 shows the pages for traces of language models, whatever the experiment's kind says.
+    return f"#/{page}?{urlencode({'workflowType': 'machine_learning', **query})}"
+
+
+def _state(study: Study, where: str, charts: State | None = None) -> State:
+    first = study.objectives[0]
+    metrics = [*(objective.name for objective in study.objectives), "good_request_fraction", "gpus"]
+    tags = ["dynosim.label", "dynosim.pareto", "dynosim.status"]
+    return {
+        "searchFilter": f"tags.`dynosim.study_id` = '{study.id}' and {where}",
+        "orderByKey": _column("metrics", first.name),
+        "orderByAsc": first.direction == "minimize",
+        "selectedColumns": [
+            *(_column("metrics", name) for name in dict.fromkeys(metrics)),
+            *(_column("tags", name) for name in tags),
+        ],
+        "runsHiddenMode": "SHOW_ALL",
+        **(charts or {}),
+    }
+
+
+def _column(kind: str, name: str) -> str:
+    return f"{kind}.`{name}`"
+
+
+def _charts(charts: Sequence[State], columns: int) -> State:
+    shown = {"uuid": "dynosim", "name": "dynosim", "display": True, "columns": columns}
+    cards = [{"uuid": f"chart{i}", "metricSectionId": shown["uuid"], **chart} for i, chart in enumerate(charts)]
+    return {"compareRunCharts": cards, "compareRunSections": [shown, REST], "isAccordionReordered": True}
+
+
+def _scatter(x: str, y: str) -> State:
+    axes = {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}}
+    return {"type": "SCATTER", "runsCountToCompare": 100, **axes}
+
+
+def _parallels(study: Study) -> list[State]:
+    """Return a chart per mode: MLflow leaves out runs without one of the knobs, and each mode has its own."""
+    modes: dict[str, list[Trial]] = {}
+    for trial in study.feasible:
+        modes.setdefault(trial.scenario.deployment.mode, []).append(trial)
+    objectives = [objective.name for objective in study.objectives]
+    return [
+        {"type": "PARALLEL", "displayName": mode, "selectedParams": _varying(trials), "selectedMetrics": objectives}
+        for mode, trials in modes.items()
+    ]
+
+
+def _varying(trials: Sequence[Trial]) -> list[str]:
+    """Return the knobs that all *trials* have and that are not the same in all."""
+    shared = [path for path in trials[0].point if all(path in trial.point for trial in trials)]
+    return [path for path in shared if len({str(trial.point[path]) for trial in trials}) > 1]

@@ -10,6 +10,8 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Generic, Literal, TypeVar
 
+from dynosim.errors import ConfigError
+
 DIED = "the worker process died twice: out of memory, or a crash in compiled code"
 
 Task = TypeVar("Task")
@@ -17,8 +19,13 @@ Result = TypeVar("Result")
 
 
 def count_workers(workers: int | Literal["auto"]) -> int:
-    """Return the number of worker processes; ``auto`` is one for each core that this process may use."""
-    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
+    """Return the number of worker processes; ``auto`` is DYNOSIM_WORKERS, else one for each core that this process may use."""
+    if workers != "auto":
+        return workers
+    asked = os.environ.get("DYNOSIM_WORKERS") or str(len(os.sched_getaffinity(0)))
+    if not asked.isdecimal() or int(asked) == 0:
+        raise ConfigError(f"DYNOSIM_WORKERS: {asked!r}: allowed is a number of processes, at least 1")
+    return int(asked)
 
 
 class Workers(Generic[Task, Result]):

@@ -114,7 +114,7 @@ def _brief(name: str) -> str:
 def source_name(source: str) -> str:
     """Return the owner of a source, and what brackets say of it."""
     brackets = source.partition("(")[2].partition(")")[0].split(",")[0]
-    return source.split()[0].split("/")[0] + (f" ({brackets})" if brackets else "")
+    return " ".join(source.split()[:1]).split("/")[0] + (f" ({brackets})" if brackets else "")
 
 
 def _compared(outcomes: Sequence[Outcome]) -> Section:

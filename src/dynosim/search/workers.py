@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def count_workers(workers: int | Literal["auto"]) -> int:
-    """Return the number of worker processes; ``auto`` is DYNOSIM_WORKERS, else one for each core that this process may use."""
+    """Return the number of worker processes; ``auto`` is ``DYNOSIM_WORKERS``, else one per core that may be used."""
     if workers != "auto":
         return workers
     asked = os.environ.get("DYNOSIM_WORKERS") or str(len(os.sched_getaffinity(0)))

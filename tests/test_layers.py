@@ -36,7 +36,6 @@ HOMES = {
     "optuna": {"search"},
     "botorch": {"search"},
     "gpytorch": {"search"},
-    "loky": {"search"},
     "torch": {"search"},
     "matplotlib": {"fidelity"},
     "mlflow": {"tracking"},

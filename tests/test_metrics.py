@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dynosim.config import DeploymentConfig, PriceConfig, WorkloadConfig
+from dynosim.config.goals import ALIASES
 from dynosim.errors import ConfigError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.metrics import METRICS, PERCENTILES, STATS, Metrics, check_metric, check_slo, slo_violations, summarize
@@ -332,10 +333,13 @@ def test_slo_bounds_hold_from_the_metrics_worse_side() -> None:
 @pytest.mark.parametrize(
     ("slo", "message"),
     [
-        ({"time_to_frist_token": {"p99": 1.0}}, "slo.time_to_frist_token.p99: .* did you mean 'time_to_first_token'"),
+        (
+            {"time_to_frist_token": {"p99": 1.0}},
+            "slo.time_to_frist_token.p99: 'time_to_frist_token': no such metric: nearest: time_to_first_token",
+        ),
         ({"request_latency": {"p98": 1.0}}, "slo.request_latency.p98: 'p98': did you mean 'p9"),
         ({"goodput": {"p99": 1.0}}, "slo.goodput.p99: 'p99': goodput is one number: allowed: min, max"),
-        ({"duraton": {"max": 1.0}}, "slo.duraton.max: 'duraton': did you mean 'duration'"),
+        ({"duraton": {"max": 1.0}}, "slo.duraton.max: 'duraton': no such metric: nearest: duration"),
     ],
 )
 def test_a_wrong_slo_names_what_is_near(slo: dict[str, dict[str, float]], message: str) -> None:
@@ -353,8 +357,12 @@ def test_every_metric_can_be_bounded() -> None:
 @pytest.mark.parametrize(
     ("metric", "stat", "message"),
     [
-        ("request_latencyy", "p99", "here: 'request_latencyy': did you mean 'request_latency'. allowed: time_to"),
-        ("request_latency", None, "here: None: .*allowed for request_latency: avg, min"),
+        ("request_latencyy", "p99", "here: 'request_latencyy': no such metric: nearest: request_latency, "),
+        (
+            "request_latency",
+            None,
+            "here: request_latency needs a statistic, such as request_latency.p99; allowed: avg, min",
+        ),
         ("request_latency", "p9999", "did you mean 'p999'"),
         ("goodput", "avg", "'avg': goodput is one number without statistics"),
     ],
@@ -434,3 +442,10 @@ def test_slow_service_does_not_hide_a_growing_backlog(rate_rps: float, saturated
     )
     assert metrics.value("queue_time", "max") < metrics.value("request_latency", "min")
     assert metrics.value("saturated") == saturated
+
+
+def test_aliases_mean_metrics_and_read_like_them() -> None:
+    assert set(ALIASES.values()) <= set(METRICS)
+    assert not set(ALIASES) & set(METRICS)
+    metrics = Metrics({"time_to_first_token": {"p99": 3.0}})
+    assert metrics.value("ttft", "p99") == 3.0

@@ -92,8 +92,11 @@ def test_a_metric_is_named_read_and_nan_where_it_is_missing() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"metric": "goodputt"}, "objectives: 'goodputt': did you mean 'goodput'"),
-        ({"metric": "time_to_first_token"}, "objectives: None: .*allowed for time_to_first_token: avg"),
+        ({"metric": "goodputt"}, "objectives: 'goodputt': no such metric: nearest: goodput"),
+        (
+            {"metric": "time_to_first_token"},
+            "objectives: time_to_first_token needs a statistic, such as time_to_first_token.p99; allowed: avg",
+        ),
         ({"metric": "goodput", "stat": "p99"}, "objectives: 'p99': goodput is one number"),
     ],
 )

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from dynosim import __version__
 from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyError
@@ -40,8 +42,8 @@ PLAIN_WIDTH = 160
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         return int(args.verb(args))
     except ConfigError as error:
         return _complain(error, USAGE)
@@ -64,8 +66,21 @@ def _complain(error: Exception, code: int) -> int:
 # ---- arguments ----------------------------------------------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses wrong usage in one line, without the usage of the whole verb."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError, with the nearest of the choices that there are."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            word, choices = choice[1], re.findall(r"[\w.-]+", choice[2])
+            near = "".join(f"did you mean {each!r}? " for each in get_close_matches(word, choices, n=1))
+            message = f"{message[: choice.start()]}{word!r}: {near}allowed: {', '.join(choices)}"
+        raise ConfigError(f"{message.removeprefix('argument ')} (usage: {self.prog} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dynosim", description="Map the Pareto frontier of LLM serving: Bayesian search over simulation."
     )
     parser.add_argument(
@@ -86,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_calibrate(verbs)
     _add_track(verbs)
     _add_serve(verbs)
-    _verb(verbs, "doctor", _doctor, "check this installation", [_runs_dir()])
+    _verb(verbs, "doctor", _doctor, "check this installation", [_runs_dir(str)])
     return parser
 
 
@@ -132,26 +147,25 @@ def _format(*extra: str) -> argparse.ArgumentParser:
     return options
 
 
-def _runs_dir() -> argparse.ArgumentParser:
+def _runs_dir(kind: Callable[[str], str]) -> argparse.ArgumentParser:
     options = _options()
-    options.add_argument("--runs-dir", default="runs", metavar="DIR", help="where runs are kept (default: runs)")
+    options.add_argument(
+        "--runs-dir", type=kind, default="runs", metavar="DIR", help="where runs are kept (default: runs)"
+    )
     return options
 
 
 def _add_optimize(verbs: Any) -> None:
-    parents = [_overrides(), _trace_option(), _format(), _runs_dir()]
+    parents = [_overrides(), _trace_option(), _format(), _runs_dir(_output_folder)]
     parser = _verb(verbs, "optimize", _optimize, "search a space for its Pareto frontier", parents)
     parser.add_argument("space", metavar="SPACE", help="bundled name (dynosim spaces) or YAML file")
     parser.add_argument("--trials", type=_positive, metavar="N", help="trials in all, those of a resumed run included")
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="seed of the search; the traffic has its own: --set seed=N"
+        "--seed", type=_natural, metavar="N", help="seed of the search; the traffic has its own: --set seed=N"
     )
     parser.add_argument("--workers", type=_positive, metavar="N", help="simulations at a time (default: all cores)")
     parser.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the run's directory")
     parser.add_argument("--sampler", metavar="NAME", help="how points are proposed (default: the space's)")
-    parser.add_argument(
-        "--tracking", default="auto", metavar="auto|off|URI", help="where MLflow keeps the run (default: auto)"
-    )
     parser.add_argument(
         "--objective",
         dest="objectives",
@@ -168,14 +182,16 @@ def _add_predict(verbs: Any) -> None:
     parents = [_overrides(), _trace_option(), _format()]
     parser = _verb(verbs, "predict", _predict, "simulate one configuration", parents)
     parser.add_argument("config", metavar="CONFIG", help="YAML file of one configuration; of a space: its baseline")
-    parser.add_argument("--capture-requests", metavar="FILE.parquet", help="also write one row per request")
+    parser.add_argument(
+        "--capture-requests", type=_output_file, metavar="FILE.parquet", help="also write one row per request"
+    )
     parser.add_argument(
         "--seeds", type=_positive, default=1, metavar="N", help="mean and interval over N runs with other traffic"
     )
 
 
 def _add_show(verbs: Any) -> None:
-    parser = _verb(verbs, "show", _show, "show a run again", [_format("csv"), _runs_dir()])
+    parser = _verb(verbs, "show", _show, "show a run again", [_format("csv"), _runs_dir(_input_folder)])
     parser.add_argument("run", metavar="RUN", help="run id, its directory, or 'last'")
     parser.add_argument("--storage", metavar="URL", help="where the trials are, if it needs a password")
     what = parser.add_mutually_exclusive_group()
@@ -242,7 +258,12 @@ def _add_validate(verbs: Any) -> None:
     parser.add_argument("--workers", type=_positive, metavar="N", help="rows at a time (default: all cores)")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument(
-        "--write-docs", metavar="DIR", nargs="?", const="docs", help="write fidelity.md and its plots (default: docs)"
+        "--write-docs",
+        type=_output_folder,
+        metavar="DIR",
+        nargs="?",
+        const="docs",
+        help="write fidelity.md and its plots (default: docs)",
     )
     parser.add_argument("--write-bands", action="store_true", help="renew this package's error bands (maintainers)")
 
@@ -254,25 +275,29 @@ def _add_calibrate(verbs: Any) -> None:
     parser.add_argument("measured", metavar="MEASURED", nargs="*", help="result files")
     parser.add_argument("--name", help="name of the profile (default: that of the file CONFIG)")
     parser.add_argument(
-        "--out", default="calibrations", metavar="DIR", help="where to write it (default: calibrations)"
+        "--out",
+        type=_output_folder,
+        default="calibrations",
+        metavar="DIR",
+        help="where to write it (default: calibrations)",
     )
 
 
 def _add_track(verbs: Any) -> None:
     group = _group(verbs, "track", "experiment tracking")
-    parser = _verb(group, "sync", _track_sync, "send to MLflow what it missed", [_runs_dir()])
+    parser = _verb(group, "sync", _track_sync, "send to MLflow what it missed", [_runs_dir(_input_folder)])
     parser.add_argument("run", metavar="RUN", help="run id, its directory, or 'last'")
-    parser = _verb(group, "ui", _track_ui, "MLflow's pages, and a link to the last study", [_runs_dir()])
+    parser = _verb(group, "ui", _track_ui, "MLflow's pages, and a link to the last study", [_runs_dir(_input_folder)])
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=5000, help="default: 5000")
+    parser.add_argument("--port", type=_port, default=5000, metavar="N", help="default: 5000")
 
 
 def _add_serve(verbs: Any) -> None:
-    parser = _verb(verbs, "serve", _serve, "HTTP API and live frontier page", [_runs_dir()])
+    parser = _verb(verbs, "serve", _serve, "HTTP API and live frontier page", [_runs_dir(_output_folder)])
     parser.add_argument("--host", default="127.0.0.1", help="any other than loopback needs DYNOSIM_API_KEY")
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=_port, default=8080, metavar="N", help="default: 8080")
     parser.add_argument("--storage", metavar="URL", help="Optuna storage of all studies; default: SQLite per run")
-    parser.add_argument("--traces", metavar="DIR", help="directory whose traces HTTP users may name")
+    parser.add_argument("--traces", type=_folder, metavar="DIR", help="directory whose traces HTTP users may name")
     parser.add_argument(
         "--allow",
         action="append",
@@ -282,11 +307,50 @@ def _add_serve(verbs: Any) -> None:
     )
 
 
+def _whole(text: str, low: int, high: float = math.inf) -> int:
+    """Return the whole number that *text* says, from *low* to *high*."""
+    allowed = f"a whole number from {low} to {high}" if high < math.inf else f"a whole number >= {low}"
+    if not re.fullmatch(r"[-+]?\d+", text) or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: {allowed}")
+    return int(text)
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
+    return _whole(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _port(text: str) -> int:
+    return _whole(text, 0, 65535)
+
+
+def _folder(text: str) -> str:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: not a directory")
+    return text
+
+
+def _input_folder(text: str) -> str:
+    """Return *text* unless something else than a directory has that name: before the first run there is none."""
+    return _folder(text) if Path(text).exists() else text
+
+
+def _output_folder(text: str) -> str:
+    """Return *text* if it is, or can become, a directory to write into."""
+    nearest = next(path for path in (Path(text), *Path(text).absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text}: {nearest} is not a directory that can be written")
+    return text
+
+
+def _output_file(text: str) -> str:
+    """Return *text* if a file of that name can be written into a directory that exists."""
+    if Path(text).is_dir() or not Path(text).parent.is_dir() or not os.access(Path(text).parent, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text}: allowed: a file in an existing directory that can be written")
+    return text
 
 
 # ---- verbs --------------------------------------------------------------------------------------------------------
@@ -311,7 +375,6 @@ def _optimize(args: argparse.Namespace) -> int:
                 workers=args.workers,
                 storage=args.storage,
                 runs_dir=args.runs_dir,
-                tracking=args.tracking,
                 listeners=[line, stop],
             )
         except KeyboardInterrupt:
@@ -698,8 +761,7 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
     elif getattr(args, "frontier", False):
         _console(sys.stdout).print(terminal.frontier_table(study))
     else:
-        uri = tracking_uri(getattr(args, "tracking", "auto"), Path(args.runs_dir))
-        _console(sys.stdout).print(terminal.summary(study, run_dir, uri))
+        _console(sys.stdout).print(terminal.summary(study, run_dir, tracking_uri("auto", Path(args.runs_dir))))
 
 
 def _print_section(section: Section) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.config import SLO, PriceConfig
+from dynosim.config.goals import ALIASES, canonical
 from dynosim.errors import ConfigError, nearest
 from dynosim.hardware.gpus import get_gpu
 from dynosim.simulation import SimulationResult, gaps
@@ -124,13 +126,16 @@ class Metrics:
     """What is known of their sampling noise, see ``uncertainty.sampling``; metrics without an interval are absent."""
 
     def value(self, metric: str, stat: str | None = None) -> float | None:
-        """Return one number, or None where it is missing. A distribution without *stat* gives its average."""
-        found = self.values[metric]
+        """Return one number, or None where it is missing. A distribution without *stat* gives its average.
+
+        *metric* may be one of ``config.goals.ALIASES``.
+        """
+        found = self.values[canonical(metric)]
         return found.get(stat or "avg") if isinstance(found, dict) else found
 
     def interval(self, metric: str, stat: str | None = None) -> tuple[float, float] | None:
         """Return the 95 % sampling interval of one number in its unit; None where the sample gives none."""
-        return sampling.interval(self.deviations, f"{metric}.{stat or 'avg'}", self.value(metric, stat))
+        return sampling.interval(self.deviations, f"{canonical(metric)}.{stat or 'avg'}", self.value(metric, stat))
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Return the sampling interval of every number of ``flat`` that has one."""
@@ -174,10 +179,12 @@ def _mean_value(name: str, value: Value, means: Mapping[str, float]) -> Value:
 def check_metric(metric: str, stat: str | None, path: str) -> MetricInfo:
     """Return the metric's info; ConfigError when the name or the statistic does not exist."""
     if metric not in METRICS:
-        raise ConfigError(f"{metric!r}: {nearest(metric, METRICS)}allowed: {', '.join(METRICS)}", path=path)
+        near = get_close_matches(metric, [*METRICS, *ALIASES], n=3, cutoff=0.0)
+        raise ConfigError(f"{metric!r}: no such metric: nearest: {', '.join(near)}", path=path)
     info = METRICS[metric]
     if info.distribution and stat not in STATS:
-        raise ConfigError(f"{stat!r}: {nearest(str(stat), STATS)}allowed for {metric}: {', '.join(STATS)}", path=path)
+        what = f"{stat!r}: {nearest(stat, STATS)}" if stat else f"{metric} needs a statistic, such as {metric}.p99; "
+        raise ConfigError(f"{what}allowed: {', '.join(STATS)}", path=path)
     if not info.distribution and stat is not None:
         raise ConfigError(f"{stat!r}: {metric} is one number without statistics", path=path)
     return info

@@ -8,12 +8,14 @@ call goes on where it stopped. A lock file keeps two processes out of one run.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
-from dynosim import __version__, plugins
+from dynosim import __version__
 from dynosim.errors import ConfigError, StudyError, nearest
 from dynosim.files import write_whole
 
@@ -127,7 +129,6 @@ def optimize(
     runs_dir: str | Path = "runs",
     tracking: str = "auto",
     workers: int | None = None,
-    sampler: str | None = None,
     objectives: Sequence[str | Objective] = (),
     listeners: Sequence[Listener] = (),
     run_id: str | None = None,
@@ -137,14 +138,12 @@ def optimize(
     *space* is a bundled name or a YAML file. *trials* counts those of a resumed run too: an unfinished run of the
     same space, traffic, seed, storage and version goes on, a finished one goes on when more trials are asked for, and
     anything else starts a new run. *run_id* names the run to start or go on with instead. *objectives* replace the
-    space's: ``metric``, ``metric.stat``, ``file.py:function``, or a function made by ``@objective``, in a notebook too.
-    *tracking* is ``auto``, ``off`` or the URI of an MLflow server.
+    space's: ``metric``, ``metric.stat``, ``file.py:function``, or a function made by ``@objective``.
 
     Raises ConfigError for wrong input, StudyError when the run is taken or the storage refuses, and KeyboardInterrupt
     after the report of what was done so far is written.
     """
-    plugins.check_not_imported()
-    plan = {"trials": trials, "seed": seed, "workers": workers, "sampler": sampler}
+    plan = {"trials": trials, "seed": seed, "workers": workers}
     planned = [f"optimizer.{key}={value}" for key, value in plan.items() if value is not None]
     resolved = load_space(space, overrides=[*overrides, *planned], trace=trace, objectives=objectives)
     wanted = RunState(
@@ -169,6 +168,7 @@ def load_space(
     """Return *space* with the arguments of ``optimize`` applied; raises ConfigError.
 
     A profile asked for by its name is named with its hash from here on: what is written down means the same forever.
+    What aliases of metrics resolved to is said on stderr.
     """
     from dynosim.space import SearchSpace
     from dynosim.timing.calibrated import pinned
@@ -177,6 +177,8 @@ def load_space(
     if objectives:
         given.append(f"objectives={json.dumps([_objective_field(objective) for objective in objectives])}")
     found = SearchSpace.load(space, given)
+    if found.aliases:
+        print(", ".join(f"{alias} -> {metric}" for alias, metric in found.aliases.items()), file=sys.stderr)
     profile = found.fields["deployment"].get("calibration")
     if isinstance(profile, str) and pinned(profile) != profile:
         return SearchSpace.load(space, [*given, f"deployment.calibration={pinned(profile)}"])
@@ -189,13 +191,18 @@ def _trace_override(trace: str | Path | None) -> list[str]:
 
 def _objective_field(objective: str | Objective) -> dict[str, str]:
     """Return *objective* as a field of the space file, which worker processes can read too."""
-    from dynosim.objectives import refer
+    from dynosim.config.goals import canonical
+    from dynosim.metrics import check_metric
 
     if not isinstance(objective, str):
-        return {"python": refer(objective)}
+        file = inspect.getsourcefile(objective.function)
+        if file is None or not Path(file).is_file():
+            raise ConfigError(f"{objective.name}: must be defined in a .py file, where worker processes find it")
+        return {"python": f"{file}:{objective.function.__name__}"}
     if ":" in objective:
         return {"python": objective}
     metric, _, stat = objective.partition(".")
+    check_metric(canonical(metric), stat or None, f"objective {objective!r}")
     return {"metric": metric, **({"stat": stat} if stat else {})}
 
 
@@ -236,6 +243,7 @@ def _simulated(scenario: Scenario, seeds: int) -> Iterator[tuple[SimulationResul
 
 
 def _identity(space: SearchSpace, storage: str) -> str:
+    from dynosim import plugins
     from dynosim.config.load import references
     from dynosim.timing.calibrated import load_profile
     from dynosim.workload import load_workload
@@ -281,6 +289,8 @@ def _claimed(runs_dir: Path, wanted: RunState, *, fixed: bool) -> Iterator[Path]
             finally:
                 if RunState.read(run_dir).state == "new":
                     shutil.rmtree(run_dir)
+                    with suppress(OSError):  # other runs are in it
+                        runs_dir.rmdir()
             return
     raise StudyError(f"run {wanted.id} is being run by another process")
 

@@ -87,7 +87,7 @@ def test_file_is_read_as_written(tmp_path):
         ("- {metric:", "- {metrics:", "f.yaml:16: objectives.0.metrics: unknown key: did you mean 'metric'? "),
         ("objectives:", "optimizer: {workers: many}\nobjectives:",
             "f.yaml:15: optimizer.workers: many: allowed: an integer > 0 or 'auto'"),
-        ("objectives:", "slo: {goodput: 3}\nobjectives:", "f.yaml:15: slo.goodput: 3: allowed: a mapping"),
+        ("objectives:", "slo: {goodput: 3}\nobjectives:", "f.yaml:15: slo.goodput: 3: allowed: a bound for each"),
         ("name: test", "name: test\nname: again", "f.yaml:3: name: duplicate key"),
         ("replicas: 2", "replicas: 2\n    replicas: 2", "f.yaml:14: deployment.aggregated.replicas: duplicate key"),
         ("overlap_weight: 1.0", "overlap_weight: .nan", "f.yaml:14: deployment.router.options.overlap_weight: .nan: n"),
@@ -218,6 +218,7 @@ NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name not in ("choice
 OPTIONS = st.dictionaries(NAMES, PLAIN | TRICKY, max_size=3).filter(lambda options: not list(find_domains(options)))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30) | TRICKY, OPTIONS)
 def test_scenario_survives_dumping(name, options):
     base = load().model_dump()
@@ -227,9 +228,34 @@ def test_scenario_survives_dumping(name, options):
 
 
 @pytest.mark.parametrize("name", bundled_spaces())
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_random_scenarios_of_bundled_spaces_survive_dumping(name, seed):
     space = bundled_space(name)
     scenario = space.scenario(space.sample(stream(seed, "test")))
     assert to_scenario(parse_document(dump_scenario(scenario))) == scenario
+
+
+def test_aliases_of_metrics_are_read_as_their_names() -> None:
+    text = FILE + "slo: {ttft: {p99: 800}, itl: {p50: 20}}\n"
+    document = parse_document(text, "f.yaml", ["slo.time_to_first_token.p50=300", "slo.tpot.p50=30"])
+    assert document.data["slo"] == {
+        "time_to_first_token": {"p99": 800, "p50": 300},
+        "inter_token_latency": {"p50": 30},
+    }
+    assert document.aliases.keys() == {"ttft", "itl", "tpot"}
+    document = parse_document(FILE, "f.yaml", ["objectives=[{metric: e2el, stat: p50}]"])
+    assert document.data["objectives"][0]["metric"] == "request_latency"
+
+
+def test_an_alias_beside_its_metric_is_refused_only_for_the_same_statistic() -> None:
+    both = FILE + "slo: {ttft: {p99: 800}, time_to_first_token: {%s: 1}}\n"
+    assert parse_document(both % "p50").data["slo"] == {"time_to_first_token": {"p50": 1, "p99": 800}}
+    with pytest.raises(ConfigError, match=r"slo.ttft.p99: given twice: ttft is time_to_first_token"):
+        parse_document(both % "p99")
+
+
+@pytest.mark.parametrize("key", ["deployment.model", "a.b.c", "Slo.ttft"])
+def test_a_key_with_dots_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"f.yaml:2: {key}: a key with dots: nest it"):
+        parse_document(f"name: x\n{key}: 1\n", "f.yaml")

@@ -11,6 +11,24 @@ from dynosim.config.base import Config
 SLO = dict[str, dict[str, NonNegativeFloat]]
 """metric -> statistic -> bound, in the metric's unit (latencies in ms); see ``dynosim.metrics.slo_violations``."""
 
+ALIASES = {
+    "ttft": "time_to_first_token",
+    "tpot": "inter_token_latency",
+    "itl": "inter_token_latency",
+    "e2el": "request_latency",
+    "cost": "usd_per_million_output_tokens",
+    "throughput": "output_token_throughput",
+}
+"""What people type -> the metric that it means, wherever a metric is named (``goodput`` is one's own name).
+
+ITL is AIPerf's, the mean gap of a request: vLLM's bench calls that TPOT, and its own ITL, every single gap, is
+``inter_chunk_latency``."""
+
+
+def canonical(metric: str) -> str:
+    """Return the metric that *metric* is an alias of, or else itself."""
+    return ALIASES.get(metric, metric)
+
 
 class ObjectiveConfig(Config):
     """One objective: a metric and statistic by name, or a Python function."""
@@ -45,15 +63,13 @@ class OptimizerConfig(Config):
     sampler: str = "auto"
     trials: PositiveInt = 100
     workers: PositiveInt | Literal["auto"] = "auto"
-    seed: int = 0
+    seed: NonNegativeInt = 0
     reuse_results: bool = True
     """Take a configuration that an earlier run of the same workload and version simulated from there."""
     stop_lost_runs: bool = True
     """End a simulation as soon as an SLO cannot be met any more; the baseline always runs to its end."""
     stop_at_gap: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """End the search when the estimated share of hypervolume still missing falls below this."""
-    trial_timeout_s: PositiveFloat | None = None
-    """A trial that takes longer fails, and its worker process is ended; no limit where not given."""
     warm_start: tuple[str, ...] = ()
     """Earlier runs to learn from: ids, directories, or ``last``, the newest one before this run."""
 

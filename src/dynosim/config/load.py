@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from dynosim import plugins
 from dynosim.config import schema
+from dynosim.config.goals import canonical
 from dynosim.config.scenario import Scenario
 from dynosim.config.schema import Path
 from dynosim.config.unmodelled import foreign
@@ -32,6 +33,8 @@ Place = Callable[[int], Origin]
 DOMAIN_KEYS = ("choices", "range")
 
 _TAG = "tag:yaml.org,2002:"
+_DOTTED = re.compile(r"[a-z]\w*(\.\w+)+", re.IGNORECASE)
+_WITH_UNIT = re.compile(r"[-+]?[\d.]+ *[a-zA-Z%/]+$")
 
 
 class _Loader(yaml.SafeLoader):
@@ -99,6 +102,8 @@ class Document:
     data: dict[str, Any]
     """Keys are text everywhere."""
     origins: dict[Path, Origin]
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Alias of a metric as it was written -> the name that *data* has in its place."""
 
     def error(self, path: Path, message: str, *, at: Path | None = None) -> ConfigError:
         """Return the error about *path*, placed where *at* (by default *path*) or its nearest ancestor was written."""
@@ -145,10 +150,39 @@ def parse_document(text: str, file: str | None = None, overrides: Sequence[str] 
     if not isinstance(data, dict):
         raise ConfigError("must be a mapping of keys to values", file=file, line=1)
     document = Document(data, origins)
+    _use_metric_names(document)
     for override in overrides:
         _apply(document, override)
+        _use_metric_names(document)
     _anchor(document, FilePath(file or "").parent)
     return document
+
+
+def _use_metric_names(document: Document) -> None:
+    """Put the metrics' own names in the place of aliases in the SLO and the objectives."""
+    slo, objectives = (document.data.get(section) for section in ("slo", "objectives"))
+    if isinstance(slo, dict):
+        for metric in [metric for metric in slo if canonical(metric) != metric]:
+            _rename_bounds(document, slo, metric)
+    for objective in objectives if isinstance(objectives, list) else ():
+        metric = objective.get("metric") if isinstance(objective, dict) else None
+        if isinstance(metric, str) and canonical(metric) != metric:
+            objective["metric"] = document.aliases[metric] = canonical(metric)
+
+
+def _rename_bounds(document: Document, slo: dict[str, Any], alias: str) -> None:
+    """Move the bounds on *alias* to its metric, where those of a later override replace earlier ones."""
+    metric, bounds, origins = canonical(alias), slo.pop(alias), document.origins
+    known = slo.get(metric)
+    document.aliases[alias] = metric
+    if isinstance(known, dict) and isinstance(bounds, dict):
+        for stat in known.keys() & bounds.keys():
+            if origins["slo", metric, stat][0] == origins["slo", alias, stat][0]:
+                raise document.error(("slo", alias, stat), f"given twice: {alias} is {metric}")
+        bounds = {**known, **bounds}
+    slo[metric] = bounds
+    for path in [path for path in origins if path[:2] == ("slo", alias)]:
+        origins[("slo", metric, *path[2:])] = origins.pop(path)
 
 
 def _parse(text: str, place: Place, path: Path, origins: dict[Path, Origin]) -> Any:
@@ -175,6 +209,10 @@ def _construct(node: yaml.Node, place: Place, path: Path, origins: dict[Path, Or
                 raise _error("a key must be plain text", origin, path)
             if key in mapping:
                 raise _error("duplicate key", origin, (*path, key))
+            if _DOTTED.fullmatch(key) and path[-1:] != ("when",):
+                nested = "".join(f"{part}: {{" for part in key.split(".")).removesuffix("{")
+                message = f"a key with dots: nest it: {nested}...{'}' * key.count('.')}"
+                raise _error(message, origin, (*path, key))
             origins[(*path, key)] = origin
             mapping[key] = _construct(value_node, place, (*path, key), origins)
         return mapping
@@ -301,13 +339,25 @@ def _message(kind: str, path: Path, value: Any, error: Mapping[str, Any], data: 
     if error["loc"][-1] == "[key]":
         return f"key {path[-1]}: {error['msg']}"
     node = schema.node_at(path, data)
+    if path[0] == "slo" and (bound := _bound_message(path, value)):
+        return bound
     if kind == "missing":
         return f"missing: allowed: {schema.allowed(node)}"
     if isinstance(value, dict | list) and node.get("type") not in ("object", "array"):
         hint = ", or a search domain {choices: [...]} or {range: {min: ..., max: ...}}"
         return f"{show(value)}: allowed: {schema.allowed(node)}{hint}"
     near = nearest(str(value), map(str, node.get("enum", ())))
-    return f"{show(value)}: {near}allowed: {schema.allowed(node)}"
+    unit = ", without a unit" if isinstance(value, str) and _WITH_UNIT.match(value) and not near else ""
+    return f"{show(value)}: {near}allowed: {schema.allowed(node)}{unit}"
+
+
+def _bound_message(path: Path, value: Any) -> str:
+    """Return what is wrong with *value* as a bound of the SLO; empty where the schema says it well."""
+    if len(path) == 2 and not isinstance(value, dict):
+        return f"{show(value)}: allowed: a bound for each statistic, such as {{p99: 800}}"
+    if len(path) == 3 and isinstance(value, str):
+        return f"{show(value)}: allowed: a number >= 0 in the metric's unit, without the unit (latencies in ms)"
+    return ""
 
 
 def show(value: Any) -> str:

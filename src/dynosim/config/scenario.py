@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeInt, field_validator
 
 from dynosim.config.base import Config
 from dynosim.config.deployment import DeploymentConfig
@@ -28,7 +28,7 @@ class Scenario(Config):
     schema_version: Literal["1"] = "1"
     name: str
     description: str = ""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Root seed of the workload and of random policies; equal seeds mean equal traffic in every trial."""
     workload: WorkloadConfig
     deployment: DeploymentConfig

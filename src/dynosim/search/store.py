@@ -28,7 +28,7 @@ from sqlalchemy import Connection, MetaData, Table, delete, event, insert, selec
 from sqlalchemy.exc import SQLAlchemyError
 
 from dynosim.config import SLO
-from dynosim.errors import StudyError
+from dynosim.errors import ConfigError, StudyError
 from dynosim.objectives import Objective
 from dynosim.search.distributions import decode, encode
 from dynosim.search.trial import Outcome, Status, Trial
@@ -39,13 +39,14 @@ RUNS = "runs"
 
 
 def open_storage(url: str) -> RDBStorage:
-    """Return Optuna's storage at *url*. Raises StudyError if it cannot be opened."""
+    """Return Optuna's storage at *url*. Raises ConfigError if it cannot be opened."""
     # SQLAlchemy takes plain postgresql:// for psycopg2; the extra installs its successor.
     driver_url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     try:
         storage = RDBStorage(driver_url, engine_kwargs={"pool_pre_ping": True})
-    except (ImportError, SQLAlchemyError, RuntimeError) as error:
-        raise StudyError(f"cannot open the storage {url.rpartition('@')[2]}: {error}") from error
+    except (ImportError, SQLAlchemyError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{url.rpartition('@')[2]}: cannot be opened: {reason}", path="storage") from error
     if storage.engine.dialect.name == "sqlite":
         event.listen(storage.engine, "connect", _relax_sqlite)
         storage.engine.dispose()

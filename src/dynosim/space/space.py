@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path as FilePath
@@ -53,6 +53,8 @@ class SearchSpace:
     baseline: Mapping[str, Any] | None = None
     """The point of today's deployment."""
     source_file: str | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Alias of a metric as the file or an override has it -> the name in ``fields``."""
 
     @classmethod
     def load(cls, name_or_path: str | FilePath, overrides: Sequence[str] = ()) -> SearchSpace:
@@ -239,8 +241,14 @@ def find_space(name_or_path: str | FilePath) -> FilePath:
     text, bundled = str(name_or_path), bundled_spaces()
     if text in bundled:
         return bundled[text]
+    if FilePath(text).is_dir():
+        raise ConfigError(f"{text!r}: a directory: allowed: {', '.join(bundled)}, or the path of a YAML file")
     if FilePath(text).suffix in (".yaml", ".yml") or len(FilePath(text).parts) != 1:
+        if not FilePath(text).exists():
+            raise ConfigError("cannot be read: no such file", file=text)
         return FilePath(text)
+    if FilePath(text).exists():
+        raise ConfigError(f"{text}: not a YAML file: its name ends in neither .yaml nor .yml")
     near = nearest(text, bundled)
     raise ConfigError(f"{text}: no such space: {near}allowed: {', '.join(bundled)}, or the path of a YAML file")
 
@@ -261,7 +269,8 @@ def _build(document: Document, source_file: str | None) -> SearchSpace:
     _settle_sections(document)
     parameters = read_parameters(document)
     _check_sections(document)
-    space = SearchSpace(str(document.data.get("name", "")), document.data, parameters, None, source_file)
+    name = str(document.data.get("name", ""))
+    space = SearchSpace(name, document.data, parameters, None, source_file, document.aliases)
     _check_values(document, space)
     return replace(space, baseline=_read_baseline(document, space))
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dynosim.config import SLO, PriceConfig
 from dynosim.config.goals import ALIASES, canonical
 from dynosim.errors import ConfigError, nearest
-from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.gpus import usd_per_gpu_hour
 from dynosim.simulation import SimulationResult, gaps
 from dynosim.simulation.records import (
     COMPLETED,
@@ -253,10 +253,7 @@ def _good(latencies: Mapping[str, Array], slo: SLO) -> tuple[NDArray[np.bool_], 
 
 def _price(result: SimulationResult, prices: PriceConfig) -> float:
     """USD of the whole run: provisioned GPU-hours at the price of their GPU."""
-    return sum(
-        pool.gpu_seconds / 3600.0 * prices.usd_per_gpu_hour.get(pool.gpu, get_gpu(pool.gpu).usd_per_hour[prices.table])
-        for pool in result.pools
-    )
+    return sum(pool.gpu_seconds / 3600.0 * usd_per_gpu_hour(pool.gpu, prices) for pool in result.pools)
 
 
 def _waited(requests: NDArray[Any], end_s: float) -> Array:

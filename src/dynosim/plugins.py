@@ -12,16 +12,17 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dynosim.errors import ConfigError, nearest
+from dynosim.errors import ConfigError, DynosimError, nearest
 
 CARD_FILES = (".yaml", ".yml")
 FORMS = "file.py:Name or package.module:Name"
@@ -46,6 +47,11 @@ def absolute(reference: str, base: Path) -> str:
     return f"{beside}:{name}" if source.endswith(".py") or (source.isidentifier() and beside.is_file()) else reference
 
 
+def _source(reference: str) -> str:
+    """Return the file or module that *reference* is in."""
+    return reference if is_card_file(reference) else reference.rpartition(":")[0]
+
+
 def short(reference: str) -> str:
     """Return *reference* without folders, as tables show it: ``my_router.py:ShortestQueue``."""
     return Path(reference).name if is_reference(reference) else reference
@@ -67,6 +73,28 @@ def load(reference: str, base: Path | None = None, *, path: str = "") -> Any:
         near = nearest(name, vars(module)).strip()
         raise ConfigError(f"{short(reference)}: {source} has no {name!r}{near and f': {near}'}", path=path)
     return getattr(module, name)
+
+
+def call(reference: str, function: Callable[..., Any], *args: Any, path: str, **options: Any) -> Any:
+    """Return what *function* of the user's *reference* gives; what it raises is a ConfigError about *path*."""
+    try:
+        return function(*args, **options)
+    except DynosimError:
+        raise
+    except Exception as error:  # whatever a user's code does
+        raise ConfigError(f"{short(reference)}: {_said(error, _source(reference))}", path=path) from error
+
+
+def stamp(reference: str) -> tuple[int, int]:
+    """Return what changes when the file of *reference* does: (mtime in ns, size in bytes); zeros for a module."""
+    source = _source(reference)
+    if not source.endswith((".py", *CARD_FILES)):
+        return 0, 0
+    try:
+        status = os.stat(source)
+    except OSError as error:
+        raise ConfigError(f"{short(reference)}: {source} cannot be read: {error.strerror}") from error
+    return status.st_mtime_ns, status.st_size
 
 
 def _said(error: BaseException, source: str) -> str:
@@ -107,7 +135,7 @@ def content_hash(reference: str) -> str | None:
 
     The code of a file is that of the files beside it that it imports, too.
     """
-    source = reference if is_card_file(reference) else reference.rpartition(":")[0]
+    source = _source(reference)
     if not source.endswith((".py", *CARD_FILES)):
         return None
     digest = hashlib.sha256()

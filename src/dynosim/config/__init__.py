@@ -4,6 +4,7 @@ from dynosim.config.base import Config
 from dynosim.config.deployment import (
     AutoscalerConfig,
     CrashConfig,
+    CustomTiming,
     DeploymentConfig,
     DisaggregatedConfig,
     DiskTier,
@@ -73,6 +74,7 @@ __all__ = [
     "ConstantLoad",
     "CrashConfig",
     "CurveLoad",
+    "CustomTiming",
     "Delay",
     "DeploymentConfig",
     "DisaggregatedConfig",

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from dynosim.config.base import Config
 
 EngineName = Literal["vllm", "sglang", "trtllm"]
 DEFAULT_BLOCK_SIZE = {"vllm": 16, "sglang": 1, "trtllm": 32}
+CUSTOM = "file.py:Name"
+"""Stands for the user's own in a list of allowed names."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -121,7 +132,42 @@ class FixedTiming(Config):
     decode_ms: PositiveFloat = 10.0
 
 
-Timing = Annotated[PackTiming | RooflineTiming | PolynomialTiming | FixedTiming, Field(discriminator="type")]
+class CustomTiming(Config):
+    """A timing source of the user's (``dynosim.timing.base.ForwardTimes``)."""
+
+    type: str = Field(pattern=":")
+    """``file.py:Name`` or ``package.module:Name``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments, after the deployment and the pool."""
+
+
+def _timing_tag(timing: Any) -> Any:
+    name = timing.get("type") if isinstance(timing, dict) else getattr(timing, "type", None)
+    return CUSTOM if ":" in str(name) else name
+
+
+Timing = Annotated[
+    Annotated[PackTiming, Tag("pack")]
+    | Annotated[RooflineTiming, Tag("roofline")]
+    | Annotated[PolynomialTiming, Tag("polynomial")]
+    | Annotated[FixedTiming, Tag("fixed")]
+    | Annotated[CustomTiming, Tag(CUSTOM)],
+    Discriminator(_timing_tag),
+    Field(
+        json_schema_extra={
+            "discriminator": {
+                "propertyName": "type",
+                "mapping": {
+                    "pack": "#/$defs/PackTiming",
+                    "roofline": "#/$defs/RooflineTiming",
+                    "polynomial": "#/$defs/PolynomialTiming",
+                    "fixed": "#/$defs/FixedTiming",
+                    CUSTOM: "#/$defs/CustomTiming",
+                },
+            }
+        }
+    ),
+]
 
 
 class TierConfig(Config):

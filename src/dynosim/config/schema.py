@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
+from dynosim.config.deployment import CUSTOM
 from dynosim.config.scenario import Scenario
 
 Path = tuple[str, ...]
@@ -45,7 +46,8 @@ def resolve(node: Node, value: Any = None) -> Node:
     if len(members) == 1:
         node = dereference(members[0])
     if "discriminator" in node and isinstance(value, Mapping):
-        member = node["discriminator"]["mapping"].get(str(value.get("type")))
+        mapping, name = node["discriminator"]["mapping"], str(value.get("type"))
+        member = mapping.get(CUSTOM if ":" in name else name)
         node = dereference({"$ref": member}) if member else node
     return node
 

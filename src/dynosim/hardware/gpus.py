@@ -15,9 +15,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, ConfigDict, PositiveFloat, PositiveInt
+
+from dynosim import plugins
+from dynosim.config import PriceConfig
 from dynosim.errors import ConfigError, nearest
+from dynosim.hardware.cards import load_card
 
+PRICE_TABLES = ("hyperscaler", "neocloud", "three_year_rental")
+PRECISIONS = ("bf16", "fp8", "fp4")
+OWN = "the user's card"
 SURVEY = "InferenceX-app constants.ts, April 2026"
 A100_PRICE = "not in the survey: its H100 price x 0.52, the ratio of RunPod's list prices, November 2026"
 L40S_PRICE = "not in the survey: its H100 price x 0.30, the ratio of on-demand list prices in 2026"
@@ -26,24 +35,38 @@ RTX_PRICE = "not in the survey: its H100 price x 0.40, the ratio of on-demand li
 H20_PRICE = "not in the survey: its H100 price x 0.60 (x 0.70 with HBM3e), an assumption"
 
 
+def _of_every_table(price: Any) -> Any:
+    """Return one price as that of every table."""
+    return dict.fromkeys(PRICE_TABLES, price) if isinstance(price, int | float) else price
+
+
 @dataclass(frozen=True)
 class GPU:
-    """One accelerator of the type that a deployment names."""
+    """One accelerator of the type that a deployment names; a card file has these fields."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str
-    memory_bytes: int
-    memory_bandwidth_bytes_s: float
-    flops: Mapping[str, float]
+    memory_bytes: PositiveInt
+    memory_bandwidth_bytes_s: PositiveFloat
+    flops: Mapping[str, PositiveFloat]
     """Dense tensor-core peak by precision; ``fp8`` and ``fp4`` are absent where the hardware lacks them."""
-    nvlink_bytes_s: float
+    nvlink_bytes_s: PositiveFloat
     """Scale-up link, per direction: NVLink, Infinity Fabric, or PCIe where there is none."""
-    scale_up_gpus: int
+    scale_up_gpus: PositiveInt
     """GPUs that the scale-up link joins: the largest tensor-parallel group."""
-    usd_per_hour: Mapping[str, float]
-    """Price table -> USD per GPU-hour."""
-    power_w: float
-    specification_source: str
-    price_source: str
+    usd_per_hour: Annotated[Mapping[str, PositiveFloat], BeforeValidator(_of_every_table)]
+    """Price table -> USD per GPU-hour; a user's card may have one number for all tables."""
+    power_w: PositiveFloat
+    specification_source: str = OWN
+    price_source: str = OWN
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "usd_per_hour", _of_every_table(self.usd_per_hour))
+        if not {"bf16"} <= set(self.flops) <= set(PRECISIONS):
+            raise ValueError(f"flops: {', '.join(self.flops)}: allowed: bf16 and, where it has them, fp8 and fp4")
+        if set(self.usd_per_hour) != set(PRICE_TABLES):
+            raise ValueError(f"usd_per_hour: allowed: one number, or one for each of {', '.join(PRICE_TABLES)}")
 
 
 def _gpu(
@@ -61,7 +84,7 @@ def _gpu(
     scale_up_gpus: int = 8,
     price_source: str = SURVEY,
 ) -> GPU:
-    tflops = {"bf16": bf16_tflops, "fp8": fp8_tflops, "fp4": fp4_tflops}
+    tflops = dict(zip(PRECISIONS, (bf16_tflops, fp8_tflops, fp4_tflops), strict=True))
     return GPU(
         name=name,
         memory_bytes=round(memory_gib * 2**30),
@@ -69,9 +92,7 @@ def _gpu(
         flops=MappingProxyType({name: peak * 1e12 for name, peak in tflops.items() if peak is not None}),
         nvlink_bytes_s=link_gb_s * 1e9,
         scale_up_gpus=scale_up_gpus,
-        usd_per_hour=MappingProxyType(
-            dict(zip(("hyperscaler", "neocloud", "three_year_rental"), usd_per_hour, strict=True))
-        ),
+        usd_per_hour=MappingProxyType(dict(zip(PRICE_TABLES, usd_per_hour, strict=True))),
         power_w=power_kw * 1e3,
         specification_source=source,
         price_source=price_source,
@@ -119,7 +140,17 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
 
 
 def get_gpu(name: str) -> GPU:
-    """Return the card of GPU *name*; ConfigError naming the nearest one where there is none."""
+    """Return the card of GPU *name*, a bundled or a user's one; ConfigError naming the nearest where there is none."""
     if name in GPUS:
         return GPUS[name]
-    raise ConfigError(f"{name!r}: no such GPU; {nearest(name, GPUS)}known: {', '.join(GPUS)}", path="gpu")
+    if plugins.is_reference(name):
+        return load_card(GPU, name, GPUS, "gpu")
+    raise ConfigError(
+        f"{name!r}: no such GPU; {nearest(name, GPUS)}known: {', '.join(GPUS)}, or a card file", path="gpu"
+    )
+
+
+def usd_per_gpu_hour(gpu: str, prices: PriceConfig) -> float:
+    """Return the price of GPU *gpu*: the one that *prices* gives to its card's name, else the card's own."""
+    card = get_gpu(gpu)
+    return prices.usd_per_gpu_hour.get(card.name, card.usd_per_hour[prices.table])

@@ -15,7 +15,11 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Literal
 
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+
+from dynosim import plugins
 from dynosim.errors import ConfigError, nearest
+from dynosim.hardware.cards import load_card
 
 Role = Literal["embedding", "head", "attention", "mlp", "expert", "router", "norm"]
 
@@ -51,46 +55,53 @@ class Weight:
 class MLA:
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): one compressed KV vector per token."""
 
-    q_lora_rank: int
-    kv_lora_rank: int
-    nope_head_dim: int
-    rope_head_dim: int
-    v_head_dim: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    q_lora_rank: PositiveInt
+    kv_lora_rank: PositiveInt
+    nope_head_dim: PositiveInt
+    rope_head_dim: PositiveInt
+    v_head_dim: PositiveInt
 
 
 @dataclass(frozen=True)
 class MoE:
     """Sparse feed-forward layers: *top_k* of *experts* per token, plus shared experts that always run."""
 
-    experts: int
-    top_k: int
-    intermediate: int
-    shared_experts: int = 0
-    dense_layers: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    experts: PositiveInt
+    top_k: PositiveInt
+    intermediate: PositiveInt
+    shared_experts: NonNegativeInt = 0
+    dense_layers: NonNegativeInt = 0
     """Leading layers with an ordinary feed-forward block."""
     router_bias: bool = False
-    native_bytes: float = 2.0
+    native_bytes: PositiveFloat = 2.0
     """Bytes per expert parameter of the published checkpoint: 4.25 bits for MXFP4."""
     expert_biases: bool = False
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Dimensions of one model; names follow ``config.json``."""
+    """Dimensions of one model; names follow ``config.json``. A card file has these fields."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str
-    aliases: tuple[str, ...]
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocabulary: int
+    layers: PositiveInt
+    hidden: PositiveInt
+    heads: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    intermediate: PositiveInt
+    vocabulary: PositiveInt
+    aliases: tuple[str, ...] = ()
+    """Hugging Face ids; launch scripts name the first."""
     qk_norm: bool = False
     attention_bias: bool = False
     """Biases on Q, K, V and O, and one attention sink per head (gpt-oss)."""
-    sliding_window_layers: int = 0
+    sliding_window_layers: NonNegativeInt = 0
     """Layers that keep only a short window, whose KV cache does not grow with the context."""
     mla: MLA | None = None
     moe: MoE | None = None
@@ -101,6 +112,10 @@ class ModelCard:
     embeds: bool = True
     predicts: bool = True
     """Whether the first and last layers' surroundings are here: not on every stage of a pipeline."""
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads: {self.heads}: allowed: a multiple of kv_heads, {self.kv_heads}")
 
     @property
     def parameters(self) -> int:
@@ -203,7 +218,7 @@ def _dense(
     intermediate: int,
     vocabulary: int,
 ) -> ModelCard:
-    return ModelCard(name, hub, layers, hidden, heads, kv_heads, 128, intermediate, vocabulary)
+    return ModelCard(name, layers, hidden, heads, kv_heads, 128, intermediate, vocabulary, aliases=hub)
 
 
 def _qwen2(size: str, layers: int, hidden: int, heads: int, kv_heads: int, intermediate: int) -> ModelCard:
@@ -216,21 +231,21 @@ def _qwen2(size: str, layers: int, hidden: int, heads: int, kv_heads: int, inter
 def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, intermediate: int, *more: str) -> ModelCard:
     hub = (f"meta-llama/Llama-3.1-{hub_size}", f"meta-llama/Meta-Llama-3.1-{hub_size}")
     aliases = (*hub, *(f"{hub_name}-Instruct" for hub_name in hub), *more)
-    return ModelCard(name, aliases, layers, hidden, heads, 8, 128, intermediate, 128256)
+    return ModelCard(name, layers, hidden, heads, 8, 128, intermediate, 128256, aliases=aliases)
 
 
 def _qwen3(name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None) -> ModelCard:
     hub = "Qwen/Qwen3-" + name.removeprefix("qwen3-").upper().replace("CODER", "Coder")
     hub += "-Instruct" if "Coder" in hub else ""
     return ModelCard(
-        name, (hub, f"{hub}-FP8"), layers, hidden, heads, 4 if moe and heads <= 64 else 8, 128, intermediate, 151936,
-        qk_norm=True, moe=moe, fp8_block=128,
+        name, layers, hidden, heads, 4 if moe and heads <= 64 else 8, 128, intermediate, 151936,
+        aliases=(hub, f"{hub}-FP8"), qk_norm=True, moe=moe, fp8_block=128,
     )  # fmt: skip
 
 
 _DEEPSEEK_V3 = ModelCard(
     "deepseek-v3",
-    ("deepseek-r1", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-V3.1",
+    aliases=("deepseek-r1", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-V3.1",
      "deepseek-ai/DeepSeek-R1",
      "deepseek-ai/DeepSeek-R1-0528"),
     layers=61, hidden=7168, heads=128, kv_heads=128, head_dim=56, intermediate=18432, vocabulary=129280,
@@ -239,19 +254,19 @@ _DEEPSEEK_V3 = ModelCard(
 )  # fmt: skip
 _MIXTRAL = ModelCard(
     "mixtral-8x7b",
-    ("mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
+    aliases=("mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
     layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocabulary=32000,
     moe=MoE(experts=8, top_k=2, intermediate=14336),
 )  # fmt: skip
 _MIXTRAL_22B = ModelCard(
     "mixtral-8x22b",
-    ("mistralai/Mixtral-8x22B-v0.1", "mistralai/Mixtral-8x22B-Instruct-v0.1"),
+    aliases=("mistralai/Mixtral-8x22B-v0.1", "mistralai/Mixtral-8x22B-Instruct-v0.1"),
     layers=56, hidden=6144, heads=48, kv_heads=8, head_dim=128, intermediate=16384, vocabulary=32768,
     moe=MoE(experts=8, top_k=2, intermediate=16384),
 )  # fmt: skip
 _KIMI_K2 = ModelCard(
     "kimi-k2",
-    ("moonshotai/Kimi-K2-Instruct", "moonshotai/Kimi-K2-Instruct-0905"),
+    aliases=("moonshotai/Kimi-K2-Instruct", "moonshotai/Kimi-K2-Instruct-0905"),
     layers=61, hidden=7168, heads=64, kv_heads=64, head_dim=112, intermediate=18432, vocabulary=163840,
     fp8_block=128, mla=MLA(1536, 512, 128, 64, 128),
     moe=MoE(experts=384, top_k=8, intermediate=2048, shared_experts=1, dense_layers=1, router_bias=True),
@@ -267,7 +282,7 @@ _KIMI_K25 = replace(
 _DEEPSEEK_V32 = replace(_DEEPSEEK_V3, name="deepseek-v3.2", aliases=("deepseek-ai/DeepSeek-V3.2",))
 _GLM_5 = ModelCard(
     "glm-5",
-    ("zai-org/GLM-5", "zai-org/GLM-5-FP8", "nvidia/GLM-5-NVFP4"),
+    aliases=("zai-org/GLM-5", "zai-org/GLM-5-FP8", "nvidia/GLM-5-NVFP4"),
     layers=78, hidden=6144, heads=64, kv_heads=64, head_dim=96, intermediate=12288, vocabulary=154880,
     fp8_block=128, mla=MLA(2048, 512, 192, 64, 256),
     moe=MoE(experts=256, top_k=8, intermediate=2048, shared_experts=1, dense_layers=3, router_bias=True),
@@ -276,7 +291,7 @@ _GLM_5 = ModelCard(
 indexer's weights are left out."""
 _QWEN35 = ModelCard(
     "qwen3.5-397b-a17b",
-    ("Qwen/Qwen3.5-397B-A17B", "Qwen/Qwen3.5-397B-A17B-FP8", "nvidia/Qwen3.5-397B-A17B-NVFP4"),
+    aliases=("Qwen/Qwen3.5-397B-A17B", "Qwen/Qwen3.5-397B-A17B-FP8", "nvidia/Qwen3.5-397B-A17B-NVFP4"),
     layers=60, hidden=4096, heads=32, kv_heads=2, head_dim=256, intermediate=1024, vocabulary=248320,
     qk_norm=True, fp8_block=128, sliding_window_layers=45,
     moe=MoE(experts=512, top_k=10, intermediate=1024, shared_experts=1),
@@ -284,13 +299,13 @@ _QWEN35 = ModelCard(
 """45 layers of linear attention, whose state does not grow with the context, have the weights of ordinary ones here."""
 _MINIMAX_M2 = ModelCard(
     "minimax-m2.5",
-    ("MiniMaxAI/MiniMax-M2.5", "MiniMaxAI/MiniMax-M2", "MiniMaxAI/MiniMax-M2.1"),
+    aliases=("MiniMaxAI/MiniMax-M2.5", "MiniMaxAI/MiniMax-M2", "MiniMaxAI/MiniMax-M2.1"),
     layers=62, hidden=3072, heads=48, kv_heads=8, head_dim=128, intermediate=1536, vocabulary=200064,
     qk_norm=True, fp8_block=128, moe=MoE(experts=256, top_k=8, intermediate=1536, router_bias=True),
 )  # fmt: skip
 _LLAMA4_SCOUT = ModelCard(
     "llama-4-scout",
-    ("meta-llama/Llama-4-Scout-17B-16E", "meta-llama/Llama-4-Scout-17B-16E-Instruct"),
+    aliases=("meta-llama/Llama-4-Scout-17B-16E", "meta-llama/Llama-4-Scout-17B-16E-Instruct"),
     layers=48, hidden=5120, heads=40, kv_heads=8, head_dim=128, intermediate=8192, vocabulary=202048,
     moe=MoE(experts=16, top_k=1, intermediate=8192, shared_experts=1),
 )  # fmt: skip
@@ -299,7 +314,7 @@ _LLAMA4_SCOUT = ModelCard(
 def _gpt_oss(size: str, layers: int, experts: int) -> ModelCard:
     return ModelCard(
         f"gpt-oss-{size}",
-        (f"openai/gpt-oss-{size}",),
+        aliases=(f"openai/gpt-oss-{size}",),
         layers=layers, hidden=2880, heads=64, kv_heads=8, head_dim=64, intermediate=2880, vocabulary=201088,
         attention_bias=True, sliding_window_layers=layers // 2, fp8_checkpoint=False,
         moe=MoE(experts, top_k=4, intermediate=2880, router_bias=True, expert_biases=True, native_bytes=4.25 / 8),
@@ -378,14 +393,17 @@ _BY_FAMILY: Mapping[str, ModelCard] = MappingProxyType({_family(name): card for 
 
 
 def get_model(name: str) -> ModelCard:
-    """Return the card of a model by name or Hugging Face id, also of a fine-tune or quantised copy of a known one;
-    ConfigError naming the nearest one where there is none."""
+    """Return the card of a model by name or Hugging Face id, also of a fine-tune or quantised copy of a known one,
+    or a user's card; ConfigError naming the nearest one where there is none."""
     if name.lower() in _BY_NAME:
         return _BY_NAME[name.lower()]
+    if plugins.is_reference(name):
+        return load_card(ModelCard, name, _BY_NAME, "model")
     if "/" in name and _family(name) in _BY_FAMILY:
         return _BY_FAMILY[_family(name)]
     raise ConfigError(
-        f"{name!r}: no such model; {nearest(name.lower(), _BY_NAME)}known: {', '.join(MODELS)}", path="model"
+        f"{name!r}: no such model; {nearest(name.lower(), _BY_NAME)}known: {', '.join(MODELS)}, or a card file",
+        path="model",
     )
 
 

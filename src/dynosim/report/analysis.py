@@ -17,7 +17,7 @@ import numpy as np
 
 from dynosim.config import DeploymentConfig
 from dynosim.config.scenario import SERVED
-from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.gpus import get_gpu, usd_per_gpu_hour
 from dynosim.metrics import METRICS
 from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
 from dynosim.search import pareto
@@ -120,7 +120,8 @@ def values(trial: Trial) -> tuple[float, ...]:
 
 def gpu_counts(trial: Trial) -> dict[str, int]:
     """Return GPU name -> GPUs of all pools, all that an autoscaler may add included."""
-    return trial.scenario.deployment.gpu_counts()
+    counts = trial.scenario.deployment.gpu_counts()
+    return {get_gpu(gpu).name: count for gpu, count in counts.items()}
 
 
 def autoscaled(deployment: DeploymentConfig) -> bool:
@@ -407,11 +408,8 @@ def _slo(study: Study) -> list[dict[str, Any]]:
 
 def _prices(study: Study) -> dict[str, float]:
     """Return GPU -> USD per GPU-hour, of every GPU that a trial used."""
-    used = {gpu: trial.scenario.prices for trial in study.trials for gpu in gpu_counts(trial)}
-    return {
-        gpu: prices.usd_per_gpu_hour.get(gpu, get_gpu(gpu).usd_per_hour[prices.table])
-        for gpu, prices in sorted(used.items())
-    }
+    used = {gpu: trial.scenario.prices for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts()}
+    return {get_gpu(gpu).name: usd_per_gpu_hour(gpu, prices) for gpu, prices in sorted(used.items())}
 
 
 def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, Any]:

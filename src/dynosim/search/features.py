@@ -27,7 +27,7 @@ from dynosim.config import (
     SpeculativeConfig,
 )
 from dynosim.errors import DynosimError
-from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.gpus import usd_per_gpu_hour
 from dynosim.hardware.memory import kv_capacity
 from dynosim.metrics import STATS, Metrics
 from dynosim.search.rows import Key, Rows, keys
@@ -451,5 +451,4 @@ def demand_of(scenario: Scenario) -> Demand:
 
 
 def _price(deployment: DeploymentConfig, pool: PoolConfig, prices: PriceConfig) -> float:
-    gpu = deployment.pool_gpu(pool)
-    return prices.usd_per_gpu_hour.get(gpu, get_gpu(gpu).usd_per_hour[prices.table])
+    return usd_per_gpu_hour(deployment.pool_gpu(pool), prices)

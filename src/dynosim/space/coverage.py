@@ -84,6 +84,9 @@ compute_efficiency | time of compute-bound operations
 memory_efficiency | time of memory-bound operations
 network_efficiency | time of collectives
 
+[CustomTiming]
+options | arguments of your own timing source | timing/test_custom.py::test_a_timing_source_of_a_file_serves_requests
+
 [FixedTiming]
 prefill_ms_per_token | time of a pass per prompt token
 decode_ms | time of a pass that decodes
@@ -348,7 +351,8 @@ def sections(root: type[BaseModel], place: str) -> dict[type[BaseModel], list[st
     found: dict[type[BaseModel], list[str]] = {root: [place]}
     for name, field in root.model_fields.items():
         for model in _models(field.annotation):
-            tag = model.model_fields["type"].default if "type" in model.model_fields else ""
+            chosen = model.model_fields.get("type")
+            tag = "" if chosen is None or chosen.is_required() else chosen.default
             inner = f"{place}.{name}" + (f" with type {tag}" if tag else "")
             for below, places in sections(model, inner).items():
                 found.setdefault(below, []).extend(places)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from dynosim.config import CrashConfig, DeploymentConfig, ProfileSource, Scenario, StragglerConfig, SyntheticSource
+from dynosim import plugins
+from dynosim.config import (
+    CrashConfig,
+    CustomTiming,
+    DeploymentConfig,
+    ProfileSource,
+    Scenario,
+    StragglerConfig,
+    SyntheticSource,
+)
 from dynosim.config.load import Problem
 from dynosim.config.schema import Path
-from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.errors import ConfigError, InfeasibleError, TimingError
 from dynosim.hardware import memory
-from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.gpus import get_gpu, usd_per_gpu_hour
 from dynosim.hardware.models import get_model
 from dynosim.policies.registry import Kind, make
 from dynosim.rng import stream
-from dynosim.timing import forward_times
+from dynosim.timing import forward_times, source_tables
 from dynosim.timing.calibrated import load_profile, profile_of
 from dynosim.workload.profiles import get_profile
 
@@ -38,7 +48,8 @@ def check_start(scenario: Scenario) -> None:
 
 def _check_budget(scenario: Scenario) -> None:
     budget, gpus = scenario.budget, scenario.deployment.num_gpus()
-    for gpu, count in scenario.deployment.gpu_counts().items():
+    for reference, count in scenario.deployment.gpu_counts().items():
+        gpu = get_gpu(reference).name
         available = budget.inventory.get(gpu, 0)
         if budget.inventory and count > available:
             raise InfeasibleError(f"needs {count} x {gpu}, budget.inventory has {available}")
@@ -53,10 +64,8 @@ def _check_budget(scenario: Scenario) -> None:
 
 def usd_per_hour(scenario: Scenario) -> float:
     """Return what the GPUs of *scenario* cost per hour, all that an autoscaler may add included."""
-    prices, total = scenario.prices, 0.0
-    for gpu, count in scenario.deployment.gpu_counts().items():
-        total += count * (prices.usd_per_gpu_hour.get(gpu) or get_gpu(gpu).usd_per_hour[prices.table])
-    return total
+    counts = scenario.deployment.gpu_counts().items()
+    return sum(count * usd_per_gpu_hour(gpu, scenario.prices) for gpu, count in counts)
 
 
 def contradictions(scenario: Scenario) -> list[Problem]:
@@ -90,13 +99,13 @@ def _failures(scenario: Scenario) -> Iterator[tuple[Path, str]]:
                 yield (*path, "replica"), f"{failure.replica}: allowed: 0 to {pools[failure.pool].max_replicas - 1}"
 
 
-def unknown_names(scenario: Scenario) -> list[Problem]:
+def unknown_names(scenario: Scenario, cards: Sequence[str] = ()) -> list[Problem]:
     """Return the names in *scenario* that nothing answers to: model, GPUs, router and options, metrics, statistics.
 
-    Objectives in Python are left to the search: reading a file should not run another one.
+    What is the user's is loaded and held to its contract. *cards*: users' GPUs that other points of the space have.
     """
     problems = []
-    for path, look_up, name in _names(scenario):
+    for path, look_up, name in _names(scenario, cards):
         try:
             look_up(name)
         except ConfigError as error:
@@ -104,7 +113,7 @@ def unknown_names(scenario: Scenario) -> list[Problem]:
     return problems
 
 
-def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], Any]]:
+def _names(scenario: Scenario, cards: Sequence[str]) -> Iterator[tuple[Path, Callable[[Any], object], Any]]:
     """Yield (path, function that raises ConfigError for an unknown name, name); without a path the error has it."""
     from dynosim.metrics import METRICS, check_slo  # imports the simulator
     from dynosim.objectives import resolve
@@ -120,19 +129,32 @@ def _names(scenario: Scenario) -> Iterator[tuple[Path, Callable[[Any], object], 
         section = ("aggregated",) if role == "mixed" else ("disaggregated", role)
         yield ("deployment", *section, "gpu"), get_gpu, deployment.pool_gpu(pool)
     for name in scenario.prices.usd_per_gpu_hour:
-        yield ("prices", "usd_per_gpu_hour", name), get_gpu, name
+        yield ("prices", "usd_per_gpu_hour", name), partial(_check_gpu, cards=cards), name
     for name in scenario.budget.inventory:
-        yield ("budget", "inventory", name), get_gpu, name
+        yield ("budget", "inventory", name), partial(_check_gpu, cards=cards), name
+    if isinstance(deployment.timing, CustomTiming):
+        yield ("deployment", "timing"), _check_timing, deployment
     for kind, where, name, options in _policies(deployment):
         yield (), partial(make, kind, options=options, path=where, rng=stream(0, "")), name
     for index, objective in enumerate(scenario.objectives):
-        if objective.metric:
-            yield ("objectives", str(index), "metric"), resolve, objective
+        yield ("objectives", str(index), "metric" if objective.metric else "python"), resolve, objective
     for metric, bounds in scenario.slo.items():
         for stat, bound in bounds.items():
             yield ("slo", metric, stat), check_slo, {metric: {stat: bound}}
             if metric in METRICS and METRICS[metric].unit == "ratio":
                 yield ("slo", metric, stat), _check_ratio, bound
+
+
+def _check_gpu(name: str, cards: Sequence[str]) -> None:
+    if plugins.is_reference(name) or name not in [get_gpu(card).name for card in cards]:
+        get_gpu(name)
+
+
+def _check_timing(deployment: DeploymentConfig) -> None:
+    """Let the user's timing source make small tables; that it has no data for a deployment is no mistake."""
+    with suppress(TimingError, InfeasibleError):
+        for pool in deployment.pools().values():
+            source_tables(deployment, pool, max_num_seqs=8, max_num_batched_tokens=64)
 
 
 def _check_ratio(bound: float) -> None:

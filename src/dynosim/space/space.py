@@ -26,6 +26,7 @@ from dynosim.config.load import (
     is_domain,
     parse_document,
     read_document,
+    references,
     show,
     validate,
 )
@@ -361,7 +362,8 @@ def _check_point(document: Document, space: SearchSpace, point: Point, searched:
 def _of_scenario(space: SearchSpace, scenario: Scenario) -> list[Problem]:
     """Return unknown names; without any, contradictions that no other point can be without."""
     searched = {parameter.keys[0] for parameter in space.parameters}
-    found = feasibility.unknown_names(scenario)
+    cards = [card for path, card in references(space.fields) if "gpu" in path]
+    found = feasibility.unknown_names(scenario, cards)
     return found or [problem for problem in feasibility.contradictions(scenario) if problem.path[0] not in searched]
 
 

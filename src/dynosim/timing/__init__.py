@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
-from dynosim.config import DeploymentConfig, FixedTiming, PolynomialTiming, PoolConfig, RooflineTiming
-from dynosim.errors import TimingError
+from dynosim import plugins
+from dynosim.config import CustomTiming, DeploymentConfig, FixedTiming, PolynomialTiming, PoolConfig, RooflineTiming
+from dynosim.errors import ConfigError, NoPackError, TimingError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_capacity, kv_dtype
 from dynosim.hardware.models import get_model
@@ -38,6 +39,12 @@ def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTime
             get_model(deployment.model), get_gpu(deployment.pool_gpu(pool)), pool.tensor_parallel_size,
             pool.data_parallel_size, deployment.quantization, kv_dtype(deployment), timing,
         )  # fmt: skip
+    if isinstance(timing, CustomTiming):
+        return _custom(timing, deployment, pool)
+    own = [name for name in (deployment.model, deployment.pool_gpu(pool)) if plugins.is_reference(name)]
+    if own:
+        message = f"no timing pack for {plugins.short(own[0])}: use timing type 'roofline', or {plugins.FORMS}"
+        raise NoPackError(message, path="deployment.timing")
     key = PackKey(
         get_model(deployment.model).name, deployment.pool_gpu(pool), deployment.engine.name, deployment.quantization,
         deployment.kv_cache_dtype, pool.enable_expert_parallel, deployment.engine.version,
@@ -45,10 +52,33 @@ def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTime
     return find_pack(key, Size(pool.tensor_parallel_size, pool.data_parallel_size))
 
 
+def _custom(timing: CustomTiming, deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTimes:
+    source = plugins.load(timing.type, path="deployment.timing.type")
+    made = plugins.call(timing.type, source, deployment, pool, path="deployment.timing.options", **timing.options)
+    missing = [name for name in ("tables", "knows_hardware") if not hasattr(made, name)]
+    if missing:
+        message = f"{plugins.short(timing.type)}: a timing source needs {', '.join(missing)}"
+        raise ConfigError(message, path="deployment.timing.type")
+    return made  # type: ignore[no-any-return]
+
+
+def source_tables(
+    deployment: DeploymentConfig, pool: PoolConfig, *, max_num_seqs: int, max_num_batched_tokens: int
+) -> PassTables:
+    """Return the bare pass times of the timing source for these limits; ConfigError where its tables are none."""
+    limits = {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens}
+    source, name = forward_times(deployment, pool), deployment.timing.type
+    tables = plugins.call(name, source.tables, path="deployment.timing", **limits)
+    if not isinstance(tables, PassTables):
+        raise ConfigError(f"{plugins.short(name)}: tables(...) returns a PassTables", path="deployment.timing")
+    plugins.call(name, tables.check_limits, path="deployment.timing", **limits)
+    return tables
+
+
 def frontend_s(deployment: DeploymentConfig) -> float:
     """Return the time between a client and the engine, there and back."""
-    formula = isinstance(deployment.timing, FixedTiming | PolynomialTiming)
-    return behaviour(deployment.engine, hardware=not formula).frontend_ms * 1e-3
+    hardware = all(forward_times(deployment, pool).knows_hardware for pool in deployment.pools().values())
+    return behaviour(deployment.engine, hardware=hardware).frontend_ms * 1e-3
 
 
 def effective_tables(deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
@@ -60,13 +90,14 @@ def effective_tables(deployment: DeploymentConfig, pool: PoolConfig) -> PassTabl
     """
     drafted = deployment.engine.speculative.num_speculative_tokens if deployment.engine.speculative else 0
     decode_tokens = pool.max_num_seqs * (1 + drafted)
-    tables = forward_times(deployment, pool).tables(
-        max_num_seqs=decode_tokens, max_num_batched_tokens=pool.max_num_batched_tokens + decode_tokens
+    tables = source_tables(
+        deployment, pool, max_num_seqs=decode_tokens, max_num_batched_tokens=pool.max_num_batched_tokens + decode_tokens
     )
-    tables = verify_drafts(tables, deployment, pool)
-    tables = add_stage_transfers(tables, deployment, pool)
-    tables = add_write_through(tables, deployment, pool)
-    return calibrate(add_overheads(tables, deployment), profile_of(deployment))
+    hardware = forward_times(deployment, pool).knows_hardware
+    tables = verify_drafts(tables, deployment, pool, hardware=hardware)
+    if hardware:
+        tables = add_write_through(add_stage_transfers(tables, deployment, pool), deployment, pool)
+    return calibrate(add_overheads(tables, deployment, hardware=hardware), profile_of(deployment))
 
 
 def build(

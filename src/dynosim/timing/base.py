@@ -71,9 +71,50 @@ class PassTables:
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the numbers come from: source, versions, precision modes."""
 
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+        tokens, batches = self.tokens_s.shape, self.graph_tokens_s.shape
+        _check("tokens_s", self.tokens_s, tokens, ndim=1)
+        _check("graph_tokens_s", self.graph_tokens_s, batches, ndim=1)
+        _check("expert_s", self.expert_s, tokens, ndim=1)
+        _check("decode_context", self.decode_context, batches + self.decode_context.shape[1:], ndim=2)
+        _check("decode_s", self.decode_s, self.decode_context.shape, ndim=2)
+        _check("prefill_seq", self.prefill_seq, self.prefill_seq.shape, ndim=1)
+        chunks = self.prefill_share_s.shape[:1]
+        _check("prefill_share_s", self.prefill_share_s, chunks + self.prefill_seq.shape, ndim=2)
+        for name, axis in (("decode_context", self.decode_context[1:]), ("prefill_seq", self.prefill_seq)):
+            if axis.shape[-1] < 2 or not (np.diff(axis) > 0.0).all():
+                raise ValueError(f"{name}: allowed: at least two nodes, each above the one before")
+        for name in ("tokens_s", "graph_tokens_s"):
+            if getattr(self, name)[:1].any():
+                raise ValueError(f"{name}: {getattr(self, name)[0]:g}: a pass without tokens takes 0")
+
+    def check_limits(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        """Raise ValueError where the tables are not those of these limits."""
+        asked = {"tokens_s": max_num_batched_tokens + 1, "graph_tokens_s": max_num_seqs + 1}
+        for name, length in asked.items():
+            if len(getattr(self, name)) != length:
+                raise ValueError(f"{name}: {len(getattr(self, name))} entries: allowed: {length}, from 0 to the limit")
+
+
+_ARRAYS = ("tokens_s", "graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s", "expert_s")
+
+
+def _check(name: str, array: Array, shape: tuple[int, ...], ndim: int) -> None:
+    if array.ndim != ndim or array.shape != shape:
+        allowed = shape if len(shape) == ndim else f"{ndim} axes"
+        raise ValueError(f"{name}: shape {array.shape}: allowed: {allowed}")
+    if not np.isfinite(array).all() or (array < 0.0).any():
+        raise ValueError(f"{name}: allowed: finite numbers >= 0")
+
 
 class ForwardTimes(Protocol):
     """A timing source for one model on the GPUs of one rank."""
+
+    @property
+    def knows_hardware(self) -> bool:
+        """Whether these are the times of a GPU's kernels: what the engine adds to them is then added."""
 
     def tables(self, *, max_num_seqs: int, max_num_batched_tokens: int) -> PassTables:
         """Return the pass times; raises TimingError where the source has no data."""

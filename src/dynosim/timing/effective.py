@@ -29,11 +29,11 @@ POINT_TO_POINT_LATENCY_S = 1e-5
 """Latency of one send and receive (aiconfigurator-core 0.12.0, ``systems/*.yaml``, ``p2p_latency``)."""
 
 
-def verify_drafts(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
+def verify_drafts(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig, *, hardware: bool) -> PassTables:
     """Return tables by requests from *tables* by decode tokens, 1 + d to each request.
 
     The operations by token work on all of them; attention reads the KV cache once for all tokens of a request and is
-    the dearer only where that makes it compute-bound. Formulas that know no hardware (additive sources) decode any
+    the dearer only where that makes it compute-bound. Formulas that know no *hardware* decode any
     number of tokens in the same time. Making d drafts takes d x ``draft_cost`` of a pass that decodes one token each.
     """
     speculative = deployment.engine.speculative
@@ -43,7 +43,7 @@ def verify_drafts(tables: PassTables, deployment: DeploymentConfig, pool: PoolCo
     rows = slice(None, pool.max_num_seqs + 1)
     plain_s, context = tables.decode_s[rows] + tables.graph_tokens_s[rows, None], tables.decode_context[rows]
     cost = 1.0
-    if tables.fused:
+    if hardware:
         model, gpu = get_model(deployment.model), get_gpu(deployment.pool_gpu(pool))
         cost = verification_cost(model, gpu, pool.tensor_parallel_size, kv_dtype(deployment), 1 + drafted)
     return replace(
@@ -71,8 +71,8 @@ def point_to_point_s(deployment: DeploymentConfig, pool: PoolConfig) -> tuple[fl
 
 
 def add_stage_transfers(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
-    """Add the transfers between pipeline stages, but to formulas that know no hardware."""
-    if pool.pipeline_parallel_size == 1 or not tables.fused:
+    """Add the transfers between pipeline stages."""
+    if pool.pipeline_parallel_size == 1:
         return tables
     speculative = deployment.engine.speculative
     per_request = 1 + speculative.num_speculative_tokens if speculative else 1
@@ -81,12 +81,12 @@ def add_stage_transfers(tables: PassTables, deployment: DeploymentConfig, pool: 
 
 
 def add_write_through(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
-    """Add the memory traffic of KV offloading, but to formulas that know no hardware.
+    """Add the memory traffic of KV offloading.
 
     The copy down reads the KV of every token that goes there once more, while the pass needs the same memory.
     """
     offload = pool.kv_offload
-    if not tables.fused or not (offload.host or offload.disk or offload.remote):
+    if not (offload.host or offload.disk or offload.remote):
         return tables
     gpu, model = get_gpu(deployment.pool_gpu(pool)), get_model(deployment.model)
     per_token = kv_bytes_per_token(model, pool.tensor_parallel_size, kv_dtype(deployment))
@@ -94,14 +94,14 @@ def add_write_through(tables: PassTables, deployment: DeploymentConfig, pool: Po
     return _add(tables, 0.0, token_s, 0.0 if deployment.offloads_prompt_only(pool) else token_s)
 
 
-def add_overheads(tables: PassTables, deployment: DeploymentConfig) -> PassTables:
+def add_overheads(tables: PassTables, deployment: DeploymentConfig, *, hardware: bool) -> PassTables:
     """Add what the engine adds to its kernels: see ``timing.engines``.
 
     Each request's overhead is in ``decode_s`` for decodes, which all passes with decodes read; the pass's own is in
     both token-wise curves, of which every pass reads exactly one.
     """
     engine = deployment.engine
-    own = behaviour(engine, hardware=tables.fused)
+    own = behaviour(engine, hardware=hardware)
     request_s, launch_s = own.request_us * 1e-6, _launch_s(own, get_model(deployment.model))
     beyond_s = np.maximum(tables.tokens_s - tables.tokens_s[min(SMALL_PASS_TOKENS, len(tables.tokens_s) - 1)], 0.0)
     tables = replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from dynosim.timing.base import PassTables
 @dataclass(frozen=True)
 class FixedTimes:
     """A pass takes ``prefill_s_per_token`` for each prefill token plus ``decode_s`` if any request decodes."""
+
+    knows_hardware: ClassVar[bool] = False
 
     prefill_s_per_token: float
     decode_s: float

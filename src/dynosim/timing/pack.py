@@ -20,7 +20,7 @@ import os
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -183,6 +183,8 @@ class Pack:
 @dataclass(frozen=True)
 class PackTimes:
     """One parallel size of the pack in the file *path*."""
+
+    knows_hardware: ClassVar[bool] = True
 
     path: Path
     size: Size

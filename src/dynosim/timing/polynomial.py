@@ -10,6 +10,7 @@ Source: ai-dynamo/aisimulate ``crates/core/src/engine/common/perf_model.rs``, ve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,8 @@ def decode_s(utilization: ArrayLike) -> NDArray[np.float64]:
 @dataclass(frozen=True)
 class PolynomialTimes:
     """The polynomial on a replica whose KV cache holds *kv_capacity_tokens*."""
+
+    knows_hardware: ClassVar[bool] = False
 
     kv_capacity_tokens: int
 

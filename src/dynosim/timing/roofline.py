@@ -9,6 +9,7 @@ differently; use a timing pack where there is one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,8 @@ SEQUENCE_STEP = 1.02
 @dataclass(frozen=True)
 class RooflineTimes:
     """The roofline source of one rank."""
+
+    knows_hardware: ClassVar[bool] = True
 
     model: ModelCard
     gpu: GPU

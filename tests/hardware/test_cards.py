@@ -1,4 +1,4 @@
-"""Cards of the user's: a YAML file or an object, with every field checked; deployed, priced and named like bundled ones."""
+"""Cards of the user's: YAML files and objects, every field checked; deployed, priced and named like bundled ones."""
 
 from __future__ import annotations
 
@@ -65,9 +65,14 @@ def test_cards_of_files_are_deployed_and_go_by_their_names(folder: Path) -> None
         "tiny",
         trials=3,
         workers=1,
-        overrides=[*FAST, "deployment.gpu={choices: [gpu.yaml, cards.py:H100_NVL, h100_sxm]}", "optimizer.sampler=random",
-                   "prices={usd_per_gpu_hour: {mi999: 5.0}}", "budget={inventory: {mi999: 1, h100_nvl: 1, h100_sxm: 1}}"],
-    )  # fmt: skip
+        overrides=[
+            *FAST,
+            "deployment.gpu={choices: [gpu.yaml, cards.py:H100_NVL, h100_sxm]}",
+            "optimizer.sampler=random",
+            "prices={usd_per_gpu_hour: {mi999: 5.0}}",
+            "budget={inventory: {mi999: 1, h100_nvl: 1, h100_sxm: 1}}",
+        ],
+    )
     assert [trial.outcome.reason for trial in found.trials if not trial.outcome.values] == []
     shown = data(found)
     assert {gpu for trial in shown["trials"] for gpu in trial["gpus"]} == {"mi999", "h100_nvl", "h100_sxm"}
@@ -75,7 +80,7 @@ def test_cards_of_files_are_deployed_and_go_by_their_names(folder: Path) -> None
         gpu = Path(trial.scenario.deployment.gpu).name
         price = {"gpu.yaml": 5.0, "cards.py:H100_NVL": 2.0, "h100_sxm": get_gpu("h100_sxm").usd_per_hour["neocloud"]}
         assert trial.outcome.known_metrics().value("usd_per_hour") == pytest.approx(price[gpu])
-    with pytest.raises(ConfigError, match="budget.inventory.mi998: 'mi998': no such GPU"):
+    with pytest.raises(ConfigError, match=r"budget.inventory.mi998: 'mi998': no such GPU"):
         run.load_space("tiny", overrides=[*FAST, "budget={inventory: {mi998: 1}}"])
 
 
@@ -95,7 +100,7 @@ def test_a_changed_card_is_read_again(folder: Path) -> None:
 
 
 def test_packs_are_measured_on_bundled_cards_only() -> None:
-    with pytest.raises(ConfigError, match="no timing pack for model.yaml: use timing type 'roofline'"):
+    with pytest.raises(ConfigError, match=r"no timing pack for model.yaml: use timing type 'roofline'"):
         run.predict("tiny", overrides=[*FAST, "deployment.timing={type: pack}"])
 
 
@@ -161,8 +166,8 @@ def test_an_object_that_is_no_card_is_one_line(reference: str, said: str) -> Non
 
 def test_every_bundled_card_passes_the_checks_of_users_cards(folder: Path) -> None:
     text = (
-        "from dataclasses import replace\nfrom dynosim.hardware.{0} import {1}\nlocals().update((f'C{{i}}', replace(c, name=f'own{{i}}'))"
-        " for i, c in enumerate({1}.values()))\n"
+        "from dataclasses import replace\nfrom dynosim.hardware.{0} import {1}\n"
+        "for i, card in enumerate({1}.values()):\n    globals()[f'C{{i}}'] = replace(card, name=f'own{{i}}')\n"
     )
     (folder / "all_gpus.py").write_text(text.format("gpus", "GPUS"))
     (folder / "all_models.py").write_text(text.format("models", "MODELS"))

@@ -36,6 +36,7 @@ HOMES = {
     "optuna": {"search"},
     "botorch": {"search"},
     "gpytorch": {"search"},
+    "loky": {"search"},
     "torch": {"search"},
     "matplotlib": {"fidelity"},
     "mlflow": {"tracking"},

@@ -11,6 +11,7 @@ import dynosim
 def test_public_names_are_sorted_and_exist() -> None:
     assert dynosim.__all__ == sorted(dynosim.__all__)
     assert set(dynosim.__all__) == set(dynosim._HOMES)
+    assert set(dynosim.__all__) <= set(dir(dynosim))
     for name in dynosim.__all__:
         assert getattr(dynosim, name).__name__ == name
 

@@ -18,6 +18,7 @@ from dynosim.cli import NOTHING_FEASIBLE, main
 from dynosim.errors import ConfigError, InfeasibleError, StudyError
 from dynosim.search.study import Study
 from dynosim.search.trial import Status, Trial
+from dynosim.search.workers import DIED, LATE
 
 FAST = (
     "workload.source.requests=60",
@@ -204,6 +205,37 @@ def test_an_objective_that_fails_somewhere_fails_those_trials_and_the_search_goe
         assert trial.outcome.reason.startswith("Traceback") is bool(reason)
     assert {trial.scenario.deployment.num_gpus() for trial in study.trials} == {1, 2, 3, 4}
     assert {trial.scenario.deployment.num_gpus() for trial in study.frontier()} == {4}
+
+
+ENDS = """
+import os, signal, time
+from dynosim import objective
+
+@objective(direction="minimize", unit="1")
+def ends(metrics):
+    gpus = round(metrics.value("gpus"))
+    if gpus == 1:
+        raise SystemExit("not on one GPU")
+    if gpus == 2:
+        os._exit(0)
+    if gpus == 3:
+        while True:
+            pass
+    return 1 / gpus
+"""
+
+
+def test_an_objective_that_exits_or_hangs_fails_those_trials_and_the_search_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "goals.py").write_text(ENDS)
+    points = (
+        "deployment={model: llama-3.1-8b, gpu: h100_sxm, timing: {type: roofline},"
+        " aggregated: {replicas: {choices: [1, 2, 3, 4]}}}"
+    )
+    fixed = (*FAST, points, "slo={}", "baseline={}", "optimizer.sampler=exhaustive", "optimizer.trial_timeout_s=15")
+    study = _optimize(4, fixed, objectives=["usd_per_hour", f"{tmp_path}/goals.py:ends"])
+    ends = {trial.scenario.deployment.num_gpus(): trial.outcome.headline for trial in study.trials}
+    assert ends == {1: "SystemExit: not on one GPU", 2: DIED, 3: LATE.format(15), 4: ""}
+    assert [trial.outcome.values for trial in study.frontier()] == [study.trials[3].outcome.values]
 
 
 def test_a_search_in_which_everything_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,6 +167,9 @@ def _add_optimize(verbs: Any) -> None:
     parser.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the run's directory")
     parser.add_argument("--sampler", metavar="NAME", help="how points are proposed (default: the space's)")
     parser.add_argument(
+        "--tracking", default="auto", metavar="auto|off|URI", help="where MLflow keeps the run (default: auto)"
+    )
+    parser.add_argument(
         "--objective",
         dest="objectives",
         metavar="OBJECTIVE",
@@ -375,6 +378,7 @@ def _optimize(args: argparse.Namespace) -> int:
                 workers=args.workers,
                 storage=args.storage,
                 runs_dir=args.runs_dir,
+                tracking=args.tracking,
                 listeners=[line, stop],
             )
         except KeyboardInterrupt:
@@ -761,7 +765,8 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
     elif getattr(args, "frontier", False):
         _console(sys.stdout).print(terminal.frontier_table(study))
     else:
-        _console(sys.stdout).print(terminal.summary(study, run_dir, tracking_uri("auto", Path(args.runs_dir))))
+        uri = tracking_uri(getattr(args, "tracking", "auto"), Path(args.runs_dir))
+        _console(sys.stdout).print(terminal.summary(study, run_dir, uri))
 
 
 def _print_section(section: Section) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import pickle
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+import cloudpickle
 
 from dynosim import plugins
 from dynosim.config import ObjectiveConfig
@@ -64,7 +70,58 @@ def objective(
 
 def resolve(config: ObjectiveConfig) -> Objective:
     """Return the objective that *config* names; ConfigError when there is none."""
-    return _from_metric(config) if config.metric else load_python(config.python or "")
+    if config.metric:
+        return _from_metric(config)
+    reference = config.python or ""
+    if reference in _session:
+        found: Objective = pickle.loads(_session[reference])
+        return found
+    if reference.startswith(_NAMELESS):
+        said = "only the process that made it has it (a notebook, standard input, a function's inside)"
+        raise ConfigError(f"{reference}: {said}: put it in a .py file", path="objectives.python")
+    return load_python(reference)
+
+
+_NAMELESS = "<session>:"
+_session: dict[str, bytes] = {}
+"""Reference -> pickle of an objective that other processes cannot, or must not, import."""
+
+
+def refer(objective: Objective) -> str:
+    """Return the reference by which space files name *objective*: ``file.py:name`` where it can be found by that.
+
+    Importing ``__main__`` again would run a script again, so what is defined there is shared with workers as a pickle.
+    Raises ConfigError for what cannot be pickled.
+    """
+    module = sys.modules.get(getattr(objective.function, "__module__", None) or "")
+    file = Path(getattr(module, "__file__", None) or "")  # which is <stdin> of a script on standard input
+    found = file.is_file() and getattr(module, objective.name, None) is objective
+    named = f"{file.absolute()}:{objective.name}" if found else ""
+    if named and module is not sys.modules["__main__"]:
+        return named
+    content = _pickled(objective)
+    reference = named or f"{_NAMELESS}{objective.name}@{hashlib.sha256(content).hexdigest()[:12]}"
+    _session[reference] = content
+    return reference
+
+
+def _pickled(objective: Objective) -> bytes:
+    try:
+        content: bytes = cloudpickle.dumps(objective)
+    except Exception as error:  # whatever the objects that a user's function refers to raise
+        said = f"{objective.name}: cannot be sent to worker processes ({error}): put it in a .py file"
+        raise ConfigError(said, path="objectives") from error
+    return content
+
+
+def shared() -> dict[str, bytes]:
+    """Return what worker processes need of the objectives of this process, for ``share``."""
+    return dict(_session)
+
+
+def share(objectives: Mapping[str, bytes]) -> None:
+    """Make another process's objectives known here."""
+    _session.update(objectives)
 
 
 def _from_metric(config: ObjectiveConfig) -> Objective:

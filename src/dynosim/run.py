@@ -8,7 +8,6 @@ call goes on where it stopped. A lock file keeps two processes out of one run.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 import secrets
@@ -129,6 +128,7 @@ def optimize(
     runs_dir: str | Path = "runs",
     tracking: str = "auto",
     workers: int | None = None,
+    sampler: str | None = None,
     objectives: Sequence[str | Objective] = (),
     listeners: Sequence[Listener] = (),
     run_id: str | None = None,
@@ -138,12 +138,13 @@ def optimize(
     *space* is a bundled name or a YAML file. *trials* counts those of a resumed run too: an unfinished run of the
     same space, traffic, seed, storage and version goes on, a finished one goes on when more trials are asked for, and
     anything else starts a new run. *run_id* names the run to start or go on with instead. *objectives* replace the
-    space's: ``metric``, ``metric.stat``, ``file.py:function``, or a function made by ``@objective``.
+    space's: ``metric``, ``metric.stat``, ``file.py:function``, or a function made by ``@objective``, in a notebook too.
+    *tracking* is ``auto``, ``off`` or the URI of an MLflow server.
 
     Raises ConfigError for wrong input, StudyError when the run is taken or the storage refuses, and KeyboardInterrupt
     after the report of what was done so far is written.
     """
-    plan = {"trials": trials, "seed": seed, "workers": workers}
+    plan = {"trials": trials, "seed": seed, "workers": workers, "sampler": sampler}
     planned = [f"optimizer.{key}={value}" for key, value in plan.items() if value is not None]
     resolved = load_space(space, overrides=[*overrides, *planned], trace=trace, objectives=objectives)
     wanted = RunState(
@@ -193,12 +194,10 @@ def _objective_field(objective: str | Objective) -> dict[str, str]:
     """Return *objective* as a field of the space file, which worker processes can read too."""
     from dynosim.config.goals import canonical
     from dynosim.metrics import check_metric
+    from dynosim.objectives import refer
 
     if not isinstance(objective, str):
-        file = inspect.getsourcefile(objective.function)
-        if file is None or not Path(file).is_file():
-            raise ConfigError(f"{objective.name}: must be defined in a .py file, where worker processes find it")
-        return {"python": f"{file}:{objective.function.__name__}"}
+        return {"python": refer(objective)}
     if ":" in objective:
         return {"python": objective}
     metric, _, stat = objective.partition(".")

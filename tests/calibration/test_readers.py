@@ -138,7 +138,7 @@ def test_no_file_is_one_line(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_damage_is_read_or_refused(ran: Any, data: st.DataObject) -> None:
     document = json.loads(WRITERS[data.draw(st.sampled_from(sorted(WRITERS)))](*ran))
     path = data.draw(st.sampled_from(list(_paths(document))))

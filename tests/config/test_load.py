@@ -218,7 +218,6 @@ NAMES = st.text(min_size=1, max_size=8).filter(lambda name: name not in ("choice
 OPTIONS = st.dictionaries(NAMES, PLAIN | TRICKY, max_size=3).filter(lambda options: not list(find_domains(options)))
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30) | TRICKY, OPTIONS)
 def test_scenario_survives_dumping(name, options):
     base = load().model_dump()
@@ -228,7 +227,7 @@ def test_scenario_survives_dumping(name, options):
 
 
 @pytest.mark.parametrize("name", bundled_spaces())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32))
 def test_random_scenarios_of_bundled_spaces_survive_dumping(name, seed):
     space = bundled_space(name)

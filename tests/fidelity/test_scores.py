@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.stats  # noqa: F401 - loaded here, not within the deadline of a first example
 from hypothesis import given
 from hypothesis import strategies as st
 

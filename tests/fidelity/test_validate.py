@@ -8,10 +8,10 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,19 +41,22 @@ def test_a_crash_is_the_problem_of_its_row_alone(tmp_path: Path) -> None:
     assert re.fullmatch(r"crashed at rows.py:\d+: ZeroDivisionError: no requests at all", outcomes[1].problem or "")
 
 
-class _Pool(ThreadPoolExecutor):
-    """Processes as far as a caller sees, one of which dies of a row."""
+class _Process:
+    """Stands for a worker process, which dies of a row."""
 
-    def submit(self, do: Any, row: Any) -> Any:  # type: ignore[override]
-        return super().submit(_die if row.id.startswith("die") else do, row)
+    def __init__(self, do: Callable[[Measurement], Outcome], limit_s: float | None) -> None:
+        self._do = do
 
+    def __call__(self, row: Measurement) -> Outcome:
+        if row.id.startswith("die"):
+            raise BrokenExecutor
+        return self._do(row)
 
-def _die(row: Measurement) -> Outcome:
-    raise BrokenExecutor(row.id)
+    def close(self) -> None: ...
 
 
 def test_rows_keep_their_order_and_outlive_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_pool", _Pool)
+    monkeypatch.setattr(workers, "_Process", _Process)
     path, seen = write_set(tmp_path, *IDS, {"id": "die-c4"}, {"id": "z-c4"}), []
     outcomes = validate.validate(path, workers=2, replay=exact, listener=lambda *told: seen.append(told))
     assert seen == [(outcome, done, 6) for done, outcome in enumerate(outcomes, 1)]

@@ -20,6 +20,7 @@ from dynosim.space import SearchSpace
 from search.problems import serving, small
 
 GOALS = """
+import os
 from dynosim.objectives import objective
 
 @objective(direction="minimize", unit="1")
@@ -34,6 +35,10 @@ def branches(metrics):
 @objective(direction="minimize", unit="1")
 def raises(metrics):
     raise RuntimeError("no")
+
+@objective(direction="minimize", unit="1")
+def exits(metrics):
+    os._exit(0)
 
 @objective(direction="minimize", unit="1")
 def unknown(metrics):
@@ -113,7 +118,7 @@ def test_an_objective_in_python_has_a_prior(goals: Path, drawn: np.ndarray) -> N
     np.testing.assert_allclose(_of_goal(goals, "branches", drawn), expected)
 
 
-@pytest.mark.parametrize("name", ["raises", "unknown", "missing"])
+@pytest.mark.parametrize("name", ["raises", "exits", "unknown", "missing"])
 def test_an_objective_without_an_estimate_has_no_prior(goals: Path, drawn: np.ndarray, name: str) -> None:
     assert _of_goal(goals, name, drawn) is None
 

@@ -43,7 +43,7 @@ SPACES = {
 ROWS = {name: Rows(space) for name, space in SPACES.items()}
 
 places = st.tuples(st.sampled_from(list(SPACES)), st.integers(0, 2**32 - 1))
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 def _drawn(place: tuple[str, int], count: int = 8) -> tuple[Rows, np.ndarray, np.random.Generator]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +189,18 @@ def test_workers_give_reproducible_trials_and_survive_their_own_death() -> None:
     assert len(runs[0].trials) == 15
 
 
+class _InThread:
+    """Stands for a worker process."""
+
+    def __init__(self, do: Callable[[Scenario], Outcome], limit_s: float | None) -> None:
+        self._do = do
+
+    def __call__(self, task: Scenario) -> Outcome:
+        return self._do(task)
+
+    def close(self) -> None: ...
+
+
 def _at_random_speed(scenario: Scenario) -> Outcome:
     time.sleep(random.SystemRandom().uniform(0.0, 0.02))
     return evaluate(scenario)
@@ -210,7 +222,7 @@ class _Interrupt(_Recorder):
 def test_trials_depend_on_the_number_of_workers_but_not_on_their_speed(
     tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_pool", ThreadPoolExecutor)  # as parallel as processes, and there at once
+    monkeypatch.setattr(workers, "_Process", _InThread)  # as parallel as processes, and there at once
 
     def run(**options: object) -> Study:
         arguments = {"trials": 20, "seed": 3, "workers": 3, "sampler": sampler, "evaluate": _at_random_speed}

@@ -206,7 +206,7 @@ def _crashes(draw: st.DrawFn, pools: Sequence[str]) -> list[dict[str, Any]]:
     return draw(st.lists(one, max_size=6))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_any_crashes_leave_a_lawful_run(data: st.DataObject) -> None:
     """Several crashes, also of both pools at once and before earlier ones are noticed; closed and open loop."""

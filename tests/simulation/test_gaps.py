@@ -39,7 +39,7 @@ def _series(draw: st.DrawFn) -> Series:
 
 
 @given(st.lists(_series(), min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_series_has_exact_count_sum_and_limits_and_percentiles_within_a_bin(series: list[Series]) -> None:
     histogram, seconds = make_gaps(series), _expand(series)
     assert histogram.count.sum() == len(seconds)
@@ -50,7 +50,7 @@ def test_any_series_has_exact_count_sum_and_limits_and_percentiles_within_a_bin(
 
 
 @given(_series())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_each_bin_holds_what_lies_in_it(series: Series) -> None:
     """The closed form of a series crosses bins where a loop over its gaps does, up to rounding at an edge."""
     first, step, n, weight = series

@@ -126,7 +126,7 @@ _jobs = st.lists(
 
 
 @given(_jobs, st.sampled_from([0.0, 0.3]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_transfer_ends_in_time_and_no_port_carries_more_than_its_bandwidth(
     jobs: list[Job], latency_s: float
 ) -> None:
@@ -150,7 +150,7 @@ def test_every_transfer_ends_in_time_and_no_port_carries_more_than_its_bandwidth
 
 
 @given(_jobs)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_one_bottleneck_is_work_conserving(jobs: list[Job]) -> None:
     """All into one port whose bandwidth is what each could use alone: busy without a break while there is work."""
     jobs = [Job(0.0, index, 0, job.size_bytes) for index, job in enumerate(jobs)]

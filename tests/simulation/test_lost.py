@@ -50,7 +50,7 @@ def _assert_told_truly(told: Mapping[str, float], slo: SLO, truth: Mapping[str, 
             assert 0.0 < least <= truth[name] * (1 + 1e-9), name
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_stopped_run_is_lost_and_any_other_is_untouched(data: st.DataObject) -> None:
     choices = Drawn(data)
@@ -92,7 +92,7 @@ def _make_ending(seen: Progress, rng: np.random.Generator) -> NDArray[Any]:
     return requests
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_no_ending_of_a_lost_run_meets_its_slo(data: st.DataObject, seed: int) -> None:
     choices, rng = Drawn(data), np.random.default_rng(seed)

@@ -11,7 +11,7 @@ from simulation.compare import assert_equal, run_oracle
 from simulation.scenarios import Drawn, make_deployment, make_workload
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_equals_the_oracle(data: st.DataObject) -> None:
     choices = Drawn(data)

@@ -23,7 +23,7 @@ from simulation import laws
 from simulation.scenarios import Drawn, make_configured_workload, make_deployment, make_workload
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_every_run_obeys_the_laws(data: st.DataObject) -> None:
     choices = Drawn(data)

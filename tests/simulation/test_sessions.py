@@ -78,7 +78,7 @@ def _workloads(draw: st.DrawFn) -> Workload:
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(workload=_workloads(), name=st.sampled_from(sorted(DEPLOYMENTS)))
 def test_any_graph_is_sent_as_it_says(workload: Workload, name: str) -> None:
     pool = {"num_gpu_blocks_override": {"sglang": 32_000, "trtllm": 1000}.get(name, 2000)}

@@ -284,7 +284,7 @@ def refusal(text):
     return None
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data())
 def test_any_change_of_a_file_is_read_or_refused_with_its_line(data):
     fields = parse_document(FILE).data
@@ -418,7 +418,7 @@ def test_bundled_space_loads_and_its_baseline_can_be_deployed(name):
 
 
 @pytest.mark.parametrize("name", bundled_spaces())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_every_operation_yields_points_of_the_space(name, seed):
     space, rng = bundled(name), stream(seed, "test")

@@ -84,7 +84,7 @@ def source(requests: int, **changes: Any) -> SyntheticSource:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(source=SOURCES, seed=st.integers(0, 2**32))
 def test_table_is_valid(source: SyntheticSource, seed: int) -> None:
     assert source.sessions is not None
@@ -107,7 +107,7 @@ def test_table_is_valid(source: SyntheticSource, seed: int) -> None:
     assert np.unique(workload.hash_ids).tolist() == list(range(len(np.unique(workload.hash_ids))))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(source=SOURCES, seed=st.integers(0, 2**32))
 def test_equal_ids_mean_equal_prefixes(source: SyntheticSource, seed: int) -> None:
     assert source.sessions is not None
@@ -119,7 +119,7 @@ def test_equal_ids_mean_equal_prefixes(source: SyntheticSource, seed: int) -> No
             assert before.setdefault(block, (ids[:k], end)) == (ids[:k], end)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(source=SOURCES, seed=st.integers(0, 2**32), fewer=st.integers(1, 40))
 def test_more_requests_begin_with_the_same_ones(source: SyntheticSource, seed: int, fewer: int) -> None:
     fewer = min(fewer, source.requests)

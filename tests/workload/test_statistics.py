@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dynosim.workload import Workload, describe, lru_reuse, reuse_bound
@@ -61,7 +61,6 @@ def trees(draw: st.DrawFn) -> Workload:
     )
 
 
-@settings(deadline=None)
 @given(table=trees(), workers=st.integers(1, 4))
 def test_bound_is_what_a_replay_finds(table: Workload, workers: int) -> None:
     caches: list[set[int]] = [set() for _ in range(workers)]
@@ -75,7 +74,6 @@ def test_bound_is_what_a_replay_finds(table: Workload, workers: int) -> None:
     assert reuse_bound(table, workers) == pytest.approx(hits * 10 / table.input_tokens.sum())
 
 
-@settings(deadline=None)
 @given(table=trees())
 def test_larger_caches_find_more_up_to_the_bound(table: Workload) -> None:
     """LRU is a stack algorithm (Mattson et al. 1970): a larger cache never finds less."""

@@ -88,7 +88,7 @@ def prompts(workload: Workload) -> list[list[int]]:
     return [ids.tolist() for ids in np.split(workload.hash_ids, workload.hash_offsets[1:-1])]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(source=SOURCES, seed=st.integers(0, 2**32))
 def test_table_is_valid(source: SyntheticSource, seed: int) -> None:
     workload = generate(source, seed)
@@ -106,7 +106,7 @@ def test_table_is_valid(source: SyntheticSource, seed: int) -> None:
     assert np.unique(workload.hash_ids).tolist() == list(range(len(np.unique(workload.hash_ids))))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(source=SOURCES.filter(lambda source: source.prefix is not None), seed=st.integers(0, 2**32))
 def test_equal_ids_mean_equal_prefixes(source: SyntheticSource, seed: int) -> None:
     """A block id stands for the prompt up to its end: the same ids come before it wherever it is, and a partial block

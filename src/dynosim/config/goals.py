@@ -70,6 +70,8 @@ class OptimizerConfig(Config):
     """End a simulation as soon as an SLO cannot be met any more; the baseline always runs to its end."""
     stop_at_gap: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """End the search when the estimated share of hypervolume still missing falls below this."""
+    trial_timeout_s: PositiveFloat | None = None
+    """A trial that takes longer fails, and its worker process is ended; no limit where not given."""
     warm_start: tuple[str, ...] = ()
     """Earlier runs to learn from: ids, directories, or ``last``, the newest one before this run."""
 

@@ -34,7 +34,7 @@ from dynosim.fidelity.replay import Outcome
 from dynosim.fidelity.replay import replay as replay_one
 from dynosim.fidelity.scores import Scores, score
 from dynosim.files import write_whole
-from dynosim.search.workers import DIED, Workers, count_workers
+from dynosim.search.workers import Workers, count_workers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def validate(
     if not rows:
         raise ConfigError(f"{only}: no row has such an id", file=str(path), path="--only")
     outcomes = []
-    with Workers(partial(_replay_safely, replay), count_workers(workers), _died) as pool:
+    with Workers(partial(_replay_safely, replay), count_workers(workers), _failed) as pool:
         for outcome in _replayed(rows, pool):
             outcomes.append(outcome)
             if listener is not None:
@@ -86,19 +86,14 @@ def validate(
 
 
 def _replayed(rows: Sequence[Measurement], pool: Workers[Measurement, Outcome]) -> Iterator[Outcome]:
-    """Yield outcomes in order; a few rows per worker are in flight, so that a death costs no more than those."""
-    running: deque[tuple[Measurement, Future[Outcome]]] = deque()
+    """Yield outcomes in order; a few rows per worker are in flight."""
+    running: deque[Future[Outcome]] = deque()
     for row in rows:
-        running.append((row, pool.submit(row)))
+        running.append(pool.submit(row))
         if len(running) >= 2 * pool.count - 1:
-            yield _oldest(running, pool)
+            yield running.popleft().result()
     while running:
-        yield _oldest(running, pool)
-
-
-def _oldest(running: deque[tuple[Measurement, Future[Outcome]]], pool: Workers[Measurement, Outcome]) -> Outcome:
-    row, future = running.popleft()
-    return pool.result(future, row)
+        yield running.popleft().result()
 
 
 def _replay_safely(replay: Replay, row: Measurement) -> Outcome:
@@ -110,8 +105,8 @@ def _replay_safely(replay: Replay, row: Measurement) -> Outcome:
         return Outcome(row, {}, problem=f"crashed at {Path(last.filename).name}:{last.lineno}: {what}")
 
 
-def _died(row: Measurement) -> Outcome:
-    return Outcome(row, {}, problem=DIED)
+def _failed(row: Measurement, reason: str) -> Outcome:
+    return Outcome(row, {}, problem=reason)
 
 
 def score_set(path: Path, outcomes: Sequence[Outcome]) -> Scores:

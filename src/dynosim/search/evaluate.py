@@ -24,13 +24,13 @@ def evaluate(scenario: Scenario, results: Path | None = None) -> Outcome:
     """Return what *scenario* does; a result that the file *results* has is taken from there, and a new one added.
 
     A deployment that cannot run is INFEASIBLE with its reason. Any other exception is FAILED with its
-    traceback: a bug, or a user's objective that raises or is not finite, must not end a search of hours. With
+    traceback: a bug, or a user's objective that raises, exits or is not finite, must not end a search of hours. With
     ``optimizer.stop_lost_runs`` a simulation that is bound to miss an SLO ends early and is LOST.
     """
     start = time.perf_counter()
     try:
         outcome = _score(scenario, _result(scenario, results))
-    except Exception:
+    except (Exception, SystemExit):
         outcome = Outcome(Status.FAILED, reason=traceback.format_exc())
     return replace(outcome, wall_s=time.perf_counter() - start)
 

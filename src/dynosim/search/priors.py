@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import SLO
+from dynosim.config import SLO, ObjectiveConfig
 from dynosim.metrics import Metrics, slo_violations
 from dynosim.objectives import resolve
+from dynosim.search.workers import Workers
 from dynosim.space import SearchSpace
 
 Array = NDArray[np.float64]
 Function = Callable[[Metrics], Any]
+Estimate = Callable[[Metrics, int], Array]
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,16 @@ class ServingPriors:
 
     An objective may be any function of Metrics. It is called with columns in place of numbers, and row by row where it
     does not take them. One that has no value at any of *count* typical rows is not called again: it needs a metric
-    without an estimate.
+    without an estimate. A user's is called in a process of its own.
     """
 
     def __init__(self, space: SearchSpace, typical: Metrics, count: int) -> None:
-        self._objectives: list[Function | None] = [resolve(config).function for config in space.reference.objectives]
-        slo = space.reference.slo
+        slo, limit_s = space.reference.slo, space.reference.optimizer.trial_timeout_s
+        self._objectives: list[Estimate | None] = [_estimate(config, limit_s) for config in space.reference.objectives]
         bounds = {f"{m}.{stat}": {m: {stat: bound}} for m, stats in slo.items() for stat, bound in stats.items()}
-        self._violations: dict[str, Function] = {name: partial(_violation, slo) for name, slo in bounds.items()}
+        self._violations: dict[str, Estimate] = {
+            name: partial(_apply, partial(_violation, slo)) for name, slo in bounds.items()
+        }
         known = self(typical, count)
         self._objectives = [
             f if values is not None and np.isfinite(values).any() else None
@@ -52,9 +57,35 @@ class ServingPriors:
     def __call__(self, metrics: Metrics, count: int) -> Prior:
         """Return the estimates of *count* rows."""
         return Prior(
-            tuple(f and _apply(f, metrics, count) for f in self._objectives),
-            {name: _apply(f, metrics, count) for name, f in self._violations.items()},
+            tuple(f and f(metrics, count) for f in self._objectives),
+            {name: f(metrics, count) for name, f in self._violations.items()},
         )
+
+
+def _estimate(config: ObjectiveConfig, limit_s: float | None) -> Estimate:
+    return _Apart(config, limit_s) if config.python else partial(_apply, resolve(config).function)
+
+
+class _Apart:
+    """A user's objective in a process, which it may end or keep for ever; it has no estimates from then on."""
+
+    def __init__(self, config: ObjectiveConfig, limit_s: float | None) -> None:
+        self._workers = Workers(partial(_apply_user, config), 1, _nothing, isolated=True, limit_s=limit_s)
+        self._ended = False
+        weakref.finalize(self, self._workers.close)
+
+    def __call__(self, metrics: Metrics, count: int) -> Array:
+        values = None if self._ended else self._workers.submit((metrics, count)).result()
+        self._ended = values is None
+        return np.full(count, np.nan) if values is None else values
+
+
+def _apply_user(config: ObjectiveConfig, task: tuple[Metrics, int]) -> Array | None:
+    return _apply(resolve(config).function, *task)
+
+
+def _nothing(task: object, reason: str) -> None:
+    return None
 
 
 def _violation(slo: SLO, metrics: Metrics) -> float:
@@ -66,7 +97,7 @@ def _apply(function: Function, metrics: Metrics, count: int) -> Array:
     """Return *function* of each of *count* rows of *metrics*, NaN where it fails."""
     try:
         values = np.asarray(function(metrics), dtype=float)
-    except Exception:  # a user's function on columns that it does not expect
+    except (Exception, SystemExit):  # a user's function on columns that it does not expect
         values = np.zeros(())
     return values if values.shape == (count,) else _by_row(function, metrics, count)
 
@@ -74,7 +105,7 @@ def _apply(function: Function, metrics: Metrics, count: int) -> Array:
 def _by_row(function: Function, metrics: Metrics, count: int) -> Array:
     values = np.full(count, np.nan)
     for i in range(count):
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             values[i] = function(_row(metrics, i))
     return values
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 
 from dynosim.config import SLO, Scenario
+from dynosim.config.load import references
 from dynosim.errors import DynosimError, StudyError
 from dynosim.metrics import METRICS
 from dynosim.objectives import Objective, resolve
@@ -27,7 +28,7 @@ from dynosim.search.samplers.gap import Gap
 from dynosim.search.ties import preference, tie_groups
 from dynosim.search.trial import Outcome, Status, Trial
 from dynosim.search.warm import history_of
-from dynosim.search.workers import DIED, Workers, count_workers, finished
+from dynosim.search.workers import Workers, count_workers, finished
 from dynosim.space import SearchSpace, feasibility
 
 Array = NDArray[np.float64]
@@ -165,8 +166,6 @@ class _Running(NamedTuple):
     trial: optuna.Trial
     point: Point
     scenario: Scenario
-    asked: Scenario
-    """What is simulated: the same, but maybe to its end."""
     future: Future[Outcome]
 
 
@@ -203,7 +202,10 @@ def run_study(
     study.budget = _attainable(space, trial_store.study.sampler, trials or plan.trials)
     for listener in listeners:
         listener.study_started(study)
-    with Workers(evaluate, count_workers(workers), _died) as pool:
+    limit_s = plan.trial_timeout_s
+    # A user's code may exit, crash and hang: it must not take the study with it.
+    isolated = limit_s is not None or bool(references(space.fields))
+    with Workers(evaluate, count_workers(workers), _failed, isolated=isolated, limit_s=limit_s) as pool:
         for record in _evaluated(study, trial_store, pool):
             study.trials.append(record)
             for listener in listeners:
@@ -228,16 +230,16 @@ def _evaluated(study: Study, trial_store: store.TrialStore, pool: Workers[Scenar
             name = scenario.content_hash()
             asked = scenario if _may_stop(trial_store, point, space) else _to_its_end(scenario)
             known[name] = known.get(name) or pool.submit(asked)
-            running.append(_Running(trial, point, scenario, asked, known[name]))
-        trial, point, scenario, asked, future = running.popleft()
-        record = Trial(trial.number, point, scenario, pool.result(future, asked))
+            running.append(_Running(trial, point, scenario, known[name]))
+        trial, point, scenario, future = running.popleft()
+        record = Trial(trial.number, point, scenario, future.result())
         trial_store.tell(trial, record)
         yield record
         _stop_when_close(study, trial_store, window, since=len(study.trials))
 
 
-def _died(scenario: Scenario) -> Outcome:
-    return Outcome(Status.FAILED, reason=DIED)
+def _failed(scenario: Scenario, reason: str) -> Outcome:
+    return Outcome(Status.FAILED, reason=reason)
 
 
 def _stop_when_close(study: Study, trial_store: store.TrialStore, window: int, since: int) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from dynosim.config import ObjectiveConfig
 from dynosim.metrics import Metrics, slo_violations
 from dynosim.objectives import resolve
 from dynosim.search.distributions import Point
 from dynosim.search.samplers.base import History
 from dynosim.search.trial import Trial
+from dynosim.search.workers import Workers
 from dynosim.space import SearchSpace
 
 
@@ -25,18 +29,15 @@ def history_of(trials: list[Trial], space: SearchSpace) -> History:
     scenario = space.reference
     objectives = [resolve(config) for config in scenario.objectives]
     points, values, violations = [], [], []
-    for trial in trials:
-        point, found = _point(trial, space), Metrics(trial.outcome.metrics or {})
-        if point is None or not trial.outcome.metrics:
-            continue
-        try:
-            row = [float(objective.function(found)) for objective in objectives]
-        except Exception:  # a user's function on metrics that an earlier version may not have had
-            continue
-        if all(map(math.isfinite, row)):
-            points.append(point)
-            values.append(row)
-            violations.append(slo_violations(found, scenario.slo))
+    custom, limit_s = any(config.python for config in scenario.objectives), scenario.optimizer.trial_timeout_s
+    with Workers(partial(_values, scenario.objectives), 1, _nothing, isolated=custom, limit_s=limit_s) as pool:
+        for trial in trials:
+            point, found = _point(trial, space), Metrics(trial.outcome.metrics or {})
+            row = pool.submit(found).result() if point is not None and trial.outcome.metrics else None
+            if row is not None and point is not None:
+                points.append(point)
+                values.append(row)
+                violations.append(slo_violations(found, scenario.slo))
     names = violations[0] if violations else ()
     return History(
         tuple(objective.direction for objective in objectives),
@@ -46,6 +47,18 @@ def history_of(trials: list[Trial], space: SearchSpace) -> History:
         [],
         [],
     )
+
+
+def _values(objectives: Sequence[ObjectiveConfig], metrics: Metrics) -> list[float] | None:
+    """Return the objectives' values; None where one has none, such as a user's on metrics of an earlier version."""
+    with suppress(Exception, SystemExit):
+        values = [resolve(config)(metrics) for config in objectives]
+        return values if all(map(math.isfinite, values)) else None
+    return None
+
+
+def _nothing(metrics: Metrics, reason: str) -> None:
+    return None
 
 
 def _point(trial: Trial, space: SearchSpace) -> Point | None:

@@ -25,6 +25,10 @@ QUIET = {
 """MLflow's own switches, which it reads from the environment; what the user has set there wins."""
 
 
+_STORE_TIMEOUT_S = 120.0
+"""How long to wait for another process that is making the store, which takes seconds; then ``filelock.Timeout``."""
+
+
 def tracking_uri(tracking: str, runs_dir: Path) -> str | None:
     """Return the MLflow URI that *tracking* (``auto``, ``off`` or a URI) means, or None when tracking is off.
 
@@ -64,7 +68,7 @@ def _sqlite_path(uri: str) -> Path | None:
 def _ensure_store(path: Path) -> None:
     """Build the schema aside and rename it into place: MLflow's own creation is not safe under a kill or a rival."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with FileLock(path.with_suffix(".lock"), timeout=_STORE_TIMEOUT_S):
         if path.exists():
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

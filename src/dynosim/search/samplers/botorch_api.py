@@ -8,12 +8,17 @@ with warnings.catch_warnings():
 
     import torch
     from botorch import settings
+    from botorch.acquisition.multi_objective import logei
     from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
     from botorch.acquisition.multi_objective.objective import WeightedMCMultiOutputObjective
     from botorch.models.gp_regression import SingleTaskGP
     from botorch.models.model_list_gp_regression import ModelListGP
     from botorch.sampling.normal import SobolQMCNormalSampler
     from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
+
+# BoTorch compiles a C++ kernel for qLogNEHVI at first use: it warns where there is no compiler, and waits for ever on
+# the lock of a compilation that was killed. Its Python computes the same.
+logei._load_attempted = True
 
 __all__ = [
     "FastNondominatedPartitioning",

@@ -40,6 +40,8 @@ def _run(folder: Path, *arguments: str, stdin: str = "") -> None:
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(SCRIPT)
     _run(tmp_path, "study.py")
+    with pytest.raises(ConfigError, match="put that below if __name__"):  # its objective is in the script alone
+        run.load_study("last", tmp_path / "runs")
     (state,) = run.runs(tmp_path / "runs")
     assert state.state == "finished"
 

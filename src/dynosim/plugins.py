@@ -122,12 +122,26 @@ def _run(path: Path, content: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _being_run.append(path)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _being_run.pop()
     return module
+
+
+_being_run: list[Path] = []
+
+
+def check_not_imported() -> None:
+    """Raise ConfigError where a file of the user's is being imported: a script that searches would search again."""
+    if _being_run:
+        raise ConfigError(
+            f"{_being_run[-1].name} searches when it is imported: put that below if __name__ == '__main__'"
+        )
 
 
 def content_hash(reference: str) -> str | None:

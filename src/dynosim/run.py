@@ -24,7 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
-from dynosim import __version__
+from dynosim import __version__, plugins
 from dynosim.errors import ConfigError, StudyError, nearest
 from dynosim.files import write_whole
 
@@ -144,6 +144,7 @@ def optimize(
     Raises ConfigError for wrong input, StudyError when the run is taken or the storage refuses, and KeyboardInterrupt
     after the report of what was done so far is written.
     """
+    plugins.check_not_imported()
     plan = {"trials": trials, "seed": seed, "workers": workers, "sampler": sampler}
     planned = [f"optimizer.{key}={value}" for key, value in plan.items() if value is not None]
     resolved = load_space(space, overrides=[*overrides, *planned], trace=trace, objectives=objectives)
@@ -242,7 +243,6 @@ def _simulated(scenario: Scenario, seeds: int) -> Iterator[tuple[SimulationResul
 
 
 def _identity(space: SearchSpace, storage: str) -> str:
-    from dynosim import plugins
     from dynosim.config.load import references
     from dynosim.timing.calibrated import load_profile
     from dynosim.workload import load_workload

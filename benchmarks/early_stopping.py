@@ -85,7 +85,7 @@ def judge(scenario: Scenario, result: SimulationResult) -> dict[str, float]:
 def compete(
     scenario: Scenario, workload: Workload, stops: Sequence[LostCause | None], rounds: int
 ) -> list[tuple[SimulationResult, float]]:
-    """Return the result with each of *stops* and its CPU seconds, the fewest of so many rounds."""
+    """Return the result with each of *stops* and its CPU seconds, the fewest of *rounds* rounds."""
     seconds, results = np.full(len(stops), np.inf), list[SimulationResult]()
     for _ in range(rounds):
         results.clear()

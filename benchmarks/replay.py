@@ -183,8 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trace", help="trace file; the bundled chat profile where not given")
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; repeatable")
-    parser.add_argument("--requests", type=int, help="only the first so many requests of the source")
-    parser.add_argument("--repeat", type=int, default=7, help="the fastest of so many warm runs counts")
+    parser.add_argument("--requests", type=int, help="requests taken from the start of the source")
+    parser.add_argument("--repeat", type=int, default=7, help="warm runs, of which the fastest counts")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of the table")
     args = parser.parse_args()
     if args.json and args.case and len(args.case) == 1:

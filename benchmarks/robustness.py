@@ -32,7 +32,7 @@ LIMIT_S = 60
 WARM_UP = 20
 """Examples that are run before the processes start, so that those find everything compiled."""
 ORACLE_SHARE = 10
-"""Every so many-th example is compared with the oracle."""
+"""One example in this number is compared with the oracle."""
 
 
 def try_one(seed: int, k: int) -> None:

@@ -126,7 +126,7 @@ def _parallel_table(problem: str, runs: list[Run], shares: dict[tuple[str, str, 
 
 
 def _trials_table(problem: str) -> Table:
-    title = f"{problem}: share of the hypervolume after so many trials, median (mean) of the seeds"
+    title = f"{problem}: share of the hypervolume by number of trials, median (mean) of the seeds"
     return Table(
         "method", "seeds", *(f"@{n}" for n in CHECKPOINTS), "95 % at", "99 % at", "CPU s", "asked", title=title
     )

@@ -147,7 +147,7 @@ def run(name: str, problem: Problem, method: str, seed: int, trials: int) -> Run
 
 def show(console: Console) -> None:
     """Print a table of what was kept."""
-    title = "share of the true hypervolume after so many trials, median (mean) of the seeds"
+    title = "share of the true hypervolume by number of trials, median (mean) of the seeds"
     table = Table("problem", "method", "seeds", *(f"@{n}" for n in CHECKPOINTS), "CPU s per trial", title=title)
     for name, problem in problems().items():
         kept = results.read(name).values()

@@ -39,7 +39,7 @@ def _optimize(trials: int, overrides: Sequence[str] = FAST, **options: object) -
 
 
 class _StopAfter:
-    """Listener that stands for Ctrl-C after so many trials."""
+    """Listener that stands for Ctrl-C after *trials* trials."""
 
     def __init__(self, trials: int) -> None:
         self._trials = trials

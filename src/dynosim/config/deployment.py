@@ -86,11 +86,11 @@ class EngineConfig(Config):
     max_prefill_tokens: PositiveInt = 16384
     """SGLang: prompt tokens of one prefill pass that holds several requests."""
     scheduler_recv_interval: PositiveInt = 1
-    """SGLang: new requests are looked for after so many decode passes, or after a prefill pass."""
+    """SGLang: decode passes from one look for new requests to the next; a prefill pass is followed by a look too."""
     capacity_scheduler_policy: Literal["GUARANTEED_NO_EVICT", "MAX_UTILIZATION"] = "GUARANTEED_NO_EVICT"
     """TensorRT-LLM: admit a request when its whole context will fit, or as soon as its next blocks do."""
     batch_wait_timeout_iters: NonNegativeInt = 0
-    """TensorRT-LLM: prompts wait up to so many passes, while others decode, for
+    """TensorRT-LLM: the most passes that prompts wait, while others decode, for
     ``batch_wait_max_tokens_ratio`` x ``max_num_batched_tokens`` tokens of company."""
     batch_wait_max_tokens_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
     speculative: SpeculativeConfig | None = None
@@ -406,7 +406,7 @@ class StragglerConfig(Config):
     pool: Literal["mixed", "prefill", "decode"]
     replica: NonNegativeInt
     slowdown: float = Field(gt=1.0)
-    """Its passes take so many times as long."""
+    """Factor on the time of its passes."""
 
 
 class FailuresConfig(Config):

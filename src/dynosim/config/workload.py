@@ -417,12 +417,12 @@ class WorkloadConfig(Config):
     classes: tuple[RequestClass, ...] = ()
     """Mixture of priorities and deadlines; without any, the priorities of the trace or 0, and no deadlines."""
     max_requests: PositiveInt | None = None
-    """Use only the first so many requests of the source."""
+    """Number of requests taken from the start of the source."""
     max_virtual_time_s: PositiveFloat | None = None
     """The run stops here, whatever is still in flight. Where not given, an open loop stops at 10 times the time of
     its last arrival plus one hour, so that a saturated run ends; a closed loop runs to its end."""
     warmup_requests: NonNegativeInt = 0
-    """The first so many arrivals are simulated but left out of all metrics."""
+    """Number of first arrivals that are simulated but left out of all metrics."""
 
     @model_validator(mode="after")
     def _timed(self) -> WorkloadConfig:

@@ -59,7 +59,7 @@ def replay(measurement: Measurement) -> Outcome:
 
 
 def _simulated(row: Measurement, deployment: DeploymentConfig) -> SimulationResult:
-    """Simulate the row; clients that stop after so many answers leave the rest unsent, so that few are ever idle."""
+    """Simulate the row; clients that stop at a number of answers leave the rest unsent, so that few are ever idle."""
     workload = requests_of(row)
     result = simulate(deployment, workload)
     stop = int(row.noted(r"stop issuing after (\d+) completed") or 0)

@@ -128,7 +128,7 @@ def largest_batch(pools: Records) -> Array:
 
 
 def step_s(pools: Records, batch: Array) -> Array:
-    """Return the time between two tokens in batches of so many requests (``n``), linear between ``_BATCHES``."""
+    """Return the time between two tokens in batches of *batch* requests (``n``), linear between ``_BATCHES``."""
     j = np.clip(np.searchsorted(_BATCHES, batch, "right") - 1, 0, len(_BATCHES) - 2)
     weight = np.clip((batch - _BATCHES[j]) / (_BATCHES[j + 1] - _BATCHES[j]), 0.0, 1.0)
     i, table = np.arange(len(batch)), pools["token_s"]

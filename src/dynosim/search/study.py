@@ -257,7 +257,7 @@ def _stop_when_close(study: Study, trial_store: store.TrialStore, window: int, s
 
 
 def _gap(study: Study, trial_store: store.TrialStore, trials: int) -> Gap | None:
-    """Return the gap after so many trials; None where it is unknown."""
+    """Return the gap after *trials* trials; None where it is unknown."""
     sampler = trial_store.study.sampler
     if not isinstance(sampler, BayesSampler) or not trials:
         return None

@@ -32,7 +32,7 @@ class Network:
             self.links[i]["bytes_s"], self.links[i]["latency_s"] = bytes_s, latency_s
         self.net = np.zeros(1, state.NET)
         self.net["next"] = np.inf
-        # Room for the copies that so many requests may have on their way at once; more are not begun.
+        # Room for the copies that *requests* requests may have on their way at once; more are not begun.
         self.transfers = np.zeros(8 * requests + 4096 if self._links else 1, state.TRANSFER)
 
     def _add(self, gb_s: float, latency_us: float) -> int:

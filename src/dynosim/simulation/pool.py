@@ -153,7 +153,7 @@ def _tiers(config: PoolConfig) -> tuple[TierConfig | None, ...]:
 def _empty_caches(
     blocks: IntArray, node_blocks: int, ids: IntArray
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
-    """Return caches of so many blocks each. One slot is all blocks, empty. Untouched pages of zeros cost no memory.
+    """Return caches of *blocks* each. One slot is all blocks, empty. Untouched pages of zeros cost no memory.
 
     Named slots are nodes, and runs without content lie between them, so there are never more than both together.
     """

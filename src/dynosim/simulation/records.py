@@ -124,7 +124,7 @@ class SimulationResult:
     duration_s: float
     """First arrival to last event."""
     warmup_requests: int
-    """The first so many rows of ``requests`` count for nothing."""
+    """Number of first rows of ``requests`` that no metric counts."""
     timing: tuple[dict[str, Any], ...]
     """Provenance of the pass times, one per pool."""
     stopped: str

@@ -69,10 +69,10 @@ frontend_ms | ~ a constant in front of every request: HTTP, tokenising, detokeni
 schedule_conservativeness | SGLang: how much room admission keeps for outputs to come; more retracts less
 enable_mixed_chunk | SGLang: prefill passes carry running decodes along
 max_prefill_tokens | SGLang: prompt tokens of one prefill pass over several requests
-scheduler_recv_interval | SGLang: new requests wait for so many decode passes, or a prefill pass, to be noticed
+scheduler_recv_interval | SGLang: decode passes from one look for new requests to the next; prefill passes look too
 capacity_scheduler_policy | TensorRT-LLM: whole contexts reserved at admission, or only the next blocks
-batch_wait_timeout_iters | TensorRT-LLM: prompts wait so many passes for company
-batch_wait_max_tokens_ratio | TensorRT-LLM: a pass of so many tokens does not wait
+batch_wait_timeout_iters | TensorRT-LLM: passes for which prompts wait for company
+batch_wait_max_tokens_ratio | TensorRT-LLM: tokens of a pass, as a share of the budget, at which prompts stop waiting
 
 [SpeculativeConfig]
 num_speculative_tokens | longer bursts of tokens, more work per pass

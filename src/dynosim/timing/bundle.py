@@ -52,7 +52,7 @@ def _further_keys(dense: list[Size]) -> Iterator[tuple[PackKey, list[Size]]]:
 
 
 def data_parallel_sizes(engine: str, *gpus: int) -> list[Size]:
-    """Return the sizes with several attention ranks on so many GPUs; TensorRT-LLM has one rank per GPU."""
+    """Return the sizes with several attention ranks on each number of *gpus*; TensorRT-LLM has one rank per GPU."""
     ranks = (2, 4, 8, 16)
     sizes = [Size(total // size, size) for total in gpus for size in ranks if size <= total]
     return [size for size in sizes if engine != "trtllm" or size.tensor_parallel == 1]

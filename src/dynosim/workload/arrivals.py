@@ -37,7 +37,7 @@ class _Curve(NamedTuple):
     """Rate after the last time; None: the curve starts again."""
 
     def times_of(self, counts: FloatArray) -> FloatArray:
-        """Return the times at which so many arrivals are expected."""
+        """Return the times at which *counts* arrivals are expected."""
         total, end_s = float(self.counts[-1]), float(self.times_s[-1])
         rounds = np.zeros_like(counts) if self.final_rps is not None else np.floor(counts / total)
         times_s: FloatArray = rounds * end_s + np.interp(counts - rounds * total, self.counts, self.times_s)

@@ -165,7 +165,7 @@ def _calls(grower: _Grower, rule: FanOut | None, n: int, turn: int, most: int) -
         return _Calls(none, none, none, np.empty(0))
     fans = grower.rng("fans", turn).random(n) < rule.probability
     calls = np.where(fans, np.minimum(sample_lengths(rule.calls, n, grower.rng("calls", turn)), most), 0)
-    calls = np.clip(most - (np.cumsum(calls) - calls), 0, calls)  # what comes after so many is not in the table
+    calls = np.clip(most - (np.cumsum(calls) - calls), 0, calls)  # calls beyond *most* are not in the table
     caller = np.repeat(np.arange(n), calls)
     return _Calls(
         caller,

@@ -68,7 +68,7 @@ class Workload:
     """Closed loop: sessions kept in flight (a plain request is a session of its own); None is an open loop at
     ``arrival_s``."""
     warmup_requests: int = 0
-    """The first so many requests are left out of all metrics."""
+    """Number of first requests that are left out of all metrics."""
     hashed_tokens: IntArray = field(default_factory=_unset)
     """Shape (n,): tokens of prompt and answer that the block ids cover, at least the prompt where there are ids. More
     than the prompt where a later turn repeats the answer. Default: ``input_tokens``."""

@@ -2,7 +2,7 @@
 
 The prompt's length stands for the length of the job (shortest job first; Dynamo's router queue weighs by it as
 ``wspt``). Left alone, a stream of short prompts starves the long ones: with ``tokens_per_s`` every second of waiting
-counts as so many tokens less, that is, a request goes by
+takes that number of tokens off, so a request goes by
 
     arrival + prompt tokens / tokens_per_s
 """

@@ -23,7 +23,7 @@ Valid = Callable[[Array], bool]
 RANDOM, MUTATIONS, CROSSOVERS = 256, 256, 128
 CLIMBERS, ROUNDS = 6, 5
 ENUMERABLE = 1_500
-"""A space of at most so many points is scored whole."""
+"""A space with no more points than this is scored whole."""
 
 
 class Ranking:

@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 
 CANDIDATES, DRAWS = 300, 64
 MOST_DOUBT = 4.0
-"""Draws have standard deviations from one to so many times the models': fitted lengthscales are overconfident about
+"""Draws have standard deviations from one time to this many times the models': fitted lengthscales are overconfident about
 what few trials have varied, and a region that was written off wrongly is what a search misses."""
 _POOLS, _CLIMBERS, _ROUNDS = 2, 24, 6
 _INTERVAL = (0.1, 0.9)

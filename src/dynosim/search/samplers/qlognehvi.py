@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 _SAMPLES = 64
 _SHORTLIST = 32
-"""Of the points scored at once, so many of the highest exact EHVI are scored: qLogNEHVI is 100 times as expensive."""
+"""Of the candidates, those with the highest exact EHVI, in this number, are scored: qLogNEHVI is 100 times as expensive."""
 
 
 class QLogNEHVISampler(BayesSampler):

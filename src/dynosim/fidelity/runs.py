@@ -223,7 +223,7 @@ def workload_of(row: Measurement) -> WorkloadConfig:
 
 
 def _with_template(row: Measurement, workload: Workload) -> Workload:
-    """Add the chat template's tokens, which a server counts and its client does not: some per prompt, and some per message."""
+    """Add the chat template's tokens, which a server counts and its client does not: per prompt and per message."""
     found = re.search(r"about (\d+) \+ (\d+) per message more", row.notes)
     if not found:
         return workload

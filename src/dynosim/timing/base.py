@@ -50,8 +50,8 @@ class PassTables:
     """Shape (k_max + 1, m): one chunk's share of an attention kernel over k chunks of that length; row 0 is unused.
     More than k_max chunks read row k_max."""
     expert_s: Array
-    """Shape of tokens_s: the experts' part of it where *every* data-parallel rank carries that number of tokens; zeros without
-    ranks."""
+    """Shape of tokens_s: the experts' part of it where *every* data-parallel rank carries that number of tokens; zeros
+    without ranks."""
     chunk_s: float = 0.0
     """Time added for every prefill chunk of a pass."""
     eager_tokens: int = 0

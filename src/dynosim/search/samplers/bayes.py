@@ -48,7 +48,7 @@ _MOST_CELLS = 4_000
 """Fronts of five objectives have cells by the ten thousand, and memory and time go with them."""
 _CHECK_EVERY, _GOOD, _TRIED = 6, 1, 4
 """Every sixth proposal puts a choice without an order (a router, an engine) on the front, if fewer than ``_GOOD``
-feasible and fewer than ``_TRIED`` trials have had it: one met only in bad company looks bad, and the models are sure."""
+feasible and fewer than ``_TRIED`` trials had it: one met only in bad company looks bad, and the models are sure."""
 
 
 @dataclass(eq=False)

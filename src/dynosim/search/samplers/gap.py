@@ -34,8 +34,8 @@ Array = NDArray[np.float64]
 
 CANDIDATES, DRAWS = 300, 64
 MOST_DOUBT = 4.0
-"""Draws have standard deviations from one time to this many times the models': fitted lengthscales are overconfident about
-what few trials have varied, and a region that was written off wrongly is what a search misses."""
+"""The largest factor on the models' standard deviations in a draw: fitted lengthscales are overconfident about what few
+trials have varied, and a region that was written off wrongly is what a search misses."""
 _POOLS, _CLIMBERS, _ROUNDS = 2, 24, 6
 _INTERVAL = (0.1, 0.9)
 LOW, EXPECTED, HIGH = 0.12, 0.16, 0.28

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 _SAMPLES = 64
 _SHORTLIST = 32
-"""Of the candidates, those with the highest exact EHVI, in this number, are scored: qLogNEHVI is 100 times as expensive."""
+"""Candidates that qLogNEHVI scores, those with the highest exact EHVI: it is 100 times as expensive."""
 
 
 class QLogNEHVISampler(BayesSampler):

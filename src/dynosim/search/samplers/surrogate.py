@@ -34,7 +34,7 @@ _WORST_VIOLATION = 1e4
 _REFIT, _RECONSIDER = 1.08, 1.3
 """Growth of the data after which hyperparameters are fitted again, and after which a prior is put to the test again."""
 _MOST_FITTED = 200
-"""A fit takes the cube of its trials: seconds beyond this number, which is enough to tell the lengthscales. Predictions use all."""
+"""A fit takes the cube of its trials: seconds beyond this number, which tells the lengthscales. Predictions use all."""
 _NOTICEABLE = 0.005
 """Gains of hypervolume below this share are no progress."""
 _MARGIN = 0.1

@@ -99,7 +99,12 @@ def _metrics(study: Study, trial: Trial) -> dict[str, float]:
     named.update(zip((o.name for o in study.objectives), outcome.values or (), strict=False))
     named.update({f"slo_violation.{name}": value for name, value in outcome.constraints.items()})
     named["wall_s"] = outcome.wall_s
-    return _finite(named)
+    return {name: _shown(value) for name, value in _finite(named).items()}
+
+
+def _shown(value: float) -> float:
+    """Return *value* to six digits, whole numbers as they are: MLflow shows all sixteen, outcome.json has them."""
+    return value if value == round(value) else float(f"{value:.6g}")
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -69,22 +69,23 @@ def compare_link(experiment_id: str, run_ids: Sequence[str]) -> str:
 
 
 def _link(page: str, query: Mapping[str, str]) -> str:
-    # Without it, MLflow 3.17 shows the pages for traces of language models, whatever the experiment's kind says.
-    return f"#/{page}?{urlencode({'workflowType': 'machine_learning', **query})}"
+    # Without the type, MLflow 3.17 shows its pages for language models' traces, whatever the experiment's kind says.
+    # It is last because the comparison finds its runs only where they are the first of the query.
+    return f"#/{page}?{urlencode({**query, 'workflowType': 'machine_learning'})}"
 
 
 def _state(study: Study, where: str, charts: State | None = None) -> State:
-    first = study.objectives[0]
-    metrics = [*(objective.name for objective in study.objectives), "good_request_fraction", "gpus"]
-    tags = ["dynosim.label", "dynosim.pareto", "dynosim.status"]
+    objectives = [objective.name for objective in study.objectives]
+    metrics = dict.fromkeys(["gpus", *objectives, "good_request_fraction"])
+    tags = ["dynosim.pareto", "dynosim.feasible", "dynosim.label"]
+    columns = {_column("metrics", name): name for name in metrics} | {_column("tags", name): name for name in tags}
     return {
         "searchFilter": f"tags.`dynosim.study_id` = '{study.id}' and {where}",
-        "orderByKey": _column("metrics", first.name),
-        "orderByAsc": first.direction == "minimize",
-        "selectedColumns": [
-            *(_column("metrics", name) for name in dict.fromkeys(metrics)),
-            *(_column("tags", name) for name in tags),
-        ],
+        "orderByKey": _column("metrics", objectives[0]),
+        "orderByAsc": study.objectives[0].direction == "minimize",
+        "selectedColumns": list(columns),
+        "columnOrder": list(columns),
+        "columnWidths": {column: 40 + 7 * len(name) for column, name in columns.items()},  # pixels
         "runsHiddenMode": "SHOW_ALL",
         **(charts or {}),
     }

@@ -48,7 +48,7 @@ def families(path: Path) -> dict[tuple[str, ...], list[Measurement]]:
 def replays(rows: list[Measurement]) -> Iterator[Replay]:
     for row in rows:
         try:
-            scenario = Scenario(name=row.id, workload=workload_of(row), deployment=timed(deployment_of(row))[0])
+            scenario = Scenario(name=row.id, workload=workload_of(row), deployment=timed(deployment_of(row)))
             workload = load_workload(scenario.workload, scenario.seed)
         except DynosimError:
             continue

@@ -31,6 +31,8 @@ ROW = {
     "notes": "max_num_seqs 8, num_requests 20",
 }
 """A row of a small model that replays in a moment."""
+DENSE, MOE = "tables/dense", "tables/moe"
+"""Classes of evidence."""
 
 
 def outcome(
@@ -46,9 +48,9 @@ def outcome(
         "engine_version": None, "isl": 100.0, "osl": 11.0, "load": 4.0, "load_kind": "closed-loop concurrency",
         "notes": "", "folder": Path(), "measured": measured,
     }  # fmt: skip
-    own = {key: value for key, value in changes.items() if key in ("evidence", "moe", "problem", "requests")}
+    own = {key: value for key, value in changes.items() if key in ("evidence", "problem", "requests")}
     row = Measurement(**(fields | {key: value for key, value in changes.items() if key not in own}))  # type: ignore[arg-type]
-    return Outcome(row, measured if predicted is None else predicted, **{"evidence": "tables", **own})
+    return Outcome(row, measured if predicted is None else predicted, **{"evidence": DENSE, **own})
 
 
 def sweep(ttft_ms: Sequence[float], predicted_ms: Sequence[float] | None = None, **changes: Any) -> list[Outcome]:
@@ -81,4 +83,4 @@ def exact(row: Measurement) -> Outcome:
         raise ZeroDivisionError("no requests\nat all")
     if row.id.startswith("die"):
         os.kill(os.getpid(), 9)
-    return Outcome(row, row.measured, "tables", requests={"ttft_ms": np.ones(2), "latency_ms": np.ones(2)})
+    return Outcome(row, row.measured, DENSE, requests={"ttft_ms": np.ones(2), "latency_ms": np.ones(2)})

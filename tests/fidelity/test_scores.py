@@ -16,7 +16,7 @@ from dynosim.fidelity.errors import E2E, LOAD_THROUGHPUT, THROUGHPUT, TPOT, TTFT
 from dynosim.fidelity.replay import Outcome
 from dynosim.fidelity.scores import score
 from dynosim.fidelity.sweeps import rankings, saturation_step, sweeps, tau
-from fidelity.rows import outcome, sweep
+from fidelity.rows import DENSE, MOE, outcome, sweep
 
 TIMES = st.floats(1.0, 1e4)
 FACTORS = st.lists(st.floats(0.2, 5.0), min_size=1, max_size=8)
@@ -50,7 +50,7 @@ def test_errors_are_those_of_the_definition_at_any_scale(factors: list[float], s
 
 @given(FACTORS, st.randoms(use_true_random=False))
 def test_the_order_of_rows_is_irrelevant(factors: list[float], rng: random.Random) -> None:
-    rows = [*_off_by(factors), *sweep([100.0, 120.0, 3_000.0, 9_000.0]), outcome("moe", moe=True, evidence="roofline")]
+    rows = [*_off_by(factors), *sweep([100.0, 120.0, 3_000.0, 9_000.0]), outcome("moe", evidence="roofline/moe")]
     shuffled = rng.sample(rows, len(rows))
     assert score(shuffled) == score(rows)
     assert bands(sorted(shuffled, key=lambda o: o.measurement.id)) == bands(
@@ -59,7 +59,7 @@ def test_the_order_of_rows_is_irrelevant(factors: list[float], rng: random.Rando
 
 
 def test_flagged_rows_count_in_nothing_but_their_own_line() -> None:
-    rows = [*sweep([100.0, 120.0, 150.0], moe=True), outcome("dense")]
+    rows = [*sweep([100.0, 120.0, 150.0], evidence=MOE), outcome("dense")]
     bad = [replace(o.measurement, notes="QUALITY: odd", id=f"bad-{o.measurement.id}", load=1e3) for o in rows]
     wrong = [replace(o, measurement=row, predicted={TTFT: 1e6, TPOT: 1e6}) for o, row in zip(rows, bad, strict=True)]
     clean, mixed = score(rows), score([*rows, *wrong, replace(wrong[0], problem="does not fit")])
@@ -69,7 +69,7 @@ def test_flagged_rows_count_in_nothing_but_their_own_line() -> None:
 
 
 def test_classes_share_the_rows() -> None:
-    rows = [outcome("a", moe=True), outcome("b"), outcome("c", evidence="roofline")]
+    rows = [outcome("a", evidence=MOE), outcome("b"), outcome("c", evidence="roofline/dense")]
     assert {g.labels[0]: g.rows for g in score(rows).totals} == {
         "all": 3, "dense": 2, "MoE": 1, "tables": 2, "roofline": 1,
     }  # fmt: skip
@@ -232,7 +232,7 @@ def test_requests_are_correlated_only_where_they_are_the_same_ones() -> None:
 def test_targets_are_met_by_exact_predictions_and_missed_by_bad_ones() -> None:
     rows = [
         *sweep([100.0, 110.0, 120.0]),
-        outcome("moe", moe=True),
+        outcome("moe", evidence=MOE),
         outcome("t", {THROUGHPUT: 5.0, "kv_transfer_ms": 2.0}),
     ]
     assert all(target.met for target in score(rows).targets)
@@ -243,21 +243,21 @@ def test_targets_are_met_by_exact_predictions_and_missed_by_bad_ones() -> None:
 
 
 def test_a_band_holds_four_fifths_of_the_truth() -> None:
-    rows = [outcome(f"r{i}", {TPOT: 10.0 * (1 + i / 100)}, {TPOT: 10.0}, moe=True) for i in range(101)]
-    band = bands(rows)["tables/moe"]["inter_token_latency"]
+    rows = [outcome(f"r{i}", {TPOT: 10.0 * (1 + i / 100)}, {TPOT: 10.0}, evidence=MOE) for i in range(101)]
+    band = bands(rows)[MOE]["bands"]["inter_token_latency"]
     assert {name: band[name] for name in ("rows", "low", "high")} == {"rows": 101, "low": 1.1, "high": 1.9}
     held = [band["low"] <= o.measurement.measured[TPOT] / 10.0 <= band["high"] for o in rows]
     assert np.mean(held) == pytest.approx(0.8, abs=0.01)
 
 
 def test_few_rows_make_no_band() -> None:
-    assert bands([outcome(f"r{i}") for i in range(BAND_ROWS - 1)]) == {"tables/dense": {}}
+    assert bands([outcome(f"r{i}") for i in range(BAND_ROWS - 1)]) == {}
 
 
 def test_spread_leaves_out_what_a_family_shares() -> None:
     families = [("a", 1.0), ("b", 3.0)]
     rows = [outcome(f"{m}{i}", {TPOT: 10.0 * f}, {TPOT: 10.0}, model=m) for m, f in families for i in range(5)]
-    band = bands(rows)["tables/dense"]["inter_token_latency"]
+    band = bands(rows)[DENSE]["bands"]["inter_token_latency"]
     assert (band["spread"], band["low"], band["high"]) == (0.0, 1.0, 3.0)
     alone = [outcome(f"r{i}", model=f"m{i}") for i in range(10)]
-    assert "spread" not in bands(alone)["tables/dense"]["inter_token_latency"]
+    assert "spread" not in bands(alone)[DENSE]["bands"]["inter_token_latency"]

@@ -25,7 +25,7 @@ from dynosim.fidelity.replay import Outcome, replay
 from dynosim.fidelity.runs import deployment_of, requests_of, workload_of
 from dynosim.search import workers
 from dynosim.timing.engines import Behaviour
-from fidelity.rows import exact, outcome, sweep, write_set
+from fidelity.rows import MOE, exact, outcome, sweep, write_set
 
 ROOT = Path(__file__).parents[2]
 IDS = [{"id": name} for name in ("b-c4", "crash-c4", "a-c8", "a-c4")]
@@ -172,7 +172,7 @@ def test_bands_name_the_set_they_come_from(tmp_path: Path) -> None:
     path = write_set(tmp_path, *({"id": f"r-c{i}"} for i in range(8)))
     file = validate.write_bands(path, validate.validate(path, workers=1, replay=exact), tmp_path / "bands.json")
     bands = json.loads(file.read_text())
-    assert bands["classes"]["tables/dense"]["inter_token_latency"] == {
+    assert bands["classes"]["tables/dense"]["bands"]["inter_token_latency"] == {
         "rows": 8,
         "low": 1.0,
         "high": 1.0,
@@ -266,7 +266,7 @@ def _headings(text: str) -> list[str]:
 
 
 def test_the_page_holds_every_table_and_number_of_the_command(tmp_path: Path) -> None:
-    outcomes = [*sweep([100.0, 120.0, 9_000.0], [110.0, 130.0, 8_000.0]), outcome("moe", moe=True)]
+    outcomes = [*sweep([100.0, 120.0, 9_000.0], [110.0, 130.0, 8_000.0]), outcome("moe", evidence=MOE)]
     scored = validate.score(outcomes)
     page = document.write_docs(tmp_path, scored, outcomes).read_text()
     for section in document.sections(scored, outcomes):
@@ -323,7 +323,7 @@ from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import read_measurements
 from dynosim.fidelity.replay import replay
 (row,) = read_measurements(rows)
-assert replay(row).evidence == "tables"
+assert replay(row).evidence == "tables/dense"
 assert any(name.endswith(".npz") for name in seen), "a pack is loaded"
 if package is not None:
     from dynosim.timing import build

@@ -206,7 +206,9 @@ def test_a_scalar_slo_is_bounded_from_its_side() -> None:
 def test_what_is_extrapolated_or_has_no_interval_is_a_warning() -> None:
     said = [check.text for check in health(make_study(60)) if check.level == "warn"]
     assert any("TTFT p99 has no sampling interval" in text and "1,000 requests" in text for text in said)
-    assert any("on the frontier are extrapolated" in text for text in said)
+    mixed = next(text for text in said if text.startswith("the frontier compares different evidence"))
+    assert "modelled (tables/dense)" in mixed
+    assert "extrapolated (tables/dense, beyond the tables or the profile)" in mixed
     assert not any("ITL p99 has no" in text for text in said)
 
 

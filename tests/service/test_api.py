@@ -48,7 +48,7 @@ def test_a_finished_study_tells_its_trials_frontier_and_report(client: Any, fini
     frontier = client.get(f"{base}/frontier").json()
     assert all(trial in trials and trial["feasible"] for trial in frontier["frontier"])
     for trial in frontier["frontier"]:
-        assert trial["evidence"] == "modelled"
+        assert trial["evidence"] == "extrapolated", "the roofline"
         assert len(trial["sampling"]) == len(trial["model"]) == len(trial["values"])
     detail = client.get(f"{base}/trials/0").json()
     assert detail["scenario"]["deployment"]["aggregated"]["replicas"] == 2

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from dynosim.config import Scenario
+from dynosim.config import DeploymentConfig, Scenario
 from dynosim.timing.calibrated import CalibratedDeployment, Profile, Residual
+from dynosim.uncertainty import model_band
 from dynosim.uncertainty.evidence import EXTRAPOLATED_SHARE, evidence
-from dynosim.uncertainty.model_band import SHARED, WIDENED, Band, evidence_class, model_bands
+from dynosim.uncertainty.model_band import SHARED, WIDENED, Band, evidence_class, is_measured, model_bands
 
 ITL, TTFT, RATE = "inter_token_latency", "time_to_first_token", "output_token_throughput"
 CLASSES = {
     "tables/dense": {
-        ITL: {"rows": 50, "low": 0.9, "high": 1.2, "spread": 0.05},
-        RATE: {"rows": 50, "low": 0.8, "high": 1.1},
+        "gpus": ["h100_sxm", "h200_sxm"],
+        "bands": {
+            ITL: {"rows": 50, "low": 0.9, "high": 1.2, "spread": 0.05},
+            RATE: {"rows": 50, "low": 0.8, "high": 1.1},
+        },
     },
-    "roofline/dense": {TTFT: {"rows": 9, "low": 0.5, "high": 1.5}},
-    "tables/moe": {TTFT: {"rows": 9, "low": 0.7, "high": 2.0}},
+    "tables/moe": {"gpus": ["b200_sxm"], "bands": {TTFT: {"rows": 9, "low": 0.7, "high": 2.0}}},
 }
 
 
@@ -31,7 +34,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def _scenario(load: str = "concurrency", timing: str = "pack", profile: Profile | None = None) -> Scenario:
+def _scenario(
+    load: str = "concurrency", timing: str = "pack", profile: Profile | None = None, gpu: str = "h100_sxm"
+) -> Scenario:
     loads = {"concurrency": {"type": "concurrency", "concurrency": 8}, "poisson": {"type": "poisson", "rate_rps": 1.0}}
     scenario = Scenario.model_validate(
         {
@@ -47,7 +52,7 @@ def _scenario(load: str = "concurrency", timing: str = "pack", profile: Profile 
             },
             "deployment": {
                 "model": "llama-3.1-8b",
-                "gpu": "h100_sxm",
+                "gpu": gpu,
                 "timing": {"type": timing},
                 "aggregated": {"replicas": 1, "tensor_parallel_size": 2},
             },
@@ -79,11 +84,51 @@ def test_inverses_have_inverse_bands(file: Path) -> None:
     assert bands["output_token_throughput_per_gpu"] == bands[RATE]
 
 
-def test_a_class_with_too_few_rows_takes_the_union_of_the_others_widened(file: Path) -> None:
-    found = model_bands(_scenario(), "modelled", file=file)[TTFT]
-    assert found.low < 0.5
-    assert found.high > 2.0
-    assert found.half_width == pytest.approx(WIDENED * math.log(2.0 / 0.5) / 2.0)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"timing": "polynomial"},
+        {"timing": "fixed"},
+        {"timing": "roofline"},
+        {"timing": "roofline", "gpu": "mi300x"},
+        {"gpu": "a100_sxm"},
+        {"gpu": "b200_sxm"},
+    ],
+    ids=str,
+)
+def test_what_was_not_measured_is_extrapolated_and_has_no_band(
+    changes: dict[str, str], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_band, "BANDS", file)
+    scenario = _scenario(**changes)
+    assert not is_measured(scenario.deployment)
+    assert evidence(scenario, {}) == "extrapolated"
+    assert model_bands(scenario, "extrapolated") == model_bands(scenario, "modelled") == {}
+    profiled = _scenario(**changes, profile=_profile())
+    assert evidence(profiled, {}) == "calibrated", "the user measured it"
+    assert model_bands(profiled, "calibrated")[ITL]
+    assert model_bands(profiled, "extrapolated") == {}, "beyond its ranges nothing is known"
+
+
+def test_a_metric_without_rows_of_its_class_has_no_band(file: Path) -> None:
+    assert TTFT not in model_bands(_scenario(), "modelled", file=file)
+
+
+def test_the_gpus_of_all_pools_must_be_measured(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_band, "BANDS", file)
+    pool = {"replicas": 1, "tensor_parallel_size": 2}
+    for gpu, known in (("h200_sxm", True), ("l40s", False)):
+        pools = {"prefill": pool | {"gpu": gpu}, "decode": pool}
+        deployment = {"model": "llama-3.1-8b", "gpu": "h100_sxm", "mode": "disaggregated", "disaggregated": pools}
+        assert is_measured(DeploymentConfig.model_validate(deployment)) == known
+
+
+def test_the_package_s_bands_are_those_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "fidelity.md").read_text().splitlines()
+    for name, of in json.loads(model_band.BANDS.read_text())["classes"].items():
+        cells = [", ".join(of["gpus"])]
+        cells += [f"{band['low']:.2f} to {band['high']:.2f} ({band['rows']})" for band in of["bands"].values()]
+        assert f"| {name} | {' | '.join(cells)} |" in page
 
 
 def test_what_is_extrapolated_is_known_less(file: Path) -> None:
@@ -130,7 +175,7 @@ def test_a_profile_brings_its_own_band(file: Path) -> None:
 
 def test_marks_say_what_a_number_rests_on() -> None:
     assert evidence(_scenario(), {}) == "modelled"
-    assert evidence(_scenario(timing="roofline"), {"extrapolated_pass_share": EXTRAPOLATED_SHARE}) == "modelled"
+    assert evidence(_scenario(), {"extrapolated_pass_share": EXTRAPOLATED_SHARE}) == "modelled"
     assert evidence(_scenario(), {"extrapolated_pass_share": 1.1 * EXTRAPOLATED_SHARE}) == "extrapolated"
 
 

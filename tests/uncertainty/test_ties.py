@@ -82,7 +82,9 @@ def test_the_leader_has_the_fewest_gpus_and_ties_with_all_of_its_group() -> None
 def test_shared_bias_cancels_between_points_of_one_class_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "bands.json"
     band = {"rows": 9, "low": 1.2, "high": 2.0, "spread": 0.01}
-    file.write_text(json.dumps({"classes": {"tables/dense": {"time_to_first_token": band}}}))
+    file.write_text(
+        json.dumps({"classes": {"tables/dense": {"gpus": ["h100_sxm"], "bands": {"time_to_first_token": band}}}})
+    )
     monkeypatch.setattr(model_band, "BANDS", file)
     a, b, near = _trial(0, 1.0, 100.0), _trial(1, 1.0, 120.0), _trial(2, 1.0, 101.0)
     assert _numbers(tie_groups([a, b], NAMES)) == [[0], [1]], "20 % apart, 1 % spread each"

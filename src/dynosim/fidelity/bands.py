@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from dynosim.fidelity.errors import E2E, LOAD_THROUGHPUT, TPOT, TTFT, Pair, grouped, labels_of, pairs_of
+from dynosim.fidelity.runs import card_of
 
 if TYPE_CHECKING:
     from dynosim.fidelity.replay import Outcome
@@ -22,18 +23,29 @@ BAND_COVERAGE, BAND_ROWS = 0.8, 8
 """A band holds this share of measured / predicted; quantiles of fewer rows say nothing."""
 
 
-def bands(outcomes: Iterable[Outcome]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return "evidence/class" -> metric -> rows and quantiles of measured / predicted.
+class ClassBands(TypedDict):
+    """What was measured of a class of evidence."""
 
-    The truth is predicted x [low, high] in BAND_COVERAGE of the rows. Metrics have AIPerf's names; one with fewer than
-    BAND_ROWS rows in a class has no band.
+    gpus: list[str]
+    bands: dict[str, dict[str, float]]
+    """Metric, under AIPerf's name -> rows and quantiles of measured / predicted."""
+
+
+def bands(outcomes: Iterable[Outcome]) -> dict[str, ClassBands]:
+    """Return class of evidence -> its GPUs and bands.
+
+    The truth is predicted x [low, high] in BAND_COVERAGE of the rows. A metric with fewer than BAND_ROWS rows in a
+    class has no band, and a class without any is not there.
     """
-    classes = grouped((o for o in outcomes if not o.measurement.flagged and o.problem is None), _evidence_class)
-    return {name: _bands([pair for o in rows for pair in pairs_of(o)]) for name, rows in sorted(classes.items())}
-
-
-def _evidence_class(outcome: Outcome) -> str:
-    return f"{outcome.evidence}/{'moe' if outcome.moe else 'dense'}"
+    classes = grouped((o for o in outcomes if not o.measurement.flagged and o.problem is None), lambda o: o.evidence)
+    found = {
+        name: ClassBands(
+            gpus=sorted({card_of(o.measurement.gpu) for o in rows}),
+            bands=_bands([pair for o in rows for pair in pairs_of(o)]),
+        )
+        for name, rows in sorted(classes.items())
+    }
+    return {name: of for name, of in found.items() if of["bands"]}
 
 
 def _bands(pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:

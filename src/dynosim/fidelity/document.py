@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynosim.config.unmodelled import UNMODELLED
+from dynosim.fidelity.bands import BAND_COVERAGE, BAND_METRICS, BAND_ROWS, bands
 from dynosim.fidelity.effects import Requests
 from dynosim.fidelity.errors import SCORED, THROUGHPUT, TPOT, TTFT, UNSATURATED, Errors, grouped, pairs_of
 from dynosim.fidelity.replay import Outcome
@@ -71,6 +72,7 @@ def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
         _effects(scores),
         _requests(scores.requests),
         _problems(scores),
+        _bands(outcomes),
         rows_table(outcomes),
     ]
 
@@ -193,6 +195,29 @@ def _requests(scored: Iterable[Requests]) -> Section:
     return Section("Per-request logs", ("row", "requests", "time", "p10", "p50", "p90", "p99", "r"), rows, note)
 
 
+def _bands(outcomes: Sequence[Outcome]) -> Section:
+    """Return the model bands that the outcomes give, with their rows."""
+    rows = [
+        (name, ", ".join(of["gpus"]), *(_factors(of["bands"].get(metric)) for metric in BAND_METRICS.values()))
+        for name, of in bands(outcomes).items()
+    ]
+    note = (
+        f"Measured / predicted in {100 * BAND_COVERAGE:.0f} % of the rows of a class of evidence: where pass times "
+        f"come from, and dense or MoE. A metric with fewer than {BAND_ROWS} rows has no band. A configuration of a "
+        "class or on a GPU that is not here has none, and is marked as extrapolated."
+    )
+    return Section(
+        "Bands by class of evidence",
+        ("class", "GPUs", *(SCORED.get(metric, "throughput") for metric in BAND_METRICS)),
+        rows,
+        note,
+    )
+
+
+def _factors(band: Mapping[str, float] | None) -> str:
+    return "–" if band is None else f"{band['low']:.2f} to {band['high']:.2f} ({band['rows']:.0f})"
+
+
 def rows_table(outcomes: Sequence[Outcome]) -> Section:
     """Return every row: measured / predicted."""
     metrics = [m for m in SCORED if m != UNSATURATED]
@@ -239,10 +264,11 @@ HEAD = """# How far predictions are from real GPUs
 
 `dynosim validate --write-docs` wrote this page; its numbers are that command's. It replays {rows} measured runs of real
 engines, {flagged} of which look disturbed in their source and are scored apart, in the row "flagged". Pass times are
-kernel tables where there are any (evidence "tables") and a roofline where not; to them come a few constants per
+kernel tables where there are any (evidence "tables/...") and a roofline where not; to them come a few constants per
 engine, fitted to all its rows together and to none alone (see "What is fitted"). What a row leaves open is its source's
 launch script or the engine's default. Every load is produced as its source did: length ranges, warm-ups, start bursts,
-multi-turn conversations.
+multi-turn conversations. Rows, logs and traces come with the package
+([sources and licences](../src/dynosim/fidelity/measured/README.md)), so the command prints these numbers everywhere.
 
 The model was made in the sight of these rows, so expect larger errors on rows that nobody looked at;
 `dynosim validate --set FILE` measures them on yours.

@@ -21,6 +21,7 @@ from dynosim.simulation import SimulationResult, simulate
 from dynosim.simulation.records import COMPLETED
 from dynosim.timing import build, forward_times
 from dynosim.timing.pack import DEFAULT_SIZES
+from dynosim.uncertainty.model_band import evidence_class
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Outcome:
     predicted: Mapping[str, float]
     """In the row's metrics, wherever the simulation has the value."""
     evidence: str = ""
-    """``tables`` (measured kernels) or ``roofline``."""
-    moe: bool = False
+    """Its class, ``tables/dense`` and the like (``uncertainty.model_band``)."""
     problem: str | None = None
     """Why there is no prediction."""
     requests: Mapping[str, NDArray[np.float64]] | None = None
@@ -42,8 +42,7 @@ class Outcome:
 def replay(measurement: Measurement) -> Outcome:
     """Simulate the run of *measurement*; a run that cannot be simulated says why."""
     try:
-        moe = get_model(measurement.model).moe is not None
-        deployment, evidence = timed(_fitting(deployment_of(measurement)))
+        deployment = timed(_fitting(deployment_of(measurement)))
         result = _simulated(measurement, deployment)
         if not (result.requests["status"] == COMPLETED).any():
             raise InfeasibleError("no request was completed")
@@ -54,7 +53,11 @@ def replay(measurement: Measurement) -> Outcome:
         return Outcome(measurement, {}, problem=error.errors()[0]["msg"])
     keep = measurement.load_kind.startswith(("closed-loop multi-turn", "open-loop trace"))
     return Outcome(
-        measurement, _predicted(measurement, metrics, result), evidence, moe, None, _requests(result) if keep else None
+        measurement,
+        _predicted(measurement, metrics, result),
+        evidence_class(deployment) or "",
+        None,
+        _requests(result) if keep else None,
     )
 
 
@@ -90,8 +93,8 @@ def _with_pools(deployment: DeploymentConfig, update: dict[str, Any]) -> Deploym
     return deployment.model_copy(update={"disaggregated": deployment.disaggregated.model_copy(update=pools)})
 
 
-def timed(deployment: DeploymentConfig) -> tuple[DeploymentConfig, str]:
-    """Return the deployment with a timing source that has data for it, and which: kernel tables where they exist.
+def timed(deployment: DeploymentConfig) -> DeploymentConfig:
+    """Return the deployment with a timing source that has data for it: kernel tables where they exist.
 
     A pack that is not at hand is built where the extra ``[aic]`` is installed.
     """
@@ -104,9 +107,9 @@ def timed(deployment: DeploymentConfig) -> tuple[DeploymentConfig, str]:
                     raise
                 _build_pack(deployment, pool)
                 forward_times(deployment, pool)
-        return deployment, "tables"
+        return deployment
     except TimingError:
-        return deployment.model_copy(update={"timing": RooflineTiming()}), "roofline"
+        return deployment.model_copy(update={"timing": RooflineTiming()})
 
 
 def _build_pack(deployment: DeploymentConfig, pool: PoolConfig) -> None:

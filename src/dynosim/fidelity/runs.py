@@ -71,7 +71,7 @@ def deployment_of(row: Measurement) -> DeploymentConfig:
     return DeploymentConfig.model_validate(
         {
             "model": row.model,
-            "gpu": _card(row.gpu),
+            "gpu": card_of(row.gpu),
             "quantization": quantization,
             "kv_cache_dtype": _kv_cache_dtype(row, engine, quantization),
             "engine": {"name": engine, **_engine_flags(row, engine)},
@@ -80,7 +80,7 @@ def deployment_of(row: Measurement) -> DeploymentConfig:
     )
 
 
-def _card(gpu: str) -> str:
+def card_of(gpu: str) -> str:
     """Return the card of a row's GPU; PCIe, NVL and half-sized variants have none."""
     other = re.search("PCIe|NVL-|NVL$|40GB", gpu) and not gpu.startswith("GB")
     return gpu if other else next((card for name, card in GPUS.items() if gpu.startswith(name)), gpu)

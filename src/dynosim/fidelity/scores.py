@@ -125,10 +125,10 @@ def _by_source(outcomes: Sequence[Outcome]) -> Iterator[Group]:
 def _totals(outcomes: Sequence[Outcome]) -> list[Group]:
     kinds: dict[str, Callable[[Outcome], bool]] = {
         "all": lambda o: True,
-        "dense": lambda o: not o.moe,
-        "MoE": lambda o: o.moe,
-        "tables": lambda o: o.evidence == "tables",
-        "roofline": lambda o: o.evidence == "roofline",
+        "dense": lambda o: o.evidence.endswith("/dense"),
+        "MoE": lambda o: o.evidence.endswith("/moe"),
+        "tables": lambda o: o.evidence.startswith("tables/"),
+        "roofline": lambda o: o.evidence.startswith("roofline/"),
     }
     return [_group((name,), list(filter(has, outcomes))) for name, has in kinds.items()]
 

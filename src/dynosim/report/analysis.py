@@ -7,6 +7,7 @@ importance.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -23,7 +24,7 @@ from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
 from dynosim.search import pareto
 from dynosim.search.trial import Status
 from dynosim.space import Parameter, Range
-from dynosim.uncertainty.model_band import Band
+from dynosim.uncertainty.model_band import Band, evidence_class, is_measured
 from dynosim.uncertainty.sampling import BATCHES, LEVELS, MIN_BATCH, MIN_TAIL
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _checks(study: Study) -> Iterator[Check | None]:
         study, "saturated", sum(trial.saturated for trial in study.trials), "fewer GPUs than the traffic needs", 0.5
     )
     yield from _unknown_noise(study)
-    yield _extrapolated(study)
+    yield _evidence(study)
     failed = sum(trial.outcome.status is Status.FAILED for trial in study.trials)
     yield _share(study, "failed", failed, "see `reason` in trials.csv", 0.0)
     yield _still_rising(study)
@@ -252,11 +253,25 @@ def _unknown_noise(study: Study) -> Iterator[Check]:
             yield Check("warn", f"{objective.display} has no sampling interval, and its ties are not known: {advice}")
 
 
-def _extrapolated(study: Study) -> Check | None:
-    front = study.frontier()
-    far = [trial for trial in front if trial.outcome.evidence == "extrapolated"]
-    text = f"{len(far)} of {len(front)} on the frontier are extrapolated, beyond the timing tables or the profile"
-    return Check("warn", f"{text}: measure before trusting them") if far else None
+def _evidence(study: Study) -> Check | None:
+    """Say what the frontier rests on where it is not measured runs of one class."""
+    counts = Counter(rests_on(trial) for trial in study.frontier() if trial.outcome.evidence)
+    text = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    if len(counts) > 1:
+        return Check("warn", f"the frontier compares different evidence: {text}; differences may be the model's error")
+    far = any(kind.startswith("extrapolated") for kind in counts)
+    return Check("warn", f"on the frontier {text}: measure before trusting them") if far else None
+
+
+def rests_on(trial: Trial) -> str:
+    """Return the evidence mark of *trial* with the class of evidence, and why it is extrapolated."""
+    deployment, mark = trial.scenario.deployment, trial.outcome.evidence
+    kind = evidence_class(deployment) or f"{deployment.timing.type} timing"
+    if mark != "extrapolated":
+        return f"{mark} ({kind})"
+    if is_measured(deployment):
+        return f"{mark} ({kind}, beyond the tables or the profile)"
+    return f"{mark} ({kind} on {', '.join(deployment.gpu_counts())}: no measured runs)"
 
 
 def _edges(study: Study) -> Check | None:

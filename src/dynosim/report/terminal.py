@@ -25,6 +25,7 @@ from dynosim.report.analysis import (
     percent,
     plus_minus,
     priors_line,
+    rests_on,
     served,
     tie_letters,
     tradeoff,
@@ -125,9 +126,7 @@ def _bands(study: Study, trial: Trial) -> str:
     bands = trial.model_bands()
     known = {o.display: bands[metric] for o in study.objectives if (metric := o.name.partition(".")[0]) in bands}
     said = ", ".join(f"{display} {factors(band)}" for display, band in known.items())
-    return (
-        f"{trial.outcome.evidence}: a real server gives {said} of the number (80 % of those measured)" if said else ""
-    )
+    return f"{rests_on(trial)}: a real server gives {said} of the number (80 % of those measured)" if said else ""
 
 
 def _spread(study: Study) -> list[Trial]:

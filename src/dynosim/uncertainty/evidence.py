@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 from dynosim.config import Scenario
 from dynosim.timing import calibrated
+from dynosim.uncertainty.model_band import is_measured
 
 Evidence = Literal["measured", "calibrated", "modelled", "extrapolated"]
 """Best first. Measured: imported from a real run. Calibrated: under a profile, within what it was fitted on. Modelled:
-pass times from kernel tables or the roofline. Extrapolated: beyond the tables' grid or the profile's ranges."""
+real runs of its class of evidence were measured on its GPUs (``model_band.is_measured``); their errors are its band.
+Extrapolated: none were, or it is beyond the tables' grid or the profile's ranges."""
 
 MARKS = get_args(Evidence)
 
@@ -27,4 +29,6 @@ def evidence(scenario: Scenario, metrics: Mapping[str, float]) -> Evidence:
     beyond = profile is not None and profile.outside(calibrated.conditions(scenario.deployment, metrics))
     if beyond or metrics.get("extrapolated_pass_share", 0.0) > EXTRAPOLATED_SHARE:
         return "extrapolated"
-    return "modelled" if profile is None else "calibrated"
+    if profile is not None:
+        return "calibrated"
+    return "modelled" if is_measured(scenario.deployment) else "extrapolated"

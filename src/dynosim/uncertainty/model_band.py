@@ -1,8 +1,10 @@
 """Model bands: the factors between which the truth lies, from what validation found on configurations of the same kind.
 
-``bands.json`` holds, per class of evidence (where pass times come from / dense or MoE), the 10 % and 90 % quantiles of
-measured / predicted; ``dynosim validate --write-bands`` writes it. A calibrated deployment has the band of its
-profile: its errors on runs that it was not fitted on. Tails and other statistics take the band of their metric's mean.
+``bands.json`` holds, per class of evidence (where pass times come from / dense or MoE), the GPUs that were measured and
+the 10 % and 90 % quantiles of measured / predicted; ``dynosim validate --write-bands`` writes it. A calibrated
+deployment has the band of its profile: its errors on runs that it was not fitted on. Tails and other statistics take
+the band of their metric's mean. On a GPU or with a source that was not measured there is no band: the errors of others
+say nothing of it.
 
 No band have counts, ratios, utilisations and goodput, which no measurement of the set states, and rates under open-loop
 load that is carried: they are what was sent, and no prediction.
@@ -16,27 +18,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynosim.config import ConcurrencyLoad, DeploymentConfig, Scenario
 from dynosim.errors import ConfigError
 from dynosim.hardware.models import get_model
 from dynosim.timing.calibrated import Profile, profile_of
-from dynosim.uncertainty.evidence import Evidence
 from dynosim.uncertainty.sampling import FOLLOWS
+
+if TYPE_CHECKING:
+    from dynosim.uncertainty.evidence import Evidence
 
 BANDS = Path(__file__).with_name("bands.json")
 
 WIDENED = 1.5
-"""How much wider, in logarithms, a band is beyond what was measured: of a class with too few rows, which takes the
-union of the others, and of an extrapolated point. A convention, as nothing was measured there."""
+"""How much wider, in logarithms, the band of a measured class is beyond the tables' grid or a profile's ranges. A
+convention, as nothing was measured there."""
 SHARED = 0.5
 """Share of a band's half-width that two points of one class have apart, where the file does not say (``spread``)."""
 MAPE_TO_HALF_WIDTH = 1.606
 """80 % half-width over the mean absolute error of a normal distribution: 1.2816 / sqrt(2 / pi)."""
 
 SOURCES = {"pack": "tables", "roofline": "roofline"}
-"""Type of ``deployment.timing`` -> where its pass times come from; formulas of the user's own have no band."""
+"""Type of ``deployment.timing`` -> where its pass times come from; formulas and the user's own sources have no band."""
 
 VALIDATED: Mapping[str, tuple[str, int]] = {
     "time_to_first_token": ("time_to_first_token", 1),
@@ -82,10 +86,22 @@ class Band:
         return Band(centre / half, centre * half, WIDENED * self.spread)
 
 
+class _Measured(NamedTuple):
+    """What was measured of a class of evidence."""
+
+    gpus: frozenset[str]
+    bands: Mapping[str, Band]
+
+
 def evidence_class(deployment: DeploymentConfig) -> str | None:
-    """Return ``tables/dense`` and the like; None for pass times that come from nowhere."""
+    """Return ``tables/dense`` and the like; None for pass times of a source that is not validated."""
     source = SOURCES.get(deployment.timing.type)
     return source and f"{source}/{'dense' if get_model(deployment.model).moe is None else 'moe'}"
+
+
+def is_measured(deployment: DeploymentConfig) -> bool:
+    """Whether real runs of the deployment's class of evidence were measured on its GPUs, enough of them for a band."""
+    return bool(_of_class(deployment, BANDS))
 
 
 def model_bands(
@@ -97,9 +113,8 @@ def model_bands(
     """
     base = _base(scenario.deployment, file or BANDS)
     if mark == "extrapolated":  # where a profile has seen nothing it is worth no more than the class
-        kind = evidence_class(scenario.deployment)
-        of_class = _of_class(kind, file or BANDS) if kind else {}
-        base = {name: band.wider(of_class.get(name, band)).widened() for name, band in base.items()}
+        of_class = _of_class(scenario.deployment, file or BANDS)
+        base = {name: band.wider(of_class[name]).widened() for name, band in base.items() if name in of_class}
     predicted = saturated or isinstance(scenario.workload.load, ConcurrencyLoad)
     sources = dict(VALIDATED)
     if predicted:
@@ -117,8 +132,7 @@ def _base(deployment: DeploymentConfig, file: Path) -> Mapping[str, Band]:
         return {}
     if profile is not None and profile.residuals:
         return _of_profile(profile)
-    found = evidence_class(deployment)
-    return {} if found is None else _of_class(found, file)
+    return _of_class(deployment, file)
 
 
 def _of_profile(profile: Profile) -> dict[str, Band]:
@@ -131,28 +145,22 @@ def _of_profile(profile: Profile) -> dict[str, Band]:
     return bands
 
 
-@lru_cache(maxsize=16)
-def _of_class(name: str, file: Path) -> Mapping[str, Band]:
-    classes = _read(file)
-    union = {
-        metric: _union([of[metric] for of in classes.values() if metric in of])
-        for of in classes.values()
-        for metric in of
-    }
-    return {metric: band.widened() for metric, band in union.items()} | classes.get(name, {})
-
-
-def _union(bands: list[Band]) -> Band:
-    return Band(min(b.low for b in bands), max(b.high for b in bands), max(b.spread for b in bands))
+def _of_class(deployment: DeploymentConfig, file: Path) -> Mapping[str, Band]:
+    """Return metric -> band of the deployment's class; empty on GPUs that were not measured."""
+    measured = _read(file).get(evidence_class(deployment) or "")
+    gpus = set(map(deployment.pool_gpu, deployment.pools().values()))
+    return measured.bands if measured is not None and gpus <= measured.gpus else {}
 
 
 @lru_cache(maxsize=4)
-def _read(file: Path) -> dict[str, dict[str, Band]]:
-    """Return class -> metric -> band; empty where the file is not there."""
+def _read(file: Path) -> dict[str, _Measured]:
+    """Return class -> what was measured of it; empty where the file is not there."""
     if not file.is_file():
         return {}
-    classes = json.loads(file.read_text())["classes"]
-    return {name: {metric: _band(fields) for metric, fields in of.items()} for name, of in classes.items()}
+    return {
+        name: _Measured(frozenset(of["gpus"]), {metric: _band(fields) for metric, fields in of["bands"].items()})
+        for name, of in json.loads(file.read_text())["classes"].items()
+    }
 
 
 def _band(fields: Mapping[str, Any]) -> Band:

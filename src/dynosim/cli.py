@@ -432,7 +432,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.trial is not None:
         return _show_trial(study, args)
     if args.format == "csv":
-        _print_csv(study, study.frontier() if args.frontier else study.trials)
+        _print_csv(study, study.recommended() if args.frontier else study.trials)
     else:
         _print_study(study, args)
     return OK
@@ -763,7 +763,7 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
     if args.format == "json":
         _print_json({**frontier_view(study), "run_dir": str(run_dir)})
     elif getattr(args, "frontier", False):
-        _console(sys.stdout).print(terminal.frontier_table(study))
+        _console(sys.stdout).print(terminal.frontier_table(study, whole=True))
     else:
         uri = tracking_uri(getattr(args, "tracking", "auto"), Path(args.runs_dir))
         _console(sys.stdout).print(terminal.summary(study, run_dir, uri))

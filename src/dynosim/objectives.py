@@ -8,7 +8,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,17 @@ _UNITS: tuple[tuple[str, Kind], ...] = (
 )
 """Pattern of a unit -> kind; the first that is found. One user's tokens per second are a latency turned around."""
 
+SAME_WITHIN: Mapping[Kind, float] = {"latency": 0.01}
+"""Kind -> relative difference for which nobody changes a deployment, where the objective does not say: a convention.
+0.1 % for all others, as cost and throughput of a run repeat to 0.03 %, by how its last requests end."""
+
+_PICKS: Mapping[Kind, str] = {
+    "cost": "cheapest",
+    "latency": "fastest",
+    "throughput": "highest throughput",
+    "energy": "most efficient",
+}
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -45,6 +56,8 @@ class Objective:
     direction: Direction
     function: Callable[[Metrics], float]
     """Raises or returns NaN where it has no value: the trial then counts as failed."""
+    resolution: float | None = None
+    """Relative difference below which two values are the same; that of its kind where None."""
 
     def __call__(self, metrics: Metrics) -> float:
         return float(self.function(metrics))
@@ -54,22 +67,39 @@ class Objective:
         """What its unit says it measures."""
         return next((kind for pattern, kind in _UNITS if re.search(pattern, self.unit)), "other")
 
+    @property
+    def same_within(self) -> float:
+        """Relative difference below which two values are the same, whatever their noise."""
+        return SAME_WITHIN.get(self.kind, 0.001) if self.resolution is None else self.resolution
+
+    @property
+    def pick(self) -> str:
+        """What the best configuration in it is called: objectives of one kind have one pick in common."""
+        if self.kind == "count":
+            return f"{'fewest' if self.direction == 'minimize' else 'most'} {self.display}"
+        return _PICKS.get(self.kind, f"best {self.display}")
+
 
 def objective(
-    *, direction: Direction, unit: str, display: str | None = None
+    *, direction: Direction, unit: str, display: str | None = None, resolution: float | None = None
 ) -> Callable[[Callable[[Metrics], float]], Objective]:
     """Make an objective of a function of Metrics; its name is the function's."""
     if direction not in ("minimize", "maximize"):
         raise ConfigError(f"{direction!r}: direction is 'minimize' or 'maximize'")
 
     def wrap(function: Callable[[Metrics], float]) -> Objective:
-        return Objective(function.__name__, display or function.__name__, unit, direction, function)
+        return Objective(function.__name__, display or function.__name__, unit, direction, function, resolution)
 
     return wrap
 
 
 def resolve(config: ObjectiveConfig) -> Objective:
     """Return the objective that *config* names; ConfigError when there is none."""
+    found = _found(config)
+    return found if config.resolution is None else replace(found, resolution=config.resolution)
+
+
+def _found(config: ObjectiveConfig) -> Objective:
     if config.metric:
         return _from_metric(config)
     reference = config.python or ""

@@ -20,7 +20,6 @@ from dynosim.report.analysis import (
     percent,
     plus_minus,
     short,
-    tie_letters,
     tradeoff,
 )
 from dynosim.search.study import Study
@@ -169,7 +168,7 @@ def test_nothing_feasible_is_the_first_warning() -> None:
 def test_picks_on_the_bounds_of_the_space_are_named() -> None:
     trial = _trial(0, 1.0, 1000.0)
     at_edge = replace(trial, point={**trial.point, "deployment.aggregated.replicas": 8})
-    assert "aggregated.replicas = 8 (most; cheapest, balanced, fastest)" in _texts(_study(at_edge), "warn")
+    assert "aggregated.replicas = 8 (most; cheapest, fastest, balanced)" in _texts(_study(at_edge), "warn")
 
 
 def test_hypervolume_never_falls_and_ends_at_the_studys() -> None:
@@ -222,7 +221,12 @@ def test_page_data_hold_the_ends_of_what_they_show() -> None:
             assert low <= trial["metrics"][key] <= high
         assert all(low < high for low, high in trial["bands"].values())
         assert "time_to_first_token.p99" not in trial["intervals"]
-    assert page["ties"] == {str(number): letter for number, letter in tie_letters(study).items()} != {}
+    shown = {trial["number"]: trial for trial in page["trials"] if trial["leader"] is not None}
+    assert sorted(trial["recommendation"] for trial in shown.values()) == list(range(1, len(study.recommended()) + 1))
+    assert {trial["leader"] for trial in shown.values()} == set(page["leaders"])
+    assert set(page["frontier"]) | set(page["leaders"]) == set(shown)
+    assert page["best_at"] == {"cheapest": [0], "fastest": [1, 2], "balanced": [0, 1, 2]}
+    assert page["tradeoff_pair"] == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 
 from dynosim.config.load import load_scenario
 from dynosim.report import write
-from dynosim.report.analysis import tie_letters
 from dynosim.search.study import Study
 from report.fake_study import make_study
 
@@ -48,15 +47,15 @@ def test_every_trial_and_every_status_is_in_the_table(study: Study, run_dir: Pat
 def test_frontier_json_and_csv_agree_and_are_exact(study: Study, run_dir: Path) -> None:
     exact = json.loads((run_dir / "frontier.json").read_text())
     table = pd.read_csv(run_dir / "frontier.csv")
-    assert [row["number"] for row in exact] == table["number"].tolist() == [t.number for t in study.frontier()]
+    assert [row["number"] for row in exact] == table["number"].tolist() == [t.number for t in study.recommended()]
     for i, objective in enumerate(study.objectives):
         assert [row["outcome"]["values"][i] for row in exact] == table[objective.name].tolist()
-    for row, trial in zip(exact, study.frontier(), strict=True):
+    for row, trial in zip(exact, study.recommended(), strict=True):
         assert row["outcome"]["metrics"] == trial.outcome.metrics
 
 
 def test_recommendations_are_the_scenarios_of_the_frontier(study: Study, run_dir: Path) -> None:
-    front = study.frontier()
+    front = study.recommended()
     files = sorted((run_dir / "recommendations").glob("*.yaml"))
     assert [path.name for path in files] == [f"{i:04d}.yaml" for i in range(1, len(front) + 1)] + ["baseline.yaml"]
     for path, trial in zip(files, [*front, study.baseline], strict=True):
@@ -92,5 +91,6 @@ def test_the_tables_have_the_ends_of_intervals_and_bands(study: Study, run_dir: 
     assert (front[name] < front[f"{name}.high"]).all()
     assert (front[f"{name}.model_low"] < front[f"{name}.model_high"]).all()
     assert front["time_to_first_token.p99.low"].isna().all(), "it has no interval"
-    assert list(front["evidence"]) == [trial.outcome.evidence for trial in study.frontier()]
-    assert set(front["tie"].dropna()) == set(tie_letters(study).values())
+    assert list(front["evidence"]) == [trial.outcome.evidence for trial in study.recommended()]
+    assert front["recommendation"].tolist() == list(range(1, len(front) + 1))
+    assert set(front["leader"]) == {trial.number for trial in study.leaders()}

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from dynosim.report import terminal
-from dynosim.report.analysis import factors, number, percent, tie_letters
+from dynosim.report.analysis import factors, folded, gpu_counts, layout, number, percent, recommendation_numbers
 from report.fake_study import make_study, make_twin
 
 
@@ -19,24 +19,26 @@ def _print(renderable: RenderableType, width: int = 200) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_frontier_table_has_a_row_per_point_with_its_values() -> None:
-    study = make_study(60)
-    text = _print(terminal.frontier_table(study))
-    for trial in study.frontier():
-        row = next(line for line in text.splitlines() if line.strip("│ ").startswith(f"{trial.number} "))
-        assert trial.scenario.deployment.label() in row
-        assert all(number(value) in row for value in trial.outcome.values or ())
+def _rows(text: str) -> dict[int, list[str]]:
+    """Return trial number -> cells of its row."""
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line[:1] == "│"]
+    return {int(row[1]): row for row in rows if row[1].isdigit()}
 
 
-def test_the_frontier_table_shows_noise_ties_and_evidence() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_frontier_table_has_values_noise_evidence_and_the_file_of_each_row(*, whole: bool) -> None:
     study = make_study(60)
     study.trials.append(make_twin(study.frontier()[1], 60))
-    text, letters = _print(terminal.frontier_table(study)), tie_letters(study)
-    assert letters[60] == letters[study.frontier()[2].number] == "A"
-    for trial in study.frontier():
-        row = next(line for line in text.splitlines() if line.strip("│ ").startswith(f"{trial.number} "))
-        cells = [cell.strip() for cell in row.strip("│").split("│")]
-        assert cells[1] == letters.get(trial.number, "")
+    text, files = _print(terminal.frontier_table(study, whole=whole)), recommendation_numbers(study)
+    expected = study.recommended() if whole else [trial for trial, _ in folded(study)]
+    rows = _rows(text)
+    assert list(rows) == [trial.number for trial in expected]
+    for trial in expected:
+        cells = rows[trial.number]
+        assert cells[0] == str(files[trial.number])
+        assert trial.scenario.deployment.label() in cells
+        assert trial.scenario.deployment.router.policy in cells
+        assert any(cell.split() == [str(trial.scenario.deployment.num_gpus()), *gpu_counts(trial)] for cell in cells)
         assert cells[-1] == trial.outcome.evidence
         _, ttft, itl = (number(value) for value in trial.outcome.values or ())
         assert ttft in cells, "without an interval there is no ±"
@@ -49,29 +51,47 @@ def test_the_frontier_table_shows_noise_ties_and_evidence() -> None:
         assert f"{mark} (tables/dense" in caption
 
 
+def test_rows_that_look_alike_are_one_and_every_point_is_counted() -> None:
+    study = make_study(300)
+    rows = folded(study)
+    layouts = [(trial.scenario.deployment.label(), *layout(trial).values()) for trial, _ in rows]
+    assert len(set(layouts)) == len(layouts)
+    assert sum(more for _, more in rows) + len(rows) == len(study.recommended())
+    leaders = {trial.number for trial in study.leaders()}
+    assert all(trial.number in leaders for trial, _ in rows)
+    one = study.leaders()[0].scenario.deployment.label()
+    study.trials = [trial for trial in study.trials if trial.scenario.deployment.label() == one]
+    study.trials = [t for t in study.trials if layout(t) == layout(study.trials[0])]
+    assert [trial for trial, _ in folded(study)] == study.leaders(), "a single layout is not folded"
+
+
 def test_what_all_points_have_in_common_has_no_column() -> None:
     study = make_study(60)
     study.trials = [trial for trial in study.trials if trial.scenario.deployment.gpu == "h100_sxm"]
     text = _print(terminal.frontier_table(study))
-    assert "on h100_sxm (simulated)" in text
-    assert text.count("h100_sxm") == 1
+    assert "fake70b, h100_sxm, vllm, native" in text
+    assert text.count("h100_sxm") == text.count("vllm") == 1
     assert "served" not in text
 
 
-def test_a_narrow_frontier_table_keeps_every_label_whole() -> None:
+@pytest.mark.parametrize("width", [120, 160])
+def test_the_frontier_table_fits_and_keeps_every_label_whole(width: int) -> None:
     study = make_study(60)
-    text = _print(terminal.frontier_table(study), width=100)
-    assert all(f" {trial.scenario.deployment.label()} " in text for trial in study.frontier())
-    assert max(map(len, text.splitlines())) <= 100
+    text = _print(terminal.frontier_table(study), width=width)
+    assert all(f" {trial.scenario.deployment.label()} " in text for trial, _ in folded(study))
+    assert max(map(len, text.splitlines())) <= width
 
 
-def test_a_long_frontier_is_thinned_but_keeps_its_ends_and_picks() -> None:
+def test_a_long_frontier_is_thinned_but_keeps_its_picks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "MAX_ROWS", 4)
     study = make_study(300)
-    front, text = study.frontier(), _print(terminal.frontier_table(study))
-    rows = {int(line.strip("│ ").split()[0]) for line in text.splitlines() if line.startswith("│")}
-    assert len(front) > terminal.MAX_ROWS >= len(rows) - len(study.picks())
-    assert rows >= {front[0].number, front[-1].number} | {trial.number for trial in study.picks().values()}
-    assert f"{len(front) - len(rows)} more in frontier.csv" in text
+    text, every = _print(terminal.frontier_table(study)), folded(study)
+    rows = _rows(text)
+    assert len(every) > terminal.MAX_ROWS >= len(rows)
+    assert set(rows) >= {trial.number for trial in study.picks().values()}
+    assert set(rows) <= {trial.number for trial, _ in every}
+    left = len(study.recommended()) - len(rows) - sum(more for trial, more in every if trial.number in rows)
+    assert f"{left} more in frontier.csv" in text
 
 
 def test_a_command_works_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +123,7 @@ def test_picks_are_compared_with_the_baseline() -> None:
 
 def test_next_steps_point_to_the_balanced_recommendation() -> None:
     study = make_study(60)
-    place = [t.number for t in study.frontier()].index(study.picks()["balanced"].number) + 1
+    place = recommendation_numbers(study)[study.picks()["balanced"].number]
     text = _print(terminal.next_steps(study, Path("runs/x"), "sqlite:///runs/mlflow.db"))
     assert f"dynosim predict runs/x/recommendations/{place:04d}.yaml\n" in text
     assert "runs/x/report.html" in text

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,12 @@ def test_finds_the_whole_front_of_an_enumerable_space() -> None:
     assert (np.diff(front[:, 0]) >= 0.0).all()
 
 
-def test_picks_are_on_the_front_and_mean_what_they_say() -> None:
+def test_picks_are_leaders_and_mean_what_they_say() -> None:
     study = run_study(serving(), trials=30, evaluate=evaluate)
-    picks, front = study.picks(), study.frontier()
-    cost = [trial.outcome.values[0] for trial in front if trial.outcome.values]
-    assert list(picks) == ["cheapest", "balanced", "fastest"]
-    assert all(pick in front for pick in picks.values())
+    picks, leaders = study.picks(), study.leaders()
+    cost = [trial.outcome.values[0] for trial in leaders if trial.outcome.values]
+    assert list(picks) == ["cheapest", "fastest", "balanced"]
+    assert all(pick in leaders for pick in picks.values())
     assert picks["cheapest"].outcome.values[0] == min(cost)  # type: ignore[index]
     slow, fast = picks["cheapest"].outcome.values, picks["fastest"].outcome.values
     assert fast is not None
@@ -72,6 +73,19 @@ def test_picks_are_on_the_front_and_mean_what_they_say() -> None:
     assert min(fast[1] / slow[1], fast[2] / slow[2]) <= 1.0
     assert study.baseline is not None
     assert study.baseline.point == serving().baseline_point()
+
+
+def test_picks_are_named_by_what_they_are_best_at() -> None:
+    """Without a cost, throughput is not called cheap, and its best is not the fastest."""
+    metrics = "{metric: time_to_first_token, stat: p99}, {metric: output_token_throughput_per_gpu}, {metric: gpus}"
+    space = serving(f"objectives=[{metrics}]")
+    known = [(100.0, 10.0, 8.0), (200.0, 30.0, 4.0), (300.0, 20.0, 2.0)]
+    study = run_study(space, trials=1, evaluate=lambda _: Outcome(Status.COMPLETE, known[0], {}))
+    first = study.trials[0]
+    study.trials = [replace(first, number=i, outcome=replace(first.outcome, values=v)) for i, v in enumerate(known)]
+    numbers = {name: trial.number for name, trial in study.picks().items()}
+    assert numbers.pop("balanced") in range(3)
+    assert numbers == {"fastest": 0, "highest throughput": 1, "fewest GPUs": 2}
 
 
 def test_reference_point_and_hypervolume_by_hand() -> None:

@@ -38,6 +38,9 @@ class ObjectiveConfig(Config):
     """Statistic of a distribution metric (``avg``, ``p50``, ``p99`` ...); none for a scalar metric."""
     goal: Literal["minimize", "maximize"] | None = None
     """Where not given, the metric's own better direction."""
+    resolution: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
+    """Relative difference below which two values count as the same, whatever their noise: 0.001 is 0.1 %. Where not
+    given, 0.01 for latencies and 0.001 for everything else."""
     python: str | None = None
     """``package.module:function`` or ``path/to/file.py:function`` of an ``@objective``."""
 

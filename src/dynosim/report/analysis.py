@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -103,20 +102,55 @@ def factors(band: Band) -> str:
     return f"x {band.low:.2f}-{band.high:.2f}"
 
 
-def tie_letters(study: Study) -> dict[int, str]:
-    """Return trial number -> letter of its group, of the frontier's points that tie with others."""
-    groups = [group for group in study.tie_groups() if len(group) > 1]
-    return {trial.number: _letter(place) for place, group in enumerate(groups) for trial in group}
-
-
-def _letter(place: int) -> str:
-    return ascii_uppercase[place % 26] + (str(place // 26) if place >= 26 else "")
-
-
 def values(trial: Trial) -> tuple[float, ...]:
     """Return the objective values of a complete trial."""
     assert trial.outcome.values is not None
     return trial.outcome.values
+
+
+def layout(trial: Trial) -> dict[str, str]:
+    """Return what people call a deployment by beside its label: engine, weights (and KV cache), router, GPU types."""
+    deployment = trial.scenario.deployment
+    weights, kv = deployment.quantization.replace("none", "native"), deployment.kv_cache_dtype
+    routers = dict.fromkeys(deployment.role_router(role).policy for role in deployment.pools())
+    return {
+        "engine": deployment.engine.name,
+        "precision": weights if kv == "auto" else f"{weights}, KV {kv}",
+        "router": "+".join(routers),
+        "gpu": "+".join(gpu_counts(trial)),
+    }
+
+
+def folded(study: Study) -> list[tuple[Trial, int]]:
+    """Return the leaders, one of each layout and how many points of the frontier it stands for besides itself.
+
+    That is a pick where there is one, else the balanced one. Of a single layout, every leader.
+    """
+    picked = {trial.number for trial in study.picks().values()}
+    layouts: dict[tuple[str, ...], list[list[Trial]]] = {}
+    for group in study.groups():
+        label = group[0].scenario.deployment.label()
+        layouts.setdefault((label, *layout(group[0]).values()), []).append(group)
+    if len(layouts) == 1:
+        return [(group[0], len(group) - 1) for groups in layouts.values() for group in groups]
+    rows = []
+    for groups in layouts.values():
+        leaders = [group[0] for group in groups]
+        knee = leaders[pareto.knee(study.losses(leaders))]
+        shown = next((leader for leader in leaders if leader.number in picked), knee)
+        rows.append((shown, sum(map(len, groups)) - 1))
+    places = {trial.number: place for place, trial in enumerate(study.leaders())}
+    return sorted(rows, key=lambda row: places[row[0].number])
+
+
+def recommendation_numbers(study: Study) -> dict[int, int]:
+    """Return trial number -> the number of its file below ``recommendations``."""
+    return {trial.number: place for place, trial in enumerate(study.recommended(), start=1)}
+
+
+def leader_of(study: Study) -> dict[int, int]:
+    """Return trial number -> that of the leader that stands for it, of the frontier and of leaders themselves."""
+    return {trial.number: group[0].number for group in study.groups() for trial in group}
 
 
 def gpu_counts(trial: Trial) -> dict[str, int]:
@@ -145,10 +179,9 @@ def difference(trial: Trial, reference: Trial) -> dict[str, tuple[Any, Any]]:
 
 def tradeoff(study: Study) -> str:
     """Return one sentence on what latency (or the next objective) costs along their two-dimensional frontier."""
-    front, cost = study.frontier(), cost_objective(study)
-    if not front or len(study.objectives) < 2:
+    front, pair = study.leaders(), tradeoff_pair(study)
+    if not front or not pair:
         return ""
-    pair = (cost, 0 if cost else 1)
     losses = study.losses(front)[:, list(pair)]
     keep = np.flatnonzero(pareto.nondominated(losses))
     order = keep[np.argsort(losses[keep, 0])]
@@ -164,8 +197,8 @@ def tradeoff(study: Study) -> str:
 
 def frontier_line(study: Study) -> str:
     """Return the size of the frontier and what is believed to be missing of the full one."""
-    points = len(study.frontier())
-    found = f"{points} point{'' if points == 1 else 's'}"
+    points, leaders = len(study.frontier()), len(study.leaders())
+    found = f"{points} point{'' if points == 1 else 's'}, {leaders} of them told apart by more than noise"
     if study.gap is None:
         return found
     return f"{found}; {study.gap}"
@@ -176,9 +209,14 @@ def priors_line(study: Study) -> str:
     return "; ".join(f"{name}: {source}" for name, source in study.priors.items())
 
 
-def cost_objective(study: Study) -> int:
-    """Return the place of the first objective in USD, or else of the first."""
-    return next((i for i, objective in enumerate(study.objectives) if "USD" in objective.unit), 0)
+def tradeoff_pair(study: Study) -> tuple[int, int] | tuple[()]:
+    """Return the places of what is paid and what it buys; nothing where there is one objective."""
+    kinds = [objective.kind for objective in study.objectives]
+    if len(kinds) < 2:
+        return ()
+    paid = next((kinds.index(kind) for kind in ("cost", "energy", "count", "throughput") if kind in kinds), 0)
+    others = [i for i in range(len(kinds)) if i != paid]
+    return paid, next((i for i in others if kinds[i] == "latency"), others[0])
 
 
 def _step(study: Study, pair: tuple[int, int], a: Trial, b: Trial) -> str:
@@ -354,10 +392,12 @@ def data(study: Study) -> dict[str, Any]:
 
     ``axes`` name what can be plotted; each trial has its value on every axis under ``metrics`` (absent: unknown), the
     means of ``LATENCY_PARTS`` in ms under ``parts``, its SLO violations, and its knobs by short path. ``intervals`` are
-    95 % sampling intervals by axis, ``bands`` the model's factors; ``ties`` has the letters of trials that tie.
+    95 % sampling intervals by axis, ``bands`` the model's factors. Trials of the frontier and their leaders have a
+    ``recommendation``, the number of their file, and a ``leader``, the trial that stands for them (or they themselves).
+    ``best_at`` says which objectives a pick is the best of; ``tradeoff_pair`` what is paid and what it buys.
     """
-    front = study.frontier()
-    axes = _axes(study)
+    front, axes = study.frontier(), _axes(study)
+    numbers, leaders = recommendation_numbers(study), leader_of(study)
     return {
         "study": study.id,
         "space": study.space.name,
@@ -367,9 +407,19 @@ def data(study: Study) -> dict[str, Any]:
         "slo": _slo(study),
         "knobs": [short(parameter.path) for parameter in study.space.parameters],
         "prices": _prices(study),
-        "trials": [_trial(trial, study, axes) for trial in study.trials],
+        "trials": [
+            {
+                **_trial(trial, study, axes),
+                "leader": leaders.get(trial.number),
+                "recommendation": numbers.get(trial.number),
+            }
+            for trial in study.trials
+        ],
         "frontier": [trial.number for trial in front],
-        "ties": {str(number): letter for number, letter in tie_letters(study).items()},
+        "leaders": [trial.number for trial in study.leaders()],
+        "rows": [{"trial": trial.number, "variants": variants} for trial, variants in folded(study)],
+        "best_at": study.best_at,
+        "tradeoff_pair": tradeoff_pair(study),
         "picks": {name: trial.number for name, trial in study.picks().items()},
         "baseline": None if study.baseline is None else study.baseline.number,
         "hypervolume": hypervolume_curve(study),
@@ -437,6 +487,7 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
     return {
         "number": trial.number,
         "label": trial.scenario.deployment.label(),
+        **layout(trial),
         "gpus": gpu_counts(trial),
         "autoscaled": autoscaled(trial.scenario.deployment),
         "status": outcome.status.value,

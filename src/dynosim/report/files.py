@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim import __version__
 from dynosim.config.load import dump_scenario
 from dynosim.files import write_whole
-from dynosim.report.analysis import gpu_counts, tie_letters
+from dynosim.report.analysis import gpu_counts, layout, leader_of, recommendation_numbers
 from dynosim.report.html import html
 from dynosim.report.launch import launch_script
 from dynosim.workload import load_workload
@@ -33,6 +33,8 @@ TABLE_STATS = ("p1", "p50", "p99")
 """Statistics of a distribution that the tables show beside its average."""
 
 
+LAYOUT = ("engine", "precision", "router", "gpu")
+"""Columns of ``analysis.layout``."""
 ENDS = ("low", "high", "model_low", "model_high")
 """Columns of an objective's 95 % sampling interval and of its model band."""
 
@@ -40,7 +42,7 @@ ENDS = ("low", "high", "model_low", "model_high")
 def write(study: Study, run_dir: Path) -> dict[str, Path]:
     """Write all files of *study* into *run_dir* and return name -> path; earlier ones are replaced."""
     origin = environment(study)
-    front = study.frontier()
+    front = study.recommended()
     trials, frontier = table(study, study.trials), table(study, front)
     contents: dict[str, str | bytes] = {
         "environment.json": json.dumps(origin, indent=1),
@@ -59,10 +61,24 @@ def table(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     """Return one row per trial: outcome, searched knobs by path, objectives, SLO violations, main metrics."""
     import pandas as pd
 
-    ties = tie_letters(study)
-    rows = [{**_row(study, trial), "tie": ties.get(trial.number)} for trial in trials]
+    places = {"recommendation": recommendation_numbers(study), "leader": leader_of(study)}
+    rows = [{**_row(study, trial), **{name: of.get(trial.number) for name, of in places.items()}} for trial in trials]
     paths = [parameter.path for parameter in study.space.parameters]
-    heads = ["number", "status", "feasible", "saturated", "evidence", "tie", "label", "gpus", *paths]
+    heads = [
+        "number",
+        "status",
+        "feasible",
+        "saturated",
+        "evidence",
+        *places,
+        "label",
+        "engine",
+        "precision",
+        "router",
+        "gpu",
+        "gpus",
+        *paths,
+    ]
     heads += [objective.name for objective in study.objectives]
     heads += [f"{objective.name}.{end}" for objective in study.objectives for end in ENDS]
     # An objective may be one of the columns that are always there.
@@ -81,6 +97,7 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
         "saturated": trial.saturated,
         "evidence": outcome.evidence or None,
         "label": trial.scenario.deployment.label(),
+        **layout(trial),
         "gpus": sum(gpu_counts(trial).values()),
         **{path: _cell(value) for path, value in trial.point.items()},
         **{f"slo_violation.{name}": violation for name, violation in outcome.constraints.items()},
@@ -117,11 +134,11 @@ def lossless(trial: Trial) -> dict[str, Any]:
 
 
 def recommendations(study: Study) -> dict[str, str]:
-    """Return two files each of the frontier, by first objective, and of the baseline.
+    """Return two files each of the frontier and its leaders, by first objective, and of the baseline.
 
     The YAML is what ``dynosim predict`` runs, the script is how real servers are started like it.
     """
-    named = {f"{place:04d}": trial for place, trial in enumerate(study.frontier(), start=1)}
+    named = {f"{place:04d}": trial for place, trial in enumerate(study.recommended(), start=1)}
     if study.baseline is not None:
         named["baseline"] = study.baseline
     files = {f"recommendations/{name}.yaml": dump_scenario(trial.scenario) for name, trial in named.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,18 @@ from rich.text import Text
 from dynosim.metrics import METRICS
 from dynosim.report.analysis import (
     factors,
+    folded,
     frontier_line,
-    gpu_counts,
     gpu_text,
     health,
+    layout,
     number,
     percent,
     plus_minus,
     priors_line,
+    recommendation_numbers,
     rests_on,
     served,
-    tie_letters,
     tradeoff,
     values,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
 
-MAX_ROWS = 20
+MAX_ROWS = 15
 """Rows of the frontier that a screen takes; the files have all of them."""
 
 
@@ -52,42 +53,72 @@ def summary(study: Study, run_dir: Path, tracking_uri: str | None = None) -> Gro
     return Group(*parts, health_lines(study), "", next_steps(study, run_dir, tracking_uri))
 
 
-def frontier_table(study: Study) -> Table:
-    """Return the Pareto set ordered by the first objective: the picks, and rows evenly spread over the rest.
+def frontier_table(study: Study, *, whole: bool = False) -> Table:
+    """Return what can be told apart, by the first objective: one row a layout, at most ``MAX_ROWS``; or the *whole*.
 
-    What all rows have in common has no column: the GPU stands in the title then, and served is every request.
+    What all rows have in common stands in the title instead of a column.
     """
-    shown, ties = _spread(study), tie_letters(study)
-    names = ["+".join(gpu_counts(trial)) for trial in shown]
-    gpu = f" on {names[0]}" if len(set(names)) == 1 else ""
-    title = f"Pareto frontier of {study.space.name}{gpu} (simulated)"
-    table = Table(title=title, title_justify="left", caption=_caption(study, shown, ties), caption_justify="left")
-    flat = [trial.outcome.flat_metrics() for trial in shown]
+    rows = _every_row(study) if whole else _spread(study)
+    shown = [trial for trial, _ in rows]
+    common, varying = _layouts(shown)
+    title = f"Pareto frontier of {', '.join([study.space.name, *common])} (simulated)"
+    table = Table(title=title, title_justify="left", caption=_caption(study, rows), caption_justify="left")
     columns: dict[str, Sequence[str | Text]] = {
-        "trial": [str(trial.number) for trial in shown],
-        "tie": [ties.get(trial.number, "") for trial in shown] if ties else [],
-        "deployment": [trial.scenario.deployment.label() for trial in shown],
-        "GPU": [] if gpu else names,
-        "GPUs": [gpu_text(trial) for trial in shown],
+        **_named(study, shown),
+        "more": [f"+{more}" if more else "" for _, more in rows] if any(more for _, more in rows) else [],
+        **varying,
         **{_head(o): _with_noise(study, shown, place) for place, o in enumerate(study.objectives)},
-        "tok/s/user\np50": [_known(of.get("output_token_throughput_per_user.p50")) for of in flat],
-        "requests\nserved": []
-        if all(served(trial) > 0.9995 for trial in shown)
-        else [_served(trial) for trial in shown],
-        "SLO\nattained": [_known(of.get("good_request_fraction")) for of in flat],
-        "evidence": [_evidence(trial) for trial in shown] if any(trial.outcome.evidence for trial in shown) else [],
+        **_beside(study, shown),
     }
-    whole = {"trial", "tie", "deployment", "GPUs", *map(_head, study.objectives)}
+    whole_words = {"#", "trial", "deployment", "more", "GPUs", *map(_head, study.objectives)}
     for head, cells in columns.items():
         if cells:
-            width = max(map(len, [*cells, *head.split()])) if head in whole else None
+            width = max(map(len, [*cells, *head.split()])) if head in whole_words else None
             table.add_column(head, justify="left" if head in _TEXT else "right", width=width)
     for row in zip(*filter(None, columns.values()), strict=True):
         table.add_row(*row)
     return table
 
 
-_TEXT = ("tie", "deployment", "GPU", "evidence")
+_TEXT = ("deployment", "engine", "precision", "router", "evidence")
+
+
+def _named(study: Study, trials: Sequence[Trial]) -> dict[str, Sequence[str]]:
+    """Return the columns that name a trial: its recommendation file, its number, its deployment."""
+    numbers = recommendation_numbers(study)
+    return {
+        "#": [str(numbers.get(trial.number, "–")) for trial in trials],
+        "trial": [str(trial.number) for trial in trials],
+        "deployment": [trial.scenario.deployment.label() for trial in trials],
+    }
+
+
+def _layouts(trials: Sequence[Trial]) -> tuple[list[str], dict[str, Sequence[str]]]:
+    """Return what the layouts of *trials* have in common, and a column for everything else."""
+    layouts = [layout(trial) for trial in trials]
+    of = {name: [texts[name] for texts in layouts] for name in ("gpu", "engine", "precision", "router")}
+    common = [texts[0] for texts in of.values() if len(set(texts)) == 1]
+    counts, types = list(map(gpu_text, trials)), of.pop("gpu")
+    columns: dict[str, Sequence[str]] = {name: texts for name, texts in of.items() if len(set(texts)) > 1}
+    columns["GPUs"] = list(map(" ".join, zip(counts, types, strict=True))) if len(set(types)) > 1 else counts
+    return common, columns
+
+
+def _beside(study: Study, trials: Sequence[Trial]) -> dict[str, Sequence[str | Text]]:
+    """Return the columns beside the objectives that are worth their width."""
+    flat = [trial.outcome.flat_metrics() for trial in trials]
+    speed, attained = ([of.get(name) for of in flat] for name in (f"{_SPEED}.p50", "good_request_fraction"))
+    marks = [_evidence(trial) for trial in trials]
+    wanted: dict[str, tuple[Sequence[str | Text], bool]] = {
+        "tok/s/user\np50": (list(map(_known, speed)), f"{_SPEED}.p50" not in [o.name for o in study.objectives]),
+        "requests\nserved": (list(map(_served, trials)), any(served(trial) < 0.9995 for trial in trials)),
+        "SLO\nattained": (list(map(_known, attained)), any(share is not None and share < 0.99 for share in attained)),
+        "evidence": (marks, len(set(map(str, marks))) > 1),
+    }
+    return {head: cells for head, (cells, of_use) in wanted.items() if of_use}
+
+
+_SPEED = "output_token_throughput_per_user"
 
 
 def _served(trial: Trial) -> Text:
@@ -108,52 +139,59 @@ def _evidence(trial: Trial) -> Text:
     return text.append(", saturated", style="red") if trial.saturated else text
 
 
-def _caption(study: Study, shown: Sequence[Trial], ties: Mapping[int, str]) -> str | None:
+def _caption(study: Study, rows: Sequence[tuple[Trial, int]]) -> str:
     """Return what the marks of the table mean, those that are in it."""
-    front = study.frontier()
+    shown, folded_in = [trial for trial, _ in rows], sum(more for _, more in rows)
+    left = len(study.recommended()) - len(rows) - folded_in
     noisy = any(t.interval(o.name, v) for t in shown for o, v in zip(study.objectives, values(t), strict=True))
     lines = [
-        f"{len(front) - len(shown)} more in frontier.csv" if len(shown) < len(front) else "",
+        "#: recommendations/000#.yaml" + (f"; {left} more in frontier.csv" if left else ""),
+        "+: more of the frontier, of the same layout or not told apart by the simulation" if folded_in else "",
         "±: 95 % sampling interval" if noisy else "",
-        "same letter: not told apart by the simulation, the one with fewer GPUs is picked" if ties else "",
-        *dict.fromkeys(filter(None, (_bands(study, trial) for trial in front))),
+        *dict.fromkeys(_bands(study, trial) for trial in shown),
     ]
-    return "\n".join(filter(None, lines)) or None
+    return "\n".join(filter(None, lines))
 
 
 def _bands(study: Study, trial: Trial) -> str:
-    """Return the model bands of the objectives, which trials of one mark have in common."""
+    """Return the evidence of a trial and the model bands of the objectives, which trials of one mark have in common."""
     bands = trial.model_bands()
     known = {o.display: bands[metric] for o in study.objectives if (metric := o.name.partition(".")[0]) in bands}
     said = ", ".join(f"{display} {factors(band)}" for display, band in known.items())
-    return f"{rests_on(trial)}: a real server gives {said} of the number (80 % of those measured)" if said else ""
+    if said:
+        return f"{rests_on(trial)}: a real server gives {said} of the number (80 % of those measured)"
+    return f"{rests_on(trial)}: how far a real server is from it is not known" if trial.outcome.evidence else ""
 
 
-def _spread(study: Study) -> list[Trial]:
-    front = study.frontier()
-    even = set(np.linspace(0, len(front) - 1, MAX_ROWS).round().astype(int))
-    picked = {trial.number for trial in study.picks().values()}
-    return [trial for i, trial in enumerate(front) if i in even or trial.number in picked]
+def _spread(study: Study) -> list[tuple[Trial, int]]:
+    """Return one leader a layout with the number of points like it: the picks, and rows evenly spread over the rest."""
+    rows, picked = folded(study), {trial.number for trial in study.picks().values()}
+    free = [row for row in rows if row[0].number not in picked]
+    places = np.linspace(0, len(free) - 1, max(MAX_ROWS - (len(rows) - len(free)), 0)).round().astype(int)
+    kept = picked | {free[place][0].number for place in places if free}
+    return [row for row in rows if row[0].number in kept]
+
+
+def _every_row(study: Study) -> list[tuple[Trial, int]]:
+    return [(trial, 0) for trial in study.recommended()]
 
 
 def picks_table(study: Study) -> Table:
     """Return the named picks, each objective with its difference to the baseline."""
     baseline = study.baseline if study.baseline and study.baseline.outcome.values else None
-    table = Table(title="Picks" + (", compared with the baseline" if baseline else ""), title_justify="left")
-    for head in ("pick", "trial", "deployment"):
-        table.add_column(head, justify="right" if head == "trial" else "left", no_wrap=True)
-    for objective in study.objectives:
-        table.add_column(_head(objective), justify="right")
     rows = study.picks() | ({"baseline": baseline} if baseline else {})
-    for name, trial in rows.items():
-        cells = [_compared(study, trial, baseline, i) for i in range(len(study.objectives))]
-        table.add_row(
-            name,
-            str(trial.number),
-            trial.scenario.deployment.label(),
-            *cells,
-            style="dim" if trial is baseline else "",
-        )
+    trials = list(rows.values())
+    table = Table(title="Picks" + (", compared with the baseline" if baseline else ""), title_justify="left")
+    columns: dict[str, Sequence[str | Text]] = {
+        "pick": list(rows),
+        **_named(study, trials),
+        **_layouts(trials)[1],
+        **{_head(o): [_compared(study, t, baseline, i) for t in trials] for i, o in enumerate(study.objectives)},
+    }
+    for head in columns:
+        table.add_column(head, justify="left" if head in ("pick", *_TEXT) else "right", no_wrap=True)
+    for trial, row in zip(trials, zip(*columns.values(), strict=True), strict=True):
+        table.add_row(*row, style="dim" if trial is baseline else "")
     return table
 
 
@@ -219,8 +257,7 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
         lines.append(f"MLflow    {serve if tracking_uri.startswith('sqlite:') else tracking_uri}")
     balanced = study.picks().get("balanced")
     if balanced is not None:
-        place = [trial.number for trial in study.frontier()].index(balanced.number) + 1
-        config = str(run_dir / "recommendations" / f"{place:04d}.yaml")
+        config = str(run_dir / "recommendations" / f"{recommendation_numbers(study)[balanced.number]:04d}.yaml")
         lines.append(f"next      {shlex.join([command('dynosim'), 'predict', config])}")
     return Text("\n".join(lines), no_wrap=True, overflow="ignore")
 

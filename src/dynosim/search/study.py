@@ -25,7 +25,7 @@ from dynosim.search.distributions import Point, key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
 from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, make_sampler
 from dynosim.search.samplers.gap import Gap
-from dynosim.search.ties import preference, tie_groups
+from dynosim.search.ties import groups
 from dynosim.search.trial import Outcome, Status, Trial
 from dynosim.search.warm import history_of
 from dynosim.search.workers import Workers, count_workers, finished
@@ -58,6 +58,8 @@ class Study:
     """What the models started from, by output: a source, that it was dropped, or none; known once the study ends."""
     gap: Gap | None = None
     """What is believed to be missing, once the study ends; None where the sampler does not know."""
+    _grouped: tuple[list[Trial], list[list[Trial]]] | None = field(default=None, init=False, repr=False)
+    """The trials that ``groups`` was last asked of, and its answer."""
 
     @property
     def feasible(self) -> list[Trial]:
@@ -73,7 +75,7 @@ class Study:
     def losses(self, trials: Sequence[Trial]) -> Array:
         """Return the objective values of complete trials, ``n x m``, with maximised ones negated."""
         values = [trial.outcome.values for trial in trials]
-        return pareto.losses(np.array(values, dtype=float).reshape(len(trials), -1), self._directions)
+        return pareto.losses(np.array(values, dtype=float).reshape(len(trials), len(self.objectives)), self._directions)
 
     def frontier(self) -> list[Trial]:
         """Return the feasible trials that no other dominates, by their first objective, best first."""
@@ -84,33 +86,44 @@ class Study:
         chosen = np.flatnonzero(pareto.nondominated(losses))
         return [feasible[i] for i in chosen[np.lexsort(losses[chosen].T[::-1])]]
 
-    def picks(self) -> dict[str, Trial]:
-        """Return three trials of the frontier by name; empty when nothing is feasible.
+    def groups(self) -> list[list[Trial]]:
+        """Return the frontier as groups that cannot be told apart from their first, the leader: see ``search.ties``.
 
-        ``cheapest`` is best in the first objective in USD (or else the first), ``balanced`` is closest to the
-        best of all objectives after scaling each by the frontier's range, and ``fastest`` is the same without
-        the objective of ``cheapest``. The leader of its ties is taken instead where it has fewer GPUs or a simpler
-        topology. A saturated point is only picked where all are.
+        A leader may be a trial that the frontier lacks by less than the noise.
         """
-        whole = self.frontier()
-        front = [trial for trial in whole if not trial.saturated] or whole
-        if not front:
-            return {}
-        leaders = {trial.number: group[0] for group in self.tie_groups(front) for trial in group}
-        losses = self.losses(front)
-        cost = next((i for i, objective in enumerate(self.objectives) if "USD" in objective.unit), 0)
-        others = np.delete(losses, cost, axis=1)
-        picked = {
-            "cheapest": front[int(np.argmin(losses[:, cost]))],
-            "balanced": front[pareto.knee(losses)],
-            "fastest": front[pareto.knee(others) if others.shape[1] else 0],
-        }
-        return {name: min(trial, leaders[trial.number], key=preference) for name, trial in picked.items()}
+        if self._grouped is None or self._grouped[0] != self.trials:
+            front = self.frontier()
+            known = {trial.number for trial in front}
+            others = [trial for trial in self.feasible if trial.number not in known]
+            self._grouped = (list(self.trials), groups(front, others, self.objectives))
+        return self._grouped[1]
 
-    def tie_groups(self, front: Sequence[Trial] | None = None) -> list[list[Trial]]:
-        """Return the frontier (or *front*) as groups that cannot be told apart, see ``search.ties``; most have one
-        member."""
-        return tie_groups(self.frontier() if front is None else front, [o.name for o in self.objectives])
+    def leaders(self) -> list[Trial]:
+        """Return the frontier as far as it can be told apart, by their first objective, best first."""
+        return [group[0] for group in self.groups()]
+
+    def recommended(self) -> list[Trial]:
+        """Return the frontier and its leaders by their first objective: those of ``recommendations/0001.yaml`` on."""
+        members = [trial for group in self.groups() for trial in group]
+        return [members[i] for i in np.lexsort(self.losses(members).T[::-1])] if members else []
+
+    def picks(self) -> dict[str, Trial]:
+        """Return the leaders of ``best_at`` by name; empty when nothing is feasible.
+
+        Of several objectives, the best is what is closest to the best of each after scaling it by the leaders' range.
+        A saturated point is only picked where all are.
+        """
+        leaders = self.leaders()
+        front = [trial for trial in leaders if not trial.saturated] or leaders
+        losses = self.losses(front)
+        return {name: front[pareto.knee(losses[:, chosen])] for name, chosen in self.best_at.items()} if front else {}
+
+    @property
+    def best_at(self) -> dict[str, list[int]]:
+        """What picks are best at -> the places of its objectives; ``balanced`` in all of them."""
+        names = [objective.pick for objective in self.objectives]
+        kinds = {name: [i for i, other in enumerate(names) if other == name] for name in names}
+        return kinds | {"balanced": list(range(len(names)))}
 
     @property
     def bounds(self) -> tuple[float | None, ...]:

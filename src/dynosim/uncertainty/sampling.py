@@ -52,10 +52,10 @@ FOLLOWS: Mapping[str, tuple[str, int]] = {
 """Metric -> the rate that it is a constant times, or (-1) a constant over."""
 
 
-def half_width(deviations: Array) -> Array:
-    """Return the 95 % half-width of the mean over batches, or over seeds (Student's t), along the last axis."""
+def half_width(deviations: Array, confidence: float = CONFIDENCE) -> Array:
+    """Return the half-width of the mean over batches, or over seeds (Student's t), along the last axis."""
     n = deviations.shape[-1]
-    return np.asarray(stdtrit(n - 1, 0.5 + CONFIDENCE / 2.0) * deviations.std(axis=-1, ddof=1) / math.sqrt(n))
+    return np.asarray(stdtrit(n - 1, 0.5 + confidence / 2.0) * deviations.std(axis=-1, ddof=1) / math.sqrt(n))
 
 
 def relative(deviations: Deviations, name: str) -> Array | None:

@@ -90,14 +90,14 @@ const factors = (t, key) => t.bands[key] ? t.bands[key].map(v => v.toFixed(2)).j
 const SYMBOLS = { measured: "square", calibrated: "circle", modelled: "circle", extrapolated: "triangle-up" };
 const symbol = t => (SYMBOLS[t.evidence] || "circle") + (t.saturated ? "-open" : "");
 const knob = v => v === undefined ? "–" : typeof v === "object" ? JSON.stringify(v) : String(v);
-const tie = t => touched() ? "" : D.ties[t.number] || "";
+const tie = t => touched() || t.leader === null || t.leader === t.number ? "" : `trial ${t.leader}`;
 function hover(t) {
   const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b> ${plusMinus(t, o.key)}${t.bands[o.key] ? ` · real / this ${factors(t, o.key)}` : ""}`);
   const extra = ["output_token_throughput_per_user.p50", "good_request_fraction"].filter(k => k in t.metrics && !D.objectives.some(o => o.key === k))
     .map(k => `${esc(axisOf(k).label)}: ${withUnit(t.metrics[k], axisOf(k))}`);
   const changes = t.number === D.baseline ? ["baseline"] : differences(t).slice(0, 9)
     .map(([k, a, b]) => `${esc(k)}: ${a === undefined ? "" : esc(knob(a)) + " → "}${esc(knob(b))}`);
-  const flags = [t.evidence + (tie(t) ? `, ties with the others of ${tie(t)}` : ""), t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses the SLO"].filter(Boolean);
+  const flags = [t.evidence + (tie(t) ? `, not told apart from ${tie(t)}` : ""), t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses the SLO"].filter(Boolean);
   return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpuCount(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
 }
 function bars(trials, key) {

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynosim.metrics import Metrics, slo_violations
 from dynosim.objectives import Objective
-from dynosim.report.analysis import autoscaled, layout, leader_of
+from dynosim.report.analysis import autoscaled, layout
 from dynosim.report.bottleneck import bottleneck
 from dynosim.run import Prediction
 from dynosim.search.study import Study
@@ -88,9 +88,8 @@ def trial_detail(trial: Trial) -> dict[str, Any]:
 def frontier_view(study: Study) -> dict[str, Any]:
     """Return the frontier in the order of its files, the named picks and the baseline.
 
-    ``leader`` is the trial that a point cannot be told apart from, or itself; a leader may be off the exact frontier.
+    ``groups``: trials that cannot be told apart from the first, which may be off the exact frontier.
     """
-    leaders = leader_of(study)
     return {
         "study": study.id,
         "space": study.space.name,
@@ -100,7 +99,8 @@ def frontier_view(study: Study) -> dict[str, Any]:
         "feasible": len(study.feasible),
         "hypervolume": study.hypervolume(),
         "gap": None if study.gap is None else asdict(study.gap),
-        "frontier": [{**trial_view(trial), "leader": leaders[trial.number]} for trial in study.recommended()],
+        "frontier": [trial_view(trial) for trial in study.recommended()],
+        "groups": [[trial.number for trial in group] for group in study.groups()],
         "picks": {name: trial.number for name, trial in study.picks().items()},
         "baseline": None if study.baseline is None else trial_view(study.baseline),
     }

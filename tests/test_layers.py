@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from pathlib import Path
 
+import numba
 import pytest
+from numba.core.caching import IndexDataCacheFile
 
 SRC = Path(__file__).parents[1] / "src" / "dynosim"
 LAYERS = [
@@ -76,6 +81,25 @@ def test_third_parties_stay_at_home(path: Path) -> None:
     for name in _imported(path):
         homes = HOMES.get(name.split(".")[0])
         assert homes is None or _part(path) in homes, f"{path.name} imports {name}"
+
+
+BROUGHT = {"yaml": "pyyaml", "aiconfigurator_core": "aiconfigurator-core", "starlette": "fastapi", "llvmlite": "numba"}
+"""Import -> the distribution that it is declared by, where names differ or one pins the other exactly."""
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
+    declared = {re.match(r"[\w-]+", line).group().lower() for line in lines}  # type: ignore[union-attr]
+    imported = {name.partition(".")[0] for path in MODULES for name in _imported(path)}
+    foreign = imported - {*sys.stdlib_module_names, "dynosim"}
+    assert not sorted(name for name in foreign if BROUGHT.get(name, name).lower() not in declared)
+
+
+def test_the_private_names_of_numba_that_are_used_exist() -> None:
+    files = IndexDataCacheFile("folder", "name", "stamp")
+    missing = [name for name in ("_source_stamp", "_index_path", "_data_name_pattern") if not hasattr(files, name)]
+    assert not missing, f"numba {numba.__version__} lacks them: simulation/compiled.py sets them"
 
 
 def test_the_held_out_measurements_are_never_named() -> None:

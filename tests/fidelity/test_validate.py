@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from dynosim import cli
 from dynosim.errors import ConfigError
 from dynosim.fidelity import document, validate
 from dynosim.fidelity.errors import TPOT, TTFT
-from dynosim.fidelity.measurements import Measurement, read_measurements
+from dynosim.fidelity.measurements import Measurement, files_of, read_measurements
 from dynosim.fidelity.replay import Outcome, replay
 from dynosim.fidelity.runs import deployment_of, requests_of, workload_of
 from dynosim.search import workers
@@ -283,6 +284,25 @@ def test_the_page_in_docs_is_what_the_command_writes() -> None:
     for tail in ("## What is fitted", "## What other tools publish", "## What is not modelled"):
         start, end = fresh.index(tail), fresh.find("\n## ", fresh.index(tail) + 1)
         assert fresh[start:end] in page
+
+
+SAMPLE = (
+    "ifx-l70b-h100-vllm-tp2-1k1k-c4",
+    "llmss-rtxpro6000-llama-3.1-8b",
+    "mooncake-pd-sglang-qwen3-235b-1p1d-isl512",
+)
+
+
+def test_the_page_in_docs_has_the_numbers_of_today_s_code() -> None:
+    page, rows = (ROOT / "docs" / "fidelity.md").read_text(), read_measurements(validate.MEASURED)
+    assert all(f"| {row.id} |" in page for row in rows)
+    for line in document.rows_table([replay(row) for row in rows if row.id in SAMPLE]).rows:
+        assert "| " + " | ".join(line) + " |" in page
+
+
+def test_the_package_s_bands_are_of_its_rows() -> None:
+    content = b"".join(file.read_bytes() for file in files_of(validate.MEASURED))
+    assert json.loads(validate.BANDS.read_text())["set"] == hashlib.sha256(content).hexdigest()
 
 
 def test_every_constant_of_the_engines_is_on_the_page() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from browser import dom, needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -31,46 +29,28 @@ def address(client: Any) -> Iterator[str]:
     thread.join()
 
 
-def _dom(url: str, profile: Path) -> str:
-    """Return the page as it stands after its scripts have run."""
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-        f"--user-data-dir={profile}",
-        "--virtual-time-budget=10000",
-        "--dump-dom",
-        url,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_chromium
 def test_the_live_page_draws_the_frontier_without_any_other_server(
     client: Any, finished: str, address: str, tmp_path: Path
 ) -> None:
     frontier = client.get(f"/v1/studies/{finished}/frontier").json()
-    dom = _dom(f"{address}/studies/{finished}", tmp_path)
-    assert finished in dom
-    rows = re.search(r'<table id="frontier">.*?</table>', dom, re.DOTALL)
+    page = dom(f"{address}/studies/{finished}", tmp_path)
+    assert finished in page
+    rows = re.search(r'<table id="frontier">.*?</table>', page, re.DOTALL)
     assert rows is not None
     drawn = [int(number) for number in re.findall(r'data-trial="(\d+)"', rows.group())]
     assert drawn == [trial["number"] for trial in frontier["frontier"]]
-    assert dom.count('class="point"') >= len(drawn), "Plotly has drawn the trials"
+    assert page.count('class="point"') >= len(drawn), "Plotly has drawn the trials"
     assert all(f"<td>{trial['evidence']}</td>" in rows.group() for trial in frontier["frontier"])
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@needs_chromium
 def test_the_list_opens_the_newest_study(finished: str, address: str, tmp_path: Path) -> None:
-    dom = _dom(address + "/", tmp_path)
-    assert f'<a href="#{finished}">' in dom
-    assert "completed: 5/5 trials" in dom
-    assert f'src="/studies/{finished}"' in dom
-    assert "<option>tiny</option>" in dom
+    page = dom(address + "/", tmp_path)
+    assert f'<a href="#{finished}">' in page
+    assert "completed: 5/5 trials" in page
+    assert f'src="/studies/{finished}"' in page
+    assert "<option>tiny</option>" in page
 
 
 def test_every_page_allows_only_its_own_server(client: Any, finished: str) -> None:

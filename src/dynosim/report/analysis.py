@@ -21,12 +21,15 @@ from dynosim.hardware.gpus import get_gpu, usd_per_gpu_hour
 from dynosim.metrics import METRICS
 from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
 from dynosim.search import pareto
+from dynosim.search.ties import points, preference
 from dynosim.search.trial import Status
 from dynosim.space import Parameter, Range
 from dynosim.uncertainty.model_band import Band, evidence_class, is_measured
-from dynosim.uncertainty.sampling import BATCHES, LEVELS, MIN_BATCH, MIN_TAIL
+from dynosim.uncertainty.sampling import BATCHES, LEVELS, MIN_BATCH, MIN_TAIL, as_lengths
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
 
@@ -387,7 +390,7 @@ def hypervolume_curve(study: Study) -> list[float]:
     return curve
 
 
-def data(study: Study) -> dict[str, Any]:
+def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
     """Return everything the page shows, as plain JSON values.
 
     ``axes`` name what can be plotted; each trial has its value on every axis under ``metrics`` (absent: unknown), the
@@ -397,9 +400,10 @@ def data(study: Study) -> dict[str, Any]:
     ``best_at`` says which objectives a pick is the best of; ``tradeoff_pair`` what is paid and what it buys.
     """
     front, axes = study.frontier(), _axes(study)
-    numbers, leaders = recommendation_numbers(study), leader_of(study)
+    numbers, leaders, noise = recommendation_numbers(study), leader_of(study), _noise(study)
     return {
         "study": study.id,
+        "run_dir": None if run_dir is None else str(run_dir),
         "space": study.space.name,
         "objectives": [_objective(objective) for objective in study.objectives],
         "axes": axes,
@@ -410,6 +414,7 @@ def data(study: Study) -> dict[str, Any]:
         "trials": [
             {
                 **_trial(trial, study, axes),
+                **noise.get(trial.number, {}),
                 "leader": leaders.get(trial.number),
                 "recommendation": numbers.get(trial.number),
             }
@@ -419,6 +424,7 @@ def data(study: Study) -> dict[str, Any]:
         "leaders": [trial.number for trial in study.leaders()],
         "rows": [{"trial": trial.number, "variants": variants} for trial, variants in folded(study)],
         "best_at": study.best_at,
+        "same_within": [objective.same_within for objective in study.objectives],
         "tradeoff_pair": tradeoff_pair(study),
         "picks": {name: trial.number for name, trial in study.picks().items()},
         "baseline": None if study.baseline is None else study.baseline.number,
@@ -433,6 +439,7 @@ def _objective(objective: Any) -> dict[str, str]:
     return {
         "key": objective.name,
         "label": _capital(objective.display),
+        "display": objective.display,
         "unit": objective.unit,
         "better": "higher" if objective.direction == "maximize" else "lower",
         "kind": objective.kind,
@@ -477,8 +484,41 @@ def _prices(study: Study) -> dict[str, float]:
     return {get_gpu(gpu).name: usd_per_gpu_hour(gpu, prices) for gpu, prices in sorted(used.items())}
 
 
+def _noise(study: Study) -> dict[int, dict[str, Any]]:
+    """Return what tells complete trials apart (``search.ties``) by number, in the order of objectives.
+
+    The half-width of a difference is the length of the difference of two trials' ``deviations``; ``preference`` is the
+    place among all trials, equal where nothing is preferred.
+    """
+    trials = [trial for trial in study.trials if trial.outcome.status is Status.COMPLETE]
+    if not trials:
+        return {}
+    known, places = points(trials, study.objectives), sorted({preference(trial) for trial in trials})
+    lengths = as_lengths(known.deviations, known.confidence).round(7)
+    return {
+        trial.number: {
+            "preference": places.index(preference(trial)),
+            "noise": {
+                "deviations": lengths[i].tolist(),
+                "spread": known.spread[i].tolist(),
+                "wide": known.wide[i].tolist(),
+                "evidence": int(known.evidence[i]),
+            },
+        }
+        for i, trial in enumerate(trials)
+    }
+
+
+def _bounded(trial: Trial, study: Study) -> dict[str, float]:
+    """Return the metrics that an SLO bounds, by the SLO's key; absent: unknown."""
+    metrics = trial.outcome.known_metrics()
+    keys = [(metric, stat) for metric, stats in study.slo.items() for stat in stats]
+    found = {f"{m}.{stat}": metrics.value(m, stat if METRICS[m].distribution else None) for m, stat in keys}
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, Any]:
-    outcome, bands = trial.outcome, trial.model_bands()
+    outcome, bands, deployment = trial.outcome, trial.model_bands(), trial.scenario.deployment
     flat: Mapping[str, float] = outcome.flat_metrics()
     flat = {**flat, **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False))}
     shown = {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat}
@@ -489,7 +529,7 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "label": trial.scenario.deployment.label(),
         **layout(trial),
         "gpus": gpu_counts(trial),
-        "autoscaled": autoscaled(trial.scenario.deployment),
+        "autoscaled": autoscaled(deployment),
         "status": outcome.status.value,
         "feasible": outcome.feasible,
         "saturated": trial.saturated,
@@ -500,7 +540,7 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "intervals": {key: interval for key, interval in intervals.items() if interval},
         "bands": {key: (band.low, band.high) for key, band in factors_of.items() if band},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
-        "violations": {name: v if math.isfinite(v) else None for name, v in outcome.constraints.items()},
-        "bottleneck": bottleneck(flat, autoscaled=autoscaled(trial.scenario.deployment)) if outcome.metrics else "",
+        "slo": _bounded(trial, study) if outcome.metrics else {},
+        "bottleneck": bottleneck(flat, autoscaled=autoscaled(deployment)) if outcome.metrics else "",
         "reason": outcome.reason,
     }

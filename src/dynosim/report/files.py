@@ -50,7 +50,7 @@ def write(study: Study, run_dir: Path) -> dict[str, Path]:
         "trials.parquet": trials.to_parquet(index=False),
         "frontier.csv": frontier.to_csv(index=False),
         "frontier.json": json.dumps([lossless(trial) for trial in front], indent=1),
-        "report.html": html(study, _footer(origin)),
+        "report.html": html(study, _footer(origin), run_dir),
         **recommendations(study),
     }
     _remove_stale(run_dir / "recommendations", contents)

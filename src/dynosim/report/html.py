@@ -13,14 +13,19 @@ from dynosim.report.analysis import data
 from dynosim.report.timeline import timelines
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jinja2 import Environment
 
     from dynosim.search.study import Study
 
 
-def html(study: Study, provenance: dict[str, Any] | None = None) -> str:
-    """Return the page of *study* with its data embedded; *provenance* goes into the footer."""
-    return page({**data(study), "timelines": timelines(study), "provenance": provenance or {}}, None)
+def html(study: Study, provenance: dict[str, Any] | None = None, run_dir: Path | None = None) -> str:
+    """Return the page of *study* with its data embedded; *provenance* goes into the footer.
+
+    *run_dir* is where the study's files lie: commands on the page name it.
+    """
+    return page({**data(study, run_dir), "timelines": timelines(study), "provenance": provenance or {}}, None)
 
 
 def page(data: dict[str, Any] | None, live_url: str | None) -> str:

@@ -41,15 +41,15 @@ def groups(front: Sequence[Trial], others: Sequence[Trial], objectives: Sequence
     if not front:
         return []
     trials = [*front, *_not_beaten(front, others, objectives)]
-    points = _points(trials, objectives)
-    found = _led(points.covers(np.arange(len(trials))), [preference(trial) for trial in trials])
-    order = np.lexsort(points.losses[[leader for leader, _ in found]].T[::-1])
+    known = points(trials, objectives)
+    found = _led(known.covers(np.arange(len(trials))), [preference(trial) for trial in trials])
+    order = np.lexsort(known.losses[[leader for leader, _ in found]].T[::-1])
     return [[trials[i] for i in (found[k][0], *found[k][1]) if i < len(front) or i == found[k][0]] for k in order]
 
 
 def _not_beaten(front: Sequence[Trial], others: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
-    points, n = _points([*front, *others], objectives), len(front)
-    covers, covered = points.compared(np.arange(n))
+    known, n = points([*front, *others], objectives), len(front)
+    covers, covered = known.compared(np.arange(n))
     beaten = np.any(covers & ~covered, axis=0)
     return [other for other, out in zip(others, beaten[n:], strict=True) if not out]
 
@@ -105,7 +105,7 @@ def _octaves(value: Any, default: Any) -> float:
 
 
 @dataclass(frozen=True)
-class _Points:
+class Points:
     """What is known of ``n`` trials in ``m`` objectives."""
 
     losses: Array
@@ -117,6 +117,11 @@ class _Points:
     """and all of it."""
     evidence: NDArray[np.int64]
     same_within: Array
+
+    @property
+    def confidence(self) -> float:
+        """Of the interval of one objective: Bonferroni."""
+        return 1.0 - (1.0 - CONFIDENCE) / len(self.same_within)
 
     def covers(self, rows: NDArray[np.int64]) -> Mask:
         """Return whether each of *rows* covers each point (``rows x n``)."""
@@ -132,21 +137,21 @@ class _Points:
 
     def _noise(self, i: int) -> Array:
         """Return the noise of the difference of point *i* to each point (``n x m``), in the objectives' units."""
-        confidence = 1.0 - (1.0 - CONFIDENCE) / self.losses.shape[1]
         same = (self.evidence == self.evidence[i])[:, None]
         model = np.where(same, self.spread**2 + self.spread[i] ** 2, self.wide**2 + self.wide[i] ** 2)
-        noise = np.sqrt(half_width(self.deviations - self.deviations[i], confidence) ** 2 + model)
+        noise = np.sqrt(half_width(self.deviations - self.deviations[i], self.confidence) ** 2 + model)
         size = (np.abs(self.losses) + np.abs(self.losses[i])) / 2.0
         return np.asarray(np.maximum(noise, self.same_within) * size)
 
 
-def _points(trials: Sequence[Trial], objectives: Sequence[Objective]) -> _Points:
+def points(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Points:
+    """Return what is known of complete *trials*."""
     values = [trial.outcome.values for trial in trials]
     bands = [[trial.model_bands().get(o.name.partition(".")[0]) for o in objectives] for trial in trials]
     kinds = [
         (evidence_class(t.scenario.deployment), t.scenario.deployment.calibration, t.outcome.evidence) for t in trials
     ]
-    return _Points(
+    return Points(
         pareto.losses(np.array(values, dtype=float), [o.direction for o in objectives]),
         np.array([[_deviations(trial, o.name) for o in objectives] for trial in trials]),
         np.array([[band.spread if band else 0.0 for band in of] for of in bands]),

@@ -222,7 +222,8 @@ def page_data(study: Known, shared: Shared) -> dict[str, Any]:
     state = "ended" if study.state in FINAL_STATES else "running"
     if not study.progress:
         return {"space": study.id, "trials": [], "state": state}
-    return {**data(_load(study, shared)), "state": state}
+    written = shared.runs_dir / study.id if state == "ended" else None
+    return {**data(_load(study, shared), written), "state": state}
 
 
 @router.get("/studies/{study_id}/report", response_class=FileResponse)

@@ -23,7 +23,9 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline';"
     " style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'self'"
 }
-_LOGIN = """<!doctype html><title>dynosim</title>
+_LOGIN = """<!doctype html><html lang="en"><title>dynosim</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>:root { color-scheme: light dark; font: 16px system-ui, sans-serif; }</style>
 <form method="post"><label>API key <input name="key" type="password" autofocus></label> <button>Enter</button></form>
 """
 

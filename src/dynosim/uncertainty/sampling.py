@@ -54,8 +54,14 @@ FOLLOWS: Mapping[str, tuple[str, int]] = {
 
 def half_width(deviations: Array, confidence: float = CONFIDENCE) -> Array:
     """Return the half-width of the mean over batches, or over seeds (Student's t), along the last axis."""
+    return np.asarray(np.linalg.norm(as_lengths(deviations, confidence), axis=-1))
+
+
+def as_lengths(deviations: Array, confidence: float = CONFIDENCE) -> Array:
+    """Return *deviations* so scaled and centred that the half-width of a difference is the length of theirs."""
     n = deviations.shape[-1]
-    return np.asarray(stdtrit(n - 1, 0.5 + confidence / 2.0) * deviations.std(axis=-1, ddof=1) / math.sqrt(n))
+    centred = deviations - deviations.mean(axis=-1, keepdims=True)
+    return np.asarray(stdtrit(n - 1, 0.5 + confidence / 2.0) * centred / math.sqrt(n * (n - 1)))
 
 
 def relative(deviations: Deviations, name: str) -> Array | None:

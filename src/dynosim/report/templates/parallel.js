@@ -19,7 +19,7 @@ function numeric(o, rows) {
   return { key: o.key, label: o.label, of, at, brush, text: t => withUnit(of(t), o), size: 2, ticks: [0, 0.25, 0.5, 0.75, 1].map(f => [f, num(raw(f))]) };
 }
 function parallel() {
-  const node = el("parallel"), rows = D.trials.filter(meets), onFront = view.points;
+  const node = el("parallel"), rows = D.trials.filter(meets), onFront = view.leader;
   node.innerHTML = '<p class="muted small">No trial is left.</p>';
   if (!rows.length) return;
   const axes = [...D.objectives.map(o => numeric(o, rows)), ...D.knobs.map(name => categorical(name, rows))].filter(a => a.size > 1);

@@ -45,7 +45,7 @@ function hover(t) {
   const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b> ${plusMinus(t, o.key)}${t.bands[o.key] ? ` · real / this ${factors(t, o.key)}` : ""}`);
   const extra = EXTRA.filter(k => k in t.metrics && !D.objectives.some(o => o.key === k)).map(k => `${esc(axisOf(k).label)}: ${withUnit(value(t, k), axisOf(k))}`);
   const changes = t.number === D.baseline ? ["baseline"] : differences(t).slice(0, 9).map(([k, a, b]) => `${esc(k)}: ${a === undefined ? "" : esc(knob(a)) + " → "}${esc(knob(b))}`);
-  const flags = [t.evidence, t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses a bound"].filter(Boolean);
+  const leader = view.leader.get(t) || t, flags = [t.evidence + (leader === t ? "" : `, not told apart from trial ${leader.number}`), t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses a bound"].filter(Boolean);
   return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpuCount(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
 }
 function shades(trials) {
@@ -56,7 +56,7 @@ function shades(trials) {
 }
 function scatter() {
   const has = t => t.status === "complete" && value(t, state.x) !== undefined && value(t, state.y) !== undefined;
-  const all = D.trials.filter(has), drawn = all.filter(kept), front = drawn.filter(t => view.points.has(t)), rest = drawn.filter(t => !view.points.has(t));
+  const all = D.trials.filter(has), drawn = all.filter(kept), front = drawn.filter(t => view.leader.has(t)), rest = drawn.filter(t => !view.leader.has(t));
   const trace = (name, trials, marker, more) => ({ type: "scatter", mode: "markers", name, x: trials.map(t => value(t, state.x)), y: trials.map(t => value(t, state.y)),
     customdata: trials.map(t => t.number), hovertext: trials.map(hover), hoverinfo: "text", marker, ...more });
   const stars = [...new Set(Object.values(view.picks))].filter(t => drawn.includes(t)), pinned = drawn.filter(t => t.number === state.selected);

@@ -110,7 +110,8 @@ function folded(found, picked) {
 // All that the page shows of what is left.
 function look() {
   const front = frontier(), found = groups(front), leaders = found.map(group => group[0]), picked = picks(leaders);
-  return { front, leaders, picks: picked, rows: folded(found, picked), points: new Set(found.flat()) };
+  const leader = new Map(found.flatMap(group => group.map(t => [t, group[0]])));
+  return { front, leaders, picks: picked, rows: folded(found, picked), leader };  // leader: of each point, perhaps itself
 }
 function tradeoff(front) {
   if (!front.length) return nothingLeft();

@@ -59,7 +59,7 @@ function scatter() {
   const all = D.trials.filter(has), drawn = all.filter(kept), front = drawn.filter(t => view.leader.has(t)), rest = drawn.filter(t => !view.leader.has(t));
   const trace = (name, trials, marker, more) => ({ type: "scatter", mode: "markers", name, x: trials.map(t => value(t, state.x)), y: trials.map(t => value(t, state.y)),
     customdata: trials.map(t => t.number), hovertext: trials.map(hover), hoverinfo: "text", marker, ...more });
-  const stars = [...new Set(Object.values(view.picks))].filter(t => drawn.includes(t)), pinned = drawn.filter(t => t.number === state.selected);
+  const stars = [...new Set(Object.values(view.picks))].filter(t => drawn.includes(t)).sort((a, b) => value(a, state.x) - value(b, state.x)), pinned = drawn.filter(t => t.number === state.selected);
   const edge = { width: 1, color: COLOR.panel }, symbols = front.map(t => (SYMBOLS[t.evidence] || "circle") + (t.saturated ? "-open" : ""));
   const traces = [
     trace("misses a bound", rest.filter(t => !meets(t) && !t.saturated), { symbol: "x-thin", size: 7, line: { width: 1.4, color: COLOR.missed } }),
@@ -69,7 +69,7 @@ function scatter() {
     trace("frontier", front, { symbol: symbols, size: front.map(t => view.leaders.includes(t) ? 11 : 7), line: edge, ...shades(front) }, { error_x: bars(front, state.x), error_y: bars(front, state.y) }),
     trace("baseline", drawn.filter(t => t.number === D.baseline), { symbol: "diamond", size: 14, color: COLOR.warm, line: edge }),
     trace("picks", stars, { symbol: "star", size: 17, color: COLOR.pick, line: { width: 1.2, color: COLOR.ink } },
-      { mode: "markers+text", text: stars.map(t => pickNames(t).join(", ")), textposition: "top right", textfont: { ...FONT, size: 13 }, cliponaxis: false }),
+      { mode: "markers+text", text: stars.map(t => pickNames(t).join(", ")), textposition: stars.map((_, i) => i % 2 ? "bottom right" : "top right"), textfont: { ...FONT, size: 13 }, cliponaxis: false }),
     trace("pinned", pinned, { symbol: "circle-open", size: 22, color: COLOR.ink, line: { width: 1.5 } }, { hoverinfo: "skip", showlegend: false }),
   ];
   if (D.objectives.length === 2 && state.x === D.objectives[0].key && state.y === D.objectives[1].key)

@@ -40,7 +40,7 @@ def test_the_live_page_draws_the_frontier_without_any_other_server(
     assert rows is not None
     drawn = [int(number) for number in re.findall(r'data-trial="(\d+)"', rows.group())]
     assert 0 < len(drawn) == len(set(drawn))
-    assert set(drawn) <= {trial["leader"] for trial in frontier["frontier"]}
+    assert set(drawn) <= {group[0] for group in frontier["groups"]}
     assert page.count('class="point"') >= len(drawn), "Plotly has drawn the trials"
     assert all(f"<td>{mark}</td>" in rows.group() for mark in {trial["evidence"] for trial in frontier["frontier"]})
 

@@ -88,8 +88,8 @@ function select(number) {
   el("bottleneck").textContent = t.bottleneck;
   timeline(t);
   const file = D.run_dir && fileOf(t) && `${D.run_dir}/recommendations/${fileOf(t)}.yaml`;
-  const banded = Object.keys(t.bands).length ? '<p class="muted small">real / this: 80 % of the comparable measured runs gave between these multiples of the number</p>' : "";
-  el("detail").innerHTML = `<table id="numbers"></table>${banded}<table id="changes"></table>` + (file ? `<code>dynosim predict ${esc(file)}</code>` : "");
+  const rests = t.rests_on + (Object.keys(t.bands).length ? "; 80 % of its measured runs gave between these multiples (real / this) of the number" : "");
+  el("detail").innerHTML = `<table id="numbers"></table><p class="muted small">${esc(rests)}</p><table id="changes"></table>` + (file ? `<code>dynosim predict ${esc(file)}</code>` : "");
   const keys = [...new Set([...D.objectives.map(o => o.key), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.metrics);
   table(el("numbers"), ["metric", "value", "real / this", "vs baseline"], keys.map(k => ({ cells: [esc(axisOf(k).label), `${withUnit(value(t, k), axisOf(k))} ${noise(t, k)}`, `<span class="whole">${factors(t, k)}</span>`, base && base !== t ? delta(axisOf(k), value(t, k), value(base, k)) : ""] })), ["metric"]);
   table(el("changes"), ["knob", "baseline", "this trial"], differences(t).map(([k, a, b]) => ({ cells: [esc(k), esc(knob(a)), esc(knob(b))] })), ["knob"]);

@@ -3,8 +3,8 @@
 python benchmarks/replay.py --trace mooncake_conversation_trace.jsonl.gz
 python benchmarks/replay.py --case "8 KV-aware" --json      # the bundled chat profile, one JSON line
 
-Every case runs in a process of its own, so that memory is its own too. The deployment is the neighbour's reference:
-polynomial timing, 16,384 blocks of 512 tokens (research/dynosim.md). Targets hold for the 12,031-request conversation
+Every case runs in a process of its own, so that memory is its own too. The deployment is NVIDIA DynoSim's default:
+polynomial timing, 16,384 blocks of 512 tokens. Targets hold for the 12,031-request conversation
 trace on two cores.
 """
 

@@ -208,6 +208,12 @@ def test_what_is_extrapolated_or_has_no_interval_is_a_warning() -> None:
     mixed = next(text for text in said if text.startswith("the frontier compares different evidence"))
     assert "modelled (tables/dense)" in mixed
     assert "extrapolated (tables/dense, beyond the tables or the profile)" in mixed
+    study = make_study(60)
+    study.trials = [trial for trial in study.trials if trial.outcome.evidence == "extrapolated"]
+    assert any(check.text.startswith("the whole frontier is extrapolated") for check in health(study))
+    study = make_study(60)
+    study.trials = [trial for trial in study.trials if trial.outcome.evidence == "modelled"]
+    assert not any("extrapolated" in check.text for check in health(study))
     assert not any("ITL p99 has no" in text for text in said)
 
 

@@ -111,7 +111,7 @@ def _read(file: Path, seen: set[str]) -> list[Measurement]:
             reader = csv.DictReader(lines)
             missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
             if missing:
-                raise ConfigError(f"no column {', '.join(missing)}: allowed: {', '.join(COLUMNS)}", file=str(file))
+                raise ConfigError(f"no column {', '.join(missing)}: needed: {', '.join(REQUIRED)}", file=str(file))
             rows = list(_rows(reader, file, seen))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"cannot be read: {getattr(error, 'strerror', error)}", file=str(file)) from None

@@ -297,11 +297,11 @@ def _unknown_noise(study: Study) -> Iterator[Check]:
 def _evidence(study: Study) -> Check | None:
     """Say what the frontier rests on where it is not measured runs of one class."""
     counts = Counter(rests_on(trial) for trial in study.frontier() if trial.outcome.evidence)
-    text = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     if len(counts) > 1:
+        text = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         return Check("warn", f"the frontier compares different evidence: {text}; differences may be the model's error")
-    far = any(kind.startswith("extrapolated") for kind in counts)
-    return Check("warn", f"on the frontier {text}: measure before trusting them") if far else None
+    far = [kind for kind in counts if kind.startswith("extrapolated")]
+    return Check("warn", f"the whole frontier is {far[0]}: measure before trusting it") if far else None
 
 
 def rests_on(trial: Trial) -> str:

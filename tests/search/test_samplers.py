@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import optuna
 import pytest
+from botorch.acquisition.multi_objective import logei
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
@@ -42,6 +43,14 @@ def test_every_sampler_gives_valid_trials_and_respects_conditions(name: str) -> 
         assert set(trial.point) == {parameter.path for parameter in space.active(trial.point)}
         assert space.infeasible_reason(trial.point) is None
     assert study.baseline is study.trials[0]
+
+
+def test_qlognehvi_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr("torch.utils.cpp_extension.load", lambda **arguments: compiled.append(arguments))
+    run_study(small(), trials=7, sampler="qlognehvi", evaluate=evaluate)
+    assert compiled == []
+    assert logei._C is None
 
 
 @pytest.mark.parametrize("name", ["bayes", "random"])

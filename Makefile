@@ -34,7 +34,7 @@ validate: setup ## replay measured runs: SET=file.csv or folder, and print the e
 	@$(BIN)/dynosim validate $(if $(SET),--set $(SET)) $(ARGS)
 
 test: $(VENV)/.installed-dev ## install what the tests need and run them all
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed-dev ## lint, format and type checks
 	$(BIN)/ruff check .

@@ -217,3 +217,12 @@ def test_the_command_names_the_runs_directory(tmp_path: Path) -> None:
     command = _run(study, 'answer = document.querySelector("#detail code").textContent', tmp_path)
     place = [trial.number for trial in study.recommended()].index(study.picks()["balanced"].number) + 1
     assert command == f"dynosim predict {tmp_path}/recommendations/{place:04d}.yaml"
+
+
+def test_prices_have_a_source(tmp_path: Path) -> None:
+    study = make_study(4)
+    bundled = [replace(t, scenario=t.scenario.model_copy(update={"prices": PriceConfig()})) for t in study.trials]
+    ask = 'answer = el("provenance").textContent'
+    assert "2.00 USD per GPU-hour, given in prices.usd_per_gpu_hour" in _run(study, ask, tmp_path)
+    (tmp_path / "bundled").mkdir()
+    assert "table neocloud: InferenceX" in _run(replace(study, trials=bundled), ask, tmp_path / "bundled")

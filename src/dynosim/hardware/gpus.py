@@ -154,3 +154,10 @@ def usd_per_gpu_hour(gpu: str, prices: PriceConfig) -> float:
     """Return the price of GPU *gpu*: the one that *prices* gives to its card's name, else the card's own."""
     card = get_gpu(gpu)
     return prices.usd_per_gpu_hour.get(card.name, card.usd_per_hour[prices.table])
+
+
+def price_source(gpu: str, prices: PriceConfig) -> str:
+    """Return where ``usd_per_gpu_hour(gpu, prices)`` is from: the user, or a table with its source and date."""
+    card = get_gpu(gpu)
+    given = card.name in prices.usd_per_gpu_hour
+    return "given in prices.usd_per_gpu_hour" if given else f"table {prices.table}: {card.price_source}"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dynosim.config import DeploymentConfig
+from dynosim.config import DeploymentConfig, PriceConfig
 from dynosim.config.scenario import SERVED
-from dynosim.hardware.gpus import get_gpu, usd_per_gpu_hour
+from dynosim.hardware.gpus import get_gpu, price_source, usd_per_gpu_hour
 from dynosim.metrics import METRICS
 from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
 from dynosim.search import pareto
@@ -399,7 +399,7 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
     ``recommendation``, the number of their file, and a ``leader``, the trial that stands for them (or they themselves).
     ``best_at`` says which objectives a pick is the best of; ``tradeoff_pair`` what is paid and what it buys.
     """
-    front, axes = study.frontier(), _axes(study)
+    front, axes, used = study.frontier(), _axes(study), _prices(study)
     numbers, leaders, noise = recommendation_numbers(study), leader_of(study), _noise(study)
     return {
         "study": study.id,
@@ -410,7 +410,8 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
         "parts": [{"key": part, "label": METRICS[part].display.removesuffix(" time")} for part in LATENCY_PARTS],
         "slo": _slo(study),
         "knobs": [short(parameter.path) for parameter in study.space.parameters],
-        "prices": _prices(study),
+        "prices": {gpu: usd_per_gpu_hour(gpu, prices) for gpu, prices in used.items()},
+        "price_sources": {gpu: price_source(gpu, prices) for gpu, prices in used.items()},
         "trials": [
             {
                 **_trial(trial, study, axes),
@@ -478,10 +479,10 @@ def _slo(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def _prices(study: Study) -> dict[str, float]:
-    """Return GPU -> USD per GPU-hour, of every GPU that a trial used."""
+def _prices(study: Study) -> dict[str, PriceConfig]:
+    """Return GPU -> the prices that its trials were charged by, of every GPU that a trial used."""
     used = {gpu: trial.scenario.prices for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts()}
-    return {get_gpu(gpu).name: usd_per_gpu_hour(gpu, prices) for gpu, prices in sorted(used.items())}
+    return {get_gpu(gpu).name: prices for gpu, prices in sorted(used.items())}
 
 
 def _noise(study: Study) -> dict[int, dict[str, Any]]:

@@ -102,7 +102,8 @@ function head() {
   el("subtitle").textContent = `${D.study}${D.state === "running" ? " · running" : ""} · SLO: ${D.slo.map(s => `${s.label} ${sign(s)} ${withUnit(s.bound, s)}`).join(", ") || "none"}${base ? ` · baseline ${base.label}; percentages compare with it` : ""}`;
   el("gap").textContent = D.gap ? `By hypervolume ${D.gap}.` : "";
   el("health").innerHTML = D.health.map(c => `<li class="${c.level}">${esc(c.text)}</li>`).join("");
-  el("provenance").innerHTML = Object.entries(D.provenance || {}).map(([k, v]) => `<div><dt>${esc(k)}</dt><dd>${esc(v)}</dd></div>`).join("");
+  const prices = Object.entries(D.price_sources).map(([gpu, source]) => [`${gpu} price`, `${num(D.prices[gpu])} USD per GPU-hour, ${source}`]);
+  el("provenance").innerHTML = [...prices, ...Object.entries(D.provenance || {})].map(([k, v]) => `<div><dt>${esc(k)}</dt><dd>${esc(v)}</dd></div>`).join("");
 }
 function counts() {
   const count = status => D.trials.filter(t => t.status === status).length, left = D.trials.filter(meets).length;

@@ -397,6 +397,9 @@ def _optimize(args: argparse.Namespace) -> int:
 def _dry_run(space: SearchSpace) -> int:
     from rich.table import Table
 
+    from dynosim.rng import stream
+    from dynosim.space import reasons
+
     print(space.to_yaml(), end="")
     table = Table(
         *("parameter", "domain", "values", "when", "baseline"), title=f"{space.name}: {space.size():.3g} points"
@@ -404,7 +407,12 @@ def _dry_run(space: SearchSpace) -> int:
     for row in space.describe():
         table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
     _console(sys.stderr).print(table)
-    return OK
+    found = reasons.sampled(space, stream(0, "dry run"))
+    impossible = [reason for reason in found if reason is not None]
+    if impossible:
+        share = f"{len(impossible):,} of {len(found):,} random points"
+        print(f"{share} cannot be deployed: {reasons.summary(impossible)}", file=sys.stderr)
+    return NOTHING_FEASIBLE if len(impossible) == len(found) else OK
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -799,7 +807,8 @@ def _print_metrics(title: str, view: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from dynosim.metrics import METRICS
-    from dynosim.report.analysis import number, plus_minus
+    from dynosim.report.analysis import plus_minus
+    from dynosim.report.numbers import number
 
     stats, bands = ("avg", "p50", "p90", "p99"), view["model_bands"]
     noise = [f"evidence: {view['evidence']}"] * bool(view["evidence"])

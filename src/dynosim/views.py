@@ -11,6 +11,7 @@ from dynosim.metrics import Metrics, slo_violations
 from dynosim.objectives import Objective
 from dynosim.report.analysis import autoscaled, layout
 from dynosim.report.bottleneck import bottleneck
+from dynosim.report.infeasible import why_infeasible
 from dynosim.run import Prediction
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
@@ -99,6 +100,7 @@ def frontier_view(study: Study) -> dict[str, Any]:
         "feasible": len(study.feasible),
         "hypervolume": study.hypervolume(),
         "gap": None if study.gap is None else asdict(study.gap),
+        "infeasible": why_infeasible(study),
         "frontier": [trial_view(trial) for trial in study.recommended()],
         "groups": [[trial.number for trial in group] for group in study.groups()],
         "picks": {name: trial.number for name, trial in study.picks().items()},

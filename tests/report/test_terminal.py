@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from dynosim.report import terminal
-from dynosim.report.analysis import factors, folded, gpu_counts, layout, number, percent, recommendation_numbers
+from dynosim.report.analysis import factors, folded, gpu_counts, layout, percent, recommendation_numbers
+from dynosim.report.numbers import number
 from report.fake_study import make_study, make_twin
 
 
@@ -142,5 +143,5 @@ def test_the_summary_ends_with_where_to_look(objectives: int) -> None:
 
 def test_a_study_without_feasible_trials_says_so_and_shows_no_table() -> None:
     text = _print(terminal.summary(replace(make_study(40), trials=[]), Path("runs/x")))
-    assert "no trial meets every SLO" in text
+    assert "none of 0 trials is feasible" in text
     assert "Pareto" not in text

@@ -20,6 +20,7 @@ from dynosim.config.scenario import SERVED
 from dynosim.hardware.gpus import get_gpu, price_source, usd_per_gpu_hour
 from dynosim.metrics import METRICS
 from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
+from dynosim.report.infeasible import why_infeasible
 from dynosim.search import pareto
 from dynosim.search.ties import points, preference
 from dynosim.search.trial import Status
@@ -75,14 +76,6 @@ def short(path: str) -> str:
     for name, shorthand in SHORTHANDS.items():
         path = path.replace(name, shorthand)
     return path
-
-
-def number(value: float) -> str:
-    """Return *value* with three significant digits and no exponent where people would write none."""
-    if value and not 1e-3 <= abs(value) < 1e7:
-        return f"{value:.2e}"
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:,.{min(max(digits, 0), 5)}f}"
 
 
 def percent(value: float, reference: float) -> str:
@@ -233,6 +226,7 @@ def health(study: Study) -> list[Check]:
 
 
 def _checks(study: Study) -> Iterator[Check | None]:
+    yield from (Check("warn", reason) for reason in why_infeasible(study))
     yield _baseline_improved(study)
     yield _survivors(study)
     yield _edges(study)
@@ -249,11 +243,7 @@ def _checks(study: Study) -> Iterator[Check | None]:
 
 def _baseline_improved(study: Study) -> Check | None:
     front, baseline = study.frontier(), study.baseline
-    if study.trials and all(trial.outcome.status is Status.FAILED for trial in study.trials):
-        return Check("warn", f"every trial failed, the last one with {study.trials[-1].outcome.headline}")
-    if not front:
-        return Check("warn", "no trial meets every SLO: relax one, add GPUs to the budget, or widen the space")
-    if baseline is None:
+    if not front or baseline is None:
         return None
     if not baseline.outcome.feasible:
         return Check("pass", f"the baseline is not feasible; {len(front)} trials on the frontier are")
@@ -327,7 +317,9 @@ def _edges(study: Study) -> Check | None:
     if not found:
         return None
     more = f" and {len(found) - MAX_EDGES} more" if len(found) > MAX_EDGES else ""
-    return Check("warn", f"picks at the edge of the space: {', '.join(found[:MAX_EDGES])}{more}: widen it there")
+    return Check(
+        "warn", f"picks at the edge of the space: {', '.join(found[:MAX_EDGES])}{more}: better ones may lie beyond"
+    )
 
 
 def _limits(parameter: Parameter) -> tuple[float, ...]:
@@ -348,7 +340,7 @@ def _constraints(study: Study) -> Iterator[Check]:
         if share > 0.9:
             yield Check("warn", f"SLO {name} rejects {share:.0%} of the simulated trials")
         elif share == 0.0 and study.feasible and not _implicit(study, name):
-            yield Check("pass", f"SLO {name} never binds: it could be tightened at no cost")
+            yield Check("pass", f"SLO {name} never binds: every simulated trial meets it")
 
 
 def _implicit(study: Study, name: str) -> bool:

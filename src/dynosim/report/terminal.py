@@ -22,7 +22,6 @@ from dynosim.report.analysis import (
     gpu_text,
     health,
     layout,
-    number,
     percent,
     plus_minus,
     priors_line,
@@ -32,6 +31,7 @@ from dynosim.report.analysis import (
     tradeoff,
     values,
 )
+from dynosim.report.numbers import number
 from dynosim.search.trial import Status
 from dynosim.timing.calibrated import FOLDER, Profile
 

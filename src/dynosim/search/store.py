@@ -75,6 +75,12 @@ def read(study: optuna.Study, space: SearchSpace) -> list[Trial]:
     return [_to_trial(trial, space) for trial in frozen if "outcome" in trial.user_attrs]
 
 
+def rejected(study: optuna.Study) -> list[str]:
+    """Return why proposals of a study were known not to work, in their order."""
+    told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial.user_attrs["infeasible"] for trial in told if "infeasible" in trial.user_attrs]
+
+
 def _to_trial(frozen: FrozenTrial, space: SearchSpace) -> Trial:
     point = decode(space, frozen.params)
     return Trial(frozen.number, point, space.scenario(point), _from_json(frozen.user_attrs["outcome"]))
@@ -98,11 +104,13 @@ class TrialStore:
         self.study = optuna.create_study(storage=self._memory, study_name=study_id, directions=directions)
         self.trials: list[Trial] = []
         """What an earlier call finished."""
+        self.rejected: list[str] = []
+        """Why proposals of an earlier call were known not to work."""
         self._tables: _Tables | None = None
         if url is not None:
             storage = open_storage(url)
             stored = _create(storage, study_id, space, objectives, identity)
-            self.trials = read(stored, space)
+            self.trials, self.rejected = read(stored, space), rejected(stored)
             self.study.add_trials(stored.get_trials(deepcopy=False))
             self._tables = _Tables(storage, study_id)
         baseline = space.baseline_point()

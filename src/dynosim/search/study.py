@@ -17,19 +17,22 @@ from optuna.samplers import BaseSampler
 
 from dynosim.config import SLO, Scenario
 from dynosim.config.load import references
-from dynosim.errors import DynosimError, StudyError
+from dynosim.errors import DynosimError, InfeasibleError
 from dynosim.metrics import METRICS
 from dynosim.objectives import Objective, resolve
+from dynosim.rng import stream
 from dynosim.search import pareto, store
 from dynosim.search.distributions import Point, key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
 from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, make_sampler
+from dynosim.search.samplers.base import draw_valid
 from dynosim.search.samplers.gap import Gap
 from dynosim.search.ties import groups
 from dynosim.search.trial import Outcome, Status, Trial
 from dynosim.search.warm import history_of
 from dynosim.search.workers import Workers, count_workers, finished
 from dynosim.space import SearchSpace, feasibility
+from dynosim.space.reasons import summary
 
 Array = NDArray[np.float64]
 Evaluate = Callable[[Scenario], Outcome]
@@ -56,6 +59,8 @@ class Study:
     """Trials that this study is to have in the end."""
     priors: Mapping[str, str] = field(default_factory=dict)
     """What the models started from, by output: a source, that it was dropped, or none; known once the study ends."""
+    rejected: list[str] = field(default_factory=list)
+    """Why proposals were known not to work; they cost no trial."""
     gap: Gap | None = None
     """What is believed to be missing, once the study ends; None where the sampler does not know."""
     _grouped: tuple[list[Trial], list[list[Trial]]] | None = field(default=None, init=False, repr=False)
@@ -200,7 +205,8 @@ def run_study(
     Results are told in the order in which points were proposed, so equal arguments give equal trials, in one
     process or many. A configuration that was evaluated before is not evaluated again. *trials*, *seed* and
     *sampler* default to the space's. What *earlier* studies found is a start for our samplers. Raises ConfigError for
-    an unknown sampler or objective, StudyError if the storage holds another study under this name.
+    an unknown sampler or objective, InfeasibleError where no point of the space can be deployed, StudyError if the
+    storage holds another study under this name.
     """
     plan = space.reference.optimizer
     seed, sampler = plan.seed if seed is None else seed, sampler or plan.sampler
@@ -208,11 +214,14 @@ def run_study(
     identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler}
     trial_store = store.TrialStore(storage, study_id, space, study.objectives, identity)
     study.trials += trial_store.trials
+    study.rejected += trial_store.rejected
     trial_store.study.sampler = make_sampler(sampler, space, seed=seed, bounds=study.bounds, done=len(study.trials))
     if isinstance(trial_store.study.sampler, BayesSampler):
         for known in earlier:
             trial_store.study.sampler.learn_from(history_of(known.trials, space))
     study.budget = _attainable(space, trial_store.study.sampler, trials or plan.trials)
+    if not study.budget or (not study.trials and space.size() > _ENUMERABLE):
+        draw_valid(space, stream(0, "valid"), set())
     for listener in listeners:
         listener.study_started(study)
     limit_s = plan.trial_timeout_s
@@ -239,7 +248,7 @@ def _evaluated(study: Study, trial_store: store.TrialStore, pool: Workers[Scenar
     _stop_when_close(study, trial_store, window, since=len(study.trials) - window + 1)
     while running or len(study.trials) < study.budget:
         while len(running) < min(window, study.budget - len(study.trials)):
-            trial, point, scenario = _next_valid(proposals, trial_store, space)
+            trial, point, scenario = _next_valid(proposals, trial_store, study)
             name = scenario.content_hash()
             asked = scenario if _may_stop(trial_store, point, space) else _to_its_end(scenario)
             known[name] = known.get(name) or pool.submit(asked)
@@ -306,7 +315,9 @@ def _priors(study: Study, trial_store: store.TrialStore) -> dict[str, str]:
 def load_study(space: SearchSpace, *, storage: str, study_id: str) -> Study:
     """Return the study *study_id* of *space* with its finished trials; StudyError if the storage has none."""
     study = _empty(space, study_id)
-    study.trials += store.read(store.load(store.open_storage(storage), study_id), space)
+    stored = store.load(store.open_storage(storage), study_id)
+    study.trials += store.read(stored, space)
+    study.rejected += store.rejected(stored)
     study.budget = len(study.trials)
     return study
 
@@ -327,18 +338,18 @@ def _attainable(space: SearchSpace, sampler: BaseSampler, trials: int) -> int:
 
 
 def _next_valid(
-    proposals: Iterator[optuna.Trial], trial_store: store.TrialStore, space: SearchSpace
+    proposals: Iterator[optuna.Trial], trial_store: store.TrialStore, study: Study
 ) -> tuple[optuna.Trial, Point, Scenario]:
     """Return the next proposal that is not known to be infeasible; those that are cost no trial."""
     for trial in islice(proposals, _MAX_REJECTIONS):
-        point = suggest(trial, space)
+        point = suggest(trial, study.space)
         try:
-            scenario = space.scenario(point)
+            scenario = study.space.scenario(point)
             feasibility.check(scenario)
         except DynosimError as error:
-            reason = str(error)
-            trial_store.tell_infeasible(trial, space.reference.slo, reason)
+            study.rejected.append(str(error))
+            trial_store.tell_infeasible(trial, study.slo, str(error))
         else:
             trial_store.start(trial)
             return trial, point, scenario
-    raise StudyError(f"no valid configuration in {_MAX_REJECTIONS} proposals; the last one: {reason}")
+    raise InfeasibleError(f"no valid configuration in {_MAX_REJECTIONS} proposals: {summary(study.rejected)}")

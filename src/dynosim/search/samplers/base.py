@@ -36,6 +36,7 @@ from dynosim.search.distributions import (
     key,
 )
 from dynosim.space import SearchSpace
+from dynosim.space.reasons import summary
 
 Array = NDArray[np.float64]
 
@@ -187,13 +188,16 @@ class ExhaustiveSampler(PointSampler):
 def draw_valid(space: SearchSpace, rng: np.random.Generator, taken: set[Key]) -> Point:
     """Draw a valid point by rejection, a new one if one turns up soon; InfeasibleError if there is no valid one."""
     known: Point | None = None
+    reasons = []
     for _ in range(_ATTEMPTS):
         point = space.sample(rng)
-        if space.infeasible_reason(point) is None:
+        reason = space.infeasible_reason(point)
+        if reason is None:
             if key(point) not in taken:
                 return point
             known = point
+        else:
+            reasons.append(reason)
     if known is None:
-        reason = space.infeasible_reason(point)
-        raise InfeasibleError(f"no valid configuration in {_ATTEMPTS} draws; the last one: {reason}")
+        raise InfeasibleError(f"no valid configuration in {_ATTEMPTS:,} draws: {summary(reasons)}")
     return known

@@ -73,7 +73,7 @@ def _server(uri: str) -> Iterator[str]:
             server.terminate()
 
 
-def _wait_for(address: str, timeout_s: float = 60.0) -> None:
+def _wait_for(address: str, timeout_s: float = 180.0) -> None:
     end = time.monotonic() + timeout_s
     while True:
         try:
@@ -100,8 +100,8 @@ def _browser(executable: str) -> Iterator[Any]:
 
 def _shoot(page: Any, url: str, awaited: str, path: Path) -> None:
     page.goto("about:blank")  # links into one page differ in their fragment only, which loads nothing
-    page.goto(url, timeout=120_000)
-    page.locator(awaited).first.wait_for(timeout=120_000)
+    page.goto(url, timeout=180_000)
+    page.locator(awaited).first.wait_for(timeout=180_000)
     page.wait_for_timeout(3000)  # what moves has settled
     page.screenshot(path=path)
     print(f"{path}  {path.stat().st_size // 1000} kB")

@@ -175,6 +175,8 @@ def test_a_view_finds_its_trials(tracked: tuple[Study, dict[str, Run], Path]) ->
     first = {trial.number: (trial.outcome.values or (0.0,))[0] for trial in study.trials}
     assert [first[n] for n in found["knobs"]] == pytest.approx(sorted(first[n] for n in found["knobs"]), rel=1e-5)
     assert {*found["knobs"]} == {trial.number for trial in study.feasible}
+    assert study.baseline is not None
+    assert {*found["picks"]} == {study.baseline.number, *(trial.number for trial in study.picks().values())}
 
 
 def test_descriptions_link_the_views_and_the_comparison(tracked: tuple[Study, dict[str, Run], Path]) -> None:
@@ -182,13 +184,13 @@ def test_descriptions_link_the_views_and_the_comparison(tracked: tuple[Study, di
     parent = runs["parent"]
     for note in (parent.data.tags["mlflow.note.content"], _experiment_tags(runs_dir)["mlflow.note.content"]):
         links = _links(note.partition("\n")[0])  # MLflow shows the first line of an experiment's
-        for name in ("trials", "frontier", "knobs"):
+        for name in ("trials", "frontier", "knobs", "picks"):
             assert links[name]["viewStateShareKey"] in _views(runs_dir)
             assert links[name]["page"] == f"/experiments/{parent.info.experiment_id}/runs"
             assert (links[name].get("compareRunsMode") == "CHART") == (name in CHARTS)
         assert study.baseline is not None
         compared = {study.baseline.number, *(trial.number for trial in study.picks().values())}
-        assert {*json.loads(links["picks and baseline"]["runs"])} == {runs[str(n)].info.run_id for n in compared}
+        assert {*json.loads(links["compare"]["runs"])} == {runs[str(n)].info.run_id for n in compared}
         assert "#/compare-runs?runs=" in note  # MLflow takes them only as the first of the query
 
 
@@ -250,6 +252,18 @@ def test_a_run_that_was_made_but_not_filled_is_completed(runs_dir: Path) -> None
     again.study_started(study)
     again.study_finished(study)
     assert _runs(runs_dir)["2"].info.status == "FINISHED"
+
+
+def test_who_is_no_pick_any_more_says_so(runs_dir: Path) -> None:
+    run_dir, early, late = runs_dir / "run", make_study(12), make_study(40)
+    before = {str(trial.number) for trial in early.picks().values()}
+    after = {str(trial.number): name for name, trial in late.picks().items()}
+    assert before - after.keys()  # else this tests nothing
+    _track(early, run_dir, _uri(runs_dir))
+    _track(late, run_dir, _uri(runs_dir))
+    runs = _runs(runs_dir)
+    assert {runs[number].data.tags["dynosim.pick"] for number in before - after.keys()} <= {"none", "baseline"}
+    assert all(name in runs[number].data.tags["dynosim.pick"] for number, name in after.items())
 
 
 def test_mlflow_down_costs_no_trial_and_is_said_once(runs_dir: Path, caplog: pytest.LogCaptureFixture) -> None:

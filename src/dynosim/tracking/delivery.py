@@ -15,7 +15,7 @@ from dynosim.config.load import dump_scenario
 from dynosim.errors import StudyError
 from dynosim.tracking.outbox import FINISH, STUDY, Outbox
 from dynosim.tracking.store import artifact_location, connect, tracking_uri
-from dynosim.tracking.views import VIEW_TAG, compare_link, run_link, view_key, view_link, view_value
+from dynosim.tracking.views import NO_PICK, VIEW_TAG, compare_link, run_link, view_key, view_link, view_value
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -118,11 +118,14 @@ class Delivery:
         self._client.set_terminated(run_id, message["run_status"], message["end_ms"])
 
     def _send_finish(self, message: dict[str, Any]) -> None:
-        pareto = {str(number) for number in message["pareto"]}
+        pareto, picks = {str(number) for number in message["pareto"]}, message.get("picks", {})
         for run in self._search():
-            on_front = str(run.data.tags["dynosim.trial"] in pareto).lower()
-            if run.data.tags.get("dynosim.pareto", on_front) != on_front:
-                self._client.set_tag(run.info.run_id, "dynosim.pareto", on_front)
+            number = run.data.tags["dynosim.trial"]
+            self._retag(run, "dynosim.pareto", str(number in pareto).lower())
+            if number in picks:
+                self._client.set_tag(run.info.run_id, "dynosim.pick", picks[number])
+            else:
+                self._retag(run, "dynosim.pick", NO_PICK)
         self._log_batch(self._parent_id, message["metrics"], {}, message["end_ms"])
         self._client.set_tag(self._parent_id, NOTE, f"{self._show(message)}\n\n{message['note']}")
         for file in REPORT_FILES:
@@ -131,15 +134,20 @@ class Delivery:
                 self._client.log_artifact(self._parent_id, str(path))
         self._client.set_terminated(self._parent_id, "FINISHED", message["end_ms"])
 
+    def _retag(self, run: Run, tag: str, value: str) -> None:
+        """Set a tag of *run* that it has with another value."""
+        if run.data.tags.get(tag, value) != value:
+            self._client.set_tag(run.info.run_id, tag, value)
+
     def _show(self, message: dict[str, Any]) -> str:
         """Store the views of *message*, describe the experiment with links to them, and return the links."""
         study, experiment, views = self._study_id, self._experiment_id, message.get("views", {})
         time_ms = message.get("end_ms", message.get("start_ms", 0))
         tags = {VIEW_TAG + view_key(study, view): view_value(study, view, views[view], time_ms) for view in views}
         links = {view: view_link(experiment, study, view) for view in views} if self._tag_experiment(tags) else {}
-        runs = [self._runs[str(n)].info.run_id for n in message.get("compared", ()) if str(n) in self._runs]
+        runs = [self._runs[number].info.run_id for number in message.get("picks", ()) if number in self._runs]
         if len(runs) > 1:
-            links["picks and baseline"] = compare_link(experiment, runs)
+            links["compare"] = compare_link(experiment, runs)
         line = " · ".join(f"[{name}]({link})" for name, link in links.items())
         known = self._client.get_experiment(experiment).tags
         if known.get(NOTE, NOTE_START).startswith(NOTE_START):

@@ -77,7 +77,7 @@ def finish_message(study: Study) -> dict[str, Any]:
         "pareto": [trial.number for trial in study.frontier()],
         "note": _note(study),
         "views": saved_views(study),
-        "compared": _compared(study),
+        "picks": _picks(study),
         "metrics": {
             "hypervolume": study.hypervolume(),
             "trials": len(statuses),
@@ -87,10 +87,13 @@ def finish_message(study: Study) -> dict[str, Any]:
     }
 
 
-def _compared(study: Study) -> list[int]:
-    """Return the numbers of the baseline and the picks."""
-    shown = [*([study.baseline] if study.baseline else ()), *study.picks().values()]
-    return list(dict.fromkeys(trial.number for trial in shown))
+def _picks(study: Study) -> dict[str, str]:
+    """Return trial number -> what it is picked for, the baseline first."""
+    shown = [*([("baseline", study.baseline)] if study.baseline else ()), *study.picks().items()]
+    named: dict[str, list[str]] = {}
+    for name, trial in shown:
+        named.setdefault(str(trial.number), []).append(name)
+    return {number: ", ".join(names) for number, names in named.items()}
 
 
 def _metrics(study: Study, trial: Trial) -> dict[str, float]:

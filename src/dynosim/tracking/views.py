@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 State = dict[str, Any]
 """The runs page's search, columns and charts."""
 
+NO_PICK = "none"
+"""Value of the tag ``dynosim.pick`` of trials that were a pick before better ones came; others have no such tag."""
+
 VIEW_TAG = "mlflow.sharedViewState."
-TRIALS, FRONTIER, KNOBS = "trials", "frontier", "knobs"
-CHARTS = (FRONTIER, KNOBS)
+TRIALS, FRONTIER, KNOBS, PICKS = "trials", "frontier", "knobs", "picks"
+CHARTS = (FRONTIER, KNOBS, PICKS)
 """Views that open on charts instead of the table."""
 
 REST = {"uuid": "rest", "name": "Model metrics", "display": False}
@@ -34,10 +37,12 @@ def saved_views(study: Study) -> dict[str, State]:
     """Return the views of what *study* has so far, by name."""
     views = {TRIALS: _state(study, "tags.`dynosim.trial` != 'parent'")}
     if study.frontier():
-        pairs = combinations([objective.name for objective in study.objectives], 2)
+        pairs = combinations(_objectives(study), 2)
         scatters = _charts([_scatter(x, y) for x, y in pairs], columns=2)
         views[FRONTIER] = _state(study, "tags.`dynosim.pareto` = 'true'", scatters)
         views[KNOBS] = _state(study, "tags.`dynosim.feasible` = 'true'", _charts(_parallels(study), columns=1))
+        bars = _charts([{"type": "BAR", "metricKey": name} for name in (*_objectives(study), "gpus")], columns=2)
+        views[PICKS] = _state(study, f"tags.`dynosim.pick` != '{NO_PICK}'", bars)
     return views
 
 
@@ -75,9 +80,9 @@ def _link(page: str, query: Mapping[str, str]) -> str:
 
 
 def _state(study: Study, where: str, charts: State | None = None) -> State:
-    objectives = [objective.name for objective in study.objectives]
+    objectives = _objectives(study)
     metrics = dict.fromkeys(["gpus", *objectives, "good_request_fraction"])
-    tags = ["dynosim.pareto", "dynosim.feasible", "dynosim.label"]
+    tags = ["dynosim.pick", "dynosim.pareto", "dynosim.feasible", "dynosim.label"]
     columns = {_column("metrics", name): name for name in metrics} | {_column("tags", name): name for name in tags}
     return {
         "searchFilter": f"tags.`dynosim.study_id` = '{study.id}' and {where}",
@@ -89,6 +94,10 @@ def _state(study: Study, where: str, charts: State | None = None) -> State:
         "runsHiddenMode": "SHOW_ALL",
         **(charts or {}),
     }
+
+
+def _objectives(study: Study) -> list[str]:
+    return [objective.name for objective in study.objectives]
 
 
 def _column(kind: str, name: str) -> str:
@@ -111,7 +120,7 @@ def _parallels(study: Study) -> list[State]:
     modes: dict[str, list[Trial]] = {}
     for trial in study.feasible:
         modes.setdefault(trial.scenario.deployment.mode, []).append(trial)
-    objectives = [objective.name for objective in study.objectives]
+    objectives = _objectives(study)
     return [
         {"type": "PARALLEL", "displayName": mode, "selectedParams": _varying(trials), "selectedMetrics": objectives}
         for mode, trials in modes.items()

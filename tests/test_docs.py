@@ -50,6 +50,19 @@ def test_every_field_of_a_deployment_is_described(model: type[BaseModel]) -> Non
     assert model.model_fields.keys() <= words
 
 
+def test_options_of_commands_in_the_text_exist() -> None:
+    used = {option for term in TERMS if term.startswith("dynosim ") for option in re.findall(r"--[\w-]+", term)}
+    known = {option for parser in _parsers(_parser()) for option in parser._option_string_actions}
+    assert used <= known
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for group in (action for action in parser._actions if isinstance(action, argparse._SubParsersAction)):
+        for inner in group.choices.values():
+            yield from _parsers(inner)
+
+
 def _verbs(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
     """Yield every verb as its words, such as ("trace", "stats")."""
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]

@@ -46,11 +46,11 @@ from dynosim.workload import load_workload
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
-RUN = [page for page in PAGES if page not in ("README", "cli", "extending")]
+RUN = [page for page in PAGES if page != "extending"]
 PROMPTS = {"console": r"^\$ ", "sh": "^"}
 TRIALS = 4
-PORTS = {8080: "dynosim serve", 5000: "mlflow server"}
-"""Ports that the pages name, and who listens there."""
+SERVERS = {"dynosim serve": 8080, "dynosim track ui": 5000}
+"""Commands that go on until they are stopped, and where they listen."""
 
 NOT_RUN = {
     ("README", "make test"): "it runs this test",
@@ -99,11 +99,11 @@ class Step(NamedTuple):
         return found[1] if found else None
 
     @property
-    def searches(self) -> bool:
-        """Tell whether it runs a search, whose outcome must not depend on where trials are evaluated."""
-        return self.kind in ("command", "python") and bool(
-            re.search(r"(?<!study\.)\b(optimize|run_study)\(|\boptimize (?!.*--dry-run)", self.text)
-        )
+    def searches_with_code(self) -> bool:
+        """Tell whether it is a search that worker processes do with code of the reader, or the README's."""
+        if self.kind == "python":
+            return bool(re.search(r"(?<!study\.)\b(optimize|run_study)\(", self.text))
+        return self.kind == "command" and bool(re.search(r"optimize .*(\.py|llama70b)", self.text))
 
     @property
     def listed(self) -> tuple[str, str] | None:
@@ -129,7 +129,7 @@ def _commands(block: Step, prompt: str) -> Iterator[Step]:
 
 STEPS = {page: list(_steps(page)) for page in PAGES}
 ALL = [step for steps in STEPS.values() for step in steps]
-SEARCHES = [step for step in ALL if step.searches and step.page in RUN]
+SEARCHES = [step for step in ALL if step.searches_with_code and step.page in RUN]
 PARTS = [step for step in ALL if step.kind == "yaml" and not step.title and step.page in RUN]
 
 
@@ -143,7 +143,7 @@ class Session:
         self._folder, self._servers, self._code = folder, servers, 0
         own = {name: value for name, value in os.environ.items() if not name.startswith(("DYNOSIM_", "MLFLOW_"))}
         self._environment = {**own, "PATH": f"{BIN}:{os.environ['PATH']}", "DYNOSIM_WORKERS": str(workers)}
-        self._ports = {port: _free_port() for port in PORTS}
+        self._ports = {port: _free_port() for port in SERVERS.values()}
 
     def take(self, step: Step, *, fails: bool) -> None:
         """Write, run or start what the step says; *fails* if the page goes on to show an exit code."""
@@ -153,7 +153,7 @@ class Session:
         elif step.kind == "python":
             (self._folder / "example.py").write_text(text, encoding="utf-8")
             self._run(step, "python example.py", fails=False)
-        elif any(server in _of_make(text) for server in PORTS.values()):
+        elif any(server in _of_make(text) for server in SERVERS):
             self._servers.enter_context(self._server(_of_make(text)))
         else:
             self._run(step, _of_make(text), fails=fails)
@@ -178,8 +178,8 @@ class Session:
 
     @contextmanager
     def _server(self, command: str) -> Iterator[None]:
-        port = self._ports[next(port for port, server in PORTS.items() if server in command)]
-        with self._process(command) as (process, output):
+        port = self._ports[next(port for server, port in SERVERS.items() if server in command)]
+        with self._process(f"{command.strip()} --port {port}") as (process, output):
             while process.poll() is None and not _listens(port):
                 time.sleep(0.1)
             assert process.poll() is None, f"{command}: exit code {process.returncode}\n{Path(output).read_text()}"

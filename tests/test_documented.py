@@ -28,7 +28,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -154,7 +154,7 @@ class Session:
             (self._folder / "example.py").write_text(text, encoding="utf-8")
             self._run(step, "python example.py", fails=False)
         elif any(server in _of_make(text) for server in SERVERS):
-            self._servers.enter_context(self._server(_of_make(text)))
+            self._servers.enter_context(self._server(step, _of_make(text)))
         else:
             self._run(step, _of_make(text), fails=fails)
 
@@ -171,18 +171,18 @@ class Session:
         where = f"{step.page}.md:{step.line}: {cut}\nexit code {self._code}, printed:\n{printed}"
         assert self._code == 0 or fails or (self._code == 3 and cut != command), where
         assert "Traceback" not in printed, where
-        rest = iter(map(_plain, printed.splitlines()))
-        for line in map(_plain, step.shown):
-            if cut == command or not re.search(r"\d", line):
-                assert line in ("", "...") or any(_same(line, other) for other in rest), f"{line!r} is missing: {where}"
+        shown = [line for line in map(_plain, step.shown) if cut == command or not re.search(r"\d", line)]
+        assert _missing(shown, printed) == [], where
 
     @contextmanager
-    def _server(self, command: str) -> Iterator[None]:
+    def _server(self, step: Step, command: str) -> Iterator[None]:
         port = self._ports[next(port for server, port in SERVERS.items() if server in command)]
         with self._process(f"{command.strip()} --port {port}") as (process, output):
             while process.poll() is None and not _listens(port):
                 time.sleep(0.1)
-            assert process.poll() is None, f"{command}: exit code {process.returncode}\n{Path(output).read_text()}"
+            printed = Path(output).read_text(encoding="utf-8")
+            assert process.poll() is None, f"{command}: exit code {process.returncode}\n{printed}"
+            assert _missing(map(_plain, step.shown), printed) == [], printed
             yield
 
     @contextmanager
@@ -233,6 +233,12 @@ def _plain(line: str) -> str:
     line = re.sub(r"\d{8}-\d{4}-[\w.-]+?-[0-9a-f]{4}\b", "RUN", line)
     line = re.sub(r"[\s─-╿]+", " ", line)
     return re.sub(r"[-−+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?", "0", line).strip()
+
+
+def _missing(shown: Iterable[str], printed: str) -> list[str]:
+    """Return the lines of *shown* that are not *printed*, in this order."""
+    rest = iter(map(_plain, printed.splitlines()))
+    return [line for line in shown if line not in ("", "...") and not any(_same(line, other) for other in rest)]
 
 
 def _same(shown: str, printed: str) -> bool:

@@ -328,7 +328,7 @@ def test_what_is_known_before_simulating(overrides, values, reason):
 def test_points_are_all_distinct_and_lexicographic():
     space = parse()
     points = list(space.points())
-    assert len(points) == space.size() == 2 * 2 * (4 * 93 + 2 * 4) * (1 + 2)
+    assert len(points) == space.size() == 2 * 2 * (4 * 5 + 2 * 4) * (1 + 2)
     order = [
         tuple(p.domain.values.index(point[p.path]) if p.path in point else -1 for p in space.parameters)
         for point in points
@@ -391,8 +391,8 @@ def test_description_has_a_row_per_parameter():
     rows = {row["parameter"]: row for row in parse().describe()}
     assert rows["deployment.aggregated.max_num_seqs"] == {
         "parameter": "deployment.aggregated.max_num_seqs",
-        "domain": "integers from 8 to 100 (log)",
-        "values": 93,
+        "domain": "one of 8, 16, 32, 64, 100",
+        "values": 5,
         "when": "deployment.mode = aggregated",
         "baseline": 64,
     }
@@ -429,3 +429,30 @@ def test_every_operation_yields_points_of_the_space(name, seed):
         assert all(p.domain.contains(some[p.path]) for p in space.active(some))
         reason = space.infeasible_reason(some)
         assert reason is None or "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    ("bounds", "baseline", "values"),
+    [
+        ("min: 16, max: 512, scale: log", 256, [16, 32, 64, 128, 256, 512]),
+        ("min: 1, max: 1, scale: log", 1, [1]),
+        ("min: 12, max: 100, scale: log", 64, [12, 16, 32, 64, 100]),
+        ("min: 16, max: 128, scale: log", 48, [16, 32, 48, 64, 128]),
+        ("min: 3, max: 9, scale: log, step: 1", 5, [3, 4, 5, 6, 7, 8, 9]),
+    ],
+)
+def test_integers_on_a_log_scale_are_powers_of_two_their_bounds_and_the_baseline(
+    bounds: str, baseline: int, values: list[int]
+) -> None:
+    text = FILE.replace("min: 8, max: 100, scale: log", bounds).replace(
+        "max_num_seqs: 64}", f"max_num_seqs: {baseline}}}"
+    )
+    space = SearchSpace.parse(text)
+    path = "deployment.aggregated.max_num_seqs"
+    domain = next(parameter.domain for parameter in space.parameters if parameter.path == path)
+    assert list(domain.values or ()) == values
+    assert {domain.sample(stream(seed, "test")) for seed in range(200)} == set(values)
+    assert all(domain.contains(value) == (value in values) for value in range(600))
+    assert {near for value in values for near in domain.neighbours(value)} <= set(values)
+    assert (space.baseline_point() or {})[path] == baseline
+    assert SearchSpace.parse(space.to_yaml()).content_hash() == space.content_hash()

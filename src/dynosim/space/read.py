@@ -144,7 +144,7 @@ def _choices(document: Document, path: Path, values: Any) -> Choices:
     return Choices(tuple(values))
 
 
-def _range(document: Document, path: Path, bounds: Any) -> Range:
+def _range(document: Document, path: Path, bounds: Any) -> Domain:
     at = (*path, "range")
     if not isinstance(bounds, dict):
         raise document.error(path, f"range: {show(bounds)}: allowed: {{min, max, step or scale: log}}", at=at)
@@ -159,13 +159,25 @@ def _range(document: Document, path: Path, bounds: Any) -> Range:
         if isinstance(value, bool) or not isinstance(value, int if integer else int | float):
             kind = "an integer" if integer else "a number"
             raise document.error(path, f"range: {key}: {show(value)}: allowed: {kind}", at=(*at, key))
-    problem = _range_problem(bounds)
+    problem = _range_problem(bounds, integer=integer)
     if problem:
         raise document.error(path, f"range: {problem}", at=at)
     low, high = (bounds[key] if integer else float(bounds[key]) for key in ("min", "max"))
-    scale = bounds.get("scale", "linear")
-    step = bounds.get("step", 1 if integer and scale == "linear" else None)
+    scale, step = bounds.get("scale", "linear"), bounds.get("step")
+    if scale == "log":
+        if integer and step is None:
+            return Choices(_powers_of_two(bounds["min"], bounds["max"], _value_at(document.data, ("baseline", *path))))
+        return Range(low, high, None, scale, integer)
+    if step is None and integer:
+        step = 1
     return Range(low, high, step if integer or step is None else float(step), scale, integer)
+
+
+def _powers_of_two(low: int, high: int, baseline: Any) -> tuple[int, ...]:
+    """Return the powers of two from *low* to *high*, both ends, and the baseline's value where it is in between."""
+    powers = {2**i for i in range(low.bit_length() - 1, high.bit_length())}
+    wanted = powers | ({baseline} if isinstance(baseline, int) and not isinstance(baseline, bool) else set())
+    return tuple(sorted({low, high} | {value for value in wanted if low <= value <= high}))
 
 
 def _is_integer(document: Document, path: Path, bounds: Mapping[str, Any]) -> bool:
@@ -178,14 +190,14 @@ def _is_integer(document: Document, path: Path, bounds: Mapping[str, Any]) -> bo
     return bool(node["type"] == "integer")
 
 
-def _range_problem(bounds: Mapping[str, Any]) -> str:
+def _range_problem(bounds: Mapping[str, Any], *, integer: bool) -> str:
     low, high, step, scale = (bounds.get(key) for key in ("min", "max", "step", "scale"))
     if low > high:  # type: ignore[operator]  # the caller has checked that both are numbers
         return f"min {low} is above max {high}"
     if scale not in (None, "linear", "log"):
         return f"scale: {show(scale)}: allowed: linear, log"
-    if scale == "log" and step is not None:
-        return "a log scale has no step: leave it out, or list choices"
+    if scale == "log" and step is not None and not (integer and step == 1):
+        return "a log scale has no step, but 1 for every integer: leave it out, or list choices"
     if scale == "log" and low <= 0:  # type: ignore[operator]
         return f"min {low}: a log scale needs min > 0"
     if step is not None and step <= 0:

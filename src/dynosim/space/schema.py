@@ -24,7 +24,10 @@ _RANGE = {
         "min": _BOUND,
         "max": _BOUND,
         "step": {"exclusiveMinimum": 0, "type": "number", "description": "Default: 1 for integers, else continuous."},
-        "scale": {"enum": ["linear", "log"], "description": "A log scale has no step."},
+        "scale": {
+            "enum": ["linear", "log"],
+            "description": "Log: of integers, the powers of two and the bounds; with step 1, every integer.",
+        },
     },
     "additionalProperties": False,
 }

@@ -226,7 +226,8 @@ class SearchSpace:
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of what is searched and how it is judged, so without ``UNHASHED``."""
         said = {key: value for key, value in self.fields.items() if key not in UNHASHED}
-        canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
+        searched = [(parameter.path, str(parameter.domain)) for parameter in self.parameters]
+        canonical = json.dumps([said, searched], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

@@ -120,7 +120,7 @@ def _note(study: Study) -> str:
     heads = [f"{o.display} ({o.unit})" for o in study.objectives]
     rows = [
         [f"{t.number}", t.scenario.deployment.label(), *(f"{v:.4g}" for v in t.outcome.values or ())]
-        for t in study.frontier()
+        for t in study.leaders()
     ]
     table = [["trial", "deployment", *heads], ["---"] * (len(heads) + 2), *rows]
     lines = ["| " + " | ".join(row) + " |" for row in table]

@@ -14,7 +14,16 @@ from dynosim.config import DeploymentConfig, PriceConfig, WorkloadConfig
 from dynosim.config.goals import ALIASES
 from dynosim.errors import ConfigError
 from dynosim.hardware.gpus import get_gpu
-from dynosim.metrics import METRICS, PERCENTILES, STATS, Metrics, check_metric, check_slo, slo_violations, summarize
+from dynosim.metrics import (
+    METRICS,
+    PERCENTILES,
+    STATS,
+    Metrics,
+    check_metric,
+    check_slo,
+    slo_violations,
+    summarize,
+)
 from dynosim.simulation import SimulationResult, simulate
 from dynosim.simulation.records import COMPLETED, INCOMPLETE, REJECTED, REQUEST_DTYPE, PoolRecord
 from dynosim.workload import load_workload

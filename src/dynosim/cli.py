@@ -429,6 +429,7 @@ def _predict(args: argparse.Namespace) -> int:
         missed = [name for name, violation in view["slo_violations"].items() if violation is None or violation > 0.0]
         _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view)
         print(view["bottleneck"])
+        print("prices: " + "; ".join(f"{gpu} {price}" for gpu, price in view["prices"].items()))
         print(f"SLO: {'missed: ' + ', '.join(missed) if missed else 'met' if view['slo_violations'] else 'none given'}")
     return OK
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from dynosim.hardware.gpus import price_provenance
 from dynosim.metrics import Metrics, slo_violations
 from dynosim.objectives import Objective
-from dynosim.report.analysis import autoscaled, layout
+from dynosim.report.analysis import layout
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
 from dynosim.run import Prediction
@@ -80,7 +81,7 @@ def trial_detail(trial: Trial) -> dict[str, Any]:
         "reason": trial.outcome.reason,
         "metrics": trial.outcome.metrics,
         **_noise(trial.outcome.known_metrics(), trial.model_bands()),
-        "bottleneck": bottleneck(trial.outcome.flat_metrics(), autoscaled=autoscaled(trial.scenario.deployment)),
+        "bottleneck": bottleneck(trial.outcome.flat_metrics()),
         "scenario": trial.scenario.model_dump(mode="json"),
         "wall_s": trial.outcome.wall_s,
     }
@@ -101,6 +102,9 @@ def frontier_view(study: Study) -> dict[str, Any]:
         "hypervolume": study.hypervolume(),
         "gap": None if study.gap is None else asdict(study.gap),
         "infeasible": why_infeasible(study),
+        "prices": price_provenance(
+            study.space.reference.prices, (gpu for t in study.trials for gpu in t.scenario.deployment.gpu_counts())
+        ),
         "frontier": [trial_view(trial) for trial in study.recommended()],
         "groups": [[trial.number for trial in group] for group in study.groups()],
         "picks": {name: trial.number for name, trial in study.picks().items()},
@@ -123,6 +127,7 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         **_noise(metrics, prediction.model_bands()),
         "slo_violations": _known(violations),
         "feasible": all(violation <= 0.0 for violation in violations.values()),
-        "bottleneck": bottleneck(metrics.flat(), autoscaled=autoscaled(scenario.deployment)),
+        "bottleneck": bottleneck(metrics.flat()),
+        "prices": price_provenance(scenario.prices, scenario.deployment.gpu_counts()),
         "timing": prediction.result.timing,
     }

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from dynosim.config import PriceConfig
 from dynosim.errors import ConfigError
-from dynosim.hardware.gpus import GPUS, get_gpu
+from dynosim.hardware.gpus import GPUS, get_gpu, price_provenance
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
 SURVEYED = {
@@ -50,3 +51,11 @@ def test_the_page_has_the_card(gpu):
     prices = ", ".join(f"{price:.2f}" for price in gpu.usd_per_hour.values())
     assert row.split(" | ")[0] == f"{gpu.memory_bytes / 2**30:.0f}"
     assert row.split(" | ")[-3:] == [str(gpu.scale_up_gpus), prices, f"{gpu.power_w / 1e3:.2f}"]
+
+
+def test_prices_say_where_they_come_from() -> None:
+    prices = PriceConfig(usd_per_gpu_hour={"h100_sxm": 3.5}, table="hyperscaler")
+    said = price_provenance(prices, ["l40s", "h100_sxm", "l40s"])
+    assert said["h100_sxm"] == "3.5 USD/h (given in prices.usd_per_gpu_hour)"
+    assert said["l40s"].endswith(f"USD/h (table hyperscaler: {get_gpu('l40s').price_source})")
+    assert len(said) == 2

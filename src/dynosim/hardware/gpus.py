@@ -12,7 +12,7 @@ Sources
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -161,3 +161,8 @@ def price_source(gpu: str, prices: PriceConfig) -> str:
     card = get_gpu(gpu)
     given = card.name in prices.usd_per_gpu_hour
     return "given in prices.usd_per_gpu_hour" if given else f"table {prices.table}: {card.price_source}"
+
+
+def price_provenance(prices: PriceConfig, gpus: Iterable[str]) -> dict[str, str]:
+    """Return GPU -> its price per hour and where that is from, of each of *gpus* once."""
+    return {gpu: f"{usd_per_gpu_hour(gpu, prices):g} USD/h ({price_source(gpu, prices)})" for gpu in sorted(set(gpus))}

@@ -534,6 +534,6 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "bands": {key: (band.low, band.high) for key, band in factors_of.items() if band},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
         "slo": _bounded(trial, study) if outcome.metrics else {},
-        "bottleneck": bottleneck(flat, autoscaled=autoscaled(deployment)) if outcome.metrics else "",
+        "bottleneck": bottleneck(flat) if outcome.metrics else "",
         "reason": outcome.reason,
     }

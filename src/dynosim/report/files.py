@@ -169,7 +169,9 @@ def environment(study: Study) -> dict[str, Any]:
         "seed": reference.seed,
         "optimizer_seed": reference.optimizer.seed,
         "price_hash": reference.prices.content_hash(),
-        "prices": price_provenance(reference.prices, (gpu for trial in study.trials for gpu in gpu_counts(trial))),
+        "prices": price_provenance(
+            reference.prices, (gpu for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts())
+        ),
         "workload_hash": load_workload(reference.workload, reference.seed).content_hash(),
         "config_hashes": {str(trial.number): trial.scenario.content_hash() for trial in study.trials},
     }

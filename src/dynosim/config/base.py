@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+CUSTOM = "file.py:Name"
+"""Stands for the user's own in a list of allowed names."""
+Custom = Annotated[str, Field(pattern=":", description=CUSTOM)]
 
 
 class Config(BaseModel):

@@ -18,12 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from dynosim.config.base import Config
+from dynosim.config.base import CUSTOM, Config, Custom
 
 EngineName = Literal["vllm", "sglang", "trtllm"]
 DEFAULT_BLOCK_SIZE = {"vllm": 16, "sglang": 1, "trtllm": 32}
-CUSTOM = "file.py:Name"
-"""Stands for the user's own in a list of allowed names."""
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -135,7 +133,7 @@ class FixedTiming(Config):
 class CustomTiming(Config):
     """A timing source of the user's (``dynosim.timing.base.ForwardTimes``)."""
 
-    type: str = Field(pattern=":")
+    type: Custom
     """``file.py:Name`` or ``package.module:Name``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments, after the deployment and the pool."""

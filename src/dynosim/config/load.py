@@ -346,7 +346,7 @@ def _message(kind: str, path: Path, value: Any, error: Mapping[str, Any], data: 
     if isinstance(value, dict | list) and node.get("type") not in ("object", "array"):
         hint = ", or a search domain {choices: [...]} or {range: {min: ..., max: ...}}"
         return f"{show(value)}: allowed: {schema.allowed(node)}{hint}"
-    near = nearest(str(value), map(str, node.get("enum", ())))
+    near = nearest(str(value), schema.choices(node))
     unit = ", without a unit" if isinstance(value, str) and _WITH_UNIT.match(value) and not near else ""
     return f"{show(value)}: {near}allowed: {schema.allowed(node)}{unit}"
 

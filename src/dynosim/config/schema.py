@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from dynosim.config.deployment import CUSTOM
+from dynosim.config.base import CUSTOM
 from dynosim.config.scenario import Scenario
 
 Path = tuple[str, ...]
@@ -96,6 +96,12 @@ def locate(location: Iterable[int | str], data: Any) -> Path:
     return path
 
 
+def choices(node: Node) -> list[str]:
+    """Return the values that *node* lists, as text."""
+    members = node.get("anyOf", (node,))
+    return [str(value) for member in members for value in dereference(member).get("enum", ())]
+
+
 def allowed(node: Node) -> str:
     """Return what a value at *node* may be, in words."""
     node = dereference(node)
@@ -107,6 +113,8 @@ def allowed(node: Node) -> str:
         return "a mapping with type " + ", ".join(node["discriminator"]["mapping"])
     if "anyOf" in node:
         return " or ".join(allowed(member) for member in node["anyOf"])
+    if node.get("pattern") == ":":
+        return CUSTOM
     kind = node.get("type", "")
     if kind in ("integer", "number"):
         bounds = [f"{word} {node[key]:g}" for key, word in _BOUND_WORDS.items() if key in node]

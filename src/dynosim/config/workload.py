@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from dynosim.config.base import Config
+from dynosim.config.base import Config, Custom
 
 NEEDS_LOAD = "allowed are poisson, constant_rate, diurnal, step, spike, rate_curve and concurrency"
 """What an error about a source without arrival times ends with."""
@@ -265,7 +265,8 @@ class TraceSource(Config):
 
     type: Literal["trace"] = "trace"
     path: str
-    format: Literal["auto", "mooncake", "azure", "lengths", "llmservingsim", "inferencex"] = "auto"
+    format: Literal["auto", "mooncake", "azure", "lengths", "llmservingsim", "inferencex"] | Custom = "auto"
+    """How it is read; ``auto`` recognises the format by content. A reader of the user's is ``file.py:function``."""
     block_tokens: PositiveInt | None = None
     """Prompt tokens per id of a Mooncake trace's ``hash_ids``; 512 where not given."""
     max_delay_s: PositiveFloat | None = None

@@ -16,6 +16,7 @@ from dynosim.config import (
     Scenario,
     StragglerConfig,
     SyntheticSource,
+    TraceSource,
 )
 from dynosim.config.load import Problem
 from dynosim.config.schema import Path
@@ -28,6 +29,7 @@ from dynosim.rng import stream
 from dynosim.timing import forward_times, source_tables
 from dynosim.timing.calibrated import load_profile, profile_of
 from dynosim.workload.profiles import get_profile
+from dynosim.workload.readers import custom_reader
 
 
 def check(scenario: Scenario) -> None:
@@ -121,6 +123,10 @@ def _names(scenario: Scenario, cards: Sequence[str]) -> Iterator[tuple[Path, Cal
     deployment, source = scenario.deployment, scenario.workload.source
     if isinstance(source, ProfileSource):
         yield ("workload", "source", "name"), get_profile, source.name
+    if isinstance(source, TraceSource) and plugins.is_reference(source.format):
+        yield ("workload", "source", "format"), custom_reader, source.format
+    if plugins.is_reference(scenario.optimizer.sampler):
+        yield ("optimizer", "sampler"), plugins.load, scenario.optimizer.sampler
     yield ("deployment", "model"), get_model, deployment.model
     yield ("deployment", "gpu"), get_gpu, deployment.gpu
     if deployment.calibration is not None:

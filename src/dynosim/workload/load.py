@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from dynosim import plugins
 from dynosim.config import (
     ConcurrencyLoad,
     CurveLoad,
@@ -40,8 +41,10 @@ def load_workload(config: WorkloadConfig, seed: int) -> Workload:
 
 
 def _versions(config: WorkloadConfig) -> tuple[tuple[int, int], ...]:
+    source = config.source
+    code = [source.format] if isinstance(source, TraceSource) and plugins.is_reference(source.format) else []
     files = [part.path for part in (config.source, config.load) if isinstance(part, TraceSource | CurveLoad)]
-    return tuple(file_version(path) for path in files)
+    return tuple(file_version(path) for path in files) + tuple(map(plugins.stamp, code))
 
 
 @lru_cache(maxsize=16)

@@ -59,10 +59,10 @@ class Workload:
     """Shape (n,), at least 1."""
     output_tokens: IntArray
     """Shape (n,), at least 1."""
-    hash_block_tokens: int
-    hash_offsets: IntArray
-    """Shape (n + 1,)."""
-    hash_ids: IntArray
+    hash_block_tokens: int = 0
+    hash_offsets: IntArray = field(default_factory=_unset)
+    """Shape (n + 1,). Default: no ids."""
+    hash_ids: IntArray = field(default_factory=_unset)
     """Shape (hash_offsets[-1],)."""
     concurrency: int | None = None
     """Closed loop: sessions kept in flight (a plain request is a session of its own); None is an open loop at
@@ -93,6 +93,8 @@ class Workload:
     def __post_init__(self) -> None:
         n = len(self.arrival_s)
         defaults = {
+            "hash_offsets": np.zeros(n + 1, np.int64),
+            "hash_ids": np.zeros(0, np.int64),
             "hashed_tokens": self.input_tokens,
             "session": np.arange(n),
             "after_offsets": np.zeros(n + 1, np.int64),
@@ -104,6 +106,23 @@ class Workload:
         for name, value in defaults.items():
             if getattr(self, name) is _DEFAULT:
                 object.__setattr__(self, name, value)
+
+    def checked(self) -> Workload:
+        """Return the table with every column an array of its type; ValueError, in one line, where it is none."""
+        n = len(self.arrival_s)
+        if n == 0:
+            raise ValueError("the workload has no requests")
+        types = {name: np.float64 if name.endswith("_s") else np.int64 for name in (*_COLUMNS, *_RAGGED)}
+        columns: dict[str, Any] = {name: np.asarray(getattr(self, name), kind) for name, kind in types.items()}
+        table = replace(self, **columns)
+        lengths = dict.fromkeys(_COLUMNS, n) | {"hash_offsets": n + 1, "after_offsets": n + 1}
+        for name, length in lengths.items():
+            if getattr(table, name).shape != (length,):
+                raise ValueError(f"{name}: shape {getattr(table, name).shape}: allowed: ({length},)")
+        for name, holds in _laws(table).items():
+            if not holds:
+                raise ValueError(f"{name} of the workload: see dynosim.workload.table.Workload for what it must be")
+        return table
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -132,7 +151,7 @@ class Workload:
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of everything the simulator sees."""
         digest = hashlib.sha256()
-        for name in (*_COLUMNS, "hash_offsets", "hash_ids", "after_offsets", "after_ids"):
+        for name in (*_COLUMNS, *_RAGGED):
             digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
         digest.update(f"{self.hash_block_tokens} {self.concurrency} {self.warmup_requests} {self.end_s}".encode())
         return digest.hexdigest()[:16]
@@ -149,3 +168,25 @@ _COLUMNS: Final = (
     "deadline_s",
 )
 """What has one value per request."""
+_RAGGED: Final = ("hash_offsets", "hash_ids", "after_offsets", "after_ids")
+
+
+def _offsets(offsets: IntArray, values: IntArray) -> bool:
+    return bool(offsets[0] == 0 and (np.diff(offsets) >= 0).all() and offsets[-1] == len(values))
+
+
+def _laws(table: Workload) -> dict[str, bool]:
+    """Return column -> whether its values are possible."""
+    owner = np.repeat(np.arange(len(table)), np.diff(table.after_offsets).clip(0))
+    waits = _offsets(table.after_offsets, table.after_ids)
+    waits = waits and bool(((table.after_ids >= 0) & (table.after_ids < owner)).all())
+    return {
+        "arrival_s": bool(np.isfinite(table.arrival_s).all() and (np.diff(table.arrival_s, prepend=0.0) >= 0.0).all()),
+        "input_tokens": bool((table.input_tokens >= 1).all()),
+        "output_tokens": bool((table.output_tokens >= 1).all()),
+        "hash_offsets": _offsets(table.hash_offsets, table.hash_ids),
+        "session": bool((numbered(table.session) == table.session).all()),
+        "after_ids": waits and bool((table.session[owner] == table.session[table.after_ids]).all()),
+        "delay_s": bool(np.isfinite(table.delay_s).all() and (table.delay_s >= 0.0).all()),
+        "deadline_s": bool((table.deadline_s > 0.0).all()),
+    }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, TPESampler
 
+from dynosim import plugins
 from dynosim.errors import ConfigError, nearest
 from dynosim.search.samplers.base import ExhaustiveSampler, PointSampler, RandomSampler
 from dynosim.search.samplers.bayes import BayesSampler
@@ -66,10 +68,27 @@ def make_sampler(name: str, space: SearchSpace, *, seed: int = 0, bounds: Bounds
     process and would repeat their first draws, so they get another seed; ours need none. Raises ConfigError
     with the nearest name.
     """
-    if name not in SAMPLERS:
-        raise ConfigError(
-            f"unknown sampler {name!r}: {nearest(name, SAMPLERS)}allowed: {', '.join(SAMPLERS)}",
-            path="optimizer.sampler",
-        )
-    sampler = SAMPLERS[name](space, seed, bounds)
-    return sampler if isinstance(sampler, PointSampler) or not done else SAMPLERS[name](space, seed + done, bounds)
+    make = _custom(name) if plugins.is_reference(name) else SAMPLERS.get(name)
+    if make is None:
+        allowed = f"{', '.join(SAMPLERS)}, or {plugins.FORMS}"
+        message = f"unknown sampler {name!r}: {nearest(name, SAMPLERS)}allowed: {allowed}"
+        raise ConfigError(message, path="optimizer.sampler")
+    sampler = make(space, seed, bounds)
+    return sampler if isinstance(sampler, PointSampler) or not done else make(space, seed + done, bounds)
+
+
+def _custom(reference: str) -> Factory:
+    """Return the factory of a sampler of the user's, which gets what it takes of ``space``, ``seed`` and ``bounds``."""
+    found = plugins.load(reference, path="optimizer.sampler")
+
+    def factory(space: SearchSpace, seed: int, bounds: Bounds) -> BaseSampler:
+        given = {"space": space, "seed": seed, "bounds": bounds}
+        takes = inspect.signature(found).parameters if callable(found) else {}
+        options = {name: value for name, value in given.items() if name in takes}
+        made = plugins.call(reference, found, path="optimizer.sampler", **options)
+        if not isinstance(made, BaseSampler):
+            allowed = "a class or function that gives an optuna.samplers.BaseSampler"
+            raise ConfigError(f"{plugins.short(reference)}: allowed: {allowed}", path="optimizer.sampler")
+        return made
+
+    return factory

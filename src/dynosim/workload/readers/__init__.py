@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel
 
+from dynosim import plugins
 from dynosim.errors import ConfigError
 from dynosim.workload.readers import inferencex, lengths, llmservingsim, mooncake, rate_curve
 from dynosim.workload.readers.records import (
@@ -29,11 +30,9 @@ from dynosim.workload.readers.records import (
 )
 from dynosim.workload.table import Workload
 
-Format = Literal["mooncake", "azure", "lengths", "llmservingsim", "inferencex"]
-TraceFormat = Literal["auto", "mooncake", "azure", "lengths", "llmservingsim", "inferencex"]
 _HEAD_BYTES: Final = 1 << 16
 
-__all__ = ["Format", "TraceFormat", "file_version", "read_trace"]
+__all__ = ["custom_reader", "file_version", "read_trace"]
 
 
 class _Reader(NamedTuple):
@@ -47,12 +46,12 @@ class _Reader(NamedTuple):
 
 def read_trace(
     path: str | Path,
-    format: TraceFormat = "auto",
+    format: str = "auto",
     *,
     block_tokens: int | None = None,
     max_delay_s: float | None = None,
 ) -> Workload:
-    """Read a trace file; ``auto`` recognises the format by content.
+    """Read a trace file by a format or a reader of the user's; ``auto`` recognises the format by content.
 
     Raises ConfigError, naming file and line, when the file cannot be opened or a line is not valid.
     """
@@ -74,11 +73,32 @@ def file_version(path: str) -> tuple[int, int]:
     return stat.st_mtime_ns, stat.st_size
 
 
-def _read(path: Path, format: TraceFormat, block_tokens: int | None) -> Workload:
+def custom_reader(reference: str) -> Callable[[Path], Workload]:
+    """Return the user's reader, a function of a path, which gives a ``Workload``; ConfigError where it is none."""
+    where = "workload.source.format"
+    found = plugins.load(reference, path=where)
+    if not callable(found):
+        raise ConfigError(
+            f"{plugins.short(reference)}: allowed: a function of a path that returns a Workload", path=where
+        )
+
+    def read(path: Path) -> Workload:
+        workload = plugins.call(reference, found, path, path=where)
+        if not isinstance(workload, Workload):
+            raise ConfigError(f"{plugins.short(reference)}: returned no dynosim.Workload", path=where)
+        checked: Workload = plugins.call(reference, workload.checked, path=where)
+        return checked
+
+    return read
+
+
+def _read(path: Path, format: str, block_tokens: int | None) -> Workload:
+    if plugins.is_reference(format):
+        return custom_reader(format)(path)
     with open_decompressed(path) as stream:
         head = stream.read(_HEAD_BYTES)
     kind = kind_of(head)
-    known: Format = _detect(path, kind, head) if format == "auto" else format
+    known = _detect(path, kind, head) if format == "auto" else format
     if block_tokens is not None and known != "mooncake":
         raise ConfigError(
             f"{block_tokens}: only Mooncake traces name blocks, this is {known}", path="workload.source.block_tokens"
@@ -93,7 +113,7 @@ def _read(path: Path, format: TraceFormat, block_tokens: int | None) -> Workload
     return workload
 
 
-def _reader(path: Path, format: Format, kind: Kind, block_tokens: int) -> _Reader:
+def _reader(path: Path, format: str, kind: Kind, block_tokens: int) -> _Reader:
     match format:
         case "mooncake":
             read = partial(mooncake.read, path, block_tokens)
@@ -109,9 +129,10 @@ def _reader(path: Path, format: Format, kind: Kind, block_tokens: int) -> _Reade
             kind = "csv" if format == "azure" else kind
             line = partial(lengths.line_model, path, kind, names)
             return _Reader(kind, partial(lengths.read, path, kind, names), line)
+    raise ConfigError(f"{format!r}: no such format", path="workload.source.format")
 
 
-def _detect(path: Path, kind: Kind, head: bytes) -> Format:
+def _detect(path: Path, kind: Kind, head: bytes) -> str:
     columns = _names(path, kind, head)
     if kind == "jsonl" and "input_toks" in columns:
         return "llmservingsim"

@@ -47,7 +47,7 @@ from dynosim.workload import load_workload
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
-RUN = [page for page in PAGES if page != "extending"]
+RUN = list(PAGES)
 PROMPTS = {"console": r"^\$ ", "sh": "^"}
 TRIALS = 4
 SERVERS = {"dynosim serve": 8080, "dynosim track ui": 5000}

@@ -146,3 +146,74 @@ def test_worker_processes_find_it_too(mine: Path) -> None:
         mine / "space.yaml", trials=2, workers=2, overrides=["deployment.aggregated.replicas={choices: [2, 3]}"]
     )
     assert [trial.outcome.reason for trial in study.trials if trial.outcome.values is None] == []
+
+
+READER = """
+import dynosim
+def read(path):
+    return dynosim.Workload("mine", [0.0, 1.0, 2.0], [100, 200, {tokens}], [5, 6, 7])
+def nothing(path):
+    return 3
+def raises(path):
+    return 1 / 0
+"""
+
+
+def _trace(folder: Path, name: str, tokens: str = "300") -> list[str]:
+    (folder / "log.txt").write_text("3 requests\n")
+    (folder / "reader.py").write_text(READER.format(tokens=tokens))
+    source = f"{{type: trace, path: '{folder}/log.txt', format: '{folder}/reader.py:{name}'}}"
+    return [*FAST[:1], "baseline={}", f"workload={{source: {source}}}"]
+
+
+def test_a_reader_of_a_file_gives_the_requests_and_is_run_again_when_it_changes(tmp_path: Path) -> None:
+    for tokens in ("300", "301"):
+        config = run.load_space("tiny", overrides=_trace(tmp_path, "read", tokens)).reference.workload
+        assert load_workload(config, 0).input_tokens.tolist() == [100, 200, int(tokens)]
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "said"),
+    [
+        ("raed", "300", "has no 'raed': did you mean 'read'"),
+        ("nothing", "300", "reader.py:nothing: returned no dynosim.Workload"),
+        ("raises", "300", "reader.py, line 8: ZeroDivisionError"),
+        ("read", "0", "ValueError: input_tokens of the workload"),
+        ("read", "4, 5", "ValueError: input_tokens: shape .4,.: allowed: .3,."),
+    ],
+)
+def test_a_wrong_reader_is_one_line(tmp_path: Path, name: str, tokens: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"workload.source.format: .*{said}") as caught:
+        run.predict("tiny", overrides=_trace(tmp_path, name, tokens))
+    assert "\n" not in str(caught.value)
+
+
+SAMPLER = """
+from dynosim.search.samplers import RandomSampler
+class Mine(RandomSampler):
+    pass
+def number(seed):
+    return seed
+"""
+
+
+def test_a_sampler_of_a_file_or_of_optuna_proposes_the_trials(mine: Path) -> None:
+    (mine / "sampler.py").write_text(SAMPLER)
+    searched = ["deployment.aggregated.replicas={choices: [1, 2, 3, 4]}", "optimizer.workers=1"]
+    names = ("random", f"{mine}/sampler.py:Mine", "optuna.samplers:RandomSampler")
+    chosen = [
+        [
+            trial.point
+            for trial in run.optimize(
+                mine / "space.yaml", trials=3, overrides=[*searched, f"optimizer.sampler={name}"]
+            ).trials
+        ]
+        for name in names
+    ]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[2]) == 3
+    for name, said in (("number", "allowed: a class or function that gives an optuna"), ("Min", "did you mean 'Mine'")):
+        with pytest.raises(ConfigError, match=f"optimizer.sampler: .*{said}"):
+            run.optimize(
+                mine / "space.yaml", trials=3, overrides=[*searched, f"optimizer.sampler={mine}/sampler.py:{name}"]
+            )

@@ -99,7 +99,7 @@ def stamp(reference: str) -> tuple[int, int]:
 
 def _said(error: BaseException, source: str) -> str:
     """Return *error* in one line, with the line of the user's file that raised it."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and str(error.filename) == source:
         return f"{source} cannot be read: {error.strerror}"
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"

@@ -47,7 +47,6 @@ from dynosim.workload import load_workload
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
-RUN = list(PAGES)
 PROMPTS = {"console": r"^\$ ", "sh": "^"}
 TRIALS = 4
 SERVERS = {"dynosim serve": 8080, "dynosim track ui": 5000}
@@ -133,8 +132,8 @@ def _commands(block: Step, prompt: str) -> Iterator[Step]:
 
 STEPS = {page: list(_steps(page)) for page in PAGES}
 ALL = [step for steps in STEPS.values() for step in steps]
-SEARCHES = [step for step in ALL if step.searches_with_code and step.page in RUN]
-PARTS = [step for step in ALL if step.kind == "yaml" and not step.title and step.page in RUN]
+SEARCHES = [step for step in ALL if step.searches_with_code]
+PARTS = [step for step in ALL if step.kind == "yaml" and not step.title]
 
 
 # ---- a session ----------------------------------------------------------------------------------------------------
@@ -278,7 +277,7 @@ def _to_run(page: str) -> list[Step]:
     return [step for step in STEPS[page] if not step.listed and step not in PARTS]
 
 
-@pytest.mark.parametrize("page", [page for page in RUN if _to_run(page)])
+@pytest.mark.parametrize("page", [page for page in PAGES if _to_run(page)])
 def test_page_works(page: str, tmp_path: Path) -> None:
     for need, found in NEEDS.items():
         if not found and any(step.text.startswith(need) for step in STEPS[page]):

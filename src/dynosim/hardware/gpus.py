@@ -165,4 +165,7 @@ def price_source(gpu: str, prices: PriceConfig) -> str:
 
 def price_provenance(prices: PriceConfig, gpus: Iterable[str]) -> dict[str, str]:
     """Return GPU -> its price per hour and where that is from, of each of *gpus* once."""
-    return {gpu: f"{usd_per_gpu_hour(gpu, prices):g} USD/h ({price_source(gpu, prices)})" for gpu in sorted(set(gpus))}
+    return {
+        get_gpu(gpu).name: f"{usd_per_gpu_hour(gpu, prices):g} USD/h ({price_source(gpu, prices)})"
+        for gpu in sorted(set(gpus))
+    }

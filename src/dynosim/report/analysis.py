@@ -301,7 +301,7 @@ def rests_on(trial: Trial) -> str:
         return f"{mark} ({kind})"
     if is_measured(deployment):
         return f"{mark} ({kind}, beyond the tables or the profile)"
-    return f"{mark} ({kind} on {', '.join(deployment.gpu_counts())}: no measured runs)"
+    return f"{mark} ({kind} on {', '.join(gpu_counts(trial))}: no measured runs)"
 
 
 def _edges(study: Study) -> Check | None:
@@ -401,8 +401,8 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
         "parts": [{"key": part, "label": METRICS[part].display.removesuffix(" time")} for part in LATENCY_PARTS],
         "slo": _slo(study),
         "knobs": [short(parameter.path) for parameter in study.space.parameters],
-        "prices": {gpu: usd_per_gpu_hour(gpu, prices) for gpu, prices in used.items()},
-        "price_sources": {gpu: price_source(gpu, prices) for gpu, prices in used.items()},
+        "prices": {get_gpu(gpu).name: usd_per_gpu_hour(gpu, prices) for gpu, prices in used.items()},
+        "price_sources": {get_gpu(gpu).name: price_source(gpu, prices) for gpu, prices in used.items()},
         "trials": [
             {
                 **_trial(trial, study, axes),
@@ -473,7 +473,7 @@ def _slo(study: Study) -> list[dict[str, Any]]:
 def _prices(study: Study) -> dict[str, PriceConfig]:
     """Return GPU -> the prices that its trials were charged by, of every GPU that a trial used."""
     used = {gpu: trial.scenario.prices for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts()}
-    return {get_gpu(gpu).name: prices for gpu, prices in sorted(used.items())}
+    return dict(sorted(used.items()))
 
 
 def _noise(study: Study) -> dict[int, dict[str, Any]]:

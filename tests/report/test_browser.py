@@ -15,7 +15,8 @@ import pytest
 from browser import dom, needs_chromium
 from dynosim.config import PriceConfig
 from dynosim.report import html
-from dynosim.report.analysis import folded, number, tradeoff
+from dynosim.report.analysis import folded, tradeoff
+from dynosim.report.numbers import number
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
 from report.fake_study import OBJECTIVES, evaluate, make_study

@@ -471,7 +471,7 @@ def _slo(study: Study) -> list[dict[str, Any]]:
 
 
 def _prices(study: Study) -> dict[str, PriceConfig]:
-    """Return GPU -> the prices that its trials were charged by, of every GPU that a trial used."""
+    """Return GPU, a name or a card's file -> the prices that its trials were charged by, of every one that was used."""
     used = {gpu: trial.scenario.prices for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts()}
     return dict(sorted(used.items()))
 

@@ -24,15 +24,6 @@ def _make(kind: Kind, name: str, path: str = "section", **options: Any) -> Any:
     return make(kind, name, options, path, stream(0, "test"))
 
 
-def test_the_folders_hold_what_the_documentation_promises() -> None:
-    assert {kind: len(policies(kind)) for kind in PLACES} == {
-        "router": 8,
-        "scheduling_policy": 5,
-        "autoscaler": 4,
-        "predictor": 4,
-    }
-
-
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_needs_no_options(kind: Kind, name: str) -> None:
     assert hasattr(_make(kind, name), PLACES[kind].method)

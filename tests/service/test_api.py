@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dynosim import run
+from dynosim.errors import ConfigError
 from dynosim.service.guard import MAX_BODY_BYTES, MAX_TRIALS
 from dynosim.service.store import Store
 from dynosim.space import bundled_spaces
@@ -194,6 +195,24 @@ def test_traces_of_the_allowed_directory_only(tmp_path: Path, make_client: Any, 
     assert predict(traces / "mine.jsonl").json()["metrics"]["completed"] == 9
     _assert_problem(predict(tmp_path / "other.jsonl"), 422, "workload.source.path")
     _assert_problem(predict(traces / "link.jsonl"), 422, "workload.source.path")
+
+
+def test_code_of_the_allow_list_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_client: Any, fast: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    router = "class {}:\n    looks = False\n    def route(self, request, pool):\n        return 0\n"
+    (tmp_path / "mine.py").write_text(router.format("First") + router.format("Other"))
+    client = make_client(tmp_path / "runs", allow=["mine.py:First"])
+
+    def predict(policy: str) -> Any:
+        overrides = [f"deployment.router.policy={policy}", *fast]
+        return client.post("/v1/predict", json={"config": "tiny", "overrides": overrides})
+
+    assert predict("mine.py:First").json()["metrics"]["completed"] == 60
+    _assert_problem(predict("mine.py:Other"), 422, "mine.py:First")
+    with pytest.raises(ConfigError, match=r"--allow: .*has no 'Nobody'"):
+        make_client(tmp_path / "runs", allow=["mine.py:Nobody"])
 
 
 @pytest.mark.parametrize("space", ["/etc/passwd", "../tiny.yaml", str(TINY), "nothing"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dynosim import plugins
 from dynosim.config import DeploymentConfig, PriceConfig
 from dynosim.config.scenario import SERVED
 from dynosim.hardware.gpus import get_gpu, price_source, usd_per_gpu_hour
@@ -107,7 +108,7 @@ def layout(trial: Trial) -> dict[str, str]:
     """Return what people call a deployment by beside its label: engine, weights (and KV cache), router, GPU types."""
     deployment = trial.scenario.deployment
     weights, kv = deployment.quantization.replace("none", "native"), deployment.kv_cache_dtype
-    routers = dict.fromkeys(deployment.role_router(role).policy for role in deployment.pools())
+    routers = dict.fromkeys(plugins.short(deployment.role_router(role).policy) for role in deployment.pools())
     return {
         "engine": deployment.engine.name,
         "precision": weights if kv == "auto" else f"{weights}, KV {kv}",

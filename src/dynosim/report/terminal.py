@@ -14,9 +14,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dynosim.config.load import show
 from dynosim.hardware.gpus import price_provenance
 from dynosim.metrics import METRICS
 from dynosim.report.analysis import (
+    difference,
     factors,
     folded,
     frontier_line,
@@ -29,6 +31,7 @@ from dynosim.report.analysis import (
     recommendation_numbers,
     rests_on,
     served,
+    short,
     tradeoff,
     values,
 )
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 15
 """Rows of the frontier that a screen takes; the files have all of them."""
+MAX_KNOBS = 3
+"""Columns that tell rows of one layout apart; the files have every knob."""
 
 
 def summary(study: Study, run_dir: Path, tracking_uri: str | None = None) -> Group:
@@ -68,6 +73,7 @@ def frontier_table(study: Study, *, whole: bool = False) -> Table:
         **_named(study, shown),
         "more": [f"+{more}" if more else "" for _, more in rows] if any(more for _, more in rows) else [],
         **varying,
+        **_knobs(shown),
         **{_head(o): _with_noise(study, shown, place) for place, o in enumerate(study.objectives)},
         **_beside(study, shown),
     }
@@ -103,6 +109,16 @@ def _layouts(trials: Sequence[Trial]) -> tuple[list[str], dict[str, Sequence[str
     columns: dict[str, Sequence[str]] = {name: texts for name, texts in of.items() if len(set(texts)) > 1}
     columns["GPUs"] = list(map(" ".join, zip(counts, types, strict=True))) if len(set(types)) > 1 else counts
     return common, columns
+
+
+def _knobs(trials: Sequence[Trial]) -> dict[str, Sequence[str]]:
+    """Return a column for each of the first knobs that tell trials of one layout apart."""
+    alike: dict[tuple[str, ...], list[Trial]] = {}
+    for trial in trials:
+        alike.setdefault((trial.scenario.deployment.label(), *layout(trial).values()), []).append(trial)
+    paths = [path for group in alike.values() for other in group[1:] for path in difference(other, group[0])]
+    cells = {path: [show(trial.point[path]) if path in trial.point else "–" for trial in trials] for path in paths}
+    return {short(path): cells[path] for path in list(cells)[:MAX_KNOBS]}
 
 
 def _beside(study: Study, trials: Sequence[Trial]) -> dict[str, Sequence[str | Text]]:

@@ -117,7 +117,7 @@ def _passes_with_blocks(e, r, passes):
 
 @inner
 def _row_growth_evicts(e, r, passes):
-    """Whether so many decode passes of row *r* may take blocks that hold a prefix."""
+    """Whether *passes* decode passes of row *r* may take blocks that hold a prefix."""
     head = e.slots[cache_of(e, r).lru_head]
     return head.key >= 0 or head.count < e.rows[r].n_decode * blocks_of(e, passes)
 

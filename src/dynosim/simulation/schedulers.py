@@ -31,9 +31,9 @@ from dynosim.simulation.state import (
 )
 
 CLIP_OUTPUT_TOKENS = 4096
-"""SGLang keeps room for at most so many tokens still to come of one request (CLIP_MAX_NEW_TOKENS)."""
+"""SGLang keeps room for at most this many tokens still to come of one request (CLIP_MAX_NEW_TOKENS)."""
 RETRACT_STEPS = 20
-"""SGLang retracts until the others can decode so many steps (SGLANG_RETRACT_DECODE_STEPS)."""
+"""SGLang retracts until the others can decode this many steps (SGLANG_RETRACT_DECODE_STEPS)."""
 
 
 @inner

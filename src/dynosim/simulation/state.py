@@ -169,11 +169,11 @@ LIMITS = np.dtype(
         ("chunk_s", "f8"),  # of every prefill chunk of a pass
         ("overlap", "i8"),  # the next pass is chosen while this one runs
         ("eager_tokens", "i8"),  # passes with prompt chunks and more tokens than these
-        ("eager_s", "f8"),  # take at least so long
+        ("eager_s", "f8"),  # take at least this long
         ("skew", "f8"),  # share of the padding to the longest context that decode attention computes
         ("recv_interval", "i8"),  # SGLang: decode passes from one look for new requests to the next
-        ("batch_wait_iters", "i8"),  # TensorRT-LLM: prompts wait so many passes
-        ("batch_wait_tokens", "f8"),  # for a pass of so many tokens
+        ("batch_wait_iters", "i8"),  # TensorRT-LLM: prompts wait at most this many passes
+        ("batch_wait_tokens", "f8"),  # for a pass of at least this many tokens
         ("destination_first", "i8"),  # decode pool: blocks are reserved before the prompt is prefilled
         ("tiers", "i8"),
         ("tier_cache", "i8"),  # row r keeps tier k (0, 1, ...) in cache tier_cache + k rows + r

@@ -117,6 +117,17 @@ METRICS: Mapping[str, MetricInfo] = {
 """Every metric by canonical name (AIPerf's tags where it has one)."""
 
 
+LATENCY_PARTS = ("queue_time", "prefill_time", "kv_transfer_time", "decode_time", "preempted_time", "stall_time")
+"""They sum to ``request_latency``, request by request."""
+
+TAILS = {
+    "tail_ttft": "time_to_first_token",
+    "tail_itl": "inter_token_latency",
+    "tail_latency": "request_latency",
+}
+"""Further statistic of each of LATENCY_PARTS: its mean over the slowest 1 % of requests -> by which metric."""
+
+
 @dataclass(frozen=True)
 class Metrics:
     """All metrics of one run: scalars, and distributions as statistic -> value."""
@@ -219,8 +230,7 @@ def _latencies(requests: NDArray[Any]) -> dict[str, Array]:
     with np.errstate(divide="ignore", invalid="ignore"):
         itl_s = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
         per_user, end_to_end = 1.0 / itl_s, tokens / (last - arrival)
-    phases = ("queue", "prefill", "kv_transfer", "decode", "preempted", "stall")
-    parts = {f"{phase}_time": requests[f"{phase}_s"] for phase in phases}
+    parts = {name: requests[f"{name.removesuffix('_time')}_s"] for name in LATENCY_PARTS}
     seconds = {
         "time_to_first_token": first - arrival,
         "time_to_second_token": requests["second_token_s"] - first,
@@ -232,6 +242,47 @@ def _latencies(requests: NDArray[Any]) -> dict[str, Array]:
         "output_token_throughput_per_user": per_user,
         "e2e_output_token_throughput": end_to_end,
     }
+
+
+def _with_tails(values: Mapping[str, Value], latencies: Mapping[str, Array], done: NDArray[Any]) -> dict[str, Value]:
+    """Return the parts of the latency with their means over each of TAILS, in ms.
+
+    Of ``tail_ttft`` it is the time up to the first token, of ``tail_itl`` that after it, so that they sum to it.
+    """
+    whole = {name: latencies[name] for name in LATENCY_PARTS}
+    before = _before_first_token(done, latencies["time_to_first_token"])
+    after = {name: whole[name] - before[name] for name in LATENCY_PARTS}
+    tails = {name: _tail(latencies[metric]) for name, metric in TAILS.items()}
+    of = {"tail_ttft": before, "tail_itl": after, "tail_latency": whole}
+    means = {
+        part: {name: float(of[name][part][rows].mean()) for name, rows in tails.items() if rows.any()} for part in whole
+    }
+    return {part: found | means[part] for part in LATENCY_PARTS if isinstance(found := values[part], dict)}
+
+
+def _before_first_token(done: NDArray[Any], ttft_ms: Array) -> dict[str, Array]:
+    """Return the part of each time that lies before the first token, in ms: they fill it up in the order they occur."""
+    left, taken = ttft_ms.copy(), {name: np.zeros(len(done)) for name in LATENCY_PARTS}
+    phases = {
+        "queue_time": done["queue_s"] - done["decode_queue_s"],
+        "prefill_time": done["prefill_s"],
+        "preempted_time": done["preempted_s"],
+        "decode_queue": done["decode_queue_s"],
+        "kv_transfer_time": done["kv_transfer_s"],
+        "decode_time": done["decode_s"],
+        "stall_time": done["stall_s"],
+    }
+    for phase, seconds in phases.items():
+        part = np.clip(1e3 * seconds, 0.0, left)
+        taken["queue_time" if phase == "decode_queue" else phase] += part
+        left = left - part
+    return taken
+
+
+def _tail(x: Array) -> NDArray[np.bool_]:
+    """Return which values are at or beyond the 99th percentile of the known ones."""
+    known = x[np.isfinite(x)]
+    return np.asarray(x >= np.percentile(known, 99.0)) if len(known) else np.zeros(len(x), bool)
 
 
 def _good(latencies: Mapping[str, Array], slo: SLO) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -308,6 +359,7 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
     done = measured[completed]
     latencies = _latencies(done)
     values: dict[str, Value] = {name: _describe(x) for name, x in latencies.items()}
+    values |= _with_tails(values, latencies, done)
     values["inter_chunk_latency"] = _describe_gaps(result)
     span_s = float(done["last_token_s"].max() - measured["arrival_s"].min()) if len(done) else math.nan
     good, undetermined = _good(latencies, slo)

@@ -81,7 +81,7 @@ def trial_detail(trial: Trial) -> dict[str, Any]:
         "reason": trial.outcome.reason,
         "metrics": trial.outcome.metrics,
         **_noise(trial.outcome.known_metrics(), trial.model_bands()),
-        "bottleneck": bottleneck(trial.outcome.flat_metrics()),
+        "bottleneck": bottleneck(trial.outcome.flat_metrics(), trial.scenario.slo),
         "scenario": trial.scenario.model_dump(mode="json"),
         "wall_s": trial.outcome.wall_s,
     }
@@ -127,7 +127,7 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         **_noise(metrics, prediction.model_bands()),
         "slo_violations": _known(violations),
         "feasible": all(violation <= 0.0 for violation in violations.values()),
-        "bottleneck": bottleneck(metrics.flat()),
+        "bottleneck": bottleneck(metrics.flat(), scenario.slo),
         "prices": price_provenance(scenario.prices, scenario.deployment.gpu_counts()),
         "timing": prediction.result.timing,
     }

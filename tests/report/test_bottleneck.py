@@ -7,29 +7,35 @@ import numpy as np
 import pytest
 
 from dynosim.config import DeploymentConfig, WorkloadConfig
-from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
+from dynosim.report.bottleneck import bottleneck
 from dynosim.report.timeline import SAMPLES, timeline, timelines
 from dynosim.simulation import simulate
 from dynosim.workload import load_workload
 from report.fake_study import SPACE, make_study
 
+FLAT = {
+    "queue_time.tail_ttft": 900.0,
+    "prefill_time.tail_ttft": 98.0,
+    "decode_time.tail_ttft": 2.0,
+    "stall_time.tail_itl": 300.0,
+    "decode_time.tail_itl": 100.0,
+    "wait_kv_blocks_share": 0.75,
+    "wait_batch_slots_share": 0.25,
+}
 
-def _flat(**parts: float) -> dict[str, float]:
-    return {"request_latency": sum(parts[name] for name in parts if name in LATENCY_PARTS), **parts}
 
-
-def test_the_largest_part_is_named_and_nothing_advised() -> None:
-    said = bottleneck(_flat(queue_time=100.0, stall_time=300.0, decode_time=100.0))
-    assert said == "60% of the mean request latency is stall"
-
-
-def test_queueing_is_named_with_what_it_waits_for() -> None:
-    flat = _flat(queue_time=900.0, decode_time=100.0, wait_kv_blocks_share=0.75, wait_batch_slots_share=0.25)
-    assert bottleneck(flat) == "90% of the mean request latency is queue, 75% of it for kv blocks"
+def test_the_tail_of_each_bounded_latency_is_described() -> None:
+    ttft, itl = (
+        "slowest 1 % by TTFT: 90% queue (mostly for kv blocks), 10% prefill",
+        "slowest 1 % by ITL: 75% stall, 25% decode",
+    )
+    assert bottleneck(FLAT, ["time_to_first_token", "inter_token_latency"]) == f"{ttft}; {itl}"
+    assert bottleneck(FLAT, ["inter_token_latency", "usd_per_hour"]) == itl
+    assert bottleneck(FLAT, ["usd_per_hour"]) == ttft, "where no latency is bounded"
 
 
 def test_nothing_served_has_no_bottleneck() -> None:
-    assert bottleneck({}) == ""
+    assert bottleneck({}, ["time_to_first_token"]) == ""
 
 
 def _scaled(requests: int = 300) -> tuple[DeploymentConfig, dict[str, Any]]:

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 
 from dynosim.config import DeploymentConfig, PriceConfig
-from dynosim.metrics import summarize
+from dynosim.metrics import Metrics, summarize
 from dynosim.simulation import SimulationResult, cluster, simulate
 from dynosim.simulation.pool import Pool
 from dynosim.simulation.records import COMPLETED, FAILED, INCOMPLETE, REJECTED, UNSENT, WAIT_REASONS
@@ -175,3 +175,19 @@ def metrics_are_numbers(done: Run) -> None:
     for name, value in metrics.flat().items():
         assert math.isfinite(value), name
     assert metrics.value("stopped_early") == float(bool(done.result.stopped))
+    measured = done.result.requests[done.result.warmup_requests :]
+    tails_are_split_exactly(metrics, measured[measured["status"] == COMPLETED])
+
+
+def tails_are_split_exactly(metrics: Metrics, ok: np.ndarray) -> None:
+    ttft, after = ok["first_token_s"] - ok["arrival_s"], ok["last_token_s"] - ok["first_token_s"]
+    latency = ok["last_token_s"] - ok["arrival_s"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        itl = np.where(ok["output_tokens"] > 1, after / (ok["output_tokens"] - 1), np.nan)
+    for tail, by, spent in (("ttft", ttft, ttft), ("itl", itl, after), ("latency", latency, latency)):
+        by_ms = 1e3 * by
+        if len(known := by_ms[np.isfinite(by_ms)]):
+            slowest = by_ms >= np.percentile(known, 99.0)
+            parts = [metrics.value(f"{part[:-2]}_time", f"tail_{tail}") or 0.0 for part in PARTS]
+            assert min(parts) >= -1e-5
+            assert math.isclose(sum(parts), 1e3 * spent[slowest].mean(), rel_tol=1e-6, abs_tol=1e-4), tail

@@ -18,8 +18,8 @@ from dynosim import plugins
 from dynosim.config import DeploymentConfig, PriceConfig
 from dynosim.config.scenario import SERVED
 from dynosim.hardware.gpus import get_gpu, price_source, usd_per_gpu_hour
-from dynosim.metrics import METRICS
-from dynosim.report.bottleneck import LATENCY_PARTS, bottleneck
+from dynosim.metrics import LATENCY_PARTS, METRICS
+from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
 from dynosim.search import pareto
 from dynosim.search.ties import points, preference
@@ -535,6 +535,6 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "bands": {key: (band.low, band.high) for key, band in factors_of.items() if band},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
         "slo": _bounded(trial, study) if outcome.metrics else {},
-        "bottleneck": bottleneck(flat) if outcome.metrics else "",
+        "bottleneck": bottleneck(flat, trial.scenario.slo) if outcome.metrics else "",
         "reason": outcome.reason,
     }

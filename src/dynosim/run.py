@@ -13,9 +13,9 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -86,6 +86,8 @@ class RunState:
     feasible: int = 0
     """As of the last report."""
     state: Literal["new", "running", "interrupted", "finished"] = "new"
+    prices: Mapping[str, str] = field(default_factory=dict)
+    """GPU -> its price and where that is from, as of the last report."""
 
     @classmethod
     def read(cls, run_dir: Path) -> RunState:
@@ -327,9 +329,12 @@ class _Keeper:
         report.write(study, self._run_dir)
 
     def store(self, state: Literal["running", "interrupted", "finished"]) -> None:
+        from dynosim.report.analysis import prices
+
         if self.study is not None:
             done, feasible = len(self.study.trials), len(self.study.feasible)
-            replace(RunState.read(self._run_dir), state=state, done=done, feasible=feasible).write(self._run_dir)
+            known = replace(RunState.read(self._run_dir), state=state, done=done, feasible=feasible)
+            replace(known, prices=prices(self.study)).write(self._run_dir)
 
 
 def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, listeners: Sequence[Listener]) -> Study:

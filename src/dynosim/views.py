@@ -10,7 +10,7 @@ from typing import Any
 from dynosim.hardware.gpus import price_provenance
 from dynosim.metrics import Metrics, slo_violations
 from dynosim.objectives import Objective
-from dynosim.report.analysis import layout
+from dynosim.report.analysis import layout, prices
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
 from dynosim.run import Prediction
@@ -102,9 +102,7 @@ def frontier_view(study: Study) -> dict[str, Any]:
         "hypervolume": study.hypervolume(),
         "gap": None if study.gap is None else asdict(study.gap),
         "infeasible": why_infeasible(study),
-        "prices": price_provenance(
-            study.space.reference.prices, (gpu for t in study.trials for gpu in t.scenario.deployment.gpu_counts())
-        ),
+        "prices": prices(study),
         "frontier": [trial_view(trial) for trial in study.recommended()],
         "groups": [[trial.number for trial in group] for group in study.groups()],
         "picks": {name: trial.number for name, trial in study.picks().items()},

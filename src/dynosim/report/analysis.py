@@ -17,7 +17,7 @@ import numpy as np
 from dynosim import plugins
 from dynosim.config import DeploymentConfig, PriceConfig
 from dynosim.config.scenario import SERVED
-from dynosim.hardware.gpus import get_gpu, price_source, usd_per_gpu_hour
+from dynosim.hardware.gpus import get_gpu, price_provenance, price_source, usd_per_gpu_hour
 from dynosim.metrics import LATENCY_PARTS, METRICS
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
@@ -198,6 +198,12 @@ def frontier_line(study: Study) -> str:
     if study.gap is None:
         return found
     return f"{found}; {study.gap}"
+
+
+def prices(study: Study) -> dict[str, str]:
+    """Return GPU -> its price per hour and where that is from, of all GPUs that trials have."""
+    found = [price_provenance(charged, [gpu]) for gpu, charged in sorted(_prices(study).items())]
+    return {gpu: text for each in found for gpu, text in each.items()}
 
 
 def priors_line(study: Study) -> str:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim import __version__
 from dynosim.config.load import dump_scenario
 from dynosim.files import write_whole
-from dynosim.hardware.gpus import price_provenance
-from dynosim.report.analysis import gpu_counts, layout, leader_of, recommendation_numbers
+from dynosim.report.analysis import gpu_counts, layout, leader_of, prices, recommendation_numbers
 from dynosim.report.html import html
 from dynosim.report.launch import launch_script
 from dynosim.workload import load_workload
@@ -169,9 +168,7 @@ def environment(study: Study) -> dict[str, Any]:
         "seed": reference.seed,
         "optimizer_seed": reference.optimizer.seed,
         "price_hash": reference.prices.content_hash(),
-        "prices": price_provenance(
-            reference.prices, (gpu for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts())
-        ),
+        "prices": prices(study),
         "workload_hash": load_workload(reference.workload, reference.seed).content_hash(),
         "config_hashes": {str(trial.number): trial.scenario.content_hash() for trial in study.trials},
     }

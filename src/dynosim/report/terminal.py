@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dynosim.config.load import show
-from dynosim.hardware.gpus import price_provenance
 from dynosim.metrics import METRICS
 from dynosim.report.analysis import (
     difference,
@@ -27,6 +26,7 @@ from dynosim.report.analysis import (
     layout,
     percent,
     plus_minus,
+    prices,
     priors_line,
     recommendation_numbers,
     rests_on,
@@ -267,9 +267,7 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
     lines = [f"trials    {effort(study)}", f"frontier  {frontier_line(study)}"]
     if study.priors:
         lines.append(f"models    {priors_line(study)}")
-    gpus = (gpu for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts())
-    priced = price_provenance(study.space.reference.prices, gpus)
-    lines.append(f"prices    {'; '.join(f'{gpu} {price}' for gpu, price in priced.items())}")
+    lines.append(f"prices    {'; '.join(f'{gpu} {price}' for gpu, price in prices(study).items())}")
     lines.append(f"report    {run_dir / 'report.html'}")
     if tracking_uri is not None:
         elsewhere = ["--runs-dir", str(run_dir.parent)] if run_dir.parent != Path("runs") else []

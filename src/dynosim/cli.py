@@ -417,6 +417,7 @@ def _dry_run(space: SearchSpace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     from dynosim import run
+    from dynosim.report import terminal
     from dynosim.views import prediction_view
 
     prediction = run.predict(args.config, overrides=args.overrides, trace=args.trace, seeds=args.seeds)
@@ -429,7 +430,7 @@ def _predict(args: argparse.Namespace) -> int:
         missed = [name for name, violation in view["slo_violations"].items() if violation is None or violation > 0.0]
         _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view)
         print(view["bottleneck"])
-        print("prices: " + "; ".join(f"{gpu} {price}" for gpu, price in view["prices"].items()))
+        print(f"prices: {terminal.prices_line(view['prices'])}")
         print(f"SLO: {'missed: ' + ', '.join(missed) if missed else 'met' if view['slo_violations'] else 'none given'}")
     return OK
 
@@ -775,7 +776,7 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
         _console(sys.stdout).print(terminal.frontier_table(study, whole=True))
     else:
         uri = tracking_uri(getattr(args, "tracking", "auto"), Path(args.runs_dir))
-        _console(sys.stdout).print(terminal.summary(study, run_dir, uri))
+        _console(sys.stdout).print(terminal.summary(study, run_dir, uri), crop=False)
 
 
 def _print_section(section: Section) -> None:

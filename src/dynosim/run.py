@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
@@ -86,7 +86,7 @@ class RunState:
     feasible: int = 0
     """As of the last report."""
     state: Literal["new", "running", "interrupted", "finished"] = "new"
-    prices: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """GPU -> its price and where that is from, as of the last report."""
 
     @classmethod

@@ -163,9 +163,9 @@ def price_source(gpu: str, prices: PriceConfig) -> str:
     return "given in prices.usd_per_gpu_hour" if given else f"table {prices.table}: {card.price_source}"
 
 
-def price_provenance(prices: PriceConfig, gpus: Iterable[str]) -> dict[str, str]:
-    """Return GPU -> its price per hour and where that is from, of each of *gpus* once."""
+def price_provenance(prices: PriceConfig, gpus: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return GPU -> its ``usd_per_gpu_hour`` and the ``source`` of that, of each of *gpus* once."""
     return {
-        get_gpu(gpu).name: f"{usd_per_gpu_hour(gpu, prices):g} USD/h ({price_source(gpu, prices)})"
+        get_gpu(gpu).name: {"usd_per_gpu_hour": usd_per_gpu_hour(gpu, prices), "source": price_source(gpu, prices)}
         for gpu in sorted(set(gpus))
     }

@@ -200,10 +200,10 @@ def frontier_line(study: Study) -> str:
     return f"{found}; {study.gap}"
 
 
-def prices(study: Study) -> dict[str, str]:
+def prices(study: Study) -> dict[str, dict[str, Any]]:
     """Return GPU -> its price per hour and where that is from, of all GPUs that trials have."""
     found = [price_provenance(charged, [gpu]) for gpu, charged in sorted(_prices(study).items())]
-    return {gpu: text for each in found for gpu, text in each.items()}
+    return {gpu: price for each in found for gpu, price in each.items()}
 
 
 def priors_line(study: Study) -> str:

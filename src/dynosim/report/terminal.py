@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -162,7 +162,7 @@ def _caption(study: Study, rows: Sequence[tuple[Trial, int]]) -> str:
     left = len(study.recommended()) - len(rows) - folded_in
     noisy = any(t.interval(o.name, v) for t in shown for o, v in zip(study.objectives, values(t), strict=True))
     lines = [
-        "#: recommendations/000#.yaml" + (f"; {left} more in frontier.csv" if left else ""),
+        "#: number of the file in recommendations/" + (f"; {left} more in frontier.csv" if left else ""),
         "+: more of the frontier, of the same layout or not told apart by the simulation" if folded_in else "",
         "±: 95 % sampling interval" if noisy else "",
         *dict.fromkeys(_bands(study, trial) for trial in shown),
@@ -267,7 +267,7 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
     lines = [f"trials    {effort(study)}", f"frontier  {frontier_line(study)}"]
     if study.priors:
         lines.append(f"models    {priors_line(study)}")
-    lines.append(f"prices    {'; '.join(f'{gpu} {price}' for gpu, price in prices(study).items())}")
+    lines.append(f"prices    {prices_line(prices(study))}")
     lines.append(f"report    {run_dir / 'report.html'}")
     if tracking_uri is not None:
         elsewhere = ["--runs-dir", str(run_dir.parent)] if run_dir.parent != Path("runs") else []
@@ -278,6 +278,14 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
         config = str(run_dir / "recommendations" / f"{recommendation_numbers(study)[balanced.number]:04d}.yaml")
         lines.append(f"next      {shlex.join([command('dynosim'), 'predict', config])}")
     return Text("\n".join(lines), no_wrap=True, overflow="ignore")
+
+
+def prices_line(prices: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return ``hardware.gpus.price_provenance`` in words, GPUs of one source together."""
+    of: dict[str, list[str]] = {}
+    for gpu, price in prices.items():
+        of.setdefault(price["source"], []).append(f"{gpu} {price['usd_per_gpu_hour']:g}")
+    return "; ".join(f"{', '.join(gpus)} USD/h ({source})" for source, gpus in of.items())
 
 
 def effort(study: Study) -> str:

@@ -25,12 +25,13 @@ function parallel() {
   const axes = [...D.objectives.map(o => numeric(o, rows)), ...D.knobs.map(name => categorical(name, rows))].filter(a => a.size > 1);
   const width = Math.max(node.parentNode.clientWidth, LEFT + RIGHT + STEP * (axes.length - 1));
   const x = i => LEFT + i * (width - LEFT - RIGHT) / Math.max(axes.length - 1, 1), y = f => TOP + (1 - Math.min(Math.max(f, 0), 1)) * HEIGHT;
+  const room = Math.max(Math.floor((x(1) - x(0) - 12) / 6.5), 4), cut = text => text.length > room ? `${text.slice(0, room - 1)}…` : text;
   const line = t => `<polyline data-trial="${t.number}" class="${onFront.has(t) ? "front" : ""}${kept(t) ? "" : " out"}" points="${axes.map((a, i) => `${x(i)},${y(a.at(a.of(t)))}`).join(" ")}">` +
     `<title>trial ${t.number} · ${esc(t.label)}\n${axes.map(a => esc(`${a.label}: ${a.text(t)}`)).join("\n")}</title></polyline>`;
   const brushed = (a, i) => { const brush = state.brushes.get(a.key); if (!brush) return ""; const [low, high] = brush.ends.map(a.at);
     return `<rect class="brush" x="${x(i) - 9}" width="18" y="${y(high) - 4}" height="${y(low) - y(high) + 8}"/>`; };
   const axis = (a, i) => `<line x1="${x(i)}" x2="${x(i)}" y1="${TOP}" y2="${TOP + HEIGHT}"/><text class="name" transform="translate(${x(i)} ${TOP - 12}) rotate(-24)">${esc(a.label)}</text>` +
-    a.ticks.map(([f, text]) => `<text class="tick" x="${x(i) - 6}" y="${y(f) + 4}">${esc(text)}</text>`).join("") + brushed(a, i) +
+    a.ticks.map(([f, text]) => `<text class="tick" x="${x(i) - 6}" y="${y(f) + 4}">${esc(cut(text))}</text>`).join("") + brushed(a, i) +
     `<rect class="grip" data-axis="${i}" x="${x(i) - 16}" width="32" y="${TOP - 8}" height="${HEIGHT + 16}"/>`;
   const back = [...rows].sort((a, b) => onFront.has(a) - onFront.has(b));
   node.innerHTML = `<svg width="${width}" height="${TOP + HEIGHT + 16}" role="img" aria-label="Searched knobs and objectives of the feasible trials">${back.map(line).join("")}${axes.map(axis).join("")}</svg>`;

@@ -1,4 +1,4 @@
-"""Renew the pictures of MLflow in docs/images: search, start MLflow's server, and look at it with Chromium.
+"""Renew the pictures of the report and of MLflow in docs/images: search, start MLflow's server, look with Chromium.
 
     pip install playwright && python benchmarks/screenshots.py
 
@@ -20,6 +20,7 @@ from urllib.request import urlopen
 from mlflow import MlflowClient
 
 import dynosim
+from dynosim.run import find_run
 from dynosim.tracking import views
 from dynosim.tracking.ui import latest_study
 
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PORT = 5057
+REPORT = {"width": 1400, "height": 1560}
+"""As much of the report as README shows: picks, sliders, scatter and the pinned trial."""
 
 
 def main() -> None:
-    """Search in a folder of its own, or look at RUNS_DIR, and write the pictures."""
+    """Search in a folder of its own, or look at the last study of RUNS_DIR, and write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs-dir", type=Path, help="where a study is already (default: search llama70b)")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
@@ -39,11 +42,14 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         runs_dir = args.runs_dir or Path(folder)
         if args.runs_dir is None:
-            dynosim.optimize("llama70b", trials=60, workers=1, runs_dir=runs_dir)
+            dynosim.optimize("llama70b", runs_dir=runs_dir)
         uri = f"sqlite:///{runs_dir.resolve() / 'mlflow.db'}"
         with _server(uri) as address, _browser(args.chromium) as page:
             for name, link, awaited in _pictures(uri):
                 _shoot(page, f"{address}/{link}", awaited, IMAGES / f"mlflow_{name}.png")
+            report = find_run("last", runs_dir).resolve() / "report.html"
+            page.set_viewport_size(REPORT)
+            _shoot(page, report.as_uri(), ".js-plotly-plot", IMAGES / "llama70b.png")
 
 
 def _pictures(uri: str) -> list[tuple[str, str, str]]:

@@ -75,3 +75,7 @@ def _verbs(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
 def test_every_verb_is_described(verb: tuple[str, ...]) -> None:
     """``dynosim config validate``, or `` `dynosim config validate`, `expand` `` for further ones of a group."""
     assert re.search(rf"`dynosim {verb[0]}\b.*\b{verb[-1]}\b", DOCS) or re.search(rf"`dynosim {verb[-1]}\b", DOCS)
+
+
+def test_readme_is_read_in_three_minutes() -> None:
+    assert len(PAGES["README"].split()) <= 700

@@ -57,8 +57,6 @@ NEEDS = {"curl": shutil.which("curl"), "dynosim timing build": find_spec("aiconf
 
 NOT_RUN = {
     ("README", "make test"): "it runs this test",
-    ("README", "Pareto frontier of llama70b"): "what 100 trials give",
-    ("README", "search_spaces/ "): "the folders of the repository",
     ("hardware", "budget = "): "a formula",
     ("policies", "prefill_weight * max("): "a formula",
 }

@@ -215,6 +215,14 @@ def test_code_of_the_allow_list_only(
         make_client(tmp_path / "runs", allow=["mine.py:Nobody"])
 
 
+@pytest.mark.parametrize("section", ["prices.usd_per_gpu_hour", "budget.inventory"])
+def test_keys_of_a_space_run_no_code(tmp_path: Path, client: Any, section: str) -> None:
+    (tmp_path / "card.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")
+    overrides = [f"{section}={{{tmp_path}/card.py:GPU: 1}}"]
+    _assert_problem(client.post("/v1/predict", json={"config": "tiny", "overrides": overrides}), 422, section)
+    assert not (tmp_path / "was_run").exists()
+
+
 @pytest.mark.parametrize("space", ["/etc/passwd", "../tiny.yaml", str(TINY), "nothing"])
 def test_a_space_name_is_never_a_file(client: Any, space: str) -> None:
     _assert_problem(client.post("/v1/studies", json={"space": space}), 422, "no such space")

@@ -152,7 +152,9 @@ def _names(scenario: Scenario, cards: Sequence[str]) -> Iterator[tuple[Path, Cal
 
 
 def _check_gpu(name: str, cards: Sequence[str]) -> None:
-    if plugins.is_reference(name) or name not in [get_gpu(card).name for card in cards]:
+    if plugins.is_reference(name):
+        raise ConfigError(f"{plugins.short(name)}: allowed: the name in the card")
+    if name not in [get_gpu(card).name for card in cards]:
         get_gpu(name)
 
 

@@ -20,12 +20,14 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from dynosim.errors import ConfigError, DynosimError, nearest
 
 CARD_FILES = (".yaml", ".yml")
 FORMS = "file.py:Name or package.module:Name"
+
+Value = TypeVar("Value")
 
 
 def is_reference(name: str) -> bool:
@@ -75,13 +77,13 @@ def load(reference: str, base: Path | None = None, *, path: str = "") -> Any:
     return getattr(module, name)
 
 
-def call(reference: str, function: Callable[..., Any], *args: Any, path: str, **options: Any) -> Any:
-    """Return what *function* of the user's *reference* gives; what it raises is a ConfigError about *path*."""
+def call(reference: str, task: Callable[[], Value], path: str) -> Value:
+    """Return what *task*, code of the user's *reference*, gives; what it raises is a ConfigError about *path*."""
     try:
-        return function(*args, **options)
+        return task()
     except DynosimError:
         raise
-    except Exception as error:  # whatever a user's code does
+    except (Exception, SystemExit) as error:  # whatever a user's code does
         raise ConfigError(f"{short(reference)}: {_said(error, _source(reference))}", path=path) from error
 
 

@@ -102,6 +102,28 @@ def test_what_a_policy_lacks_is_said(kind: Kind, missing: str) -> None:
     assert caught.value.path == f"section.{PLACES[kind].field}"
 
 
+class Raises:
+    """A user's policy with a bug."""
+
+    def __init__(self) -> None:
+        {}["absent"]
+
+
+class Exits:
+    """A user's policy that ends the process."""
+
+    def __init__(self) -> None:
+        raise SystemExit(0)
+
+
+@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize(("name", "said"), [("Raises", "KeyError: 'absent'"), ("Exits", "SystemExit: 0")])
+def test_a_policy_that_cannot_be_made_is_one_line(kind: Kind, name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: .*{said}$") as caught:
+        _make(kind, f"{__name__}:{name}")
+    assert caught.value.path == f"section.{PLACES[kind].options}"
+
+
 SPLIT = ("deployment.mode=disaggregated", "deployment.aggregated=null")
 
 

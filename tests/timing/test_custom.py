@@ -21,7 +21,7 @@ from dynosim.timing import PassTables
 class MyTimes:
     knows_hardware = False
 
-    def __init__(self, deployment, pool, ms_per_token=0.1):
+    def __init__(self, deployment, pool, ms_per_token=0.1, path=""):
         self.s_per_token = ms_per_token / 1e3 / pool.tensor_parallel_size
 
     def tables(self, *, max_num_seqs, max_num_batched_tokens):
@@ -41,6 +41,9 @@ class NoTables:
 
     def __init__(self, deployment, pool):
         pass
+
+def Exits(deployment, pool):
+    raise SystemExit(3)
 """
 FAST = ("workload.source.requests=60", "workload.warmup_requests=0", "baseline={}")
 
@@ -54,7 +57,9 @@ def _space(file: Path, name: str = "MyTimes", options: str = "{}", short: int = 
 
 def test_a_timing_source_of_a_file_serves_requests(tmp_path: Path) -> None:
     slow, fast = (
-        run.predict("tiny", overrides=_space(tmp_path / "times.py", options=f"{{ms_per_token: {ms}}}")).metrics
+        run.predict(
+            "tiny", overrides=_space(tmp_path / "times.py", options=f"{{ms_per_token: {ms}, path: measured.csv}}")
+        ).metrics
         for ms in (0.2, 0.1)
     )
     assert slow.value("completed") == fast.value("completed") == 60
@@ -68,6 +73,7 @@ def test_a_timing_source_of_a_file_serves_requests(tmp_path: Path) -> None:
         ({"name": "NoTables"}, "a timing source needs tables$"),
         ({"options": "{ms: 3}"}, "TypeError: .*unexpected keyword argument 'ms'"),
         ({"options": "{ms_per_token: many}"}, "times.py, line 9: TypeError"),
+        ({"name": "Exits"}, "times.py, line 30: SystemExit: 3"),
         ({"short": 1}, "tokens_s: 64 entries: allowed: 65, from 0 to the limit"),
     ],
 )

@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -93,8 +93,9 @@ def make(kind: Kind, name: str, options: Mapping[str, Any], path: str, rng: np.r
     _check_options(kind, name, options, path)
     cls, place = policy_class(kind, name, path), PLACES[kind]
     section, extra = f"{path}.{place.options}", {"rng": rng} if "rng" in inspect.signature(cls).parameters else {}
+    build = partial(cls, **options, **extra)
     try:
-        made = cls(**options, **extra)
+        made = plugins.call(name, build, "") if plugins.is_reference(name) else build()
     except ConfigError as error:
         raise ConfigError(error.message, path=f"{section}.{error.path}".rstrip(".")) from error
     except (TypeError, ValueError, ArithmeticError) as error:

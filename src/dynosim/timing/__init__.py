@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -54,24 +55,30 @@ def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTime
 
 def _custom(timing: CustomTiming, deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTimes:
     source = plugins.load(timing.type, path="deployment.timing.type")
-    made = plugins.call(timing.type, source, deployment, pool, path="deployment.timing.options", **timing.options)
+    make = partial(source, deployment, pool, **timing.options)
+    made: ForwardTimes = plugins.call(timing.type, make, "deployment.timing.options")
     missing = [name for name in ("tables", "knows_hardware") if not hasattr(made, name)]
     if missing:
         message = f"{plugins.short(timing.type)}: a timing source needs {', '.join(missing)}"
         raise ConfigError(message, path="deployment.timing.type")
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def source_tables(
     deployment: DeploymentConfig, pool: PoolConfig, *, max_num_seqs: int, max_num_batched_tokens: int
 ) -> PassTables:
-    """Return the bare pass times of the timing source for these limits; ConfigError where its tables are none."""
+    """Return the bare pass times of the timing source for these limits; ConfigError where a user's are no such tables.
+
+    Raises TimingError where the source has no data.
+    """
+    source, timing = forward_times(deployment, pool), deployment.timing
     limits = {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens}
-    source, name = forward_times(deployment, pool), deployment.timing.type
-    tables = plugins.call(name, source.tables, path="deployment.timing", **limits)
+    if not isinstance(timing, CustomTiming):
+        return source.tables(**limits)
+    tables = plugins.call(timing.type, partial(source.tables, **limits), "deployment.timing")
     if not isinstance(tables, PassTables):
-        raise ConfigError(f"{plugins.short(name)}: tables(...) returns a PassTables", path="deployment.timing")
-    plugins.call(name, tables.check_limits, path="deployment.timing", **limits)
+        raise ConfigError(f"{plugins.short(timing.type)}: tables(...) returns a PassTables", path="deployment.timing")
+    plugins.call(timing.type, partial(tables.check_limits, **limits), "deployment.timing")
     return tables
 
 

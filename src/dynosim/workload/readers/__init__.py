@@ -83,11 +83,10 @@ def custom_reader(reference: str) -> Callable[[Path], Workload]:
         )
 
     def read(path: Path) -> Workload:
-        workload = plugins.call(reference, found, path, path=where)
+        workload = plugins.call(reference, partial(found, path), where)
         if not isinstance(workload, Workload):
             raise ConfigError(f"{plugins.short(reference)}: returned no dynosim.Workload", path=where)
-        checked: Workload = plugins.call(reference, workload.checked, path=where)
-        return checked
+        return plugins.call(reference, workload.checked, where)
 
     return read
 

@@ -17,14 +17,13 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from dynosim import __version__
-from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyError
+from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,8 +73,7 @@ class _Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice:
             word, choices = choice[1], re.findall(r"[\w.-]+", choice[2])
-            near = "".join(f"did you mean {each!r}? " for each in get_close_matches(word, choices, n=1))
-            message = f"{message[: choice.start()]}{word!r}: {near}allowed: {', '.join(choices)}"
+            message = f"{message[: choice.start()]}{word!r}: {nearest(word, choices)}allowed: {', '.join(choices)}"
         raise ConfigError(f"{message.removeprefix('argument ')} (usage: {self.prog} --help)")
 
 
@@ -343,9 +341,9 @@ def _input_folder(text: str) -> str:
 
 def _output_folder(text: str) -> str:
     """Return *text* if it is, or can become, a directory to write into."""
-    nearest = next(path for path in (Path(text), *Path(text).absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"{text}: {nearest} is not a directory that can be written")
+    parent = next(path for path in (Path(text), *Path(text).absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text}: {parent} is not a directory that can be written")
     return text
 
 

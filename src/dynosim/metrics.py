@@ -499,17 +499,49 @@ def check_slo(slo: SLO) -> None:
                 raise ConfigError(f"{stat!r}: {metric} is one number: allowed: min, max", path=path)
 
 
-def slo_violations(metrics: Metrics, slo: SLO) -> dict[str, float]:
-    """Return ``metric.stat`` -> violation relative to its bound; at or below 0 is met, inf where the value is missing.
+@dataclass(frozen=True)
+class Bound:
+    """One bound of an SLO."""
 
-    Distributions are bounded from the metric's worse side; numbers by ``min`` or ``max``.
-    """
-    out = {}
-    for metric, bounds in slo.items():
-        info = METRICS[metric]
-        for stat, bound in bounds.items():
-            value = metrics.value(metric, stat if info.distribution else None)
-            below = info.better == "lower" if info.distribution else stat == "max"
-            violation = math.inf if value is None else (value - bound if below else bound - value)
-            out[f"{metric}.{stat}"] = violation / abs(bound) if bound else violation
-    return out
+    metric: str
+    stat: str
+    """Of a distribution, which is bounded from the metric's worse side; of one number ``min`` or ``max``."""
+    value: float
+    """In the metric's unit."""
+
+    @property
+    def name(self) -> str:
+        """``metric.stat``: its key wherever violations are kept."""
+        return f"{self.metric}.{self.stat}"
+
+    @property
+    def label(self) -> str:
+        """What it bounds, in words."""
+        info = METRICS[self.metric]
+        return f"{info.display} {self.stat}" if info.distribution else info.display
+
+    @property
+    def upper(self) -> bool:
+        """Whether larger values violate it."""
+        info = METRICS[self.metric]
+        return info.better == "lower" if info.distribution else self.stat == "max"
+
+    def of(self, metrics: Metrics) -> float | None:
+        """Return the number that it bounds, None where that is missing."""
+        return metrics.value(self.metric, self.stat if METRICS[self.metric].distribution else None)
+
+    def violation(self, metrics: Metrics) -> float:
+        """Return the violation relative to the bound; at or below 0 is met, inf where the number is missing."""
+        value = self.of(metrics)
+        over = math.inf if value is None else (value - self.value if self.upper else self.value - value)
+        return over / abs(self.value) if self.value else over
+
+
+def bounds_of(slo: SLO) -> list[Bound]:
+    """Return the bounds of *slo* in its order."""
+    return [Bound(metric, stat, value) for metric, stats in slo.items() for stat, value in stats.items()]
+
+
+def slo_violations(metrics: Metrics, slo: SLO) -> dict[str, float]:
+    """Return the violation of each bound by its name."""
+    return {bound.name: bound.violation(metrics) for bound in bounds_of(slo)}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from dynosim.report.numbers import number
 from dynosim.search.trial import Status
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def describe(progress: Progress, study: Study) -> list[str]:
 
 def _best(objective: Objective, values: tuple[float, ...]) -> str:
     value = max(values) if objective.direction == "maximize" else min(values)
-    return f"{objective.display} {value:.4g} {objective.unit}"
+    return f"{objective.display} {number(value)} {objective.unit}"
 
 
 class GracefulStop:

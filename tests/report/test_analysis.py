@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -25,7 +25,7 @@ from dynosim.report.infeasible import why_infeasible
 from dynosim.report.numbers import number
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome, Status, Trial
-from dynosim.uncertainty.evidence import MARKS
+from dynosim.uncertainty.evidence import Evidence
 from report.fake_study import OBJECTIVES, SPACE, make_study, make_trial, make_twin
 
 
@@ -223,7 +223,7 @@ def test_page_data_hold_the_ends_of_what_they_show() -> None:
     study.trials.append(make_twin(study.frontier()[1], 60))
     page = data(study)
     for trial in (trial for trial in page["trials"] if trial["metrics"]):
-        assert trial["evidence"] in MARKS
+        assert trial["evidence"] in get_args(Evidence)
         for key, (low, high) in trial["intervals"].items():
             assert low <= trial["metrics"][key] <= high
         assert all(low < high for low, high in trial["bands"].values())

@@ -222,8 +222,8 @@ def test_the_command_names_the_runs_directory(tmp_path: Path) -> None:
 
 def test_prices_have_a_source(tmp_path: Path) -> None:
     study = make_study(4)
-    bundled = [replace(t, scenario=t.scenario.model_copy(update={"prices": PriceConfig()})) for t in study.trials]
+    bundled = replace(study.space, fields={**study.space.fields, "prices": {}})
     ask = 'answer = el("provenance").textContent'
     assert "2.00 USD per GPU-hour, given in prices.usd_per_gpu_hour" in _run(study, ask, tmp_path)
     (tmp_path / "bundled").mkdir()
-    assert "table neocloud: InferenceX" in _run(replace(study, trials=bundled), ask, tmp_path / "bundled")
+    assert "table neocloud: InferenceX" in _run(replace(study, space=bundled), ask, tmp_path / "bundled")

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dynosim import plugins
-from dynosim.config import DeploymentConfig, PriceConfig
+from dynosim.config import DeploymentConfig
 from dynosim.config.scenario import SERVED
-from dynosim.hardware.gpus import get_gpu, price_provenance, price_source, usd_per_gpu_hour
-from dynosim.metrics import LATENCY_PARTS, METRICS
+from dynosim.hardware.gpus import get_gpu, price_provenance
+from dynosim.metrics import LATENCY_PARTS, METRICS, bounds_of
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
 from dynosim.search import pareto
@@ -31,6 +31,7 @@ from dynosim.uncertainty.sampling import BATCHES, LEVELS, MIN_BATCH, MIN_TAIL, a
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dynosim.objectives import Objective
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
 
@@ -117,6 +118,11 @@ def layout(trial: Trial) -> dict[str, str]:
     }
 
 
+def same_row(trial: Trial) -> tuple[str, ...]:
+    """Return what a row of a table stands for: trials that differ in it are never folded into one."""
+    return (trial.scenario.deployment.label(), *layout(trial).values())
+
+
 def folded(study: Study) -> list[tuple[Trial, int]]:
     """Return the leaders, one of each layout and how many points of the frontier it stands for besides itself.
 
@@ -125,8 +131,7 @@ def folded(study: Study) -> list[tuple[Trial, int]]:
     picked = {trial.number for trial in study.picks().values()}
     layouts: dict[tuple[str, ...], list[list[Trial]]] = {}
     for group in study.groups():
-        label = group[0].scenario.deployment.label()
-        layouts.setdefault((label, *layout(group[0]).values()), []).append(group)
+        layouts.setdefault(same_row(group[0]), []).append(group)
     if len(layouts) == 1:
         return [(group[0], len(group) - 1) for groups in layouts.values() for group in groups]
     rows = []
@@ -202,8 +207,8 @@ def frontier_line(study: Study) -> str:
 
 def prices(study: Study) -> dict[str, dict[str, Any]]:
     """Return GPU -> its price per hour and where that is from, of all GPUs that trials have."""
-    found = [price_provenance(charged, [gpu]) for gpu, charged in sorted(_prices(study).items())]
-    return {gpu: price for each in found for gpu, price in each.items()}
+    gpus = [gpu for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts()]
+    return price_provenance(study.space.reference.prices, gpus)
 
 
 def priors_line(study: Study) -> str:
@@ -397,7 +402,7 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
     ``recommendation``, the number of their file, and a ``leader``, the trial that stands for them (or they themselves).
     ``best_at`` says which objectives a pick is the best of; ``tradeoff_pair`` what is paid and what it buys.
     """
-    front, axes, used = study.frontier(), _axes(study), _prices(study)
+    front, axes, charged = study.frontier(), _axes(study), prices(study)
     numbers, leaders, noise = recommendation_numbers(study), leader_of(study), _noise(study)
     return {
         "study": study.id,
@@ -408,8 +413,8 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
         "parts": [{"key": part, "label": METRICS[part].display.removesuffix(" time")} for part in LATENCY_PARTS],
         "slo": _slo(study),
         "knobs": [short(parameter.path) for parameter in study.space.parameters],
-        "prices": {get_gpu(gpu).name: usd_per_gpu_hour(gpu, prices) for gpu, prices in used.items()},
-        "price_sources": {get_gpu(gpu).name: price_source(gpu, prices) for gpu, prices in used.items()},
+        "prices": {gpu: price["usd_per_gpu_hour"] for gpu, price in charged.items()},
+        "price_sources": {gpu: price["source"] for gpu, price in charged.items()},
         "trials": [
             {
                 **_trial(trial, study, axes),
@@ -434,7 +439,7 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _objective(objective: Any) -> dict[str, str]:
+def _objective(objective: Objective) -> dict[str, str]:
     return {
         "key": objective.name,
         "label": _capital(objective.display),
@@ -464,23 +469,16 @@ def _capital(text: str) -> str:
 
 
 def _slo(study: Study) -> list[dict[str, Any]]:
-    """Return each bound; a scalar metric is bounded by ``min`` or ``max``, a distribution from its worse side."""
-    bounds = [(metric, stat, bound) for metric, stats in study.slo.items() for stat, bound in stats.items()]
     return [
         {
-            "key": f"{metric}.{stat}",
-            "bound": bound,
-            **_describe(f"{metric}.{stat}" if METRICS[metric].distribution else metric),
-            **({} if METRICS[metric].distribution else {"better": "lower" if stat == "max" else "higher"}),
+            "key": bound.name,
+            "bound": bound.value,
+            "label": _capital(bound.label),
+            "unit": METRICS[bound.metric].unit,
+            "better": "lower" if bound.upper else "higher",
         }
-        for metric, stat, bound in bounds
+        for bound in bounds_of(study.slo)
     ]
-
-
-def _prices(study: Study) -> dict[str, PriceConfig]:
-    """Return GPU, a name or a card's file -> the prices that its trials were charged by, of every one that was used."""
-    used = {gpu: trial.scenario.prices for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts()}
-    return dict(sorted(used.items()))
 
 
 def _noise(study: Study) -> dict[int, dict[str, Any]]:
@@ -492,11 +490,12 @@ def _noise(study: Study) -> dict[int, dict[str, Any]]:
     trials = [trial for trial in study.trials if trial.outcome.status is Status.COMPLETE]
     if not trials:
         return {}
-    known, places = points(trials, study.objectives), sorted({preference(trial) for trial in trials})
+    known, preferences = points(trials, study.objectives), [preference(trial) for trial in trials]
+    places = {preferred: place for place, preferred in enumerate(sorted(set(preferences)))}
     lengths = as_lengths(known.deviations, known.confidence).round(7)
     return {
         trial.number: {
-            "preference": places.index(preference(trial)),
+            "preference": places[preferences[i]],
             "noise": {
                 "deviations": lengths[i].tolist(),
                 "spread": known.spread[i].tolist(),
@@ -510,9 +509,7 @@ def _noise(study: Study) -> dict[int, dict[str, Any]]:
 
 def _bounded(trial: Trial, study: Study) -> dict[str, float]:
     """Return the metrics that an SLO bounds, by the SLO's key; absent: unknown."""
-    metrics = trial.outcome.known_metrics()
-    keys = [(metric, stat) for metric, stats in study.slo.items() for stat in stats]
-    found = {f"{m}.{stat}": metrics.value(m, stat if METRICS[m].distribution else None) for m, stat in keys}
+    found = {bound.name: bound.of(trial.outcome.known_metrics()) for bound in bounds_of(study.slo)}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 TABLE_STATS = ("p1", "p50", "p99")
 """Statistics of a distribution that the tables show beside its average."""
-
-
 LAYOUT = ("engine", "precision", "router", "gpu")
 """Columns of ``analysis.layout``."""
 ENDS = ("low", "high", "model_low", "model_high")
@@ -64,21 +62,7 @@ def table(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     places = {"recommendation": recommendation_numbers(study), "leader": leader_of(study)}
     rows = [{**_row(study, trial), **{name: of.get(trial.number) for name, of in places.items()}} for trial in trials]
     paths = [parameter.path for parameter in study.space.parameters]
-    heads = [
-        "number",
-        "status",
-        "feasible",
-        "saturated",
-        "evidence",
-        *places,
-        "label",
-        "engine",
-        "precision",
-        "router",
-        "gpu",
-        "gpus",
-        *paths,
-    ]
+    heads = ["number", "status", "feasible", "saturated", "evidence", *places, "label", *LAYOUT, "gpus", *paths]
     heads += [objective.name for objective in study.objectives]
     heads += [f"{objective.name}.{end}" for objective in study.objectives for end in ENDS]
     # An objective may be one of the columns that are always there.

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dynosim.metrics import METRICS
+from dynosim.metrics import METRICS, Bound, bounds_of
 from dynosim.report.numbers import number
 from dynosim.search.trial import Status
 from dynosim.space import reasons
@@ -32,7 +32,7 @@ def why_infeasible(study: Study) -> list[str]:
 
 
 def _complete(study: Study) -> list[Trial]:
-    return [trial for trial in study.trials if trial.outcome.status is Status.COMPLETE]
+    return [trial for trial in study.trials if trial.outcome.metrics]
 
 
 def _ended(study: Study) -> Iterator[str]:
@@ -53,52 +53,50 @@ def _rejected(study: Study) -> Iterator[str]:
 
 
 def _reached(study: Study) -> Iterator[str]:
-    """Yield the best value that was reached of each SLO that some trial misses."""
-    for metric, stat, bound in _bounds(study):
-        name = f"{metric}.{stat}"
-        if not any(trial.outcome.constraints.get(name, 0.0) > 0.0 for trial in study.trials):
+    """Yield the best value that was reached of each bound that some trial misses."""
+    for bound in bounds_of(study.slo):
+        if not any(trial.outcome.constraints.get(bound.name, 0.0) > 0.0 for trial in study.trials):
             continue
-        below = _is_upper(metric, stat)
-        values = {
-            trial.number: value for trial in _complete(study) if (value := _value(trial, metric, stat)) is not None
-        }
-        if not values:
-            known = _at_least(study, metric, name, bound)
-            yield f"{_label(metric, stat)}: {known}, the bound is {_amount(metric, bound)}"
+        found = [(bound.of(trial.outcome.known_metrics()), trial) for trial in _complete(study)]
+        known = [(value, trial) for value, trial in found if value is not None]
+        if not known:
+            yield f"{bound.label}: {_at_least(study, bound)}, the bound is {_amount(bound, bound.value)}"
             continue
-        best = (min if below else max)(values, key=lambda trial: values[trial])
-        said = f"{_label(metric, stat)}: best {_amount(metric, values[best])} (trial {best}), the bound is "
-        yield said + _amount(metric, bound) + (_unit_hint(metric, bound, values[best]) if below else "")
+        best, trial = (min if bound.upper else max)(known, key=lambda each: each[0])
+        said = f"{bound.label}: best {_amount(bound, best)} (trial {trial.number}), the bound is "
+        yield said + _amount(bound, bound.value) + (_unit_hint(bound, best) if bound.upper else "")
 
 
-def _at_least(study: Study, metric: str, name: str, bound: float) -> str:
+def _at_least(study: Study, bound: Bound) -> str:
     """Return what is known of a bound without a value: how far trials that ended early were over it at least."""
-    lost = [by[name] for trial in study.trials if name in (by := trial.outcome.constraints) and math.isfinite(by[name])]
-    known = f"; those that ended early reach at least {_amount(metric, bound * (1.0 + min(lost)))}"
-    return "no complete trial has a value" + (known if lost and METRICS[metric].unit == "ms" else "")
+    found = [trial.outcome.constraints.get(bound.name, math.inf) for trial in study.trials]
+    over = min(found, default=math.inf)
+    known = f"; those that ended early reach at least {_amount(bound, bound.value * (1.0 + over))}"
+    return "no complete trial has a value" + (known if math.isfinite(over) and _in_ms(bound) else "")
 
 
-def _unit_hint(metric: str, bound: float, best: float) -> str:
-    seconds = METRICS[metric].unit == "ms" and 0.0 < bound * SECONDS < best
-    return f"; bounds are in ms: {number(bound)} s would be {number(bound * 1e3)}" if seconds else ""
+def _unit_hint(bound: Bound, best: float) -> str:
+    seconds = _in_ms(bound) and 0.0 < bound.value * SECONDS < best
+    return f"; bounds are in ms: {number(bound.value)} s would be {number(bound.value * 1e3)}" if seconds else ""
+
+
+def _in_ms(bound: Bound) -> bool:
+    return METRICS[bound.metric].unit == "ms"
 
 
 def _relaxed(study: Study) -> Iterator[str]:
     """Yield the smallest change of bounds, by its largest part relative to a bound, that a complete trial meets."""
-    missed = {
-        trial.number: {name: by for name, by in trial.outcome.constraints.items() if by > 0.0}
-        for trial in _complete(study)
-    }
-    sizes = {number_: max(by.values()) for number_, by in missed.items() if by and math.isfinite(max(by.values()))}
-    if not sizes:
+    missed = [(trial, max(trial.outcome.constraints.values(), default=0.0)) for trial in _complete(study)]
+    within = [(trial, most) for trial, most in missed if 0.0 < most < math.inf]
+    if not within:
         return
-    nearest = next(trial for trial in study.trials if trial.number == min(sizes, key=lambda n: sizes[n]))
+    nearest, _ = min(within, key=lambda each: each[1])
     changes = [
-        f"{_label(metric, stat)} {'<=' if _is_upper(metric, stat) else '>='} "
-        f"{_amount(metric, _enough(_value(nearest, metric, stat) or 0.0, up=_is_upper(metric, stat)))} "
-        f"instead of {_amount(metric, bound)}"
-        for metric, stat, bound in _bounds(study)
-        if f"{metric}.{stat}" in missed[nearest.number]
+        f"{bound.label} {'<=' if bound.upper else '>='} "
+        f"{_amount(bound, _enough(bound.of(nearest.outcome.known_metrics()) or 0.0, up=bound.upper))} "
+        f"instead of {_amount(bound, bound.value)}"
+        for bound in bounds_of(study.slo)
+        if nearest.outcome.constraints.get(bound.name, 0.0) > 0.0
     ]
     yield f"with {' and '.join(changes)} trial {nearest.number} ({nearest.scenario.deployment.label()}) is feasible"
 
@@ -111,23 +109,6 @@ def _enough(value: float, *, up: bool) -> float:
     return (math.ceil(value / grain) if up else math.floor(value / grain)) * grain
 
 
-def _bounds(study: Study) -> list[tuple[str, str, float]]:
-    return [(metric, stat, bound) for metric, stats in study.slo.items() for stat, bound in stats.items()]
-
-
-def _value(trial: Trial, metric: str, stat: str) -> float | None:
-    known = trial.outcome.known_metrics()
-    return known.value(metric, stat if METRICS[metric].distribution else None) if metric in known.values else None
-
-
-def _is_upper(metric: str, stat: str) -> bool:
-    return METRICS[metric].better == "lower" if METRICS[metric].distribution else stat == "max"
-
-
-def _label(metric: str, stat: str) -> str:
-    return f"{METRICS[metric].display} {stat}" if METRICS[metric].distribution else METRICS[metric].display
-
-
-def _amount(metric: str, value: float) -> str:
-    unit = METRICS[metric].unit
+def _amount(bound: Bound, value: float) -> str:
+    unit = METRICS[bound.metric].unit
     return number(value) if unit == "ratio" else f"{number(value)} {unit}"

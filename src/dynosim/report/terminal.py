@@ -30,6 +30,7 @@ from dynosim.report.analysis import (
     priors_line,
     recommendation_numbers,
     rests_on,
+    same_row,
     served,
     short,
     tradeoff,
@@ -64,7 +65,7 @@ def frontier_table(study: Study, *, whole: bool = False) -> Table:
 
     What all rows have in common stands in the title instead of a column.
     """
-    rows = _every_row(study) if whole else _spread(study)
+    rows = [(trial, 0) for trial in study.recommended()] if whole else _spread(study)
     shown = [trial for trial, _ in rows]
     common, varying = _layouts(shown)
     title = f"Pareto frontier of {', '.join([study.space.name, *common])} (simulated)"
@@ -115,7 +116,7 @@ def _knobs(trials: Sequence[Trial]) -> dict[str, Sequence[str]]:
     """Return a column for each of the first knobs that tell trials of one layout apart."""
     alike: dict[tuple[str, ...], list[Trial]] = {}
     for trial in trials:
-        alike.setdefault((trial.scenario.deployment.label(), *layout(trial).values()), []).append(trial)
+        alike.setdefault(same_row(trial), []).append(trial)
     paths = [path for group in alike.values() for other in group[1:] for path in difference(other, group[0])]
     cells = {path: [show(trial.point[path]) if path in trial.point else "–" for trial in trials] for path in paths}
     return {short(path): cells[path] for path in list(cells)[:MAX_KNOBS]}
@@ -187,10 +188,6 @@ def _spread(study: Study) -> list[tuple[Trial, int]]:
     places = np.linspace(0, len(free) - 1, max(MAX_ROWS - (len(rows) - len(free)), 0)).round().astype(int)
     kept = picked | {free[place][0].number for place in places if free}
     return [row for row in rows if row[0].number in kept]
-
-
-def _every_row(study: Study) -> list[tuple[Trial, int]]:
-    return [(trial, 0) for trial in study.recommended()]
 
 
 def picks_table(study: Study) -> Table:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import SLO, ObjectiveConfig
-from dynosim.metrics import Metrics, slo_violations
+from dynosim.config import ObjectiveConfig
+from dynosim.metrics import Metrics, bounds_of
 from dynosim.objectives import resolve
 from dynosim.search.workers import Workers
 from dynosim.space import SearchSpace
@@ -41,11 +41,10 @@ class ServingPriors:
     """
 
     def __init__(self, space: SearchSpace, typical: Metrics, count: int) -> None:
-        slo, limit_s = space.reference.slo, space.reference.optimizer.trial_timeout_s
+        limit_s = space.reference.optimizer.trial_timeout_s
         self._objectives: list[Estimate | None] = [_estimate(config, limit_s) for config in space.reference.objectives]
-        bounds = {f"{m}.{stat}": {m: {stat: bound}} for m, stats in slo.items() for stat, bound in stats.items()}
         self._violations: dict[str, Estimate] = {
-            name: partial(_apply, partial(_violation, slo)) for name, slo in bounds.items()
+            bound.name: partial(_apply, bound.violation) for bound in bounds_of(space.reference.slo)
         }
         known = self(typical, count)
         self._objectives = [
@@ -86,11 +85,6 @@ def _apply_user(config: ObjectiveConfig, task: tuple[Metrics, int]) -> Array | N
 
 def _nothing(task: object, reason: str) -> None:
     return None
-
-
-def _violation(slo: SLO, metrics: Metrics) -> float:
-    (value,) = slo_violations(metrics, slo).values()
-    return value
 
 
 def _apply(function: Function, metrics: Metrics, count: int) -> Array:

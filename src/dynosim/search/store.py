@@ -29,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dynosim.config import SLO
 from dynosim.errors import ConfigError, StudyError
+from dynosim.metrics import bounds_of
 from dynosim.objectives import Objective
 from dynosim.search.distributions import decode, encode
 from dynosim.search.trial import Outcome, Status, Trial
@@ -182,7 +183,7 @@ def _worst(study: optuna.Study) -> list[float]:
 
 def _all_violated(slo: SLO) -> dict[str, float]:
     """Return a positive constraint for every SLO: Optuna's GPSampler needs the same constraints in all trials."""
-    return {f"{metric}.{stat}": 1.0 for metric, stats in slo.items() for stat in stats} or {RUNS: 1.0}
+    return {bound.name: 1.0 for bound in bounds_of(slo)} or {RUNS: 1.0}
 
 
 class _Tables:

@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from dynosim.config import SLO, Scenario
 from dynosim.config.load import references
 from dynosim.errors import DynosimError, InfeasibleError
-from dynosim.metrics import METRICS
+from dynosim.metrics import bounds_of
 from dynosim.objectives import Objective, resolve
 from dynosim.rng import stream
 from dynosim.search import pareto, store
@@ -306,7 +306,7 @@ def _priors(study: Study, trial_store: store.TrialStore) -> dict[str, str]:
     sampler = trial_store.study.sampler
     if not isinstance(sampler, BayesSampler):
         return {}
-    shown = {f"{metric}.{stat}": f"{METRICS[metric].display} {stat}" for metric, of in study.slo.items() for stat in of}
+    shown = {bound.name: bound.label for bound in bounds_of(study.slo)}
     shown |= {f"objective {j}": objective.display for j, objective in enumerate(study.objectives)}
     found = sampler.priors(sampler.read(trial_store.study, study.space))
     return {shown[name]: source for name, source in found.items() if name in shown}

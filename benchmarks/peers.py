@@ -133,9 +133,17 @@ class OptunaPeer:
     """One of Optuna's samplers, or ours, in a study of its own in memory."""
 
     def __init__(
-        self, space: SearchSpace, sampler: BaseSampler, *, flat: bool = False, ordinal: bool = False, log: bool = False
+        self,
+        space: SearchSpace,
+        sampler: BaseSampler,
+        *,
+        flat: bool = False,
+        ordinal: bool = False,
+        log: bool = False,
+        takes_bounds: bool = False,
     ) -> None:
         self._space, self._flat, self._ordinal, self._log = space, flat, ordinal, log
+        self._takes_bounds = takes_bounds
         self._directions = [objective.direction for objective in objectives(space)]
         self._violated = {f"{m}.{stat}": 1.0 for m, stats in space.reference.slo.items() for stat in stats} or {
             "runs": 1.0
@@ -166,12 +174,16 @@ class OptunaPeer:
         return parameter.domain.values.index(value) if ordinal else label(value)
 
     def tell(self, proposal: Proposal, outcome: Outcome | None) -> None:
-        """Store the outcome; what could not run is infinitely bad and violates every constraint."""
+        """Store the outcome; what could not run is infinitely bad and violates every constraint.
+
+        Of a run that was ended early ours is told the bounds that it broke, as in a study; others take them for values.
+        """
         trial, ran = proposal.token, outcome is not None and outcome.values is not None
         if outcome is not None and outcome.status is Status.FAILED:
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        for name, violation in (outcome.constraints if ran else self._violated).items():
+        known = outcome.constraints if outcome is not None and (ran or self._takes_bounds) else {}
+        for name, violation in (known or self._violated).items():
             trial.set_constraint(name, violation)
         worst = [-math.inf if direction == "maximize" else math.inf for direction in self._directions]
         values = outcome.values if ran else worst
@@ -191,7 +203,9 @@ def optuna_peer(make: Callable[[int], BaseSampler], **form: bool) -> Callable[[S
 
 def ours(name: str) -> Callable[[SearchSpace, int], Proposer]:
     """Return the maker of a sampler that dynosim ships."""
-    return lambda space, seed: OptunaPeer(space, make_sampler(name, space, seed=seed, bounds=tuple(bounds(space))))
+    return lambda space, seed: OptunaPeer(
+        space, make_sampler(name, space, seed=seed, bounds=tuple(bounds(space))), takes_bounds=True
+    )
 
 
 class BoTorch:

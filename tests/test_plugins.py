@@ -198,7 +198,7 @@ def number(seed):
 
 
 def test_a_sampler_of_a_file_or_of_optuna_proposes_the_trials(mine: Path) -> None:
-    (mine / "sampler.py").write_text(SAMPLER)
+    (mine / "sampler.py").write_text(f"{SAMPLER}\nNUMBER = 3\n")
     searched = ["deployment.aggregated.replicas={choices: [1, 2, 3, 4]}", "optimizer.workers=1"]
     names = ("random", f"{mine}/sampler.py:Mine", "optuna.samplers:RandomSampler")
     chosen = [
@@ -212,7 +212,11 @@ def test_a_sampler_of_a_file_or_of_optuna_proposes_the_trials(mine: Path) -> Non
     ]
     assert chosen[0] == chosen[1]
     assert len(chosen[2]) == 3
-    for name, said in (("number", "allowed: a class or function that gives an optuna"), ("Min", "did you mean 'Mine'")):
+    for name, said in (
+        ("number", "allowed: a class or function that gives an optuna"),
+        ("NUMBER", "'int' object is not callable"),
+        ("Min", "did you mean 'Mine'"),
+    ):
         with pytest.raises(ConfigError, match=f"optimizer.sampler: .*{said}"):
             run.optimize(
                 mine / "space.yaml", trials=3, overrides=[*searched, f"optimizer.sampler={mine}/sampler.py:{name}"]

@@ -73,6 +73,7 @@ def test_a_timing_source_of_a_file_serves_requests(tmp_path: Path) -> None:
         ({"name": "NoTables"}, "a timing source needs tables$"),
         ({"options": "{ms: 3}"}, "TypeError: .*unexpected keyword argument 'ms'"),
         ({"options": "{ms_per_token: many}"}, "times.py, line 9: TypeError"),
+        ({"name": "np"}, "TypeError: 'module' object is not callable"),
         ({"name": "Exits"}, "times.py, line 30: SystemExit: 3"),
         ({"short": 1}, "tokens_s: 64 entries: allowed: 65, from 0 to the limit"),
     ],

@@ -44,7 +44,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class LostCause:
-    """Ends a run once it is certain to miss an SLO by so much.
+    """Ends a run once it is certain to miss an SLO by *margin*.
 
     Looks at ``served_request_fraction`` and at averages and percentiles of ``time_to_first_token``,
     ``request_latency`` and ``inter_token_latency``.

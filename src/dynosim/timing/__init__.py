@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -55,8 +54,9 @@ def forward_times(deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTime
 
 def _custom(timing: CustomTiming, deployment: DeploymentConfig, pool: PoolConfig) -> ForwardTimes:
     source = plugins.load(timing.type, path="deployment.timing.type")
-    make = partial(source, deployment, pool, **timing.options)
-    made: ForwardTimes = plugins.call(timing.type, make, "deployment.timing.options")
+    made: ForwardTimes = plugins.call(
+        timing.type, lambda: source(deployment, pool, **timing.options), "deployment.timing.options"
+    )
     missing = [name for name in ("tables", "knows_hardware") if not hasattr(made, name)]
     if missing:
         message = f"{plugins.short(timing.type)}: a timing source needs {', '.join(missing)}"
@@ -75,10 +75,10 @@ def source_tables(
     limits = {"max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens}
     if not isinstance(timing, CustomTiming):
         return source.tables(**limits)
-    tables = plugins.call(timing.type, partial(source.tables, **limits), "deployment.timing")
+    tables = plugins.call(timing.type, lambda: source.tables(**limits), "deployment.timing")
     if not isinstance(tables, PassTables):
         raise ConfigError(f"{plugins.short(timing.type)}: tables(...) returns a PassTables", path="deployment.timing")
-    plugins.call(timing.type, partial(tables.check_limits, **limits), "deployment.timing")
+    plugins.call(timing.type, lambda: tables.check_limits(**limits), "deployment.timing")
     return tables
 
 

@@ -141,24 +141,32 @@ class Delivery:
 
     def _show(self, message: dict[str, Any]) -> str:
         """Store the views of *message*, describe the experiment with links to them, and return the links."""
-        study, experiment, views = self._study_id, self._experiment_id, message.get("views", {})
-        time_ms = message.get("end_ms", message.get("start_ms", 0))
-        tags = {VIEW_TAG + view_key(study, view): view_value(study, view, views[view], time_ms) for view in views}
-        links = {view: view_link(experiment, study, view) for view in views} if self._tag_experiment(tags) else {}
+        links = self._store_views(message)
         runs = [self._runs[number].info.run_id for number in message.get("picks", ()) if number in self._runs]
         if len(runs) > 1:
-            links["compare"] = compare_link(experiment, runs)
+            links["compare"] = compare_link(self._experiment_id, runs)
         line = " · ".join(f"[{name}]({link})" for name, link in links.items())
-        known = self._client.get_experiment(experiment).tags
-        if known.get(NOTE, NOTE_START).startswith(NOTE_START):
-            parent = f"[{study}]({run_link(experiment, self._parent_id)})"
-            self._tag_experiment({NOTE: f"{NOTE_START}{parent} · {line}"})
-        if KIND not in known:
-            self._tag_experiment({KIND: "custom_model_development"})
+        self._describe(line)
         return line
 
-    def _tag_experiment(self, tags: dict[str, str]) -> bool:
-        """Set *tags* and return whether the server took them; one that does not still takes the trials."""
+    def _store_views(self, message: dict[str, Any]) -> dict[str, str]:
+        """Store the views of *message* and return the link to each; none where the server does not take them."""
+        study, views = self._study_id, message.get("views", {})
+        time_ms = message.get("end_ms", message.get("start_ms", 0))
+        tags = {VIEW_TAG + view_key(study, view): view_value(study, view, views[view], time_ms) for view in views}
+        return {view: view_link(self._experiment_id, study, view) for view in views} if self._tag(tags) else {}
+
+    def _describe(self, links: str) -> None:
+        """Describe the experiment by its latest study, unless the user did, and make it open on training runs."""
+        known = self._client.get_experiment(self._experiment_id).tags
+        if known.get(NOTE, NOTE_START).startswith(NOTE_START):
+            parent = f"[{self._study_id}]({run_link(self._experiment_id, self._parent_id)})"
+            self._tag({NOTE: f"{NOTE_START}{parent} · {links}"})
+        if KIND not in known:
+            self._tag({KIND: "custom_model_development"})
+
+    def _tag(self, tags: dict[str, str]) -> bool:
+        """Set *tags* of the experiment; return whether the server took them: one that does not still takes trials."""
         from mlflow.exceptions import MlflowException
 
         try:

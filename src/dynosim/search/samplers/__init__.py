@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, TPESampler
@@ -86,7 +85,7 @@ def _custom(reference: str) -> Factory:
         given = {"space": space, "seed": seed, "bounds": bounds}
         takes = inspect.signature(found).parameters if callable(found) else {}
         options = {name: value for name, value in given.items() if name in takes}
-        made = plugins.call(reference, partial(found, **options), "optimizer.sampler")
+        made = plugins.call(reference, lambda: found(**options), "optimizer.sampler")
         if not isinstance(made, BaseSampler):
             allowed = "a class or function that gives an optuna.samplers.BaseSampler"
             raise ConfigError(f"{plugins.short(reference)}: allowed: {allowed}", path="optimizer.sampler")

@@ -83,7 +83,7 @@ def custom_reader(reference: str) -> Callable[[Path], Workload]:
         )
 
     def read(path: Path) -> Workload:
-        workload = plugins.call(reference, partial(found, path), where)
+        workload = plugins.call(reference, lambda: found(path), where)
         if not isinstance(workload, Workload):
             raise ConfigError(f"{plugins.short(reference)}: returned no dynosim.Workload", path=where)
         return plugins.call(reference, workload.checked, where)

@@ -9,7 +9,7 @@ import pytest
 
 from dynosim import plugins, run
 from dynosim.config.load import dump
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, StudyError
 from dynosim.search import cache
 from dynosim.space import SearchSpace
 from dynosim.workload import load_workload
@@ -132,6 +132,15 @@ def test_changed_code_is_another_run_and_another_result(mine: Path) -> None:
     (mine / "my_goals.py").write_text(GOAL + "# objectives are computed again from the metrics\n")
     assert names()[0] != changed[0]
     assert names()[1] == changed[1]
+
+
+def test_a_run_of_changed_code_does_not_go_on_under_its_name(mine: Path) -> None:
+    asked = {"overrides": ["deployment.aggregated.replicas={choices: [1, 2, 3]}", "optimizer.workers=1"]}
+    run.optimize(mine / "space.yaml", trials=1, run_id="named", **asked)
+    assert len(run.optimize(mine / "space.yaml", trials=2, run_id="named", **asked).trials) == 2
+    (mine / "my_goals.py").write_text(GOAL.replace('"max"', '"avg"'))
+    with pytest.raises(StudyError, match="named was started with code"):
+        run.optimize(mine / "space.yaml", trials=3, run_id="named", **asked)
 
 
 def test_results_of_code_that_is_no_file_are_not_kept() -> None:

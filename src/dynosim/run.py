@@ -245,7 +245,6 @@ def _simulated(scenario: Scenario, seeds: int) -> Iterator[tuple[SimulationResul
 
 
 def _identity(space: SearchSpace, storage: str) -> str:
-    from dynosim.config.load import references
     from dynosim.timing.calibrated import load_profile
     from dynosim.workload import load_workload
 
@@ -254,8 +253,7 @@ def _identity(space: SearchSpace, storage: str) -> str:
     asked = [plan.sampler, plan.seed, plan.stop_lost_runs, plan.warm_start]
     if scenario.deployment.calibration is not None:
         asked.append(load_profile(scenario.deployment.calibration).label)
-    code = [plugins.content_hash(reference) for _, reference in references(space.fields)]
-    parts = [space.content_hash(), traffic, *asked, code, storage, __version__]
+    parts = [space.content_hash(), traffic, *asked, space.code_hash(), storage, __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

@@ -166,8 +166,8 @@ def _create(
     study = optuna.create_study(storage=storage, study_name=study_id, directions=directions, load_if_exists=True)
     stored = study.user_attrs.get("identity", identity)
     for name, value in identity.items():
-        if stored.get(name) != value:
-            raise StudyError(f"study {study_id} was started with {name} {stored.get(name)}, not {value}")
+        if stored.get(name, value) != value:
+            raise StudyError(f"study {study_id} was started with {name} {stored[name]}, not {value}")
     if "identity" not in study.user_attrs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -211,7 +211,7 @@ def run_study(
     plan = space.reference.optimizer
     seed, sampler = plan.seed if seed is None else seed, sampler or plan.sampler
     study = _empty(space, study_id)
-    identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler}
+    identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler, "code": space.code_hash()}
     trial_store = store.TrialStore(storage, study_id, space, study.objectives, identity)
     study.trials += trial_store.trials
     study.rejected += trial_store.rejected

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dynosim import plugins
 from dynosim.config import Scenario, schema
 from dynosim.config.load import (
     Document,
@@ -229,6 +230,11 @@ class SearchSpace:
         searched = [(parameter.path, str(parameter.domain)) for parameter in self.parameters]
         canonical = json.dumps([said, searched], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def code_hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the user's files that the space names, sampler included."""
+        code = [plugins.content_hash(reference) for _, reference in references(self.fields)]
+        return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
 
 
 def bundled_spaces() -> dict[str, FilePath]:

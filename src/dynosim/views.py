@@ -57,13 +57,9 @@ def trial_view(trial: Trial) -> dict[str, Any]:
 
 def _objective_ends(trial: Trial) -> dict[str, list[tuple[float, float] | None]]:
     """Return the sampling interval and the model band around each objective value; None where it is unknown."""
-    bands = trial.model_bands()
-    named = list(zip(trial.scenario.objectives, trial.outcome.values or (), strict=False))
-    found = [(value, bands.get(objective.metric or "")) for objective, value in named]
-    return {
-        "sampling": [trial.interval(f"{o.metric}.{o.stat or 'avg'}", value) for o, value in named],
-        "model": [None if band is None else band.around(value) for value, band in found],
-    }
+    named = zip(trial.scenario.objectives, trial.outcome.values or (), strict=False)
+    found = [trial.ends(f"{objective.metric}.{objective.stat or 'avg'}", value) for objective, value in named]
+    return {"sampling": [sampling for sampling, _ in found], "model": [model for _, model in found]}
 
 
 def _noise(metrics: Metrics, bands: Mapping[str, Band]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a validation says: the same tables for the terminal and for ``docs/fidelity.md``, and its scatter plots.
 
-Numbers come from ``scores`` alone. What other tools publish of themselves and what is not modelled stand here as text
-with sources. Left out: a comparison on the same rows with tools that were not run on them.
+Numbers come from ``scores`` and ``bands``. What other tools publish of themselves and what is not modelled stand here
+as text with sources. Left out: a comparison on the same rows with tools that were not run on them.
 """
 
 from __future__ import annotations

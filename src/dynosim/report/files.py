@@ -94,10 +94,10 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
 
 def _ends(study: Study, trial: Trial) -> dict[str, float]:
     """Return the ends of the objectives' sampling intervals and model bands, those that are known."""
-    found, bands = dict[str, float](), trial.model_bands()
+    found = dict[str, float]()
     for objective, value in zip(study.objectives, trial.outcome.values or (), strict=False):
-        band = bands.get(objective.name.partition(".")[0])
-        ends = (*(trial.interval(objective.name, value) or (None,) * 2), *(band.around(value) if band else (None,) * 2))
+        sampling, model = trial.ends(objective.name, value)
+        ends = (*(sampling or (None, None)), *(model or (None, None)))
         found |= {f"{objective.name}.{end}": at for end, at in zip(ENDS, ends, strict=True) if at is not None}
     return found
 

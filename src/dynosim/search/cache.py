@@ -1,8 +1,8 @@
 """Results of simulations, kept across studies: what was simulated once is not simulated again.
 
 A result is named by all that decides it: deployment, its calibration, code and cards of the user's, traffic, seed,
-SLOs, prices, and dynosim's own sources and data. Objectives are not among them: they are
-computed from the metrics again. One SQLite file serves any number of processes; it may be deleted at any time.
+SLOs, prices, and dynosim's own sources and data. Objectives are not among them: they are computed from the metrics
+again. One SQLite file serves any number of processes; it may be deleted at any time.
 """
 
 from __future__ import annotations

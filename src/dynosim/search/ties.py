@@ -109,14 +109,17 @@ class Points:
     """What is known of ``n`` trials in ``m`` objectives."""
 
     losses: Array
+    """``n x m``, in the objectives' units."""
     deviations: Array
-    """``n x m x BATCHES``."""
+    """``n x m x BATCHES``, relative (``uncertainty.sampling``); zeros where there is no interval."""
     spread: Array
-    """Model error that points of one evidence do not share, ``n x m``, in logarithms;"""
+    """Model error that points of one evidence do not share, ``n x m``, in logarithms."""
     wide: Array
-    """and all of it."""
+    """The whole model error, ``n x m``, in logarithms."""
     evidence: NDArray[np.int64]
+    """``n``: equal where points rest on the same evidence."""
     same_within: Array
+    """``m``: relative resolution of the objectives."""
 
     @property
     def confidence(self) -> float:

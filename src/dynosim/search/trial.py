@@ -13,6 +13,9 @@ from dynosim.uncertainty import sampling
 from dynosim.uncertainty.evidence import Evidence
 from dynosim.uncertainty.model_band import Band, model_bands
 
+Ends = tuple[float, float]
+"""From the smallest to the largest value that a number may have."""
+
 
 class Status(StrEnum):
     """How a trial ended. Only a complete trial is ever a data point of an objective."""
@@ -79,9 +82,17 @@ class Trial:
         """Whether the backlog of a complete trial grew over the run: its latencies say how long it ran, no more."""
         return bool((self.outcome.metrics or {}).get("saturated"))
 
-    def interval(self, name: str, value: float) -> tuple[float, float] | None:
+    def interval(self, name: str, value: float) -> Ends | None:
         """Return the 95 % sampling interval of a metric (or objective) around its *value*; None where unknown."""
         return sampling.interval(self.outcome.deviations, name, value)
+
+    def ends(self, name: str, value: float) -> tuple[Ends | None, Ends | None]:
+        """Return the 95 % sampling interval and the model band of a metric (or objective) around its *value*.
+
+        Each is None where it is unknown.
+        """
+        band = self.model_bands().get(name.partition(".")[0])
+        return self.interval(name, value), None if band is None else band.around(value)
 
     def model_bands(self) -> dict[str, Band]:
         """Return metric -> factors between which the truth lies; metrics for which that is not known are absent."""

@@ -212,7 +212,7 @@ def trial(number: int, study: Trials) -> dict[str, Any]:
 
 @router.get("/studies/{study_id}/frontier")
 def frontier(study: Trials) -> dict[str, Any]:
-    """Return the frontier, the three picks and the baseline."""
+    """Return the frontier, the named picks and the baseline."""
     return frontier_view(study)
 
 

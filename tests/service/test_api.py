@@ -215,6 +215,16 @@ def test_code_of_the_allow_list_only(
         make_client(tmp_path / "runs", allow=["mine.py:Nobody"])
 
 
+def test_what_an_earlier_server_allowed_is_not_run_by_one_that_does_not(tmp_path: Path, make_client: Any) -> None:
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")
+    router = f"deployment.router.policy={tmp_path}/mine.py:Router"
+    Store(tmp_path / "runs").add("earlier", {"space": "tiny", "trials": 1, "overrides": [router]}, None)
+    with make_client(tmp_path / "runs") as client:
+        status = client.wait_for("earlier", lambda s: s["state"] == "failed")
+    assert "allowed over HTTP: built-ins" in status["error"]
+    assert not (tmp_path / "was_run").exists()
+
+
 @pytest.mark.parametrize("section", ["prices.usd_per_gpu_hour", "budget.inventory"])
 def test_keys_of_a_space_run_no_code(tmp_path: Path, client: Any, section: str) -> None:
     (tmp_path / "card.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")

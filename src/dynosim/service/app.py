@@ -47,8 +47,8 @@ def create_app(
     *allow* the code and card files of the working directory that they may name (``dynosim.plugins``).
     """
     runs_dir = Path(runs_dir)
-    store = Store(runs_dir)
-    runner = Runner(store, runs_dir, storage)
+    store, allowed = Store(runs_dir), Allowed.of(traces, allow)
+    runner = Runner(store, runs_dir, storage, allowed)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +64,7 @@ def create_app(
         lifespan=lifespan,
         dependencies=[Depends(_authorize)],
     )
-    app.state.service = api.Service(store, runner, runs_dir, storage, Allowed.of(traces, allow))
+    app.state.service = api.Service(store, runner, runs_dir, storage, allowed)
     app.state.api_key = api_key
     app.add_middleware(BodyLimit)
     if api_key is None:

@@ -19,7 +19,7 @@ from dynosim.progress import ProgressMeter
 from dynosim.run import optimize
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
-from dynosim.service.guard import SPACE_FILE, anchored_text
+from dynosim.service.guard import SPACE_FILE, Allowed, anchored_text, read_space
 from dynosim.service.store import FINAL_STATES, Store
 from dynosim.views import objective_view, trial_view
 
@@ -29,8 +29,8 @@ STOP_TIMEOUT_S = 30.0
 class Runner:
     """Takes queued studies in order and runs them."""
 
-    def __init__(self, store: Store, runs_dir: Path, storage: str | None) -> None:
-        self._store, self._runs_dir, self._storage = store, runs_dir, storage
+    def __init__(self, store: Store, runs_dir: Path, storage: str | None, allowed: Allowed) -> None:
+        self._store, self._runs_dir, self._storage, self._allowed = store, runs_dir, storage, allowed
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._spawn = multiprocessing.get_context("spawn")
         self._current: tuple[str, Flag] | None = None
@@ -76,20 +76,23 @@ class Runner:
             self._current = None
 
     def _run(self, study_id: str, stop: Flag) -> None:
-        process = self._spawn.Process(target=work, args=(self._runs_dir, self._storage, study_id, stop))
+        args = (self._runs_dir, self._storage, self._allowed, study_id, stop)
+        process = self._spawn.Process(target=work, args=args)
         process.start()
         process.join()
         if self._store.get(study_id).state in ("running", "cancelling"):
             self._store.finish(study_id, "failed", f"the worker process ended with exit code {process.exitcode}")
 
 
-def work(runs_dir: Path, storage: str | None, study_id: str, stop: Flag) -> None:
-    """Run the stored study in this process and store how it ended."""
+def work(runs_dir: Path, storage: str | None, allowed: Allowed, study_id: str, stop: Flag) -> None:
+    """Run the stored study in this process, if it asks for what is *allowed* today, and store how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server says when to stop
     store = Store(runs_dir)
     request = dict(store.get(study_id).request)
-    space = write_whole(runs_dir / study_id / SPACE_FILE, anchored_text(request.pop("space")))
+    given = request.pop("space")
     try:
+        read_space(given, request.get("overrides", ()), allowed)
+        space = write_whole(runs_dir / study_id / SPACE_FILE, anchored_text(given))
         optimize(
             space,
             **request,

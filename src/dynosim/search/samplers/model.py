@@ -98,7 +98,7 @@ def negative_log_posterior(theta: Array, X: Array, y: Array) -> tuple[float, Arr
     return -float(log_likelihood + log_ell + log_s2), -(gradient + np.append(ell_gradient, s2_gradient))
 
 
-def fit(X: Array, y: Array, max_iterations: int = 50) -> Hyperparameters:
+def fit(X: Array, y: Array) -> Hyperparameters:
     """Return the maximum a posteriori hyperparameters, starting from the priors' modes as BoTorch does.
 
     The start never depends on an earlier fit, so the result is a function of the data alone and a resumed study
@@ -116,7 +116,7 @@ def fit(X: Array, y: Array, max_iterations: int = 50) -> Hyperparameters:
         method="L-BFGS-B",
         jac=True,
         bounds=bounds,
-        options={"maxiter": max_iterations},
+        options={"maxiter": 50},
     )
     evidence = -float(result.fun) - len(y) * np.log(_scale(y))
     return Hyperparameters(np.exp(result.x[:d]), float(np.exp(result.x[d])), evidence)

@@ -115,6 +115,10 @@ MISTAKES = [
     # goals
     ("optimize tiny --objective ttft", USAGE, "objective 'ttft': time_to_first_token needs a statistic, such as"),
     ("optimize tiny --objective latency.p99", USAGE, "nearest: request_latency, inter_token_latency"),
+    ("optimize tiny --objective TTFTs.p99", USAGE, "'TTFTs': no such metric: nearest: ttft"),
+    ("optimize tiny --objective goals.py", USAGE, "'goals.py': allowed: METRIC, METRIC.STAT or file.py:function"),
+    ("optimize tiny --objective ''", USAGE, "allowed: METRIC, METRIC.STAT or file.py:function"),
+    ("optimize tiny --objective cost --objective cost", USAGE, "usd_per_million_output_tokens: given twice"),
     ("optimize tiny --objective ttft.p98", USAGE, "did you mean 'p99'"),
     ("optimize tiny --objective cost.p99", USAGE, "usd_per_million_output_tokens is one number without statistics"),
     ("optimize tiny --objective kv_cache_utilization", USAGE, "no better direction: set goal"),

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from dynosim import run
-from dynosim.cli import NOTHING_FEASIBLE, main
+from dynosim.cli import NOTHING_FEASIBLE, OK, main
 from dynosim.errors import ConfigError, InfeasibleError, StudyError
 from dynosim.search.study import Study
 from dynosim.search.trial import Status, Trial
@@ -238,6 +238,22 @@ def test_an_objective_that_exits_or_hangs_fails_those_trials_and_the_search_goes
     assert [trial.outcome.values for trial in study.frontier()] == [study.trials[3].outcome.values]
 
 
+def test_a_study_and_its_trials_introduce_themselves_in_one_line() -> None:
+    study = _optimize(2)
+    assert repr(study) == str(study)
+    assert repr(study).startswith(f"<Study {study.id}: 2 trials, ")
+    assert repr(study.trials[0]).startswith("<Trial 0: 2xTP1, ")
+
+
+def test_pages_of_mlflow_are_named_for_runs_that_were_tracked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DYNOSIM_TRACKING")
+    study = _optimize(2, tracking="off")
+    assert main(["show", study.id]) == OK
+    assert "track ui" not in capsys.readouterr().out
+
+
 def test_a_search_in_which_everything_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "goals.py").write_text(PARTLY)
     options = [argument for override in FAST for argument in ("--set", override)]
@@ -246,6 +262,8 @@ def test_a_search_in_which_everything_fails_says_why(tmp_path: Path, capsys: pyt
     said = " ".join(capsys.readouterr().out.split())
     assert "3 of 3 trials failed, 3 with KeyError: 'no such metric'" in said
     assert "relax" not in said
+    assert said.count("trials failed") == 1
+    assert "frontier none: no trial is feasible" in said
 
 
 def test_results_of_earlier_runs_are_used_unless_switched_off() -> None:

@@ -399,9 +399,9 @@ def _dry_run(space: SearchSpace) -> int:
     from dynosim.space import reasons
 
     print(space.to_yaml(), end="")
-    table = Table(
-        *("parameter", "domain", "values", "when", "baseline"), title=f"{space.name}: {space.size():.3g} points"
-    )
+    table = Table(title=f"{space.name}: {space.size():.3g} points")
+    for head in ("parameter", "domain", "values", "when", "baseline"):
+        table.add_column(head, overflow="fold")
     for row in space.describe():
         table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
     _console(sys.stderr).print(table)
@@ -765,6 +765,7 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
     from dynosim.report import terminal
     from dynosim.run import find_run
     from dynosim.tracking import tracking_uri
+    from dynosim.tracking.outbox import Outbox
     from dynosim.views import frontier_view
 
     run_dir = find_run(study.id, args.runs_dir)
@@ -773,7 +774,8 @@ def _print_study(study: Study, args: argparse.Namespace) -> None:
     elif getattr(args, "frontier", False):
         _console(sys.stdout).print(terminal.frontier_table(study, whole=True))
     else:
-        uri = tracking_uri(getattr(args, "tracking", "auto"), Path(args.runs_dir))
+        tracked = "auto" if Outbox(run_dir).folder.is_dir() else "off"
+        uri = tracking_uri(getattr(args, "tracking", tracked), Path(args.runs_dir))
         _console(sys.stdout).print(terminal.summary(study, run_dir, uri), crop=False)
 
 

@@ -190,7 +190,7 @@ def _mean_value(name: str, value: Value, means: Mapping[str, float]) -> Value:
 def check_metric(metric: str, stat: str | None, path: str) -> MetricInfo:
     """Return the metric's info; ConfigError when the name or the statistic does not exist."""
     if metric not in METRICS:
-        near = get_close_matches(metric, [*METRICS, *ALIASES], n=3, cutoff=0.0)
+        near = get_close_matches(metric.lower(), [*METRICS, *ALIASES], n=3, cutoff=0.0)
         raise ConfigError(f"{metric!r}: no such metric: nearest: {', '.join(near)}", path=path)
     info = METRICS[metric]
     if info.distribution and stat not in STATS:

@@ -72,7 +72,7 @@ def load(reference: str, base: Path | None = None, *, path: str = "") -> Any:
     except (Exception, SystemExit) as error:  # whatever a user's file does when it is run
         raise ConfigError(f"{short(reference)}: {_said(error, source)}", path=path) from error
     if not hasattr(module, name):
-        near = nearest(name, vars(module)).strip()
+        near = nearest(name, (word for word in vars(module) if not word.startswith("_"))).strip()
         raise ConfigError(f"{short(reference)}: {source} has no {name!r}{near and f': {near}'}", path=path)
     return getattr(module, name)
 

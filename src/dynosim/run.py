@@ -203,6 +203,8 @@ def _objective_field(objective: str | Objective) -> dict[str, str]:
         return {"python": refer(objective)}
     if ":" in objective:
         return {"python": objective}
+    if not objective or objective.endswith(".py"):
+        raise ConfigError(f"objective {objective!r}: allowed: METRIC, METRIC.STAT or file.py:function")
     metric, _, stat = objective.partition(".")
     check_metric(canonical(metric), stat or None, f"objective {objective!r}")
     return {"metric": metric, **({"stat": stat} if stat else {})}
@@ -338,6 +340,7 @@ class _Keeper:
 def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, listeners: Sequence[Listener]) -> Study:
     """Run what is left of the run in *run_dir* and write its report, also when interrupted."""
     from dynosim.search.evaluate import evaluate
+    from dynosim.search.store import storage_errors
     from dynosim.search.study import run_study
 
     write_whole(run_dir / CONFIG_FILE, space.to_yaml())
@@ -346,17 +349,18 @@ def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, 
     # The keeper comes first: the tracker uploads the files of its report.
     audience = [keeper, *_trackers(tracking, run_dir), *listeners]
     try:
-        study = run_study(
-            space,
-            storage=_storage(storage, run_dir),
-            study_id=run_dir.name,
-            trials=plan.trials,
-            seed=plan.seed,
-            workers=plan.workers,
-            listeners=audience,
-            evaluate=partial(evaluate, results=results),
-            earlier=_earlier(plan.warm_start, run_dir),
-        )
+        with storage_errors():
+            study = run_study(
+                space,
+                storage=_storage(storage, run_dir),
+                study_id=run_dir.name,
+                trials=plan.trials,
+                seed=plan.seed,
+                workers=plan.workers,
+                listeners=audience,
+                evaluate=partial(evaluate, results=results),
+                earlier=_earlier(plan.warm_start, run_dir),
+            )
     except KeyboardInterrupt:
         if keeper.study is not None:
             for listener in audience:

@@ -150,6 +150,7 @@ def test_the_gpus_of_a_scaled_pool_are_a_ceiling() -> None:
 
 def test_the_baseline_is_beaten_only_by_a_point_that_is_no_worse_anywhere() -> None:
     assert "1 on the frontier match or beat" in _texts(_study(_trial(0, 1.0, 1000.0), _trial(1, 0.9, 900.0)), "pass")
+    assert "it is the whole frontier" in _texts(_study(_trial(0, 1.0, 1000.0)), "warn")
     assert "each one trades something" in _texts(_study(_trial(0, 1.0, 1000.0), _trial(1, 0.9, 1100.0)), "warn")
 
 

@@ -57,7 +57,7 @@ def test_failures_and_refusals_are_counted_and_no_slo_is_blamed() -> None:
     study = make_study(6)
     failed = Outcome(Status.FAILED, reason="Traceback (most recent call last):\nValueError: negative price")
     study = replace(study, trials=[replace(trial, outcome=failed) for trial in study.trials])
-    assert why_infeasible(study) == ["6 of 6 trials failed, 6 with ValueError: negative price"]
+    assert why_infeasible(study) == ["6 of 6 trials failed, 6 with ValueError: negative price (`reason` in trials.csv)"]
     refused = Outcome(Status.INFEASIBLE, reason="no request fits: a replica's KV blocks hold 10 tokens")
     study = replace(study, trials=[replace(trial, outcome=refused) for trial in study.trials])
     assert why_infeasible(study) == [f"6 of 6 trials could not run: 6 such as: {refused.reason}"]

@@ -12,10 +12,11 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
+from dynosim.errors import StudyError
 from dynosim.objectives import resolve
 from dynosim.search.distributions import suggest
 from dynosim.search.samplers import make_sampler
-from dynosim.search.store import TrialStore
+from dynosim.search.store import TrialStore, open_storage, storage_errors
 from dynosim.search.trial import Outcome, Status, Trial
 from search.analytic import evaluate
 from search.problems import serving
@@ -77,3 +78,15 @@ def test_a_trial_of_an_earlier_version_has_no_noise_and_no_mark(tmp_path: Path) 
     (old,) = TrialStore(f"sqlite:///{tmp_path / 'study.db'}", "s", SPACE, OBJECTIVES, {}).trials
     assert old.outcome == replace(ENDINGS[3], deviations={}, evidence="")
     assert old.model_bands() == {}
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/study.db")
+    with storage.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        with (
+            pytest.raises(StudyError, match=r"^storage: database or disk is full: .* the same command goes on$"),
+            storage_errors(),
+        ):
+            connection.exec_driver_sql("CREATE TABLE more AS SELECT zeroblob(1000000)")

@@ -46,3 +46,11 @@ class Scenario(Config):
     @classmethod
     def _requests_are_served(cls, slo: SLO) -> SLO:
         return SERVED | slo
+
+    @field_validator("objectives")
+    @classmethod
+    def _each_objective_once(cls, objectives: tuple[ObjectiveConfig, ...]) -> tuple[ObjectiveConfig, ...]:
+        for place, each in enumerate(objectives):
+            if (each.metric, each.stat, each.python) in [(o.metric, o.stat, o.python) for o in objectives[:place]]:
+                raise ValueError(f"{each.python or '.'.join(filter(None, (each.metric, each.stat)))}: given twice")
+        return objectives

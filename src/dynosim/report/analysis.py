@@ -197,8 +197,10 @@ def tradeoff(study: Study) -> str:
 
 
 def frontier_line(study: Study) -> str:
-    """Return the size of the frontier and what is believed to be missing of the full one."""
-    points, leaders = len(study.frontier()), len(study.leaders())
+    """Return how many points are recommended and what is believed to be missing of the full one."""
+    points, leaders = len(study.recommended()), len(study.leaders())
+    if not points:
+        return "none: no trial is feasible"
     found = f"{points} point{'' if points == 1 else 's'}, {leaders} of them told apart by more than noise"
     if study.gap is None:
         return found
@@ -247,8 +249,9 @@ def _checks(study: Study) -> Iterator[Check | None]:
     )
     yield from _unknown_noise(study)
     yield _evidence(study)
-    failed = sum(trial.outcome.status is Status.FAILED for trial in study.trials)
-    yield _share(study, "failed", failed, "see `reason` in trials.csv", 0.0)
+    if study.feasible:  # otherwise it is among the reasons above
+        failed = sum(trial.outcome.status is Status.FAILED for trial in study.trials)
+        yield _share(study, "failed", failed, "see `reason` in trials.csv", 0.0)
     yield _still_rising(study)
 
 
@@ -258,6 +261,8 @@ def _baseline_improved(study: Study) -> Check | None:
         return None
     if not baseline.outcome.feasible:
         return Check("pass", f"the baseline is not feasible; {len(front)} trials on the frontier are")
+    if [trial.number for trial in front] == [baseline.number]:
+        return Check("warn", "nothing that was tried beats the baseline: it is the whole frontier")
     better = np.all(study.losses(front) <= study.losses([baseline]), axis=1)
     better &= [trial.number != baseline.number for trial in front]
     if better.any():

@@ -39,7 +39,7 @@ def _ended(study: Study) -> Iterator[str]:
     """Yield what trials without an SLO to blame ended with."""
     failed = Counter(trial.outcome.headline for trial in study.trials if trial.outcome.status is Status.FAILED)
     for headline, count in failed.most_common(1):
-        yield f"{failed.total()} of {len(study.trials)} trials failed, {count} with {headline}"
+        yield f"{failed.total()} of {len(study.trials)} trials failed, {count} with {headline} (`reason` in trials.csv)"
     refused = [trial.outcome.reason for trial in study.trials if trial.outcome.status is Status.INFEASIBLE]
     if refused:
         yield f"{len(refused)} of {len(study.trials)} trials could not run: {reasons.summary(refused)}"

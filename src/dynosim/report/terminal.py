@@ -56,7 +56,9 @@ def summary(study: Study, run_dir: Path, tracking_uri: str | None = None) -> Gro
     """Return the whole summary: frontier, picks, trade-off, health, where to look next."""
     parts: list[RenderableType] = []
     if study.frontier():
-        parts += [frontier_table(study), "", picks_table(study), "", Text(tradeoff(study)), ""]
+        parts += [frontier_table(study), "", picks_table(study), ""]
+        if sentence := tradeoff(study):
+            parts += [Text(sentence), ""]
     return Group(*parts, health_lines(study), "", next_steps(study, run_dir, tracking_uri))
 
 
@@ -264,7 +266,8 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
     lines = [f"trials    {effort(study)}", f"frontier  {frontier_line(study)}"]
     if study.priors:
         lines.append(f"models    {priors_line(study)}")
-    lines.append(f"prices    {prices_line(prices(study))}")
+    if study.trials:
+        lines.append(f"prices    {prices_line(prices(study))}")
     lines.append(f"report    {run_dir / 'report.html'}")
     if tracking_uri is not None:
         elsewhere = ["--runs-dir", str(run_dir.parent)] if run_dir.parent != Path("runs") else []

@@ -16,11 +16,13 @@ import math
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -37,6 +39,16 @@ from dynosim.space import SearchSpace
 
 RUNS = "runs"
 """Name of the constraint that a trial violates when it could not be run and there is no SLO to violate."""
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Raise StudyError, in one line, for what a storage raises at work: a full disk, a server that is gone."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise StudyError(f"storage: {reason}: trials that ended are kept, and the same command goes on") from error
 
 
 def open_storage(url: str) -> RDBStorage:

@@ -66,6 +66,10 @@ class Study:
     _grouped: tuple[list[Trial], list[list[Trial]]] | None = field(default=None, init=False, repr=False)
     """The trials that ``groups`` was last asked of, and its answer."""
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.trials)} trials, {len(self.feasible)} feasible, {len(self.leaders())} on the frontier"
+        return f"<Study {self.id}: {counts} that can be told apart>"
+
     @property
     def feasible(self) -> list[Trial]:
         """Trials that completed and met every SLO."""

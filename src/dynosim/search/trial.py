@@ -77,6 +77,10 @@ class Trial:
     scenario: Scenario
     outcome: Outcome
 
+    def __repr__(self) -> str:
+        said = self.outcome.values if self.outcome.values is not None else str(self.outcome.status)
+        return f"<Trial {self.number}: {self.scenario.deployment.label()}, {said}>"
+
     @property
     def saturated(self) -> bool:
         """Whether the backlog of a complete trial grew over the run: its latencies say how long it ran, no more."""

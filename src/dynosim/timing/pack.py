@@ -209,7 +209,8 @@ def find_pack(key: PackKey, size: Size) -> PackTimes:
             return PackTimes(path, size)
         if reason := pack.provenance["without_data"].get(size.label):
             raise NoPackError(f"no kernel times for {what}: {reason}", path="deployment.timing")
-    message = f"no timing pack for {what}: make one with `{key.build_command(size)}`, or use timing type 'roofline'"
+    make = f"make one with `{key.build_command(size)}`, if aiconfigurator-core has its kernel times"
+    message = f"no timing pack for {what}: {make}, or use timing type 'roofline'"
     raise NoPackError(message, path=_culprit(key))
 
 

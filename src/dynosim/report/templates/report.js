@@ -142,7 +142,7 @@ function reset() {
 function filtered() {  // what the ranges kept on the parallel axes choose
   const left = D.trials.filter(meets), names = [...state.brushes.values()].map(brush => brush.label);
   const said = `${left.filter(kept).length} of ${left.length} feasible trials are in the kept range of ${names.join(", ")}; ${view.front.filter(kept).length} of ${view.front.length} on the frontier`;
-  el("folded").textContent = `${view.front.length} points, ${view.leaders.length} of them told apart by more than noise; +: variants of a row`;
+  el("folded").textContent = `${new Set([...view.front, ...view.leaders]).size} points, ${view.leaders.length} of them told apart by more than noise; +: variants of a row`;
   document.querySelectorAll(".brushed").forEach(node => { node.hidden = !names.length; node.firstChild.textContent = said; });
   frontierTable(); scatter(); parallel(); mark();
 }

@@ -177,6 +177,7 @@ def test_captured_requests_are_one_row_each() -> None:
 def test_config_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "init"]) == cli.OK
     Path("mine.yaml").write_text(capsys.readouterr().out)
+    assert "$schema=space.schema.json\n" in Path("mine.yaml").read_text()
     assert cli.main(["config", "validate", "mine.yaml"]) == cli.OK
     assert "mine.yaml: valid space of 12 parameters" in capsys.readouterr().out
 

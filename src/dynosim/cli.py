@@ -529,7 +529,9 @@ def _config_coverage(args: argparse.Namespace) -> int:
 def _config_init(args: argparse.Namespace) -> int:
     from dynosim.space import find_space
 
-    print(find_space(args.space).read_text(encoding="utf-8"), end="")
+    text = find_space(args.space).read_text(encoding="utf-8")
+    # Where ``dynosim config schema > space.schema.json`` puts it: the bundled file's own path is not theirs.
+    print(text.replace("$schema=../schema/", "$schema="), end="")
     return OK
 
 

@@ -98,7 +98,9 @@ class ProgressLine:
         progress = self._meter.measure(study)
         if not self._quiet:
             verb = f"goes on after {progress.done}" if progress.done else "starts"
-            self._console.print(f"{study.id} {verb}, {progress.total} trials in all", highlight=False)
+            fewer = progress.total < study.space.reference.optimizer.trials
+            total = f"{progress.total} trials in all{': the space has no more valid points' if fewer else ''}"
+            self._console.print(f"{study.id} {verb}, {total}", highlight=False)
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """Bring the line up to date, now and then: measuring looks at all trials."""

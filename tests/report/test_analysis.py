@@ -84,7 +84,8 @@ def test_short_paths_keep_the_role() -> None:
 def test_tradeoff_names_the_bargain_and_then_the_flat_part() -> None:
     study = _study(_trial(0, 1.0, 1000.0), _trial(1, 1.1, 300.0), _trial(2, 2.2, 270.0), _trial(3, 3.0, 2000.0))
     assert tradeoff(study) == (
-        "From trial 0 to 1, +10 % cost buys −70 % TTFT p99; beyond trial 1, another +100 % cost buys −10 % TTFT p99."
+        "From 4xTP4 (trial 0) to 1xTP2+4xTP2 (trial 1), +10 % cost buys −70 % TTFT p99; "
+        "beyond trial 1, another +100 % cost buys −10 % TTFT p99."
     )
 
 

@@ -192,7 +192,9 @@ def tradeoff(study: Study) -> str:
         names = " and ".join(study.objectives[i].display for i in pair)
         return f"No trade-off between {names}: trial {stops[0].number} is best in both."
     steps = [_step(study, pair, a, b) for a, b in pairwise(stops)]
-    sentence = f"From trial {stops[0].number} to {stops[1].number}, {steps[0]}"
+    # With its deployment: the table may have folded a stop into another row of the same layout.
+    first, second = (f"{stop.scenario.deployment.label()} (trial {stop.number})" for stop in stops[:2])
+    sentence = f"From {first} to {second}, {steps[0]}"
     return sentence + (f"; beyond trial {stops[1].number}, another {steps[1]}." if len(steps) > 1 else ".")
 
 

@@ -122,7 +122,7 @@ function tradeoff(front) {
   const stops = [...ends].sort((a, b) => a - b).map(i => front[order[i]]);
   if (stops.length === 1) return `No trade-off between ${pair.map(o => o.display).join(" and ")}: trial ${stops[0].number} is best in both.`;
   const step = (a, b) => pair.map(o => `${percent(value(b, o.key), value(a, o.key))} ${o.display}`).join(" buys ");
-  const first = `From trial ${stops[0].number} to ${stops[1].number}, ${step(stops[0], stops[1])}`;
+  const first = `From ${stops.slice(0, 2).map(t => `${t.label} (trial ${t.number})`).join(" to ")}, ${step(stops[0], stops[1])}`;
   return first + (stops[2] ? `; beyond trial ${stops[1].number}, another ${step(stops[1], stops[2])}.` : ".");
 }
 // The nearest trial misses the fewest bounds, and of those that miss as many, by the least.

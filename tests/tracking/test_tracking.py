@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ from dynosim.report import write
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome, Status
 from dynosim.tracking import MLflowTracker, sync, tracking_uri
-from dynosim.tracking.ui import open_ui
+from dynosim.tracking.ui import _serve, open_ui
 from dynosim.tracking.views import CHARTS, VIEW_TAG
 from report.fake_study import make_study, make_trial
 
@@ -358,3 +359,14 @@ def test_sync_says_why_it_cannot(runs_dir: Path) -> None:
         sync(runs_dir / "run", "off")
     with pytest.raises(StudyError, match="did not take the run"):
         sync(runs_dir / "run", NOBODY)
+
+
+def test_mlflow_leaves_no_process_behind_when_told_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = tmp_path / "server"
+    server.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/child\nkill -TERM $PPID\nwait\n")
+    server.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(server))
+    assert _serve("sqlite:///unused", "127.0.0.1", 5001) == 0
+    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    gone = (not child.exists() or child.read_text().split()[2] == "Z" for _ in range(100) if not time.sleep(0.05))
+    assert any(gone)

@@ -49,6 +49,8 @@ BIN = Path(sys.executable).parent
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
 PROMPTS = {"console": r"^\$ ", "sh": "^"}
 TRIALS = 4
+STOP_S = 20.0
+"""How long a command may take to end what it has started."""
 SERVERS = {"dynosim serve": 8080, "dynosim track ui": 5000}
 """Commands that go on until they are stopped, and where they listen."""
 
@@ -202,6 +204,10 @@ class Session:
             try:
                 yield process, output.name
             finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)  # MLflow's server has a session of its own
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_S)
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

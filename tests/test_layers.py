@@ -15,7 +15,7 @@ from numba.core.caching import IndexDataCacheFile
 SRC = Path(__file__).parents[1] / "src" / "dynosim"
 LAYERS = [
     ["errors", "rng", "files"],
-    ["plugins"],
+    ["plugins", "addresses"],
     ["config"],
     ["workload", "hardware"],
     ["timing"],

@@ -190,10 +190,14 @@ def test_a_mistake_is_one_line(line: str, code: int, words: str, capsys: pytest.
     assert [one for one in said if " -> " not in one] == []  # what an alias resolved to may come before
 
 
-def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", ["serve", "track ui"])
+def test_a_taken_port_is_one_line(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DYNOSIM_TRACKING")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert cli.main(["serve", "--port", str(port)]) == USAGE
+        assert cli.main([*verb.split(), "--port", str(port)]) == USAGE
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"dynosim: --host 127.0.0.1 --port {port}: Address already in use\n"

@@ -9,7 +9,7 @@ from dynosim.report.analysis import health
 from dynosim.report.infeasible import why_infeasible
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome, Status
-from dynosim.space import reasons
+from dynosim.space import SearchSpace, reasons
 from dynosim.views import frontier_view
 from report.fake_study import make_study
 
@@ -44,6 +44,14 @@ def test_the_best_value_and_the_smallest_relaxation_are_true(bounds: dict[str, f
     assert _bounded(study, {"time_to_first_token": wider}).feasible
     narrower = {stat: wide if wide == bounds[stat] else 0.97 * wide for stat, wide in wider.items()}
     assert not _bounded(study, {"time_to_first_token": narrower}).feasible
+
+
+def test_a_budget_that_leaves_hardly_anything_is_named_before_the_slo() -> None:
+    study = _bounded(make_study(20), {"time_to_first_token": {"p99": 1.0}})
+    assert not any("random points" in said for said in why_infeasible(study))
+    narrow = replace(study, space=SearchSpace.load("llama70b", ["budget.max_gpus=1"]))
+    assert "random points of the space cannot be deployed: " in why_infeasible(narrow)[0]
+    assert "needs 2 GPUs, budget.max_gpus is 1" in why_infeasible(narrow)[0]
 
 
 def test_a_bound_in_seconds_is_suspected() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dynosim.metrics import METRICS, Bound, bounds_of
 from dynosim.report.numbers import number
+from dynosim.rng import stream
 from dynosim.search.trial import Status
 from dynosim.space import reasons
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
 
+NARROW = 0.9
+"""A space of which more cannot be deployed leaves the search little to choose from, and that is said."""
 SECONDS = 100.0
 """A latency this many times over its bound is more often a bound in seconds than a slow deployment."""
 
@@ -46,10 +49,16 @@ def _ended(study: Study) -> Iterator[str]:
 
 
 def _rejected(study: Study) -> Iterator[str]:
+    """Yield what cannot be deployed: of the proposals, or of the space, as our samplers propose no such points."""
     proposals = len(study.rejected) + len(study.trials)
+    drawn = reasons.sampled(study.space, stream(0, "why infeasible"))
+    impossible = [reason for reason in drawn if reason is not None]
     if len(study.rejected) > len(study.trials):
         counts = f"{len(study.rejected):,} of {proposals:,} proposals"
         yield f"{counts} cannot be deployed: {reasons.summary(study.rejected)}"
+    elif len(impossible) >= NARROW * len(drawn):
+        counts = f"{len(impossible):,} of {len(drawn):,} random points of the space"
+        yield f"{counts} cannot be deployed: {reasons.summary(impossible)}"
 
 
 def _reached(study: Study) -> Iterator[str]:

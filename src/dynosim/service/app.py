@@ -6,7 +6,6 @@ One server owns one directory of runs. It is meant for one team on one machine: 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -21,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from dynosim import __version__
+from dynosim.addresses import check_address
 from dynosim.errors import ConfigError, DynosimError, StudyError
 from dynosim.search.store import open_storage
 from dynosim.service import api, pages
@@ -93,20 +93,12 @@ def make_server(
     api_key = os.environ.get("DYNOSIM_API_KEY") or None
     if api_key is None and host not in LOOPBACK:
         raise ConfigError(f"--host {host}: allowed without DYNOSIM_API_KEY in the environment: {', '.join(LOOPBACK)}")
-    _check_address(host, port)
+    check_address(host, port)
     if storage is not None:
         open_storage(storage)
     app = create_app(runs_dir, storage, api_key=api_key, traces=traces, allow=allow)
     # An open event stream must not hold up the end of the server.
     return uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2))
-
-
-def _check_address(host: str, port: int) -> None:
-    """Raise ConfigError where nothing can listen: uvicorn would log that, and exit with a code of its own."""
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        raise ConfigError(f"--host {host} --port {port}: {os.strerror(error.errno or 0)}") from error
 
 
 async def _authorize(request: Request) -> None:

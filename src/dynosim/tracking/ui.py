@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from dynosim.addresses import check_address
 from dynosim.errors import StudyError
 from dynosim.tracking.delivery import delivery_errors
 from dynosim.tracking.store import QUIET, connect
@@ -32,15 +33,18 @@ def latest_study(client: MlflowClient) -> tuple[str, str, str] | None:
 def open_ui(uri: str | None, host: str, port: int) -> int:
     """Say where the last study is to be seen at *uri*; serve the pages until Ctrl-C where *uri* is a file.
 
-    Returns the server's exit code. Raises StudyError when tracking is off (*uri* is None) or *uri* cannot be read.
+    Returns the server's exit code. Raises StudyError when tracking is off (*uri* is None) or *uri* cannot be read, and
+    ConfigError where nothing can listen at *host* and *port*.
     """
     if uri is None:
         raise StudyError("tracking is switched off")
+    local = uri.startswith("sqlite:")
+    if local:
+        check_address(host, port)
     try:
         study = latest_study(connect(uri))
     except delivery_errors() as error:
         raise StudyError(f"MLflow at {uri}: {error}") from error
-    local = uri.startswith("sqlite:")
     address = f"http://{host}:{port}" if local else uri.rstrip("/")
     if local:
         print(f"MLflow on {address}, Ctrl-C ends it", file=sys.stderr)

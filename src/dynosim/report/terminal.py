@@ -273,9 +273,8 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
         elsewhere = ["--runs-dir", str(run_dir.parent)] if run_dir.parent != Path("runs") else []
         serve = shlex.join([command("dynosim"), "track", "ui", *elsewhere])
         lines.append(f"MLflow    {serve if tracking_uri.startswith('sqlite:') else tracking_uri}")
-    balanced = study.picks().get("balanced")
-    if balanced is not None:
-        config = str(run_dir / "recommendations" / f"{recommendation_numbers(study)[balanced.number]:04d}.yaml")
+    for pick in list(study.picks().values())[-1:]:
+        config = str(run_dir / "recommendations" / f"{recommendation_numbers(study)[pick.number]:04d}.yaml")
         lines.append(f"next      {shlex.join([command('dynosim'), 'predict', config])}")
     return Text("\n".join(lines), no_wrap=True, overflow="ignore")
 

@@ -162,7 +162,7 @@ function show(fresh) {
   el("main").hidden = false;
   if (first) { readColors(); controls(); }
   for (const gpu in D.prices) state.price[gpu] ??= D.prices[gpu];
-  state.selected ??= look().picks.balanced?.number ?? D.baseline ?? D.trials[0].number;
+  state.selected ??= Object.values(look().picks).at(-1)?.number ?? D.baseline ?? D.trials[0].number;
   head(); draw(); hypervolume();
   if (first) el("scatter").on("plotly_click", event => { const number = event.points[0].customdata; if (number !== undefined) pin(number); });
 }

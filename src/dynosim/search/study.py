@@ -129,7 +129,7 @@ class Study:
 
     @property
     def best_at(self) -> dict[str, list[int]]:
-        """What picks are best at -> the places of its objectives; ``balanced`` in all, where they are of several kinds."""
+        """What picks are best at -> the places of its objectives; ``balanced`` in all, where their kinds differ."""
         names = [objective.pick for objective in self.objectives]
         kinds = {name: [i for i, other in enumerate(names) if other == name] for name in names}
         return kinds if len(kinds) == 1 else kinds | {"balanced": list(range(len(names)))}

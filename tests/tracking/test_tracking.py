@@ -25,7 +25,7 @@ from dynosim.report import write
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome, Status
 from dynosim.tracking import MLflowTracker, sync, tracking_uri
-from dynosim.tracking.ui import _serve, open_ui
+from dynosim.tracking.ui import open_ui
 from dynosim.tracking.views import CHARTS, VIEW_TAG
 from report.fake_study import make_study, make_trial
 
@@ -361,12 +361,14 @@ def test_sync_says_why_it_cannot(runs_dir: Path) -> None:
         sync(runs_dir / "run", NOBODY)
 
 
-def test_mlflow_leaves_no_process_behind_when_told_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_leaves_no_process_behind_when_told_to_end(tmp_path: Path) -> None:
     server = tmp_path / "server"
-    server.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/child\nkill -TERM $PPID\nwait\n")
+    server.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/child\nsleep 1\nkill -TERM $PPID\nwait\n")
     server.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(server))
-    assert _serve("sqlite:///unused", "127.0.0.1", 5001) == 0
+    # In a process of its own: the signal is for the one that serves.
+    code = f"import sys; from dynosim.tracking.ui import _serve; sys.executable = {str(server)!r}; "
+    code += "sys.exit(_serve('sqlite:///unused', '127.0.0.1', 5001))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
     child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
     gone = (not child.exists() or child.read_text().split()[2] == "Z" for _ in range(100) if not time.sleep(0.05))
     assert any(gone)

@@ -56,15 +56,17 @@ def open_ui(uri: str | None, host: str, port: int) -> int:
 def _serve(uri: str, host: str, port: int) -> int:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     options = ["--host", host, "--port", str(port), "--workers", "1"]
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     # In a session of its own, so that its own processes end with this one, whichever signal asks for that.
     server = subprocess.Popen([*command, *options], env={**QUIET, **os.environ}, start_new_session=True)
     try:
-        return server.wait()
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return server.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
     except KeyboardInterrupt:  # how people end it
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
         server.wait()

@@ -1,7 +1,7 @@
 """Continuous batching: a row plans its next pass and commits it; pure decode passes are jumped over exactly. Compiled.
 
-``plan`` lets the scheduler choose the next forward pass (``schedulers``) and knows when it ends; ``commit`` makes its
-effects visible. While a batch only decodes, nothing is decided between passes: plan then covers k passes at once, up to
+``plan`` lets the scheduler choose the next forward pass (``vllm``, ``sglang``) and knows when it ends; ``commit`` makes
+its effects visible. While a batch only decodes, nothing is decided between passes: plan then covers k passes at once, up to
 the first finish, arrival or block shortage. Their total time is closed form because a pass is piecewise linear in the
 batch's total context (``timing.base``). Ranks step through their passes one by one, as the slowest may change;
 pipelines and speculative decoding plan every pass.
@@ -14,11 +14,11 @@ import math
 import numpy as np
 from numba import types
 
-from dynosim.simulation import kv_cache, queues, tiers
+from dynosim.simulation import kv_cache, queues, sglang, tiers, vllm
+from dynosim.simulation.admission import blocks_of, cache_of, emit, grow
 from dynosim.simulation.compiled import inner, unit
 from dynosim.simulation.gaps import record_gaps
 from dynosim.simulation.passes import pass_time_together, run_decodes, stall, through_stages
-from dynosim.simulation.schedulers import blocks_of, cache_of, emit, grow, schedule
 from dynosim.simulation.state import (
     BATCH_SLOTS,
     DECODE_BUSY,
@@ -28,6 +28,7 @@ from dynosim.simulation.state import (
     NONE,
     PREFILL_BUSY,
     PREFILL_DONE,
+    SGLANG,
 )
 
 # ---------------------------------------------------------------------------------------------------------------- plan
@@ -163,7 +164,7 @@ def _choose(e, r, now, seen):
     rep.now = now
     e.limits[0].clock = now
     queues.look(e, rep.queue, now, seen)
-    preempted, short = schedule(e, r)
+    preempted, short = sglang.schedule(e, r) if e.limits[0].scheduler == SGLANG else vllm.schedule(e, r)
     left = _count_batch(e, r)
     _wait_reason(e, r, short)
     if rep.n_decode == 0 or rep.prefill_tokens > 0:

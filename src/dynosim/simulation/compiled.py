@@ -23,8 +23,8 @@ from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
 SOURCES = (
-    "batching.py", "compiled.py", "engine.py", "gaps.py", "kv_cache.py", "links.py", "passes.py", "queues.py",
-    "schedulers.py", "state.py", "tiers.py",
+    "admission.py", "batching.py", "compiled.py", "engine.py", "gaps.py", "kv_cache.py", "links.py", "passes.py",
+    "queues.py", "sglang.py", "state.py", "tiers.py", "vllm.py",
 )  # fmt: skip
 """Modules whose functions are compiled into each other."""
 DIGEST = hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from dynosim.simulation import kv_cache, links, queues, tiers
+from dynosim.simulation.admission import set_aside
 from dynosim.simulation.batching import (
     commit,
     growth_evicts,
@@ -22,7 +23,6 @@ from dynosim.simulation.batching import (
 )
 from dynosim.simulation.compiled import entry, inner
 from dynosim.simulation.passes import run_decodes
-from dynosim.simulation.schedulers import set_aside
 from dynosim.simulation.state import (
     BY_DECODE,
     BY_TRANSFER,

@@ -1,0 +1,155 @@
+"""What goes into the next pass under vLLM V1, and under TensorRT-LLM, which shares its token budget. Compiled.
+
+As in vLLM V1 there is no prefill phase and no decode phase: a request knows ``input + generated`` tokens and has
+computed ``ctx`` of them; a pass moves ``ctx`` forward, and when it has caught up a token comes out.
+
+Sources: vLLM 0.32 ``v1/core/sched/scheduler.py``; TensorRT-LLM ``capacityScheduler`` (GUARANTEED_NO_EVICT).
+"""
+
+from __future__ import annotations
+
+import math
+
+from dynosim.simulation import admission, kv_cache, queues
+from dynosim.simulation.compiled import inner
+from dynosim.simulation.state import BATCH_SLOTS, KV_BLOCKS, LOCAL, NONE, REMOTE, TOKEN_BUDGET
+
+
+@inner
+def _admit(e, r, j, budget):
+    """Admit job *j* with its first chunk if blocks and budget allow; returns (its tokens or 0, what is short)."""
+    lim, job, rep = e.limits[0], e.jobs[j], e.rows[r]
+    total = job.input + job.generated
+    hit, matched, pinned = kv_cache.match(e, rep.cache, j, total)
+    coming = admission.load(e, r, j, hit, matched, pinned)
+    if coming != NONE:
+        return coming, KV_BLOCKS
+    chunk = total - hit
+    if chunk > budget:
+        if not lim.chunked and chunk <= lim.max_num_batched_tokens:
+            return 0, TOKEN_BUDGET
+        chunk = budget
+    wanted = admission.blocks_of(e, admission.wanted(e, j, hit + chunk)) - hit // lim.block_size
+    if wanted > admission.cache_of(e, r).free_blocks - pinned - admission.promised(e, r):
+        return 0, KV_BLOCKS
+    admission.hold(e, r, j, matched, hit, hit + chunk)
+    admission.start(e, r, j, hit, chunk)
+    return chunk, 0
+
+
+# --------------------------------------------------------------------------------------------------- vLLM, TensorRT-LLM
+
+
+@inner
+def _victim(e, r):
+    """Return (row, index) of the running job that is preempted first: of the largest key, the latest admitted.
+
+    The lanes of a pipeline are one batch here, as in vLLM: if each preempted its own, they could do so in turns for
+    ever. Who was admitted first is safe from all others, so that somebody always gets on.
+    """
+    q, lim = e.rows[r].queue, e.limits[0]
+    row, v = r, e.rows[r].n_running - 1
+    if not lim.ordered and lim.lanes == 1:
+        return row, v
+    for lane in range(q, q + lim.lanes):
+        for i in range(e.rows[lane].n_running):
+            job, worst = e.jobs[e.running[lane, i]], e.jobs[e.running[row, v]]
+            if job.key > worst.key or (job.key == worst.key and job.order > worst.order):
+                row, v = lane, i
+    return row, v
+
+
+@inner
+def _leave_pass(e, row, v):
+    """A job that is preempted while its pass is on its way does not get its token."""
+    j = e.running[row, v]
+    job = e.jobs[j]
+    alone = job.generated == 0 or not math.isnan(job.gap_from)
+    if job.chunk > 0 and not job.prefilling and not alone and j >= e.limits[0].warmup:
+        e.rows[row].n_measured -= 1
+
+
+@inner
+def _schedule_running(e, r):
+    """Give every running job its tokens and blocks, in order; returns (tokens left in the budget, preempted)."""
+    rep, lim, preempted, i = e.rows[r], e.limits[0], False, 0
+    budget = lim.max_num_batched_tokens
+    while i < rep.n_running:
+        j = e.running[r, i]
+        job = e.jobs[j]
+        wanted = job.input + job.generated - job.ctx if job.prefilling else admission.decode_tokens(e, j)
+        job.chunk = min(wanted, budget)
+        if admission.blocks_of(e, job.ctx + job.chunk) - job.blocks > admission.cache_of(e, r).free_blocks:
+            row, v = _victim(e, r)
+            if row != r:
+                _leave_pass(e, row, v)
+            elif v < i:
+                budget += e.jobs[e.running[r, v]].chunk
+                i -= 1
+            queues.push_preempted(e, rep.queue, admission.preempt(e, row, v))
+            preempted = True
+            continue
+        admission.grow(e, r, j, job.ctx + job.chunk)
+        if job.prefilling:
+            kv_cache.register(e, rep.cache, j, job.ctx + job.chunk)
+        budget -= job.chunk
+        i += 1
+    return budget, preempted
+
+
+@inner
+def _schedule_waiting(e, r, budget):
+    """Move the head of the queue into the batch, again and again; returns what is short, or NONE."""
+    rep = e.rows[r]
+    q = rep.queue
+    while e.rows[q].wait_head != NONE:
+        if rep.n_running >= e.limits[0].max_num_seqs:
+            return BATCH_SLOTS
+        before, j = queues.candidate(e, q)
+        kv, chunk = e.jobs[j].kv, 0
+        if kv == REMOTE:
+            if not admission.reserve(e, r, j):
+                return KV_BLOCKS
+        elif budget <= 0:
+            return TOKEN_BUDGET
+        elif kv == LOCAL:
+            chunk, short = _admit(e, r, j, budget)
+            if chunk == 0:
+                return short
+        else:
+            chunk = admission.go_on(e, r, j, budget)
+        queues.leave(e, q, before, j)
+        budget -= admission.enter(e, r, j, chunk)
+    return NONE
+
+
+@inner
+def schedule(e, r):
+    """Choose the tokens of row *r*'s next pass; returns (preempted, what the head of the queue is short of)."""
+    budget, preempted = _schedule_running(e, r)
+    if preempted and e.rows[r].n_running > 0:
+        return True, KV_BLOCKS
+    if e.limits[0].batch_wait_iters > 0 and _waits_for_company(e, r):
+        return preempted, TOKEN_BUDGET
+    return preempted, _schedule_waiting(e, r, budget)
+
+
+@inner
+def _waits_for_company(e, r):
+    """Whether prompts stay in the queue while others decode, until there are tokens for a full pass or they have waited
+    long enough (TensorRT-LLM's ``PyExecutor._waiting_requests``)."""
+    rep, lim = e.rows[r], e.limits[0]
+    queue, tokens, decodes = e.rows[rep.queue], 0, 0
+    for i in range(rep.n_running):
+        decodes += not e.jobs[e.running[r, i]].prefilling
+        tokens += e.jobs[e.running[r, i]].chunk
+    j = queue.wait_head
+    while j != NONE:
+        tokens += e.jobs[j].input + e.jobs[j].generated
+        j = e.jobs[j].next
+    full = rep.n_running >= lim.max_num_seqs
+    if queue.wait_head == NONE or decodes == 0 or full or tokens >= lim.batch_wait_tokens:
+        rep.batch_waits = 0
+        return False
+    rep.batch_waits = 0 if rep.batch_waits >= lim.batch_wait_iters else rep.batch_waits + 1
+    return rep.batch_waits > 0

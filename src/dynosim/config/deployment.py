@@ -50,6 +50,15 @@ ENGINE_ONLY = {
 """Engine settings that only one engine has."""
 
 
+POOL_ONLY = {
+    "long_prefill_token_threshold": "vllm",
+    "long_prefill_token_threshold_adaptive": "vllm",
+    "max_num_active_seqs": "vllm",
+    "watermark": "vllm",
+}
+"""Settings of a pool that only one engine has."""
+
+
 class EngineConfig(Config):
     """The serving engine whose kernels and scheduler are modelled."""
 
@@ -280,6 +289,14 @@ class PoolConfig(Config):
     scheduler_reserve_full_isl: bool = True
     """vLLM and MAX_UTILIZATION: admit a request only when its whole prompt fits in the free blocks, not just the next
     chunk. vLLM's default (``SchedulerConfig``)."""
+    long_prefill_token_threshold: NonNegativeInt = 0
+    """vLLM: prompt tokens of one request in one pass at most, while there is another request; 0 is no limit."""
+    long_prefill_token_threshold_adaptive: bool = False
+    """vLLM: never below ``max_num_batched_tokens`` over the requests that run or wait."""
+    max_num_active_seqs: PositiveInt | None = None
+    """vLLM: requests that run at once where fewer than ``max_num_seqs``, for which memory and graphs are sized."""
+    watermark: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """vLLM: share of the KV blocks that stay free when a request is admitted beside others: fewer preemptions."""
     kv_offload: OffloadConfig = OffloadConfig()
     autoscaler: AutoscalerConfig | None = None
 
@@ -290,6 +307,16 @@ class PoolConfig(Config):
                 f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least"
                 f" max_num_seqs ({self.max_num_seqs})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _active_are_seated(self) -> PoolConfig:
+        if self.max_num_active_seqs is not None and self.max_num_active_seqs > self.max_num_seqs:
+            raise ValueError(
+                f"max_num_active_seqs ({self.max_num_active_seqs}) must be at most max_num_seqs ({self.max_num_seqs})"
+            )
+        if self.long_prefill_token_threshold_adaptive and not self.long_prefill_token_threshold:
+            raise ValueError("long_prefill_token_threshold_adaptive has no effect without long_prefill_token_threshold")
         return self
 
     @model_validator(mode="after")
@@ -451,6 +478,15 @@ class DeploymentConfig(Config):
         for name, section in sections.items():
             if section is not None:
                 raise ValueError(f"section {name!r} has no effect under mode {self.mode}: remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_of_this_engine(self) -> DeploymentConfig:
+        for pool in self.pools().values():
+            for name, engine in POOL_ONLY.items():
+                if engine != self.engine.name and getattr(pool, name) != PoolConfig.model_fields[name].default:
+                    message = f"{name} has no effect under engine {self.engine.name}: it is a setting of {engine}"
+                    raise ValueError(message)
         return self
 
     @model_validator(mode="after")

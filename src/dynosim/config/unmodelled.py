@@ -30,7 +30,6 @@ UNMODELLED = {
     "cpu_offload_gb": "weights in host memory",
     "max_num_partial_prefills": "concurrent partial prefills",
     "max_long_partial_prefills": "concurrent partial prefills",
-    "long_prefill_token_threshold": "a cap on the chunk of one long prompt",
     "limit_mm_per_prompt": "images, audio and video",
     "mm_processor_cache_gb": "images, audio and video",
     "disable_sliding_window": "sliding-window layers: every layer keeps every token",

@@ -32,6 +32,10 @@ RUNTIME_BYTES = {"vllm": 3.5 * 2**30, "sglang": 4.2 * 2**30, "trtllm": 3.5 * 2**
 NCCL_BYTES = {1: 0, 2: 342 * 2**20, 4: 392 * 2**20, 8: 392 * 2**20}
 
 
+NULL_BLOCKS = {"vllm": 1}
+"""Blocks that an engine never gives out (vLLM ``v1/core/block_pool.py``, ``null_block``)."""
+
+
 @dataclass(frozen=True)
 class KVCapacity:
     """The KV cache of one scheduler rank and what stands beside it in the memory of its fullest GPUs."""
@@ -135,6 +139,7 @@ def _stage_capacity(deployment: DeploymentConfig, pool: PoolConfig, stage: Model
     per_token = kv_bytes_per_token(stage, tp, kv_dtype(deployment))
     # A stage of sliding-window layers only keeps next to nothing per token.
     blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * block_size, 1))
+    blocks -= NULL_BLOCKS.get(engine, 0)
     return KVCapacity(
         blocks, block_size, per_token * tp, gpu.memory_bytes, weights, activations, runtime, int(budget)
     )  # fmt: skip

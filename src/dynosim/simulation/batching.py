@@ -1,9 +1,9 @@
 """Continuous batching: a row plans its next pass and commits it; pure decode passes are jumped over exactly. Compiled.
 
 ``plan`` lets the scheduler choose the next forward pass (``vllm``, ``sglang``) and knows when it ends; ``commit`` makes
-its effects visible. While a batch only decodes, nothing is decided between passes: plan then covers k passes at once, up to
-the first finish, arrival or block shortage. Their total time is closed form because a pass is piecewise linear in the
-batch's total context (``timing.base``). Ranks step through their passes one by one, as the slowest may change;
+its effects visible. While a batch only decodes, nothing is decided between passes: plan then covers k passes at once,
+up to the first finish, arrival or block shortage. Their total time is closed form because a pass is piecewise linear in
+the batch's total context (``timing.base``). Ranks step through their passes one by one, as the slowest may change;
 pipelines and speculative decoding plan every pass.
 """
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dynosim import rng
 from dynosim.config import DeploymentConfig, PoolConfig, TierConfig
-from dynosim.hardware.memory import KVCapacity, kv_capacity
+from dynosim.hardware.memory import NULL_BLOCKS, KVCapacity, kv_capacity
 from dynosim.policies import registry
 from dynosim.policies.base import QueueView, SchedulingPolicy
 from dynosim.simulation import gaps, state
@@ -204,7 +204,10 @@ def _limits(
     limits = np.zeros(1, state.LIMITS)
     row, engine = limits[0], deployment.engine
     row["ranks"], row["lanes"] = config.data_parallel_size, config.pipeline_parallel_size
-    row["max_num_seqs"] = config.max_num_seqs // config.pipeline_parallel_size
+    row["max_num_seqs"] = (config.max_num_active_seqs or config.max_num_seqs) // config.pipeline_parallel_size
+    row["long_prefill_tokens"] = config.long_prefill_token_threshold
+    row["long_prefill_adaptive"] = config.long_prefill_token_threshold_adaptive
+    row["watermark_blocks"] = int(config.watermark * (capacity.blocks + NULL_BLOCKS.get(engine.name, 0)))
     row["max_num_batched_tokens"] = config.max_num_batched_tokens
     row["chunked"], row["reserve_full"] = config.enable_chunked_prefill, config.scheduler_reserve_full_isl
     row["caching"] = config.enable_prefix_caching and workload.hash_block_tokens > 0

@@ -146,8 +146,11 @@ LIMITS = np.dtype(
         ("scheduler", "i8"),
         ("ranks", "i8"),
         ("lanes", "i8"),
-        ("max_num_seqs", "i8"),  # of one row
+        ("max_num_seqs", "i8"),  # of one row: that may run
         ("max_num_batched_tokens", "i8"),
+        ("long_prefill_tokens", "i8"),  # of one request in a pass while there is another; 0: no limit,
+        ("long_prefill_adaptive", "i8"),  # or a fair share of the budget if that is more
+        ("watermark_blocks", "i8"),  # stay free when a request is admitted beside others
         ("max_prefill_tokens", "i8"),
         ("mixed_chunk", "i8"),
         ("init_ratio", "f8"),

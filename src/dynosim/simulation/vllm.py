@@ -10,13 +10,27 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from dynosim.simulation import admission, kv_cache, queues
 from dynosim.simulation.compiled import inner
 from dynosim.simulation.state import BATCH_SLOTS, KV_BLOCKS, LOCAL, NONE, REMOTE, TOKEN_BUDGET
 
 
 @inner
-def _admit(e, r, j, budget):
+def _longest_chunk(e, r):
+    """Most prompt tokens of one request in row *r*'s next pass: all of it for one that is alone."""
+    lim, requests = e.limits[0], e.rows[e.rows[r].queue].n_waiting
+    for lane in range(e.rows[r].queue, e.rows[r].queue + lim.lanes):
+        requests += e.rows[lane].n_running
+    if lim.long_prefill_tokens == 0 or requests <= 1:
+        return np.int64(1 << 60)
+    fair = lim.max_num_batched_tokens // requests if lim.long_prefill_adaptive else np.int64(0)
+    return max(lim.long_prefill_tokens, fair)
+
+
+@inner
+def _admit(e, r, j, budget, longest):
     """Admit job *j* with its first chunk if blocks and budget allow; returns (its tokens or 0, what is short)."""
     lim, job, rep = e.limits[0], e.jobs[j], e.rows[r]
     total = job.input + job.generated
@@ -24,12 +38,13 @@ def _admit(e, r, j, budget):
     coming = admission.load(e, r, j, hit, matched, pinned)
     if coming != NONE:
         return coming, KV_BLOCKS
-    chunk = total - hit
+    chunk = min(total - hit, longest)
     if chunk > budget:
         if not lim.chunked and chunk <= lim.max_num_batched_tokens:
             return 0, TOKEN_BUDGET
         chunk = budget
     wanted = admission.blocks_of(e, admission.wanted(e, j, hit + chunk)) - hit // lim.block_size
+    wanted += lim.watermark_blocks if rep.n_running > 0 else 0
     if wanted > admission.cache_of(e, r).free_blocks - pinned - admission.promised(e, r):
         return 0, KV_BLOCKS
     admission.hold(e, r, j, matched, hit, hit + chunk)
@@ -70,14 +85,14 @@ def _leave_pass(e, row, v):
 
 
 @inner
-def _schedule_running(e, r):
+def _schedule_running(e, r, longest):
     """Give every running job its tokens and blocks, in order; returns (tokens left in the budget, preempted)."""
     rep, lim, preempted, i = e.rows[r], e.limits[0], False, 0
     budget = lim.max_num_batched_tokens
     while i < rep.n_running:
         j = e.running[r, i]
         job = e.jobs[j]
-        wanted = job.input + job.generated - job.ctx if job.prefilling else admission.decode_tokens(e, j)
+        wanted = min(job.input + job.generated - job.ctx, longest) if job.prefilling else admission.decode_tokens(e, j)
         job.chunk = min(wanted, budget)
         if admission.blocks_of(e, job.ctx + job.chunk) - job.blocks > admission.cache_of(e, r).free_blocks:
             row, v = _victim(e, r)
@@ -98,7 +113,7 @@ def _schedule_running(e, r):
 
 
 @inner
-def _schedule_waiting(e, r, budget):
+def _schedule_waiting(e, r, budget, longest):
     """Move the head of the queue into the batch, again and again; returns what is short, or NONE."""
     rep = e.rows[r]
     q = rep.queue
@@ -113,7 +128,7 @@ def _schedule_waiting(e, r, budget):
         elif budget <= 0:
             return TOKEN_BUDGET
         elif kv == LOCAL:
-            chunk, short = _admit(e, r, j, budget)
+            chunk, short = _admit(e, r, j, budget, longest)
             if chunk == 0:
                 return short
         else:
@@ -126,12 +141,13 @@ def _schedule_waiting(e, r, budget):
 @inner
 def schedule(e, r):
     """Choose the tokens of row *r*'s next pass; returns (preempted, what the head of the queue is short of)."""
-    budget, preempted = _schedule_running(e, r)
+    longest = _longest_chunk(e, r)
+    budget, preempted = _schedule_running(e, r, longest)
     if preempted and e.rows[r].n_running > 0:
         return True, KV_BLOCKS
     if e.limits[0].batch_wait_iters > 0 and _waits_for_company(e, r):
         return preempted, TOKEN_BUDGET
-    return preempted, _schedule_waiting(e, r, budget)
+    return preempted, _schedule_waiting(e, r, budget, longest)
 
 
 @inner

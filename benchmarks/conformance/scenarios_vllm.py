@@ -266,7 +266,7 @@ def mixed(seed: int) -> Scenario:
         "enable_prefix_caching": of(True, True, True, False),
         **of({}, {}, {"long_prefill_token_threshold": 64}, LONG_ADAPTIVE),
         "watermark": of(0.0, 0.0, 0.1),
-        "max_num_active_seqs": of(None, None, max(seats // 2, 1)),
+        **of({}, {}, {"max_num_active_seqs": max(seats // 2, 1)}),
     }
     workload = of(
         plain(50, rate, inputs, outputs, priorities=priorities, batch=of(1, 5)),
@@ -274,7 +274,9 @@ def mixed(seed: int) -> Scenario:
         turns(14, 4, 5.0, (5, 80), (2, 60), block=of(16, 40), linked=of(True, False)),
     )
     about = "everything at once, drawn with seed " + str(seed)
-    return Scenario(about, workload, {key: value for key, value in pool.items() if value is not None}, of(FIXED, POLYNOMIAL))
+    return Scenario(
+        about, workload, {key: value for key, value in pool.items() if value is not None}, of(FIXED, POLYNOMIAL)
+    )
 
 
 LONG_ADAPTIVE = {"long_prefill_token_threshold": 64, "long_prefill_token_threshold_adaptive": True}
@@ -479,8 +481,8 @@ SCENARIOS: dict[str, Scenario] = {
         {"block_size": 64, "num_gpu_blocks_override": 21},
     ),
     "blocks_of_32": Scenario(
-        "KV blocks of 32 tokens, system prompts, and preemptions", shared(50, 30.0, 3, 4, (5, 200), (20, 120), block=32),
-        {"block_size": 32, "num_gpu_blocks_override": 41},
+        "KV blocks of 32 tokens, system prompts, and preemptions",
+        shared(50, 30.0, 3, 4, (5, 200), (20, 120), block=32), {"block_size": 32, "num_gpu_blocks_override": 41},
     ),
     "mooncake_conversation": Scenario(
         "a slice of Mooncake's conversations (Apache-2.0)", mooncake(CONVERSATION, 300, 60, 2.0, 16_000),

@@ -2,7 +2,7 @@
 
     python benchmarks/left_out.py [SET]
 
-A configuration is a model on a GPU with an engine, of one source. The constants of ``timing.engines`` are fitted again
+A configuration is a model on a GPU with an engine, of one source. The constants of ``dynosim.engines`` are fitted again
 to all others, and its rows are predicted with those. Fits are robust least squares on ln(predicted / measured) of TPOT,
 unsaturated TTFT and throughput, which are taken as linear in the constants: one more replay of all rows per constant.
 Engines with the same value share it, as in the table; values that add nothing are not fitted. Takes five minutes of two
@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from dynosim.engines import ENGINES, Behaviour
 from dynosim.fidelity.document import LEFT_OUT
 from dynosim.fidelity.errors import THROUGHPUT, TPOT, UNSATURATED, Pair, grouped, labels_of, pairs_of
 from dynosim.fidelity.measurements import read_measurements
 from dynosim.fidelity.replay import replay
 from dynosim.fidelity.validate import find_set
 from dynosim.search.workers import count_workers
-from dynosim.timing import engines
 
 STEP = 0.2
 """Relative change of a constant whose effect on every row is replayed."""
@@ -41,9 +41,7 @@ SOFT = 0.1
 """Residuals beyond this count less than their square."""
 MOST = 2.0
 """A fit may shrink what a constant adds to nothing and grow it by this factor more."""
-NEUTRAL = {
-    field.name: field.default if isinstance(field.default, float) else 0.0 for field in fields(engines.Behaviour)
-}
+NEUTRAL = {field.name: field.default if isinstance(field.default, float) else 0.0 for field in fields(Behaviour)}
 
 Array = NDArray[np.float64]
 
@@ -59,7 +57,11 @@ class Constant(NamedTuple):
 def constants() -> list[Constant]:
     """Return the constants that add something."""
     found = grouped(
-        ((name, getattr(own, name), engine) for engine, own in engines.BEHAVIOUR.items() for name in NEUTRAL),
+        (
+            (name, getattr(versions["current"].behaviour, name), engine)
+            for engine, versions in ENGINES.items()
+            for name in NEUTRAL
+        ),
         lambda cell: cell[:2],
     )
     return [
@@ -73,7 +75,8 @@ def replayed(path: Path, constant: Constant | None) -> list[Pair]:
     """Return all pairs with *constant* adding STEP more than it does; meant for a process of its own."""
     for engine in constant.engines if constant else ():
         more = constant.value + STEP * (constant.value - NEUTRAL[constant.name])
-        engines.BEHAVIOUR[engine] = replace(engines.BEHAVIOUR[engine], **{constant.name: more})
+        rules = ENGINES[engine]["current"]
+        ENGINES[engine]["current"] = replace(rules, behaviour=replace(rules.behaviour, **{constant.name: more}))
     rows = [row for row in read_measurements(path) if not row.flagged]
     return [pair for row in rows for pair in pairs_of(replay(row)) if pair.metric in WEIGHTS]
 

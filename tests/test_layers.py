@@ -17,6 +17,7 @@ LAYERS = [
     ["errors", "rng", "files"],
     ["plugins", "addresses"],
     ["config"],
+    ["engines"],
     ["workload", "hardware"],
     ["timing"],
     ["policies"],

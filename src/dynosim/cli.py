@@ -236,7 +236,7 @@ def _add_timing(verbs: Any) -> None:
     parser = _verb(group, "build", _timing_build, "make timing packs from aiconfigurator-core (extra [aic])")
     parser.add_argument("--model", required=True, help="for example llama-3.1-70b")
     parser.add_argument("--gpu", required=True, help="for example h100_sxm")
-    parser.add_argument("--engine", default="vllm", choices=("vllm", "sglang", "trtllm"))
+    parser.add_argument("--engine", default="vllm", help="an engine's name, as in deployment.engine.name")
     parser.add_argument("--engine-version", default="current", metavar="VERSION")
     parser.add_argument("--quantization", default="none", choices=("none", "fp8", "nvfp4"))
     parser.add_argument("--kv-cache-dtype", default="auto", choices=("auto", "bf16", "fp8"))

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from dynosim import cli
+from dynosim.engines import Behaviour
 from dynosim.errors import ConfigError
 from dynosim.fidelity import document, validate
 from dynosim.fidelity.errors import TPOT, TTFT
@@ -25,7 +26,6 @@ from dynosim.fidelity.measurements import Measurement, files_of, read_measuremen
 from dynosim.fidelity.replay import Outcome, replay
 from dynosim.fidelity.runs import deployment_of, requests_of, workload_of
 from dynosim.search import workers
-from dynosim.timing.engines import Behaviour
 from fidelity.rows import MOE, exact, outcome, sweep, write_set
 
 ROOT = Path(__file__).parents[2]

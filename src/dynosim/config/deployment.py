@@ -21,7 +21,6 @@ from pydantic import (
 from dynosim.config.base import CUSTOM, Config, Custom
 
 EngineName = Literal["vllm", "sglang", "trtllm"]
-DEFAULT_BLOCK_SIZE = {"vllm": 16, "sglang": 1, "trtllm": 32}
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -35,28 +34,6 @@ class SpeculativeConfig(Config):
     ones. The default is that of NVIDIA Dynamo's mocker (1.2)."""
     draft_cost: NonNegativeFloat = 0.02
     """Time of making one draft token as a share of a decode pass: about 1 / layers for one MTP layer, 0 for n-gram."""
-
-
-ENGINE_ONLY = {
-    "attention_backend": "vllm",
-    "schedule_conservativeness": "sglang",
-    "enable_mixed_chunk": "sglang",
-    "max_prefill_tokens": "sglang",
-    "scheduler_recv_interval": "sglang",
-    "capacity_scheduler_policy": "trtllm",
-    "batch_wait_timeout_iters": "trtllm",
-    "batch_wait_max_tokens_ratio": "trtllm",
-}
-"""Engine settings that only one engine has."""
-
-
-POOL_ONLY = {
-    "long_prefill_token_threshold": "vllm",
-    "long_prefill_token_threshold_adaptive": "vllm",
-    "max_num_active_seqs": "vllm",
-    "watermark": "vllm",
-}
-"""Settings of a pool that only one engine has."""
 
 
 class EngineConfig(Config):
@@ -79,7 +56,7 @@ class EngineConfig(Config):
     """Largest pass, in tokens, that is captured (vLLM's argument)."""
     launch_overhead_us: NonNegativeFloat | None = None
     """CPU time to launch the kernels of one layer where no CUDA graph covers a pass: it takes at least so much per
-    layer. This and the other overheads, where not given: the engine's (``timing.engines``), or none under formulas."""
+    layer. This and the other overheads, where not given: the engine's (``dynosim.engines``), or none under formulas."""
     pass_overhead_us: NonNegativeFloat | None = None
     """CPU time between passes for which the GPU waits: scheduling, batch preparation, sampling launch."""
     request_overhead_us: NonNegativeFloat | None = None
@@ -101,13 +78,6 @@ class EngineConfig(Config):
     ``batch_wait_max_tokens_ratio`` x ``max_num_batched_tokens`` tokens of company."""
     batch_wait_max_tokens_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
     speculative: SpeculativeConfig | None = None
-
-    @model_validator(mode="after")
-    def _settings_of_this_engine(self) -> EngineConfig:
-        for name, engine in ENGINE_ONLY.items():
-            if engine != self.name and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect under engine {self.name}: it is a setting of {engine}")
-        return self
 
 
 class PackTiming(Config):
@@ -480,25 +450,6 @@ class DeploymentConfig(Config):
                 raise ValueError(f"section {name!r} has no effect under mode {self.mode}: remove it")
         return self
 
-    @model_validator(mode="after")
-    def _settings_of_this_engine(self) -> DeploymentConfig:
-        for pool in self.pools().values():
-            for name, engine in POOL_ONLY.items():
-                if engine != self.engine.name and getattr(pool, name) != PoolConfig.model_fields[name].default:
-                    message = f"{name} has no effect under engine {self.engine.name}: it is a setting of {engine}"
-                    raise ValueError(message)
-        return self
-
-    @model_validator(mode="after")
-    def _chunks_hold_a_page(self) -> DeploymentConfig:
-        for pool in self.pools().values() if self.engine.name == "sglang" else ():
-            if self.block_size(pool) > pool.max_num_batched_tokens:
-                raise ValueError(
-                    f"max_num_batched_tokens ({pool.max_num_batched_tokens}) must be at least block_size"
-                    f" ({self.block_size(pool)}): SGLang prefills whole pages"
-                )
-        return self
-
     def pools(self) -> dict[str, PoolConfig]:
         """Return role -> pool: ``mixed``, or ``prefill`` and ``decode``."""
         if self.aggregated is not None:
@@ -515,15 +466,6 @@ class DeploymentConfig(Config):
         if role == "decode" and self.disaggregated is not None and self.disaggregated.decode_router is not None:
             return self.disaggregated.decode_router
         return self.router
-
-    def offloads_prompt_only(self, pool: PoolConfig) -> bool:
-        """Return whether *pool* keeps answers out of the tiers below the GPU."""
-        own = pool.kv_offload.offload_prompt_only
-        return self.engine.name == "vllm" if own is None else own
-
-    def block_size(self, pool: PoolConfig) -> int:
-        """Return the tokens per KV block of *pool*."""
-        return pool.block_size or DEFAULT_BLOCK_SIZE[self.engine.name]
 
     def gpu_counts(self) -> dict[str, int]:
         """Return GPU type -> GPUs of all replicas of all pools, all that an autoscaler may add included."""

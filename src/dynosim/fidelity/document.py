@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynosim.config.unmodelled import UNMODELLED
+from dynosim.engines import ENGINES
 from dynosim.fidelity.bands import BAND_COVERAGE, BAND_METRICS, BAND_ROWS, bands
 from dynosim.fidelity.effects import Requests
 from dynosim.fidelity.errors import SCORED, THROUGHPUT, TPOT, TTFT, UNSATURATED, Errors, grouped, pairs_of
@@ -22,7 +23,6 @@ from dynosim.fidelity.scores import Group, Scores, Target
 from dynosim.fidelity.sweeps import RANKED
 from dynosim.files import write_whole
 from dynosim.space.coverage import State, coverage
-from dynosim.timing.engines import BEHAVIOUR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -346,7 +346,7 @@ CONSTANTS = {
     "moe_launches": "launches of an expert layer over those of a dense one",
     "mla_launches": "more launches of latent attention",
 }
-"""Field of ``timing.engines.Behaviour`` -> what it is."""
+"""Field of ``engines.base.Behaviour`` -> what it is."""
 
 CONSTANTS_NOTE = (
     "What engines add to their kernels, fitted to all rows of the engines that share a value, never to one. Each is "
@@ -418,14 +418,14 @@ def _fitted() -> str:
     rows = [
         (text, *(f"{value:g}" if isinstance(value, float) else "yes" if value else "no" for value in values))
         for name, text in CONSTANTS.items()
-        for values in [[getattr(own, name) for own in BEHAVIOUR.values()]]
+        for values in [[getattr(versions["current"].behaviour, name) for versions in ENGINES.values()]]
     ]
     report = json.loads(LEFT_OUT.read_text())
     errors = [(kind, str(row.pop("rows")), *map(_percent, row.values())) for kind, row in report["errors"].items()]
     head = ("rows of", "n", "constants as they are", "fitted again to all", "configuration left out")
     return "\n".join(
         [
-            _table(Section("What is fitted", ("constant", *BEHAVIOUR), rows, CONSTANTS_NOTE)),
+            _table(Section("What is fitted", ("constant", *ENGINES), rows, CONSTANTS_NOTE)),
             _cells(LEFT_OUT_NOTE.format_map(report), head, errors),
             f"{ONE_SOURCE_NOTE}\n",
         ]

@@ -26,6 +26,7 @@ from dynosim.config import (
     WorkloadConfig,
 )
 from dynosim.config.workload import PrefixGroups, Sessions
+from dynosim.engines import ENGINES
 from dynosim.errors import ConfigError
 from dynosim.fidelity.measurements import Measurement
 from dynosim.hardware.models import get_model, precision_of
@@ -38,13 +39,13 @@ GPUS = {
     "RTX-PRO-6000": "rtx_pro_6000_server", "MI300X": "mi300x", "MI325X": "mi325x", "MI355X": "mi355x",
 }  # fmt: skip
 """Beginning of a row's GPU name -> card."""
-ENGINES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm"}
+ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm"}
 QUANTIZATION = {"bf16": "none", "fp16": "none", "fp8": "fp8", "fp4": "nvfp4", "nvfp4": "nvfp4",
                 "int4": "none",
                 "mxfp4": "none"}  # fmt: skip
 MAX_NUM_SEQS = {"vllm": 256, "sglang": 1024, "trtllm": 2048}
-"""Defaults: vLLM's and trtllm-serve's server, SGLang's by memory."""
-MAX_NUM_BATCHED_TOKENS = {"vllm": 8192, "sglang": 8192, "trtllm": 8192}
+MAX_NUM_BATCHED_TOKENS = 8192
+"""Defaults of the versions that were measured: vLLM's and trtllm-serve's server, SGLang's by memory."""
 RDMA_EFFICIENCY = 0.85
 HAND_OFF_LATENCY_US = 1500.0
 """Of Mooncake's hand-offs: 84 % of the line rate and 1.6 ms each, over all lengths of its disaggregated runs."""
@@ -60,9 +61,9 @@ multiples of 0.01."""
 
 def deployment_of(row: Measurement) -> DeploymentConfig:
     """Return the deployment that *row* was measured on; ConfigError for what dynosim does not know."""
-    engine = ENGINES.get(name := row.engine.lower().partition(" ")[0], name)
-    if engine not in MAX_NUM_SEQS:
-        raise ConfigError(f"{row.engine!r}: allowed: {', '.join(MAX_NUM_SEQS)}", path="engine")
+    engine = ALIASES.get(name := row.engine.lower().partition(" ")[0], name)
+    if engine not in ENGINES:
+        raise ConfigError(f"{row.engine!r}: allowed: {', '.join(ENGINES)}", path="engine")
     pools = _disaggregated(row, engine) or {
         "mode": "aggregated",
         "aggregated": _pool(row, engine, _layout(row, engine)),
@@ -134,8 +135,8 @@ def _layout(row: Measurement, engine: str) -> dict[str, Any]:
 
 
 def _parallel(engine: str, tp: int, ranks: int, experts: int) -> dict[str, Any]:
-    """Return the sizes of a replica; TensorRT-LLM's attention ranks are single GPUs."""
-    if engine == "trtllm" and ranks > 1:
+    """Return the sizes of a replica; the attention ranks of some engines are single GPUs."""
+    if ENGINES[engine]["current"].one_gpu_per_rank and ranks > 1:
         tp, ranks = 1, tp * ranks
     return {"tensor_parallel_size": tp, "data_parallel_size": ranks, "enable_expert_parallel": experts > 1}
 
@@ -171,7 +172,7 @@ def _pool(row: Measurement, engine: str, layout: dict[str, Any]) -> dict[str, An
     blocks = row.noted(r"GPU KV cache (\d+) tokens")
     block_size = row.noted(r"block (\d+)")
     offload = row.noted(r"CPU KV offload on.*?(\d+) GiB")
-    budget = int(row.noted(r"max_num_(?:batched_)?tokens (\d+)(?!\*)") or MAX_NUM_BATCHED_TOKENS[engine])
+    budget = int(row.noted(r"max_num_(?:batched_)?tokens (\d+)(?!\*)") or MAX_NUM_BATCHED_TOKENS)
     if factor := row.noted(r"max_num_batched_tokens (\d+)\*ISL"):
         budget = int(factor) * int(row.isl)
     if "InferenceX" in row.source and engine == "sglang" and "disaggregated" not in row.notes:

@@ -14,26 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dynosim.config import DeploymentConfig, PoolConfig
+from dynosim.engines import block_size, contradictions, rules_of
+from dynosim.engines.base import Memory
 from dynosim.errors import InfeasibleError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import ModelCard, MoE, get_model, precision_of
 
 KV_DTYPE_BYTES = {"bf16": 2, "fp8": 1}
 
-ACTIVATION_COEFFICIENTS = {
-    "vllm": {1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
-    "sglang": {1: 16.1, 2: 9.775, 4: 7.475, 8: 7.475},
-    "trtllm": {1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
-}
-"""Activation bytes = 2 x pass tokens x attention width x coefficient, twice that for MoE; by tensor-parallel size."""
-MIN_ACTIVATION_BYTES = {"vllm": 70 * 2**20, "sglang": 103.5 * 2**20, "trtllm": 70 * 2**20}
-RUNTIME_BYTES = {"vllm": 3.5 * 2**30, "sglang": 4.2 * 2**30, "trtllm": 3.5 * 2**30}
-"""CUDA context, libraries, graphs and fragmentation."""
 NCCL_BYTES = {1: 0, 2: 342 * 2**20, 4: 392 * 2**20, 8: 392 * 2**20}
-
-
-NULL_BLOCKS = {"vllm": 1}
-"""Blocks that an engine never gives out (vLLM ``v1/core/block_pool.py``, ``null_block``)."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +81,14 @@ def weights_bytes_per_gpu(
     )
 
 
-def activation_bytes_per_gpu(model: ModelCard, engine: str, pool: PoolConfig) -> int:
+def activation_bytes_per_gpu(model: ModelCard, memory: Memory, pool: PoolConfig) -> int:
     """Return the peak activations of a pass of ``max_num_batched_tokens`` tokens of every rank on one GPU.
 
     The block-scaled dispatch workspace of DeepSeek's experts is tokens of all ranks x hidden x experts x top_k / EP /
     128 x 4 bytes.
     """
     group = min(pool.tensor_parallel_size, 8)
-    coefficient = next(value for size, value in ACTIVATION_COEFFICIENTS[engine].items() if size >= group)
+    coefficient = next(value for size, value in memory.activation_coefficients.items() if size >= group)
     width = model.hidden if model.mla else model.heads * model.head_dim
     tokens = pool.max_num_batched_tokens
     activations = 2 * tokens * width * coefficient * (2 if model.moe else 1)
@@ -107,15 +96,13 @@ def activation_bytes_per_gpu(model: ModelCard, engine: str, pool: PoolConfig) ->
         ranks = pool.data_parallel_size
         expert_parallel = pool.tensor_parallel_size * ranks if pool.enable_expert_parallel else 1
         activations += ranks * tokens * model.hidden * model.moe.experts * model.moe.top_k / expert_parallel / 32
-    return round(max(activations, MIN_ACTIVATION_BYTES[engine]))
+    return round(max(activations, memory.min_activation_bytes))
 
 
 def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
     """Return the KV blocks of one scheduler rank of *pool*; ``num_gpu_blocks_override`` wins over the computed number.
 
-    ``gpu_memory_utilization`` means what each engine's own argument means: vLLM's ``gpu_memory_utilization`` and
-    SGLang's ``mem_fraction_static`` are shares of the whole GPU, out of which everything else is paid;
-    TensorRT-LLM's ``free_gpu_memory_fraction`` is the share of what everything else leaves.
+    ``gpu_memory_utilization`` means what each engine's own argument means (``engines.base.Memory.kv_bytes``).
 
     Raises InfeasibleError with the sum when not even one block fits, ConfigError for unknown models and GPUs.
     """
@@ -128,20 +115,21 @@ def kv_capacity(deployment: DeploymentConfig, pool: PoolConfig) -> KVCapacity:
 
 
 def _stage_capacity(deployment: DeploymentConfig, pool: PoolConfig, stage: ModelCard) -> KVCapacity:
-    gpu, engine, tp = get_gpu(deployment.pool_gpu(pool)), deployment.engine.name, pool.tensor_parallel_size
-    block_size = deployment.block_size(pool)
+    gpu, rules, tp = get_gpu(deployment.pool_gpu(pool)), rules_of(deployment.engine), pool.tensor_parallel_size
+    tokens = block_size(deployment, pool)
     weights = weights_bytes_per_gpu(stage, tp, deployment.quantization, pool.data_parallel_size)
-    activations = activation_bytes_per_gpu(stage, engine, pool)
-    runtime = round(RUNTIME_BYTES[engine] + next(size for group, size in NCCL_BYTES.items() if group >= min(tp, 8)))
+    activations = activation_bytes_per_gpu(stage, rules.memory, pool)
+    runtime = round(
+        rules.memory.runtime_bytes + next(size for group, size in NCCL_BYTES.items() if group >= min(tp, 8))
+    )
     used = weights + activations + runtime
-    fraction = pool.gpu_memory_utilization
-    budget = (gpu.memory_bytes - used) * fraction if engine == "trtllm" else gpu.memory_bytes * fraction - used
+    budget = rules.memory.kv_bytes(gpu.memory_bytes, used, pool.gpu_memory_utilization)
     per_token = kv_bytes_per_token(stage, tp, kv_dtype(deployment))
     # A stage of sliding-window layers only keeps next to nothing per token.
-    blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * block_size, 1))
-    blocks -= NULL_BLOCKS.get(engine, 0)
+    blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * tokens, 1))
+    blocks -= rules.null_blocks
     return KVCapacity(
-        blocks, block_size, per_token * tp, gpu.memory_bytes, weights, activations, runtime, int(budget)
+        blocks, tokens, per_token * tp, gpu.memory_bytes, weights, activations, runtime, int(budget)
     )  # fmt: skip
 
 
@@ -156,6 +144,8 @@ def _does_not_fit(deployment: DeploymentConfig, pool: PoolConfig, full: KVCapaci
 
 def check(deployment: DeploymentConfig) -> None:
     """Raise InfeasibleError when the engine could not start this deployment, with the reason in one line."""
+    for path, message in contradictions(deployment):
+        raise InfeasibleError(f"{'.'.join(path)}: {message}")
     model = get_model(deployment.model)
     if deployment.quantization != "none" and not model.fp8_checkpoint:
         raise InfeasibleError(f"{model.name} is published in its own precision only: use quantization 'none'")
@@ -204,9 +194,10 @@ def _check_links(deployment: DeploymentConfig, pool: PoolConfig) -> None:
         linked = topology.gpus_per_node * (topology.nodes_per_rack if topology.nvlink_domain == "rack" else 1)
         if linked > gpu.scale_up_gpus:
             raise InfeasibleError(f"topology joins {linked} x {gpu.name} by NVLink, which links {gpu.scale_up_gpus}")
-    if deployment.engine.name == "trtllm" and pool.data_parallel_size > 1 and tp > 1:
+    rules = rules_of(deployment.engine)
+    if rules.one_gpu_per_rank and pool.data_parallel_size > 1 and tp > 1:
         raise InfeasibleError(
-            "TensorRT-LLM's attention data parallelism has one rank per GPU: use tensor_parallel_size 1"
+            f"{rules.title}'s attention data parallelism has one rank per GPU: use tensor_parallel_size 1"
         )
 
 
@@ -221,8 +212,8 @@ def _sliced(model: ModelCard, tensor_parallel_size: int) -> dict[str, int]:
 
 
 def _check_experts(model: ModelCard, moe: MoE, deployment: DeploymentConfig, pool: PoolConfig) -> None:
-    """The GPUs of all ranks share the experts; SGLang refuses to load block-scaled FP8 ones that are sliced across a
-    scale block (vLLM, which did, runs them on Triton kernels)."""
+    """The GPUs of all ranks share the experts; some engines refuse to load block-scaled FP8 ones that are sliced across
+    a scale block (vLLM, which did, runs them on Triton kernels)."""
     gpus = pool.tensor_parallel_size * pool.data_parallel_size
     group = f"tensor_parallel_size {pool.tensor_parallel_size}"
     if pool.data_parallel_size > 1:
@@ -230,7 +221,7 @@ def _check_experts(model: ModelCard, moe: MoE, deployment: DeploymentConfig, poo
     what, size = ("experts", moe.experts) if pool.enable_expert_parallel else ("expert width", moe.intermediate)
     if size % gpus:
         raise InfeasibleError(f"{group} does not divide the {size} {what} of {model.name}")
-    sliced = deployment.engine.name == "sglang" and not pool.enable_expert_parallel
+    sliced = not rules_of(deployment.engine).slices_scale_blocks and not pool.enable_expert_parallel
     blocks = model.fp8_block if deployment.quantization == "fp8" and sliced else None
     if blocks and size // gpus % blocks:
         raise InfeasibleError(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dynosim.config import DeploymentConfig
+from dynosim.engines import rules_of
 from dynosim.simulation import engine as core
 from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.simulation.sessions import Sessions
@@ -60,7 +61,7 @@ class Disaggregated:
         self._prefill, self._decode, self._sessions = runtimes["prefill"], runtimes["decode"], sessions
         self._bounds, self._destination_first = (
             deployment.disaggregated.local_prefill,
-            deployment.engine.name == "sglang",
+            rules_of(deployment.engine).destination_first,
         )
         self._input = workload.input_tokens.data
         self._output = workload.output_tokens.data

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dynosim import rng
 from dynosim.config import DeploymentConfig, PoolConfig, TierConfig
-from dynosim.hardware.memory import NULL_BLOCKS, KVCapacity, kv_capacity
+from dynosim.engines import offloads_prompt_only, rules_of
+from dynosim.hardware.memory import KVCapacity, kv_capacity
 from dynosim.policies import registry
 from dynosim.policies.base import QueueView, SchedulingPolicy
 from dynosim.simulation import gaps, state
@@ -22,16 +23,8 @@ from dynosim.timing.base import PassTables
 from dynosim.workload.table import IntArray, Workload
 
 TABLES = ("tokens_s", "graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s", "expert_s")
-FIRST_TOKEN = {"vllm": state.BY_DECODE, "sglang": state.BY_TRANSFER, "trtllm": state.BY_PREFILL}
-"""When a disaggregated engine shows the first token. vLLM's decode replica computes the last prompt token again and
-samples the first token itself (its P/D connectors drop the prefill replica's token); SGLang's sends the prefill
-replica's token on arrival of the KV cache; TensorRT-LLM's orchestrator returns the context phase's token."""
-SCHEDULER = {"vllm": state.VLLM, "sglang": state.SGLANG, "trtllm": state.NO_EVICT}
-NEW_TOKEN_RATIO = 0.7
-MIN_NEW_TOKEN_RATIO = 0.14
-NEW_TOKEN_RATIO_STEPS = 600
-"""SGLang's ``SGLANG_INIT_NEW_TOKEN_RATIO``, ``SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR`` and
-``SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS``."""
+FIRST_TOKEN = {"decode": state.BY_DECODE, "transfer": state.BY_TRANSFER, "prefill": state.BY_PREFILL}
+SCHEDULER = {"in_turn": state.VLLM, "prompts_first": state.SGLANG, "no_evict": state.NO_EVICT}
 LOG_ENTRIES = 1 << 18
 """Room for cache changes that the router does not know of yet; beyond it learns of the oldest early."""
 
@@ -76,7 +69,7 @@ class Pool:
         self.engine = state.Engine(
             limits=limits,
             rows=self._rows(network),
-            jobs=_jobs(role, workload, offsets, policy, node_tokens if deployment.offloads_prompt_only(config) else 0),
+            jobs=_jobs(role, workload, offsets, policy, node_tokens if offloads_prompt_only(deployment, config) else 0),
             running=np.zeros((self.rows, config.max_num_seqs), np.int64),
             caches=caches,
             slots=slots,
@@ -202,19 +195,19 @@ def _limits(
     policy: SchedulingPolicy,
 ) -> NDArray[Any]:
     limits = np.zeros(1, state.LIMITS)
-    row, engine = limits[0], deployment.engine
+    row, engine, rules = limits[0], deployment.engine, rules_of(deployment.engine)
     row["ranks"], row["lanes"] = config.data_parallel_size, config.pipeline_parallel_size
     row["max_num_seqs"] = (config.max_num_active_seqs or config.max_num_seqs) // config.pipeline_parallel_size
     row["long_prefill_tokens"] = config.long_prefill_token_threshold
     row["long_prefill_adaptive"] = config.long_prefill_token_threshold_adaptive
-    row["watermark_blocks"] = int(config.watermark * (capacity.blocks + NULL_BLOCKS.get(engine.name, 0)))
+    row["watermark_blocks"] = int(config.watermark * (capacity.blocks + rules.null_blocks))
     row["max_num_batched_tokens"] = config.max_num_batched_tokens
     row["chunked"], row["reserve_full"] = config.enable_chunked_prefill, config.scheduler_reserve_full_isl
     row["caching"] = config.enable_prefix_caching and workload.hash_block_tokens > 0
     row["ordered"] = config.scheduling_policy != "fcfs" and not policy.longest_prefix
     row["longest_prefix"], row["key_adds_time"] = policy.longest_prefix, policy.add_arrival
     row["hold"], row["remote"], row["fused"] = role == "prefill", role == "decode", tables.fused
-    row["first_token"], row["destination_first"] = FIRST_TOKEN[engine.name], engine.name == "sglang"
+    row["first_token"], row["destination_first"] = FIRST_TOKEN[rules.first_token], rules.destination_first
     row["tokens_per_decode"] = 1 + (engine.speculative.num_speculative_tokens if engine.speculative else 0)
     row["chunk_s"], row["eager_tokens"], row["eager_s"] = tables.chunk_s, tables.eager_tokens, tables.eager_s
     row["skew"] = tables.decode_skew
@@ -230,8 +223,8 @@ def _limits(
 
 
 def _set_scheduler(row: Any, deployment: DeploymentConfig, role: str) -> None:
-    engine = deployment.engine
-    row["scheduler"] = SCHEDULER[engine.name]
+    engine, rules = deployment.engine, rules_of(deployment.engine)
+    row["scheduler"] = SCHEDULER[rules.scheduler]
     if engine.capacity_scheduler_policy == "MAX_UTILIZATION":
         row["scheduler"] = state.VLLM
     row["recv_interval"] = engine.scheduler_recv_interval if engine.scheduler_recv_interval > 1 else 0
@@ -239,9 +232,10 @@ def _set_scheduler(row: Any, deployment: DeploymentConfig, role: str) -> None:
     row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 and role != "decode" else 0
     row["batch_wait_tokens"] = engine.batch_wait_max_tokens_ratio * row["max_num_batched_tokens"]
     row["max_prefill_tokens"], row["mixed_chunk"] = engine.max_prefill_tokens, engine.enable_mixed_chunk
-    row["init_ratio"] = min(NEW_TOKEN_RATIO * engine.schedule_conservativeness, 1.0)
-    row["min_ratio"] = min(MIN_NEW_TOKEN_RATIO * row["init_ratio"], 1.0)
-    row["ratio_decay"] = (row["init_ratio"] - row["min_ratio"]) / NEW_TOKEN_RATIO_STEPS
+    if (ratio := rules.new_token_ratio) is not None:
+        row["init_ratio"] = min(ratio.first * engine.schedule_conservativeness, 1.0)
+        row["min_ratio"] = min(ratio.least * row["init_ratio"], 1.0)
+        row["ratio_decay"] = (row["init_ratio"] - row["min_ratio"]) / ratio.steps
 
 
 def _jobs(

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.engines import rules_of
 from dynosim.simulation import records
 from dynosim.simulation.flows import Disaggregated
-from dynosim.simulation.pool import FIRST_TOKEN
 from dynosim.simulation.records import REQUEST_DTYPE, WAIT_REASONS
-from dynosim.simulation.state import BY_PREFILL, BY_TRANSFER, NONE, REASONS
+from dynosim.simulation.state import NONE, REASONS
 from dynosim.workload.table import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def token_times(cluster: Cluster, rows: IntArray | slice) -> tuple[FloatArray, F
         return jobs[0]["first"][rows], jobs[0]["last"][rows]
     local, moved = _ways(cluster, rows)
     computed = np.where(local, jobs[1]["first"][rows], jobs[0]["first"][rows])
-    by = FIRST_TOKEN[cluster.deployment.engine.name]
-    shown = computed if by == BY_PREFILL else jobs[1]["landed" if by == BY_TRANSFER else "first"][rows]
+    by = rules_of(cluster.deployment.engine).first_token
+    shown = computed if by == "prefill" else jobs[1]["landed" if by == "transfer" else "first"][rows]
     last = np.where(moved | local, jobs[1]["last"][rows], jobs[0]["last"][rows])
     return np.where(moved, shown, computed), last
 

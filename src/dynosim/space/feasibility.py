@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from dynosim import plugins
+from dynosim import engines, plugins
 from dynosim.config import (
     CrashConfig,
     CustomTiming,
@@ -72,7 +72,11 @@ def usd_per_hour(scenario: Scenario) -> float:
 
 def contradictions(scenario: Scenario) -> list[Problem]:
     """Return the values of *scenario* that other values of it rule out."""
-    return [Problem(path, message, "contradiction") for path, message in (*_warmup(scenario), *_failures(scenario))]
+    kinds = {
+        "contradiction": (*_warmup(scenario), *_failures(scenario)),
+        "value_error": engines.contradictions(scenario.deployment),
+    }
+    return [Problem(path, message, kind) for kind, found in kinds.items() for path, message in found]
 
 
 def _warmup(scenario: Scenario) -> Iterator[tuple[Path, str]]:

@@ -370,8 +370,8 @@ def _of_scenario(space: SearchSpace, scenario: Scenario) -> list[Problem]:
     """Return unknown names; without any, contradictions that no other point can be without."""
     searched = {parameter.keys[0] for parameter in space.parameters}
     cards = [card for path, card in references(space.fields) if "gpu" in path]
-    found = feasibility.unknown_names(scenario, cards)
-    return found or [problem for problem in feasibility.contradictions(scenario) if problem.path[0] not in searched]
+    found = feasibility.unknown_names(scenario, cards) or feasibility.contradictions(scenario)
+    return [each for each in found if each.kind != "contradiction" or each.path[0] not in searched]
 
 
 def _read_baseline(document: Document, space: SearchSpace) -> Point | None:

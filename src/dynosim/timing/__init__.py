@@ -7,14 +7,14 @@ from pathlib import Path
 
 from dynosim import plugins
 from dynosim.config import CustomTiming, DeploymentConfig, FixedTiming, PolynomialTiming, PoolConfig, RooflineTiming
-from dynosim.errors import ConfigError, NoPackError, TimingError
+from dynosim.engines import ENGINES, behaviour
+from dynosim.errors import ConfigError, NoPackError, TimingError, nearest
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_capacity, kv_dtype
 from dynosim.hardware.models import get_model
 from dynosim.timing.base import ForwardTimes, PassTables
 from dynosim.timing.calibrated import calibrate, profile_of
 from dynosim.timing.effective import add_overheads, add_stage_transfers, add_write_through, verify_drafts
-from dynosim.timing.engines import behaviour
 from dynosim.timing.fixed import FixedTimes
 from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, Size, find_pack
 from dynosim.timing.polynomial import PolynomialTimes
@@ -123,8 +123,10 @@ def build(
     """Make the timing pack of a configuration from measured kernel tables and return its path.
 
     Raises TimingError without the extra ``[aic]``, and where the tables lack the configuration; ConfigError for unknown
-    models and GPUs.
+    models, GPUs and engines.
     """
+    if engine not in ENGINES:
+        raise ConfigError(f"{engine!r}: {nearest(engine, ENGINES)}allowed: {', '.join(ENGINES)}", path="engine")
     key = PackKey(
         get_model(model).name, get_gpu(gpu).name, engine, quantization, kv_cache_dtype, expert_parallel, version
     )

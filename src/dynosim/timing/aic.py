@@ -34,6 +34,7 @@ from aiconfigurator_core.sdk.utils import HuggingFaceDownloadError
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from dynosim.engines import ENGINES
 from dynosim.errors import TimingError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import ModelCard, get_model
@@ -211,7 +212,7 @@ def _model_path(name: str) -> str:
 
 def quant_modes(key: PackKey, engine: str) -> dict[str, str]:
     """Return the library's precision modes; the kernels that each engine picks for the published checkpoints."""
-    model = get_model(key.model)
+    model, kernels = get_model(key.model), ENGINES[engine]["current"].kernels
     fp8 = "fp8_block" if model.fp8_block else "fp8_static"
     gemm = {"none": "bfloat16", "fp8": fp8, "nvfp4": "nvfp4"}[key.quantization]
     experts = {"fp8_static": "fp8"}.get(gemm, gemm)
@@ -220,12 +221,11 @@ def quant_modes(key: PackKey, engine: str) -> dict[str, str]:
     if model.mla is not None and key.quantization == "none" and model.moe and model.moe.native_bytes < 1:
         experts = "int4_wo"
     elif key.quantization == "none" and model.moe is not None and model.moe.native_bytes < 1:
-        # Blackwell multiplies MXFP4 by MXFP8; vLLM's tables have it with bf16 activations only.
-        blackwell = "fp4" in get_gpu(key.gpu).flops and engine != "vllm"
-        experts = "w4a8_mxfp4_mxfp8" if blackwell else "w4a16_mxfp4"
+        blackwell = "fp4" in get_gpu(key.gpu).flops
+        experts = "w4a8_mxfp4_mxfp8" if blackwell and kernels.mxfp8_experts else "w4a16_mxfp4"
     kv_fp8 = key.quantization != "none" if key.kv_cache_dtype == "auto" else key.kv_cache_dtype == "fp8"
-    # vLLM and MLA attention compute in bf16 whatever the cache holds; the tables have nothing else.
-    fp8_attention = kv_fp8 and engine != "vllm" and model.mla is None
+    # MLA attention computes in bf16 whatever the cache holds; the tables have nothing else.
+    fp8_attention = kv_fp8 and kernels.fp8_attention and model.mla is None
     return {
         "gemm_quant_mode": gemm,
         "moe_quant_mode": experts,
@@ -235,13 +235,9 @@ def quant_modes(key: PackKey, engine: str) -> dict[str, str]:
 
 
 def gemm_engine(key: PackKey) -> str:
-    """Return the engine whose GEMM tables price *key*: SGLang's for vLLM's block FP8, else its own.
-
-    Both engines run the same DeepGEMM kernels. vLLM's tables are flat at 60 us (Hopper) to 180 us (Blackwell) per GEMM
-    below 1,024 tokens, launch overhead that CUDA graphs hide from decode passes: TP8 would be no faster than TP1.
-    """
+    """Return the engine whose GEMM tables price *key*."""
     block_fp8 = key.quantization == "fp8" and get_model(key.model).fp8_block is not None
-    return "sglang" if key.engine == "vllm" and block_fp8 else key.engine
+    return (block_fp8 and ENGINES[key.engine]["current"].kernels.block_fp8_gemms_of) or key.engine
 
 
 class _Sampler:

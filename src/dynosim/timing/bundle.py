@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+from dynosim.engines import ENGINES
 from dynosim.errors import TimingError
 from dynosim.timing.pack import DEFAULT_SIZES, PackKey, Size
 
-ENGINES = ("vllm", "sglang", "trtllm")
 LARGE_GPUS = ("h200_sxm", "b200_sxm")
 MODERN_GPUS = ("h100_sxm", *LARGE_GPUS)
 
@@ -52,10 +52,10 @@ def _further_keys(dense: list[Size]) -> Iterator[tuple[PackKey, list[Size]]]:
 
 
 def data_parallel_sizes(engine: str, *gpus: int) -> list[Size]:
-    """Return the sizes with several attention ranks on each number of *gpus*; TensorRT-LLM has one rank per GPU."""
+    """Return the sizes with several attention ranks on each number of *gpus*."""
     ranks = (2, 4, 8, 16)
     sizes = [Size(total // size, size) for total in gpus for size in ranks if size <= total]
-    return [size for size in sizes if engine != "trtllm" or size.tensor_parallel == 1]
+    return [size for size in sizes if size.tensor_parallel == 1 or not ENGINES[engine]["current"].one_gpu_per_rank]
 
 
 def rebuild(folder: Path) -> dict[str, str]:

@@ -11,13 +11,13 @@ from dataclasses import replace
 import numpy as np
 
 from dynosim.config import DeploymentConfig, PoolConfig, TopologyConfig
+from dynosim.engines import Behaviour, behaviour, offloads_prompt_only
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.memory import kv_bytes_per_token, kv_dtype
 from dynosim.hardware.models import ModelCard, get_model
 from dynosim.hardware.roofline import verification_cost
 from dynosim.hardware.topology import stage_bytes
 from dynosim.timing.base import PassTables
-from dynosim.timing.engines import Behaviour, behaviour
 
 PADDED = {"auto": 0.0, "FLASHINFER": 1.0}
 """Attention backend -> share of the padding that decode attention computes. The tables' kernels split long contexts
@@ -91,11 +91,11 @@ def add_write_through(tables: PassTables, deployment: DeploymentConfig, pool: Po
     gpu, model = get_gpu(deployment.pool_gpu(pool)), get_model(deployment.model)
     per_token = kv_bytes_per_token(model, pool.tensor_parallel_size, kv_dtype(deployment))
     token_s = per_token / gpu.memory_bandwidth_bytes_s
-    return _add(tables, 0.0, token_s, 0.0 if deployment.offloads_prompt_only(pool) else token_s)
+    return _add(tables, 0.0, token_s, 0.0 if offloads_prompt_only(deployment, pool) else token_s)
 
 
 def add_overheads(tables: PassTables, deployment: DeploymentConfig, *, hardware: bool) -> PassTables:
-    """Add what the engine adds to its kernels: see ``timing.engines``.
+    """Add what the engine adds to its kernels: see ``engines.base.Behaviour``.
 
     Each request's overhead is in ``decode_s`` for decodes, which all passes with decodes read; the pass's own is in
     both token-wise curves, of which every pass reads exactly one.

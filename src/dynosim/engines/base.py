@@ -1,0 +1,174 @@
+"""What every engine's file says: its rules where they differ from those of others, and how a server of it is started.
+
+Rules are what a server does that no setting of the configuration asks for. Sources stand at the values.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from dynosim.config import EngineConfig, PoolConfig, TierConfig
+
+Flags = dict[str, Any]
+"""Flag without dashes -> value; True is a bare flag, None and False are left out."""
+
+
+class Limits(NamedTuple):
+    """What a server takes on GPUs of at least *memory_gib* where it is not told."""
+
+    memory_gib: float
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What an engine adds to its kernels: CPU work between passes, launches without CUDA graphs, the HTTP server.
+
+    Few numbers, each for one cause, fitted to all calibration measurements of the engine together (docs/fidelity.md)
+    and never to one run. The defaults are those of formulas that know no hardware.
+    """
+
+    overlap: bool = False
+    """Passes are chosen while the one before runs."""
+    piecewise: bool = True
+    """CUDA graphs cover small passes with prompt chunks too."""
+    launch_us: float = 0.0
+    """Per layer of a pass that no graph covers, at least. What is fitted agrees with the 0.8 ms of "dispatch overhead"
+    in AIConfigurator 0.12.0 (TTFT of vLLM)."""
+    pass_us: float = 0.0
+    request_us: float = 0.0
+    frontend_ms: float = 0.0
+    serial_us: float = 0.0
+    """Added to ``pass_us`` where passes are not chosen ahead: the GPU waits for the scheduler."""
+    prefill_slowdown: float = 1.0
+    """Passes with prompt chunks over the sum of their kernels: attention, and all beyond the first 1,024 tokens."""
+    moe_launches: float = 1.0
+    """Launches of an expert layer over those of a dense one."""
+    mla_launches: float = 0.0
+    """Further ones of latent attention."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What an engine keeps beside weights and KV blocks, by aiconfigurator-core 0.12.0 (``backends/*.py``)."""
+
+    activation_coefficients: Mapping[int, float]
+    """By tensor-parallel size: activation bytes = 2 x pass tokens x attention width x this, twice that for MoE."""
+    min_activation_bytes: float
+    runtime_bytes: float
+    """CUDA context, libraries, graphs and fragmentation."""
+    kv_bytes: Callable[[float, float, float], float]
+    """(memory of a GPU, what weights, activations and runtime take of it, ``gpu_memory_utilization``) -> KV bytes."""
+
+
+def share_of_all(memory: float, used: float, utilization: float) -> float:
+    """Return the KV bytes where the utilization is a share of the whole GPU, out of which all else is paid."""
+    return memory * utilization - used
+
+
+def share_of_free(memory: float, used: float, utilization: float) -> float:
+    """Return the KV bytes where the utilization is a share of what all else leaves."""
+    return (memory - used) * utilization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """Which kernels an engine runs where others run others, as the tables of aiconfigurator-core have them."""
+
+    fp8_attention: bool = True
+    """Prefill attention computes in FP8 over an FP8 cache."""
+    mxfp8_experts: bool = True
+    """On Blackwell experts of MXFP4 get activations of MXFP8, not of bf16."""
+    block_fp8_gemms_of: str | None = None
+    """Engine whose tables price block-scaled FP8 GEMMs; None: its own."""
+
+
+class NewTokenRatio(NamedTuple):
+    """Share of the outputs to come that admission keeps tokens for: from *first*, times the conservativeness, to
+    *least* of that in *steps* decode passes."""
+
+    first: float
+    least: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One server to be started: its configuration, and what follows from that."""
+
+    role: str
+    engine: EngineConfig
+    pool: PoolConfig
+    checkpoint: str
+    """On the Hugging Face Hub, or a path."""
+    block_size: int
+    fp8_cache: bool
+    quantises: bool
+    """The server has to quantise the checkpoint itself."""
+    draft_tokens: int | None
+    """That the model makes itself."""
+
+    def said(self, name: str) -> Any:
+        """Return the engine's setting *name* unless it has its default."""
+        value = getattr(self.engine, name)
+        return None if value == EngineConfig.model_fields[name].default else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRules:
+    """One version of an engine."""
+
+    title: str
+    settings: tuple[str, ...] = ()
+    """Fields of ``EngineConfig`` and ``PoolConfig`` that no other engine has."""
+    limits: tuple[Limits, ...]
+    """By GPU memory, the largest first."""
+    block_size: int
+    """Tokens per KV block."""
+    backend_block_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Attention backend -> tokens per KV block under it, where that differs."""
+    null_blocks: int = 0
+    """Blocks that are never given out."""
+    whole_pages: bool = False
+    """Prompts are computed in whole blocks, so a pass must hold one."""
+    offloads_prompt_only: bool = False
+    """Answers stay out of the tiers below the GPU."""
+    memory: Memory
+    one_gpu_per_rank: bool = False
+    """Attention data-parallel ranks are single GPUs."""
+    slices_scale_blocks: bool = True
+    """Loads block-scaled FP8 experts that tensor parallelism slices across a scale block."""
+    kernels: Kernels = Kernels()
+    behaviour: Behaviour
+    scheduler: Literal["in_turn", "prompts_first", "no_evict"]
+    """A pass serves running requests in their order, then the queue's head; prompts and decodes in passes of their own;
+    or as the first, but admits only what will never have to be evicted."""
+    new_token_ratio: NewTokenRatio | None = None
+    first_token: Literal["decode", "transfer", "prefill"]
+    """When a disaggregated deployment shows the first token: the decode replica computes it; the prefill replica's
+    comes with the KV cache; or at once."""
+    destination_first: bool = False
+    """A decode replica has reserved its blocks before the prompt goes to a prefill replica."""
+    command: Callable[[Launch], str]
+    """The command that starts one replica."""
+    without_flag: Callable[[Launch], dict[str, Any]]
+    """Settings that the server has no flag for, where they differ from what it does by itself; others are None."""
+    multi_node: str
+    """How a replica larger than a node is started."""
+
+
+def shell(words: list[str], flags: Mapping[str, Any]) -> str:
+    """Return a command with one flag per line."""
+    said = [(name, value) for name, value in flags.items() if value is not None and value is not False]
+    lines = [shlex.join(words)]
+    lines += [f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}" for name, value in said]
+    return " \\\n  ".join(lines)
+
+
+def gib(tier: TierConfig | None) -> str | None:
+    """Return the size of a KV tier in words."""
+    return None if tier is None else f"{tier.size_gib:g} GiB"

@@ -1,0 +1,97 @@
+"""TensorRT-LLM's PyTorch backend: rules and flags of 1.3 (``trtllm-serve``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from dynosim.engines.base import Behaviour, EngineRules, Flags, Launch, Limits, Memory, gib, share_of_free, shell
+
+
+def _command(launch: Launch) -> str:
+    """Most settings are in a YAML file, which the script writes first."""
+    pool, role, ranks = launch.pool, launch.role, launch.pool.data_parallel_size
+    group = pool.tensor_parallel_size * ranks
+    flags: Flags = {
+        "backend": "pytorch",
+        "tp_size": group,
+        "pp_size": pool.pipeline_parallel_size if pool.pipeline_parallel_size > 1 else None,
+        "ep_size": group if pool.enable_expert_parallel else None,
+        "max_batch_size": pool.max_num_seqs,
+        "max_num_tokens": pool.max_num_batched_tokens,
+        "extra_llm_api_options": f"{role}.yaml",
+    }
+    text = yaml.safe_dump(_options(launch), sort_keys=False)
+    return f"cat > {role}.yaml <<'EOF'\n{text}EOF\n" + shell(["trtllm-serve", launch.checkpoint], flags)
+
+
+def _options(launch: Launch) -> dict[str, Any]:
+    engine, pool, host = launch.engine, launch.pool, launch.pool.kv_offload.host
+    cache = {
+        "enable_block_reuse": pool.enable_prefix_caching,
+        "tokens_per_block": launch.block_size,
+        "free_gpu_memory_fraction": pool.gpu_memory_utilization,
+        "dtype": "fp8" if launch.fp8_cache else "auto",
+        **({"host_cache_size": int(host.size_gib * 2**30 / pool.gpus_per_replica)} if host else {}),
+    }
+    options: dict[str, Any] = {
+        "enable_chunked_prefill": pool.enable_chunked_prefill,
+        "enable_attention_dp": pool.data_parallel_size > 1,
+        "kv_cache_config": cache,
+        "scheduler_config": {"capacity_scheduler_policy": engine.capacity_scheduler_policy},
+    }
+    if engine.async_scheduling is False:
+        options["disable_overlap_scheduler"] = True
+    if engine.cudagraph_mode == "NONE":
+        options["cuda_graph_config"] = None
+    if engine.batch_wait_timeout_iters:
+        options["batch_wait_timeout_iters"] = engine.batch_wait_timeout_iters
+        options["batch_wait_max_tokens_ratio"] = engine.batch_wait_max_tokens_ratio
+    if launch.quantises:
+        options["quant_config"] = {"quant_algo": "FP8"}
+    if launch.draft_tokens:
+        options["speculative_config"] = {"decoding_type": "MTP", "max_draft_len": launch.draft_tokens}
+    if launch.role != "mixed":
+        options["cache_transceiver_config"] = {"backend": "DEFAULT"}
+    return options
+
+
+def _without_flag(launch: Launch) -> dict[str, Any]:
+    pool, tiers, graphs = launch.pool, launch.pool.kv_offload, launch.engine.cudagraph_mode
+    return {
+        "scheduler_reserve_full_isl": None if pool.scheduler_reserve_full_isl else False,
+        "scheduling_policy": None if pool.scheduling_policy == "fcfs" else pool.scheduling_policy,
+        "num_gpu_blocks_override": pool.num_gpu_blocks_override,
+        "kv_offload.offload_prompt_only": tiers.offload_prompt_only,
+        "kv_offload.disk": gib(tiers.disk),
+        "cudagraph_mode": None if graphs == "NONE" else graphs,
+        "max_cudagraph_capture_size": launch.said("max_cudagraph_capture_size"),
+        "kv_offload.remote": gib(tiers.remote),
+    }
+
+
+VERSIONS = {
+    "current": EngineRules(
+        title="TensorRT-LLM",
+        settings=("capacity_scheduler_policy", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio"),
+        limits=(Limits(0, 2048, 8192),),  # ``llmapi/llm_args.py``: no classes of GPUs
+        block_size=32,
+        memory=Memory(
+            activation_coefficients={1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
+            min_activation_bytes=70 * 2**20,
+            runtime_bytes=3.5 * 2**30,
+            kv_bytes=share_of_free,
+        ),
+        one_gpu_per_rank=True,
+        behaviour=Behaviour(  # an expert layer is one operator
+            overlap=True, piecewise=False, launch_us=850.0, pass_us=0.0, request_us=0.0, frontend_ms=8.0,
+            serial_us=1000.0, prefill_slowdown=1.1,
+        ),
+        scheduler="no_evict",
+        first_token="prefill",  # the orchestrator returns the context phase's token
+        command=_command,
+        without_flag=_without_flag,
+        multi_node="start it under mpirun or srun, through trtllm-llmapi-launch",
+    )
+}  # fmt: skip

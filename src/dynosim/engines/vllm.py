@@ -1,0 +1,117 @@
+"""vLLM V1: scheduler, memory and flags of 0.24 (``vllm serve``), limits and block sizes of 0.33."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dynosim.engines.base import (
+    Behaviour,
+    EngineRules,
+    Flags,
+    Kernels,
+    Launch,
+    Limits,
+    Memory,
+    gib,
+    share_of_all,
+    shell,
+)
+
+
+def _command(launch: Launch) -> str:
+    pool, host, own = launch.pool, launch.pool.kv_offload.host, launch.pool.kv_offload.offload_prompt_only
+    connector = {"kv_connector": "NixlConnector", "kv_role": "kv_both"} if launch.role != "mixed" else None
+    drafts = launch.draft_tokens and {"method": "mtp", "num_speculative_tokens": launch.draft_tokens}
+    flags: Flags = {
+        "tensor-parallel-size": pool.tensor_parallel_size,
+        "pipeline-parallel-size": pool.pipeline_parallel_size if pool.pipeline_parallel_size > 1 else None,
+        "data-parallel-size": pool.data_parallel_size if pool.data_parallel_size > 1 else None,
+        "enable-expert-parallel": pool.enable_expert_parallel,
+        "max-num-seqs": pool.max_num_seqs,
+        "max-num-batched-tokens": pool.max_num_batched_tokens,
+        "enable-chunked-prefill" if pool.enable_chunked_prefill else "no-enable-chunked-prefill": True,
+        "enable-prefix-caching" if pool.enable_prefix_caching else "no-enable-prefix-caching": True,
+        "block-size": launch.block_size,
+        "gpu-memory-utilization": pool.gpu_memory_utilization,
+        "num-gpu-blocks-override": pool.num_gpu_blocks_override,
+        "scheduling-policy": "priority" if pool.scheduling_policy == "priority" else None,
+        "scheduler-reserve-full-isl" if pool.scheduler_reserve_full_isl else "no-scheduler-reserve-full-isl": True,
+        "long-prefill-token-threshold": pool.long_prefill_token_threshold or None,
+        "long-prefill-token-threshold-adaptive": pool.long_prefill_token_threshold_adaptive,
+        "max-num-active-seqs": pool.max_num_active_seqs,
+        "watermark": pool.watermark or None,
+        "quantization": "fp8" if launch.quantises else None,
+        "kv-cache-dtype": "fp8" if launch.fp8_cache else None,
+        "kv-offloading-size": host and f"{host.size_gib:g}",
+        "kv-offloading-backend": host and "native",
+        "kv-transfer-config.kv_connector_extra_config.offload_prompt_only": "false" if host and own is False else None,
+        "speculative-config": drafts and json.dumps(drafts),
+        "kv-transfer-config": connector and json.dumps(connector),
+        **_engine_flags(launch),
+    }
+    return shell(["vllm", "serve", launch.checkpoint], flags)
+
+
+def _engine_flags(launch: Launch) -> Flags:
+    engine = launch.engine
+    graphs = {"cudagraph_mode": engine.cudagraph_mode} if engine.cudagraph_mode else None
+    return {
+        "async-scheduling": engine.async_scheduling is True,
+        "no-async-scheduling": engine.async_scheduling is False,
+        "compilation-config": graphs and json.dumps(graphs),
+        "max-cudagraph-capture-size": launch.said("max_cudagraph_capture_size"),
+        "attention-backend": launch.said("attention_backend"),
+        "attention-config.use_trtllm_attention": 0 if engine.attention_backend == "FLASHINFER" else None,
+    }
+
+
+def _without_flag(launch: Launch) -> dict[str, Any]:
+    pool = launch.pool
+    return {
+        "scheduling_policy": None if pool.scheduling_policy in ("fcfs", "priority") else pool.scheduling_policy,
+        "kv_offload.disk": gib(pool.kv_offload.disk),
+        "kv_offload.remote": gib(pool.kv_offload.remote),
+    }
+
+
+VERSIONS = {
+    "current": EngineRules(
+        title="vLLM",
+        settings=(
+            "attention_backend",
+            "long_prefill_token_threshold",
+            "long_prefill_token_threshold_adaptive",
+            "max_num_active_seqs",
+            "watermark",
+        ),
+        # ``get_batch_defaults`` of ``engine/arg_utils.py``; an A100 of 80 GB counts as one of the small.
+        limits=(Limits(160, 1024, 16384), Limits(70, 1024, 8192), Limits(0, 256, 2048)),
+        block_size=16,
+        # ``get_supported_kernel_block_sizes`` of ``v1/attention/backends``.
+        backend_block_sizes={"FLASHMLA": 64, "FLASHINFER_MLA": 32, "CUTLASS_MLA": 128},
+        null_blocks=1,  # ``null_block`` of ``v1/core/block_pool.py``
+        offloads_prompt_only=True,  # since pull request 43797; before 33881 a defect of async scheduling did the same
+        memory=Memory(
+            activation_coefficients={1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
+            min_activation_bytes=70 * 2**20,
+            runtime_bytes=3.5 * 2**30,
+            kv_bytes=share_of_all,
+        ),
+        # The tables of block-FP8 GEMMs are flat at 60 us (Hopper) to 180 us (Blackwell) below 1,024 tokens, launch
+        # overhead that CUDA graphs hide from decode passes: TP8 would be no faster than TP1. SGLang runs the same
+        # DeepGEMM kernels.
+        kernels=Kernels(fp8_attention=False, mxfp8_experts=False, block_fp8_gemms_of="sglang"),
+        behaviour=Behaviour(
+            overlap=True, piecewise=True, launch_us=850.0, pass_us=400.0, request_us=20.0, frontend_ms=6.0,
+            serial_us=1000.0, prefill_slowdown=1.3, moe_launches=1.5, mla_launches=1.0,
+        ),
+        scheduler="in_turn",
+        # The decode replica computes the last prompt token again: P/D connectors drop the prefill replica's token.
+        first_token="decode",
+        command=_command,
+        without_flag=_without_flag,
+        multi_node="start it on every node, with --data-parallel-size-local and --data-parallel-address"
+        " (or --nnodes, Ray)",
+    )
+}  # fmt: skip

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[2] / "tests" / "conformance"
+FOLDER = Path(os.environ.get("CONFORMANCE", Path(__file__).parents[2] / "tests" / "conformance"))
 MODES = {"sync": False, "async": True}
 """Name -> engine.async_scheduling."""
 COLUMNS = {"ttft_s": 1e-6, "finish_s": 1e-6, "cached_tokens": 0, "preemptions": 0}

@@ -3,7 +3,8 @@
     python benchmarks/conformance/scenarios_vllm.py [NAME ...]                    # those without a trace
     python benchmarks/conformance/scenarios_vllm.py --traces FOLDER [NAME ...]    # slices of public traces too
 
-What a scenario was recorded with is lost when it changes: record again after this.
+What was recorded of a scenario is lost: record again after this. ``mixed_N`` is drawn for any number N; to hunt for
+differences, make and record hundreds of them elsewhere (``CONFORMANCE=/tmp/hunt``; see ``fixtures``).
 """
 
 from __future__ import annotations
@@ -519,9 +520,11 @@ def main() -> None:
     arguments = parser.parse_args()
     global TRACES
     TRACES = arguments.traces
-    for name, scenario in SCENARIOS.items():
-        if not arguments.names or name in arguments.names:
-            fixtures.write(fixtures.FOLDER / "vllm" / f"{name}.json", scenario.content(name))
+    folder = fixtures.FOLDER / "vllm"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names or SCENARIOS:
+        scenario = SCENARIOS.get(name) or mixed(int(name.removeprefix("mixed_")))
+        fixtures.write(folder / f"{name}.json", scenario.content(name))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-import numba
 import pytest
-from numba.core.caching import IndexDataCacheFile
 
 SRC = Path(__file__).parents[1] / "src" / "dynosim"
 LAYERS = [
@@ -95,12 +93,6 @@ def test_what_is_imported_is_declared() -> None:
     imported = {name.partition(".")[0] for path in MODULES for name in _imported(path)}
     foreign = imported - {*sys.stdlib_module_names, "dynosim"}
     assert not sorted(name for name in foreign if BROUGHT.get(name, name).lower() not in declared)
-
-
-def test_the_private_names_of_numba_that_are_used_exist() -> None:
-    files = IndexDataCacheFile("folder", "name", "stamp")
-    missing = [name for name in ("_source_stamp", "_index_path", "_data_name_pattern") if not hasattr(files, name)]
-    assert not missing, f"numba {numba.__version__} lacks them: simulation/compiled.py sets them"
 
 
 def test_the_held_out_measurements_are_never_named() -> None:

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 import numpy as np
 from numba import njit
 
-from dynosim.simulation import gaps
+from dynosim.simulation import build, gaps
 from dynosim.simulation.records import TokenGaps
 
 Series = tuple[float, float, int, int]
 """(first, step, n, weight) as ``record_gaps`` takes them."""
 
+build.to_numba()
 _record = njit(gaps.record_gaps.py_func)
 
 

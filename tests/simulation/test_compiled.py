@@ -1,4 +1,4 @@
-"""Compiled code on disk belongs to exactly the sources it was made of."""
+"""Compiled code on disk belongs to exactly the sources, the compiler and the processor it was made for."""
 
 from __future__ import annotations
 
@@ -7,36 +7,71 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dynosim.simulation import compiled, engine
+import numpy as np
+import pytest
+
+from dynosim.simulation import build, compiled, engine
 
 FOLDER = Path(compiled.__file__).parent
+CALLERS = {"build.py", "pool.py"}
+"""Modules that import from ``compiled`` without compiled functions of their own."""
 
 
 def test_every_module_with_compiled_functions_is_in_the_digest() -> None:
     users = {path.name for path in FOLDER.glob("*.py") if "compiled import" in path.read_text()}
-    assert set(compiled.SOURCES) == (users | {"compiled.py"}) - {"pool.py"}  # the pool only makes handles
+    assert set(compiled.SOURCES) == (users - CALLERS) | {"build.py", "compiled.py"}
 
 
-def test_a_change_of_one_source_makes_all_compiled_code_stale(tmp_path: Path) -> None:
+def test_a_change_of_one_source_makes_compiled_code_stale(tmp_path: Path) -> None:
     shutil.copytree(FOLDER.parents[1], tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "packs"))
-    code = "from dynosim.simulation import engine; print(engine.submit._cache._cache_file._source_stamp)"
+    code = "from dynosim.simulation import compiled; print(compiled._key())"
 
-    def stamp() -> str:
+    def key() -> str:
         run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'src')!r}); {code}"]
         return subprocess.run(run, capture_output=True, text=True, check=True).stdout
 
-    before = stamp()
+    before = key()
     changed = tmp_path / "src" / "dynosim" / "simulation" / "kv_cache.py"
     changed.write_text(changed.read_text() + "\n")
-    assert stamp() != before
+    assert key() != before
 
 
-def test_all_that_is_on_disk_carries_the_stamp() -> None:
-    compiled.load_units()
-    entries = [function for function in vars(engine).values() if getattr(function, "_can_compile", False)]
-    caches = [entry._cache for entry in entries] + [unit._cache for unit in compiled._loaded]
-    kept = [cache._cache_file for cache in caches if hasattr(cache, "_cache_file")]
-    assert len(kept) > 10
-    assert {files._source_stamp for files in kept} == {compiled.DIGEST}
-    assert all(compiled.DIGEST[:8] in files._index_path for files in kept)
-    assert all(compiled.DIGEST[:8] in files._data_name_pattern for files in kept)
+def test_another_processor_or_compiler_has_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compiled._key()
+    monkeypatch.setattr(compiled.binding, "get_host_cpu_name", lambda: "another")
+    other = compiled._key()
+    monkeypatch.setattr(compiled, "version", lambda name: "0.0")
+    assert len({before, other, compiled._key()}) == 3
+
+
+def test_damaged_code_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bytes] = []
+    monkeypatch.setattr(compiled, "_compile", lambda: made.append(b"code") or b"code")
+    monkeypatch.setattr(compiled, "_folders", lambda: iter([tmp_path]))
+    assert compiled._object_code() == compiled._object_code() == b"code"
+    assert len(made) == 1
+    (path,) = tmp_path.glob("*.o")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert compiled._object_code() == b"code"
+    assert len(made) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(compiled, "_compile", lambda: b"code")
+    monkeypatch.setattr(compiled, "_folders", lambda: iter([tmp_path / "file" / "below"]))
+    assert compiled._object_code() == b"code"
+
+
+def test_entries_refuse_what_they_were_not_compiled_for() -> None:
+    compiled.load()
+    for wrong in ((), (0, 0.0), (np.zeros(3, np.int64), 0.0), (np.zeros((3, 3), np.int32), 0.0)):
+        with pytest.raises((TypeError, BufferError)):
+            engine.settle_all(*wrong)
+
+
+def test_parameters_of_entries_are_of_known_types() -> None:
+    def strange(handle, colour): ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(TypeError, match="colour"):
+        build._kinds(strange)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from dynosim.simulation import links, state
+from dynosim.simulation import build, links, state
 from dynosim.simulation.compiled import handle_of
 
 BANDWIDTH = {"prefill": 100.0, "decode": 50.0}
@@ -69,6 +69,7 @@ def _run(*jobs: Job, latency_s: float = 0.0) -> list[float]:
     columns = [[jobs[i].start_s, 2 * jobs[i].source, 2 * jobs[i].target + 1, jobs[i].size_bytes] for i in order]
     start, source, target, size = np.array(columns).T
     ends = np.zeros(len(jobs))
+    build.to_numba()
     _drive(handle_of(list(arrays.values())), start, source.astype(np.int64), target.astype(np.int64), size, ends)
     return [float(ends[order.index(i)]) for i in range(len(jobs))]
 

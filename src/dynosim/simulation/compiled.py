@@ -1,98 +1,91 @@
-"""How the engine is compiled, and how Python hands it its state cheaply.
+"""Which functions are compiled, and how Python gets at them cheaply.
 
-Compiled code is cached on disk. Only functions called from Python get Python wrappers, and those take a *handle*, one
-small array with the addresses and shapes of all state arrays: unpacking twenty arrays at every call would cost more
-than most calls do.
+All of them become one object file (``build.py``), kept on disk for exactly these sources, this numba and this
+processor. To read it takes LLVM only; numba, half a second to import and set up, is for making it.
+
+Python hands over a *handle*, one small array with the addresses and shapes of all state arrays: unpacking twenty arrays
+at every call would cost more than most calls do.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import from_dtype, njit, types
-from numba.core import sigutils
-from numba.core.ccallback import CFunc
-from numba.core.typing.templates import AttributeTemplate
-from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
-from numba.np.arrayobj import populate_array
+from filelock import FileLock
+from llvmlite import binding
 from numpy.typing import NDArray
 
+from dynosim.files import write_whole
+
 SOURCES = (
-    "admission.py", "batching.py", "compiled.py", "engine.py", "gaps.py", "kv_cache.py", "links.py", "passes.py",
-    "queues.py", "sglang.py", "state.py", "tiers.py", "vllm.py",
+    "admission.py", "batching.py", "build.py", "compiled.py", "engine.py", "gaps.py", "kv_cache.py", "links.py",
+    "passes.py", "queues.py", "sglang.py", "state.py", "tiers.py", "vllm.py",
 )  # fmt: skip
-"""Modules whose functions are compiled into each other."""
-DIGEST = hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)).hexdigest()
+"""Modules whose functions are compiled, and those that say how."""
+FOLDER = Path(__file__).parent
+DIGEST = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in SOURCES)).hexdigest()
 
+PYTHON_API = (
+    "PyBuffer_Release", "PyErr_BadArgument", "PyErr_Occurred", "PyFloat_AsDouble", "PyLong_AsLongLong",
+    "PyObject_GetBuffer", "Py_BuildValue",
+)  # fmt: skip
+"""What entries call to unpack their arguments and to return."""
+METH_FASTCALL = 0x80
 
-def entry(function: Callable[..., Any]) -> Any:
-    """Compile a function for Python to call, and cache it on disk until any of SOURCES changes."""
-    dispatcher = njit(cache=True)(function)
-    _stamp(dispatcher._cache)
-    return dispatcher
+Handle = Handles = Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+"""Annotations of an entry's parameters: a handle, those of several pools, arrays."""
 
-
-def _stamp(cache: Any) -> None:
-    """Let cached code go stale with any of SOURCES: numba asks only whether the function's own file has changed.
-
-    It also reads an index before it compares stamps, and one of other sources may name what is no longer there.
-    """
-    files = cache._cache_file
-    files._source_stamp = DIGEST
-    files._index_path += f".{DIGEST[:8]}"
-    files._data_name_pattern += f".{DIGEST[:8]}"
-
-
-_units: list[tuple[str, CFunc]] = []
-
-
-def unit(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a large inner function by itself, to be called by its address; ``load_units`` makes it callable.
-
-    Numba links all that a function calls into it and optimises it again there, which takes most of the compile time of
-    deep trees of calls.
-    """
-
-    def declare(function: Callable[..., Any]) -> Any:
-        arguments, result = sigutils.normalize_signature(signature)
-        callback = CFunc(function, (arguments, result), locals={}, options={"nopython": True})
-        callback.enable_caching()
-        _stamp(callback._cache)
-        name = f"dynosim.{DIGEST[:8]}.{function.__name__}"
-        _units.append((name, callback))
-        return types.ExternalFunction(name, signature)
-
-    return declare
-
-
-def load_units() -> None:
-    """Compile all units, or read them from disk; once per process, before anything that calls them."""
-    while _units:
-        name, callback = _units.pop(0)
-        callback.compile()
-        binding.add_symbol(name, callback.address)
-        _loaded.append(callback)
-
-
-_loaded: list[CFunc] = []
+inner_functions: list[Callable[..., Any]] = []
+entries: list[Callable[..., Any]] = []
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """Compile a function that only compiled code calls, once: whole numbers of any kind come as 64 bits."""
-    dispatcher = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
-    template = dispatcher.get_call_template
-    dispatcher.get_call_template = lambda args, kws: template(tuple(map(_widest, args)), kws)
-    return dispatcher
+    """Declare a function that only compiled code calls: whole numbers of any kind come as 64 bits."""
+    inner_functions.append(function)
+    return function
 
 
-def _widest(kind: types.Type) -> types.Type:
-    kind = types.unliteral(kind)
-    return types.int64 if kind in (types.int8, types.int32) else kind
+def entry(function: Callable[..., Any]) -> Any:
+    """Declare a function for Python to call; the annotations of its parameters, or else their names, say what it takes
+    (``build.TYPES``, ``build.NAMED``)."""
+    entries.append(function)
+    return function
+
+
+def unit(signature: Any) -> Callable[..., Any]:
+    """Declare an inner function."""
+    return inner
+
+
+class State:
+    """In compiled code: the address of a handle, with the arrays as attributes. One word to pass on, whatever it holds.
+
+    *fields* is name -> (dtype, dimensions) in the order of the handle.
+    """
+
+    def __init__(self, name: str, fields: Mapping[str, tuple[np.dtype[Any], int]]) -> None:
+        self.name, self.fields = name, fields
+
+
+class Opener:
+    """In compiled code: the function from a handle to *state*."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+
+opener = Opener
 
 
 def handle_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
@@ -103,60 +96,112 @@ def handle_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
-class State(types.Type):
-    """In compiled code: the address of a handle, with the arrays as attributes. One word to pass on, whatever it holds.
-
-    *fields* is name -> (dtype, dimensions) in the order of the handle.
-    """
-
-    def __init__(self, name: str, fields: Mapping[str, tuple[np.dtype[Any], int]]) -> None:
-        super().__init__(name)
-        self.arrays = {
-            field: (row, types.Array(from_dtype(dtype), ndim, "C"))
-            for row, (field, (dtype, ndim)) in enumerate(fields.items())
-        }
+# ----------------------------------------------------------------------------------------------------------- on disk
 
 
-@register_model(State)
-class _StateModel(models.PrimitiveModel):
-    def __init__(self, manager, fe_type):
-        super().__init__(manager, fe_type, ir.IntType(64))
+def load() -> None:
+    """Put the compiled functions in the place of the entries; once per process, before the first call of one."""
+    if _kept:
+        return
+    for name in PYTHON_API:
+        binding.add_symbol(name, ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value)
+    _kept.append(_engine(_object_code()))
+    for function in entries:
+        function.__globals__[function.__name__] = _builtin(function)
 
 
-@infer_getattr
-class _StateAttributes(AttributeTemplate):
-    key = State
+load_units = load
 
-    def generic_resolve(self, state, name):
-        return state.arrays[name][1] if name in state.arrays else None
+_kept: list[Any] = []
+"""What has to outlive every call: LLVM's engine, and the definitions of the built-in functions."""
 
 
-@lower_getattr_generic(State)
-def _lower_attribute(context, builder, state, address, name):
-    """Build the array from its row of the handle."""
-    row, array_type = state.arrays[name]
-    table = builder.inttoptr(address, ir.IntType(64).as_pointer())
-    data, length, width = (builder.load(builder.gep(table, [ir.IntType(64)(3 * row + i)])) for i in range(3))
-    size = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
-    one = ir.IntType(64)(size)
-    shape, strides = [length], [one]
-    if array_type.ndim == 2:
-        shape, strides = [length, width], [builder.mul(width, one), one]
-    array = context.make_array(array_type)(context, builder)
-    pointer = builder.inttoptr(data, array.data.type)
-    populate_array(array, data=pointer, shape=shape, strides=strides, itemsize=one, meminfo=None)
-    return array._getvalue()
+def _object_code() -> bytes:
+    """Return the compiled functions, from disk if they are there; a folder that cannot be written to keeps nothing."""
+    paths = [folder / f"engine.{_key()}.o" for folder in _folders()]
+    for path in paths:
+        if (found := _read(path)) is not None:
+            return found
+    for path in paths:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):  # several workers start at once
+                return _read(path) or _write(path)
+    return _compile()
 
 
-def opener(state: State) -> Any:
-    """Return the compiled function from a handle to *state*."""
+def _key() -> str:
+    """Return what compiled code depends on, as a name."""
+    parts = [DIGEST, version("numba"), binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()]
+    parts += [binding.get_process_triple(), sys.implementation.cache_tag]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
-    @intrinsic
-    def open_state(typing_context, handle):
-        def codegen(context, builder, signature, args):
-            array = context.make_array(signature.args[0])(context, builder, args[0])
-            return builder.ptrtoint(array.data, ir.IntType(64))
 
-        return state(handle), codegen
+def _folders() -> Iterator[Path]:
+    if os.access(FOLDER, os.W_OK):
+        yield FOLDER / "__pycache__"
+    with suppress(RuntimeError):  # no home
+        yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynosim"
 
-    return open_state
+
+def _read(path: Path) -> bytes | None:
+    """Return the code in *path*, which begins with its checksum; None where it is absent or damaged."""
+    with suppress(OSError):
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            return content[32:]
+    return None
+
+
+def _write(path: Path) -> bytes:
+    code = _compile()
+    write_whole(path, hashlib.sha256(code).digest() + code)
+    return code
+
+
+def _compile() -> bytes:
+    from dynosim.simulation.build import object_code
+
+    return object_code()
+
+
+# ------------------------------------------------------------------------------------------------------------ calling
+
+
+def _engine(code: bytes) -> binding.ExecutionEngine:
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
+    arm = platform.machine() in ("aarch64", "arm64")  # where sections of one file may lie too far apart without it
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine, use_lmm=arm)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_new_function = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(
+    ("PyCFunction_NewEx", ctypes.pythonapi)
+)
+
+
+def _builtin(function: Callable[..., Any]) -> Any:
+    """Return the compiled *function* as a built-in one, which costs a tenth of a call through ``ctypes``."""
+    definition = _MethodDef(
+        function.__name__.encode(), _kept[0].get_function_address(symbol(function)), METH_FASTCALL, None
+    )
+    _kept.append(definition)
+    return _new_function(ctypes.addressof(definition), None, None)
+
+
+def symbol(function: Callable[..., Any]) -> str:
+    """Return the name of an entry in the object file."""
+    return f"dynosim.{function.__module__}.{function.__name__}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynosim.hardware.gpus import price_provenance
 from dynosim.metrics import Metrics, slo_violations
@@ -14,9 +14,11 @@ from dynosim.report.analysis import layout, prices
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
 from dynosim.run import Prediction
-from dynosim.search.study import Study
-from dynosim.search.trial import Trial
 from dynosim.uncertainty.model_band import Band
+
+if TYPE_CHECKING:
+    from dynosim.search.study import Study
+    from dynosim.search.trial import Trial
 
 
 def objective_view(objective: Objective) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -24,11 +23,15 @@ def losses(values: ArrayLike, directions: Sequence[str]) -> Array:
 
 def nondominated(points: Array) -> NDArray[np.bool_]:
     """Return which rows of the losses (``n x m``) no other row dominates; of equal rows only the first counts."""
+    import moocore  # predictions do without
+
     return np.asarray(moocore.is_nondominated(points), dtype=bool) if len(points) else np.zeros(0, dtype=bool)
 
 
 def hypervolume(points: Array, reference: Array) -> float:
     """Return the volume that the losses (``n x m``) dominate within the reference point (``m``), in their units."""
+    import moocore
+
     inside = points[np.all(points < reference, axis=1)]
     return float(moocore.hypervolume(inside, ref=reference)) if len(inside) else 0.0
 

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 Array = NDArray[np.float64]
 Edges = NDArray[np.int64]
@@ -61,7 +61,29 @@ def as_lengths(deviations: Array, confidence: float = CONFIDENCE) -> Array:
     """Return *deviations* so scaled and centred that the half-width of a difference is the length of theirs."""
     n = deviations.shape[-1]
     centred = deviations - deviations.mean(axis=-1, keepdims=True)
-    return np.asarray(stdtrit(n - 1, 0.5 + confidence / 2.0) * centred / math.sqrt(n * (n - 1)))
+    return np.asarray(student_t(n - 1, confidence) * centred / math.sqrt(n * (n - 1)))
+
+
+@lru_cache(maxsize=64)
+def student_t(freedom: int, confidence: float) -> float:
+    """Return t such that -t .. t has the probability *confidence* under Student's distribution, by bisection.
+
+    Of whole degrees of *freedom* its distribution is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    """
+    low, high = 0.0, math.pi / 2.0
+    while low < (angle := (low + high) / 2.0) < high:
+        low, high = (angle, high) if _probability(freedom, angle) < confidence else (low, angle)
+    return math.sqrt(freedom) * math.tan(angle)
+
+
+def _probability(freedom: int, angle: float) -> float:
+    """Return the probability of less than sqrt(freedom) tan(angle) either way."""
+    odd = freedom % 2
+    term = total = math.sin(angle) * (math.cos(angle) if odd else 1.0)
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= (k - 1) / k * math.cos(angle) ** 2
+        total += term
+    return (angle + (total if freedom > 1 else 0.0)) * 2.0 / math.pi if odd else total
 
 
 def relative(deviations: Deviations, name: str) -> Array | None:

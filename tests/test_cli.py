@@ -56,6 +56,25 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
     assert not heavy & set(done.stderr.split())
 
 
+def test_a_prediction_imports_nothing_of_the_search() -> None:
+    code = "import sys, dynosim.cli as c; c.main(['predict', 'tiny']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {
+        "scipy.optimize",
+        "torch",
+        "optuna",
+        "sqlalchemy",
+        "moocore",
+        "loky",
+        "mlflow",
+        "pandas",
+        "pyarrow",
+        "plotly",
+    }
+    assert "TTFT" in done.stdout
+    assert not heavy & set(done.stderr.split())
+
+
 def test_every_verb_and_exit_code_is_documented() -> None:
     text = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
     parser = cli._parser()

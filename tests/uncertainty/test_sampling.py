@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from dynosim.config import PriceConfig
 from dynosim.metrics import Metrics, over_seeds, summarize
@@ -24,6 +24,7 @@ from dynosim.uncertainty.sampling import (
     of_rates,
     of_ratio,
     relative,
+    student_t,
 )
 from test_metrics import _make_random, _make_result
 
@@ -31,6 +32,12 @@ Array = NDArray[np.float64]
 SEEDS = 400
 T9 = 2.2622
 """Student's t with 9 degrees of freedom at 97.5 %, from the table."""
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 10, 29, 100])
+def test_students_quantile_is_that_of_scipy(freedom: int) -> None:
+    for confidence in (0.1, 0.5, 0.9, 0.95, 0.999):
+        assert student_t(freedom, confidence) == pytest.approx(stdtrit(freedom, 0.5 + confidence / 2.0), rel=1e-11)
 
 
 def _mean_half(x: Array) -> float:

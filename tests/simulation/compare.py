@@ -26,7 +26,7 @@ def run_oracle(deployment: DeploymentConfig, workload: Workload, seed: int = 0) 
     core, make_pool = OracleCore(), cluster.Pool
 
     def add(*args: Any, **kwargs: Any) -> Any:
-        return core.add(make_pool(*args, **kwargs))
+        return core.add(make_pool(*args, **kwargs), workload)
 
     with ExitStack() as patches:
         for info in pkgutil.iter_modules(simulation.__path__):

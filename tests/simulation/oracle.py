@@ -2,26 +2,32 @@
 
 It takes the place of the compiled functions of ``dynosim.simulation.engine`` under the same cluster. No jumps over
 passes, no runs of blocks, no linked lists: every forward pass is executed, every KV block has its own identity, every
-queue is a list. ``oracle_kv`` has the caches, ``oracle_net`` the links.
+queue is a list. What a block holds comes from the workload itself. ``oracle_kv`` has the caches, ``oracle_net`` the
+links. vLLM's rules are those of 0.32 (``v1/core/sched``, ``v1/core/block_pool.py``, ``v1/engine/core.py``).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dynosim.simulation import state as s
 from dynosim.simulation.pool import Pool
-from simulation.oracle_kv import Cache, Node, Tier
+from dynosim.workload.table import Workload
+from simulation.oracle_kv import Block, Cache, Key, Tier
 from simulation.oracle_net import Network
 
+T = TypeVar("T")
 GOLDEN = 0x9E3779B97F4A7C15
 REMOTE_KIND = 2
 TIER_COLUMNS = ("cached_host", "cached_disk", "cached_remote")
 CLIP = 4096  # SGLang: output tokens of one request that admission looks ahead at most
 NOTHING = -1  # the queue waits for nothing but the end of the pass
+UNLIMITED = 1 << 60
+OWN = "own"
 RETRACT_STEPS = 20  # SGLang: tokens that must fit for every request after a retraction
 MANY_WAITING = 128  # SGLang: longest prefix first gives way to first come, first served above
 
@@ -31,11 +37,13 @@ class Job:
 
     def __init__(self, pool: Oracle, index: int, row: Any) -> None:
         self.index, self.row = index, row
-        self.ids = pool.e.hash_ids[row["hash_start"] : row["hash_start"] + row["hash_count"]].tolist()
-        self.input, self.output, self.hashed = int(row["input"]), int(row["output"]), int(row["hashed"])
+        self.input, self.output = int(row["input"]), int(row["output"])
+        self.keys = pool.content(index, self.input + self.output)
+        self.nodes = pool.nodes_of(row)
         self.rank: Rank | None = None
         self.rounds = 0  # of speculation
         self.order = 0  # of admission
+        self.arrived = 0.0  # at this pool's queue
         self.reset()
 
     def reset(self) -> None:
@@ -49,10 +57,10 @@ class Job:
 
     def forget_blocks(self) -> None:
         """Nothing of it is computed or on its way any more."""
-        self.own: list[int] = []
-        self.held: dict[int, Node] = {}
-        self.blocks = self.nodes = self.ctx = self.chunk = self.loading = 0
-        self.prefilling = self.storing = False
+        self.blocks: list[Block] = []
+        self.hashed = 0  # of them can be found
+        self.ctx = self.chunk = self.loading = 0
+        self.prefilling = self.storing = self.ended = False
 
     @property
     def tokens(self) -> int:
@@ -60,7 +68,7 @@ class Job:
 
     @property
     def decoding(self) -> bool:
-        return not self.prefilling
+        return not self.prefilling and not self.ended
 
 
 class Lane:
@@ -79,13 +87,22 @@ class Lane:
 
     def schedule_together(self, now: float) -> None:
         """Running requests first, then the queue, under one token budget."""
-        budget, preempted = self.schedule_running(now)
-        if preempted and self.running:
+        longest = self.longest_chunk()
+        budget, preempted = self.schedule_running(longest)
+        if preempted:
             self.rank.reason = s.KV_BLOCKS
         elif self.waits_for_company():
             self.rank.reason = s.TOKEN_BUDGET
         else:
-            self.schedule_waiting(now, budget)
+            self.schedule_waiting(now, budget, longest)
+
+    def longest_chunk(self) -> int:
+        """Most tokens of one prompt in this pass: all of it for a request that is alone."""
+        lim, requests = self.rank.pool.lim, len(self.rank.running()) + len(self.rank.waiting)
+        if requests <= 1 or lim["long_prefill_tokens"] == 0:
+            return UNLIMITED
+        fair = int(lim["max_num_batched_tokens"]) // requests if lim["long_prefill_adaptive"] else 0
+        return max(int(lim["long_prefill_tokens"]), fair)
 
     def waits_for_company(self) -> bool:
         """TensorRT-LLM: prompts wait for a fuller pass while others decode."""
@@ -99,31 +116,39 @@ class Lane:
             self.batch_waits += 1
         return self.batch_waits > 0
 
-    def schedule_running(self, now: float) -> tuple[int, bool]:
-        rank, lim = self.rank, self.rank.pool.lim
-        budget, preempted, i = int(lim["max_num_batched_tokens"]), False, 0
-        while i < len(self.running):
+    def schedule_running(self, longest: int) -> tuple[int, bool]:
+        """Give the running requests tokens and blocks, in order; return (tokens left, whether any was preempted)."""
+        budget, preempted, i = int(self.rank.pool.lim["max_num_batched_tokens"]), False, 0
+        while i < len(self.running) and budget > 0:
             job = self.running[i]
-            wanted = job.tokens - job.ctx if job.prefilling else rank.pool.decode_tokens(job)
-            job.chunk = min(wanted, budget)
-            if rank.missing(job, job.ctx + job.chunk) > len(rank.cache.free):
-                # The largest key in all batches, the latest admitted among equals; then this one, or its successor,
-                # again. One of another batch loses the pass that is on its way.
-                lane, victim = max(rank.running(), key=lambda pair: (pair[1].key, pair[1].order))
-                if lane is self and self.running.index(victim) < i:
+            i += 1
+            if job.ended:
+                continue
+            wanted = min(job.tokens - job.ctx, longest) if job.prefilling else self.rank.pool.decode_tokens(job)
+            chunk = min(wanted, budget)
+            while self.rank.missing(job, job.ctx + chunk) > len(self.rank.cache.free):
+                lane, victim = self.rank.victim()
+                if lane is self:
                     budget += victim.chunk
-                    i -= 1
+                    i -= self.running.index(victim) < i
                 lane.preempt(victim, lane.unit.now)
                 preempted = True
-                continue
-            rank.grow(job, job.ctx + job.chunk)
-            if job.prefilling:
-                rank.register(job, job.ctx + job.chunk)
-            budget -= job.chunk
-            i += 1
+                if victim is job:
+                    return budget, preempted
+            self.advance(job, chunk)
+            budget -= chunk
         return budget, preempted
 
-    def schedule_waiting(self, now: float, budget: int) -> None:
+    def advance(self, job: Job, chunk: int) -> None:
+        """Give a running request *chunk* tokens of this pass; the blocks they fill can be found from now on."""
+        rank = self.rank
+        job.chunk = chunk
+        rank.grow(job, job.ctx + chunk)
+        # Overlapped, the token that a decode computes is not known before the next pass.
+        known = job.ctx if rank.pool.lim["overlap"] and not job.prefilling else job.tokens
+        rank.register(job, min(job.ctx + chunk, known))
+
+    def schedule_waiting(self, now: float, budget: int, longest: int) -> None:
         rank, lim = self.rank, self.rank.pool.lim
         while rank.waiting:
             if len(self.running) >= lim["max_num_seqs"]:
@@ -150,14 +175,15 @@ class Lane:
                 if loading == "started":
                     continue
                 hit, found = rank.match(job, job.tokens)
-                chunk = rank.clip(job.tokens - hit, budget)
+                chunk = rank.clip(min(job.tokens - hit, longest), budget)
                 if chunk == 0:
                     rank.reason = s.TOKEN_BUDGET
                     return
                 tokens = job.tokens if lim["reserve_full"] else hit + chunk
                 if lim["scheduler"] == s.NO_EVICT:
                     tokens = rank.pool.whole(job)
-                if not rank.has_room(tokens, hit, found):
+                spare = int(lim["watermark_blocks"]) if rank.running() else 0
+                if not rank.has_room(tokens, hit, found, spare):
                     rank.reason = s.KV_BLOCKS
                     return
                 rank.attach(job, hit, found, hit + chunk)
@@ -318,8 +344,11 @@ class Lane:
 
     def preempt(self, job: Job, now: float, *, front: bool = True) -> None:
         self.running.remove(job)
-        self.drop(job, now)
         job.row["preemptions"] += 1
+        if job.ended:  # it waits for nothing but its last token, which is on its way
+            self.rank.release(job)
+            return
+        self.drop(job, now)
         job.visible = now
         if front and not self.rank.pool.lim["ordered"]:
             self.rank.waiting.insert(self.rank.holders(), job)
@@ -328,7 +357,6 @@ class Lane:
 
     def drop(self, job: Job, now: float) -> None:
         """Take the blocks of a running request away."""
-        self.rank.register(job, job.ctx)
         self.rank.release(job)
         job.ctx = job.chunk = 0
         job.prefilling = False
@@ -435,9 +463,21 @@ class Lane:
             job.last_token = end
 
     def finish_all(self, end: float) -> None:
+        """Let requests end; overlapped, the next pass has been chosen as if they went on, so they stay until then."""
         for job in [job for job in self.running if job.generated >= job.output]:
-            self.running.remove(job)
+            job.ended = True
             self.finish(job, end)
+        if not self.rank.pool.lim["overlap"]:
+            self.clear_out()
+
+    def clear_out(self) -> bool:
+        """Let the ended requests leave the batch; return whether there were any."""
+        ended = [job for job in self.running if job.ended]
+        for job in ended:
+            self.running.remove(job)
+            if not self.rank.pool.lim["hold"]:
+                self.rank.release(job)
+        return bool(ended)
 
     def finish(self, job: Job, end: float) -> None:
         rank, lim = self.rank, self.rank.pool.lim
@@ -448,7 +488,7 @@ class Lane:
         rank.register(job, job.ctx)
         rank.pool.world.store(job, end)
         if not lim["hold"]:
-            rank.leave(job, end)
+            rank.count_out(job, end)
         if lim["hold"]:
             rank.pool.world.prefilled(job)
         if lim["watch"]:
@@ -481,9 +521,11 @@ class Rank:
         return min((job.visible for job in self.waiting[:1] + self.arrivals[:1]), default=math.inf)
 
     def insert(self, job: Job) -> None:
-        """Behind the last one with a key that is not larger, and behind those that hold blocks."""
-        places = [i + 1 for i, other in enumerate(self.waiting) if other.key <= job.key]
-        self.waiting.insert(max([self.holders(), *places]), job)
+        """Last, or in its place where the queue has an order, but behind those that hold blocks."""
+        places = range(self.holders(), len(self.waiting))
+        ordered = self.pool.lim["ordered"]
+        later = (i for i in places if ordered and precedence(job) < precedence(self.waiting[i]))
+        self.waiting.insert(next(later, len(self.waiting)), job)
 
     def holders(self) -> int:
         """How many at the front of the queue hold blocks: their KV has arrived."""
@@ -508,6 +550,17 @@ class Rank:
     def running(self) -> list[tuple[Lane, Job]]:
         return [(lane, job) for lane in self.lanes for job in lane.running]
 
+    def victim(self) -> tuple[Lane, Job]:
+        """Who is preempted next, of all batches: the last admitted, or the largest key and latest arrival. Not one
+        whose blocks are handed off."""
+        held = self.pool.lim["hold"]
+        running = sorted(
+            (pair for pair in self.running() if not (held and pair[1].ended)), key=lambda pair: pair[1].order
+        )
+        if not self.pool.lim["ordered"]:
+            return running[-1]
+        return max(running, key=lambda pair: (pair[1].key, pair[1].arrived))  # the first of equals
+
     def candidate(self) -> Job:
         if not self.pool.lim["longest_prefix"] or len(self.waiting) > MANY_WAITING:
             return self.waiting[0]
@@ -531,84 +584,69 @@ class Rank:
     # ---------------------------------------------------------------------------------------------------------- blocks
 
     def missing(self, job: Job, tokens: int) -> int:
-        return max(self.pool.blocks(tokens) - job.blocks, 0)
+        return max(self.pool.blocks(tokens) - len(job.blocks), 0)
 
     def needed(self, tokens: int, hit: int) -> int:
         return self.pool.blocks(tokens) - hit // int(self.pool.lim["block_size"])
 
-    def has_room(self, tokens: int, hit: int, found: list[Node]) -> bool:
-        return self.needed(tokens, hit) <= len(self.cache.free) - self.cache.pinned(found) - self.promised()
+    def has_room(self, tokens: int, hit: int, found: list[Block], spare: int = 0) -> bool:
+        free = len(self.cache.free) - self.cache.pinned(found) - self.promised()
+        return self.needed(tokens, hit) + spare <= free
 
     def promised(self) -> int:
         """TensorRT-LLM: blocks that admitted requests may still take."""
         if self.pool.lim["scheduler"] != s.NO_EVICT:
             return 0
-        admitted = [job for lane in self.lanes for job in lane.running] + list(self.bound)
-        return sum(max(self.pool.blocks(self.pool.whole(job)) - job.blocks, 0) for job in admitted)
+        admitted = [job for lane in self.lanes for job in lane.running if not job.ended] + list(self.bound)
+        return sum(self.missing(job, self.pool.whole(job)) for job in admitted)
 
     def grow(self, job: Job, tokens: int) -> None:
-        need = self.missing(job, tokens)
-        job.own += self.cache.take(need)
-        job.blocks += need
+        job.blocks += self.cache.take(self.missing(job, tokens))
 
-    def node_blocks(self, i: int, tokens: int) -> int:
-        """Whole blocks of node *i* within the first *tokens* tokens."""
-        return self.pool.node_blocks(i, tokens)
+    def match(self, job: Job, tokens: int) -> tuple[int, list[Block]]:
+        """Return (tokens hit, blocks): the longest cached prefix, at least the last token computed again."""
+        found = self.follow(job, tokens, self.cache.find)
+        return len(found) * int(self.pool.lim["block_size"]), found
 
-    def match(self, job: Job, tokens: int) -> tuple[int, list[Node]]:
-        """Return (tokens hit, nodes): the longest cached prefix, at least the last token computed again."""
-        return self.follow(job, tokens, lambda key: self.cache.nodes.get(key))
-
-    def follow(self, job: Job, tokens: int, find: Any) -> tuple[int, list[Node]]:
-        found: list[Node] = []
-        hit, size = 0, int(self.pool.lim["block_size"])
-        for i, key in enumerate(job.ids if self.pool.lim["caching"] else []):
-            node, whole = find(key), self.node_blocks(i, min(tokens, job.hashed))
-            if node is None or whole == 0:
+    def follow(self, job: Job, tokens: int, find: Callable[[Key], T | None]) -> list[T]:
+        """Return what *find* gives for the leading blocks of *tokens* tokens to compute."""
+        found: list[T] = []
+        most = (tokens - 1) // int(self.pool.lim["block_size"]) if self.pool.caching else 0
+        for key in job.keys[:most]:
+            block = find(key)
+            if block is None:
                 break
-            found.append(node)
-            hit += min(len(node.blocks), whole)
-            if len(node.blocks) < whole:
-                break
-        return min(hit, (tokens - 1) // size) * size, found
+            found.append(block)
+        return found
 
-    def attach(self, job: Job, hit: int, found: list[Node], tokens: int) -> None:
-        """Hold the found nodes (a full hit keeps its last block too) and take new blocks for the rest."""
-        for i, node in enumerate(found):
-            self.cache.refer(node)
-            job.held[i] = node
-        whole = [len(node.blocks) >= self.node_blocks(i, job.hashed) for i, node in enumerate(found)]
-        job.nodes = len(found) - (not whole[-1] if found else 0)
-        job.blocks = hit // int(self.pool.lim["block_size"])
+    def attach(self, job: Job, hit: int, found: list[Block], tokens: int) -> None:
+        """Hold the found blocks and take new ones for the rest."""
+        assert hit == len(found) * int(self.pool.lim["block_size"])
+        self.cache.hold(found)
+        job.blocks, job.hashed = list(found), len(found)
         self.grow(job, tokens)
 
     def register(self, job: Job, tokens: int) -> None:
-        """Share the whole blocks among the first *tokens* tokens, unless equal ones are there already."""
-        size, node_tokens = int(self.pool.lim["block_size"]), int(self.pool.lim["hash_tokens"])
-        while self.pool.lim["caching"] and job.nodes < len(job.ids) and job.nodes * node_tokens < tokens:
-            i, key = job.nodes, job.ids[job.nodes]
-            whole = self.node_blocks(i, job.hashed)
-            done = min((tokens - i * node_tokens) // size, whole)
-            if i not in job.held and done > 0 and key not in self.cache.nodes:
-                job.held[i] = self.cache.add(key)
-            if i in job.held:
-                grown = max(done - len(job.held[i].blocks), 0)
-                self.cache.extend(job.held[i], job.own[:grown])
-                del job.own[:grown]
-            if done < whole:
-                break
-            job.nodes += 1
-        job.named = max(job.named, job.nodes)
+        """Let the whole blocks among the first *tokens* tokens be found."""
+        if not self.pool.caching:
+            return
+        whole = tokens // int(self.pool.lim["block_size"])
+        for i in range(job.hashed, whole):
+            self.cache.name(job.blocks[i], job.keys[i])
+        job.hashed = max(job.hashed, whole)
+        job.named = max(job.named, sum(first + blocks <= job.hashed for _, first, blocks in job.nodes))
 
     def release(self, job: Job) -> None:
-        """Its own blocks first, then its nodes, last to first."""
-        self.cache.give(job.own)
-        for i in sorted(job.held, reverse=True):
-            self.cache.unrefer(job.held[i])
-        job.own, job.held, job.blocks, job.nodes = [], {}, 0, 0
+        """Give up all its blocks."""
+        self.cache.give(job.blocks)
+        job.blocks, job.hashed = [], 0
 
     def leave(self, job: Job, time: float) -> None:
         self.release(job)
+        self.count_out(job, time)
+
+    def count_out(self, job: Job, time: float) -> None:
+        """One request less on this rank, as the router sees it."""
         self.pool.count(self.row, job, -1)
         row = self.pool.e.rows[self.row]
         row["left"] = max(row["left"], time)
@@ -668,21 +706,22 @@ class Rank:
             job.row[TIER_COLUMNS[int(self.pool.lim["tier_kind"][tier])]] = min(tokens, left)
             left -= min(tokens, left)
 
-    def extended(self, job: Job, tokens: int, found: list[Node]) -> tuple[int, list[tuple[int, int, int]]]:
+    def extended(self, job: Job, tokens: int, found: list[Block]) -> tuple[int, list[tuple[int, int, int]]]:
         """Return the tokens of the prefix on the GPU and in the tiers, and (tier, node, blocks) that the tiers add."""
         size, total, parts = int(self.pool.lim["block_size"]), 0, []
-        for i, key in enumerate(job.ids):
-            whole = self.node_blocks(i, min(tokens, job.hashed))
-            have = min(len(found[i].blocks), whole) if i < len(found) else 0
+        most = (tokens - 1) // size
+        for key, first, blocks in job.nodes:
+            whole = min(blocks, most - first)
+            have = min(max(len(found) - first, 0), whole)
             tier = next((t for t, tier in enumerate(self.tiers) if tier.count(key) > have), None)
             if have < whole and tier is not None:
                 more = min(self.tiers[tier].count(key), whole)
                 parts.append((tier, key, more - have))
                 have = more
-            total += have
-            if have < whole or whole == 0:
+            total += max(have, 0)
+            if have < whole or whole <= 0:
                 break
-        return min(total, (tokens - 1) // size) * size, parts
+        return total * size, parts
 
 
 class Unit:
@@ -727,6 +766,15 @@ class Unit:
             seen = -math.inf
         else:
             self.unpolled = 0
+        self.planned, self.end = True, math.inf
+        while not self.choose(seen):
+            seen, self.unpolled = self.now, 0
+        if self.chosen():
+            self.run()
+
+    def choose(self, seen: float) -> bool:
+        """Let every batch choose its next pass; False where there is nothing to run, but room that was not there."""
+        before = sum(len(lane.running) for lane in self.lanes)
         for lane in self.lanes:
             for job in lane.running:
                 job.chunk = 0
@@ -736,11 +784,14 @@ class Unit:
                 lane.schedule_sglang(self.now)
             else:
                 lane.schedule_together(self.now)
+        for lane in self.lanes:
+            lane.clear_out()
             if lane.rank.reason == NOTHING:
                 lane.rank.reason = lane.busy()
-        self.planned, self.end = True, math.inf
-        if any(job.chunk > 0 for lane in self.lanes for job in lane.running):
-            self.run()
+        return self.chosen() or sum(len(lane.running) for lane in self.lanes) >= before
+
+    def chosen(self) -> bool:
+        return any(job.chunk > 0 for lane in self.lanes for job in lane.running)
 
     def run(self) -> None:
         """Work out when the planned pass ends."""
@@ -806,8 +857,9 @@ class Unit:
 class Oracle:
     """One pool; keeps its results in the same job and replica arrays as the compiled engine."""
 
-    def __init__(self, world: OracleCore, pool: Pool) -> None:
+    def __init__(self, world: OracleCore, pool: Pool, workload: Workload) -> None:
         self.world, self.e, self.lim, self.handle = world, pool.engine, pool.engine.limits[0], pool.handle
+        self.workload, self.caching = workload, pool.config.enable_prefix_caching
         e, self.origin = self.e, s.REMOTE if self.lim["remote"] else s.LOCAL
         self.store: Tier | None = None
         self.drafts = int(self.lim["tokens_per_decode"]) - 1
@@ -844,9 +896,24 @@ class Oracle:
         """Tokens that a request needs room for until it ends, drafts included."""
         return job.input + job.output + int(self.lim["tokens_per_decode"]) - 1
 
-    def node_blocks(self, i: int, tokens: int) -> int:
-        node = int(self.lim["hash_tokens"])
-        return max(min(node, tokens - i * node), 0) // int(self.lim["block_size"])
+    def content(self, i: int, tokens: int) -> list[Key]:
+        """Return what each whole block of the first *tokens* tokens of request *i* holds: something that others may
+        have where the trace's block ids cover it, something of its own beyond."""
+        size, w = int(self.lim["block_size"]), self.workload
+        ends = range(size, tokens + 1, size)
+        ids = w.hash_ids[w.hash_offsets[i] : w.hash_offsets[i + 1]].tolist() if w.hash_block_tokens else []
+        covered = int(w.hashed_tokens[i]) if ids else 0
+        return [(ids[(end - 1) // w.hash_block_tokens], end) if end <= covered else (OWN, i, end) for end in ends]
+
+    def nodes_of(self, row: Any) -> list[tuple[int, int, int]]:
+        """Return (node, first block, blocks) of what lower tiers move as a whole."""
+        if not self.lim["tiers"]:
+            return []
+        ids = self.e.hash_ids[row["hash_start"] : row["hash_start"] + row["hash_count"]].tolist()
+        size, width = int(self.lim["block_size"]), int(self.lim["hash_tokens"])
+        starts = [i * width for i in range(len(ids))]
+        whole = [max(min(width, int(row["hashed"]) - start), 0) // size for start in starts]
+        return [(key, start // size, n) for key, start, n in zip(ids, starts, whole, strict=True) if n]
 
     def decode_tokens(self, job: Job) -> int:
         """Tokens of a decode in one pass; drafts need a token to start from."""
@@ -882,6 +949,11 @@ class Oracle:
             self.e.caches[self.e.rows[rank.row]["cache"]]["free_blocks"] = len(rank.cache.free)
             for lane in rank.lanes:
                 self.e.rows[lane.row]["n_running"] = len(lane.running)
+
+
+def precedence(job: Job) -> tuple[float, float, int]:
+    """Order of a queue that has one."""
+    return job.key, job.arrived, job.index
 
 
 def to_come(job: Job) -> int:
@@ -926,10 +998,10 @@ class OracleCore:
             raise AttributeError(name)
         return getattr(s, name)
 
-    def add(self, pool: Pool) -> Pool:
+    def add(self, pool: Pool, workload: Workload) -> Pool:
         """Take over a pool: its handle stands for an oracle from now on."""
         self.network = self.network or Network(pool.engine.links)
-        self.oracles[int(pool.handle[0, 0])] = Oracle(self, pool)
+        self.oracles[int(pool.handle[0, 0])] = Oracle(self, pool, workload)
         return pool
 
     def of(self, handle: np.ndarray) -> Oracle:
@@ -992,7 +1064,7 @@ class OracleCore:
     def submit(self, handle: np.ndarray, r: int, j: int, time: float) -> None:
         o = self.of(handle)
         rank, job = o.rank(r), o.jobs[j]
-        job.kv, job.visible, job.rank = int(job.row["kv"]), time, rank
+        job.kv, job.visible, job.arrived, job.rank = int(job.row["kv"]), time, time, rank
         job.key = float(job.row["static_key"]) + (time if o.lim["key_adds_time"] else 0.0)
         job.row["row"] = r
         o.count(r, job, 1)
@@ -1018,8 +1090,9 @@ class OracleCore:
         for r in range(len(o.e.rows)):
             rank, job = o.rank(r), o.jobs[j]
             if o.lim["lag_s"] > 0.0:
-                known = {key: Ghost(n) for key, n in rank.cache.known(time - float(o.lim["lag_s"])).items()}
-                out[r] = rank.follow(job, job.input, known.get)[0]
+                known = rank.cache.known(time - float(o.lim["lag_s"]))
+                there = rank.follow(job, job.input, lambda key, known=known: key if key in known else None)
+                out[r] = len(there) * int(o.lim["block_size"])
             else:
                 out[r] = rank.match(job, job.input)[0]
 
@@ -1163,26 +1236,25 @@ class OracleCore:
         named = min(job.named, int(job.row["offloaded"]))
         if not rank.tiers or job.storing or named <= job.stored:
             return
-        whole = {i: rank.node_blocks(i, job.hashed) for i in range(named)}
         first = self.skip(rank, job, range(job.stored, named), 0)
-        nodes = []
-        for i in range(first, named):
-            node = rank.cache.nodes.get(job.ids[i])
-            if node is None or len(node.blocks) < whole[i]:
+        held: list[Block] = []
+        last = first
+        for _, place, count in job.nodes[first:named]:
+            blocks = [rank.cache.find(key) for key in job.keys[place : place + count]]
+            if None in blocks:
                 break
-            nodes.append(node)
-        job.stored = first + len(nodes) if nodes else named
-        if not nodes:
+            held += blocks
+            last += 1
+        job.stored = last if held else named
+        if not held:
             return
-        for node in nodes:
-            rank.cache.refer(node)
+        rank.cache.hold(held)
         job.storing = True
-        places = range(first, first + len(nodes))
+        places = range(first, last)
 
         def arrive(time: float) -> None:
             self.insert(rank, job, places, 0)
-            for node in nodes:
-                rank.cache.unrefer(node)
+            rank.cache.give(held)
             job.storing = False
             self.store(job, time)
             self.pass_on(rank, job, places, 1, time)
@@ -1193,14 +1265,15 @@ class OracleCore:
     def skip(self, rank: Rank, job: Job, places: range, tier: int) -> int:
         """Touch the leading nodes that the tier has; return the first that it lacks."""
         for i in places:
-            if rank.tiers[tier].count(job.ids[i]) < max(rank.node_blocks(i, job.hashed), 1):
+            node, _, blocks = job.nodes[i]
+            if rank.tiers[tier].count(node) < blocks:
                 return i
-            rank.tiers[tier].touch(job.ids[i])
+            rank.tiers[tier].touch(node)
         return places.stop
 
     def insert(self, rank: Rank, job: Job, places: range, tier: int) -> None:
         for i in places:
-            rank.tiers[tier].insert(job.ids[i], rank.node_blocks(i, job.hashed))
+            rank.tiers[tier].insert(job.nodes[i][0], job.nodes[i][2])
 
     def pass_on(self, rank: Rank, job: Job, places: range, tier: int, time: float) -> None:
         """Copy what has arrived in one tier to the next."""
@@ -1219,8 +1292,8 @@ class OracleCore:
     def copy_down(self, rank: Rank, job: Job, places: range, tier: int, time: float, arrive: Any) -> None:
         blocks = 0
         for i in places:
-            whole = rank.node_blocks(i, job.hashed)
-            blocks += whole if rank.tiers[tier].count(job.ids[i]) < whole else 0
+            node, _, whole = job.nodes[i]
+            blocks += whole if rank.tiers[tier].count(node) < whole else 0
         kind = int(rank.pool.lim["tier_kind"][tier])
         names = [*(["d2h"] if tier == 0 else []), *[(), ("disk_write",), ("remote_write", "store_write")][kind]]
         path = self.links(rank.pool, rank.row, *names)
@@ -1240,10 +1313,3 @@ class OracleCore:
                 rank.wake(time)
 
         self.network.begin(path, blocks * float(rank.pool.lim["block_bytes"]), now, arrive, (job, rank))
-
-
-class Ghost:
-    """A node as the router's delayed index knows it."""
-
-    def __init__(self, count: int) -> None:
-        self.blocks = range(count)

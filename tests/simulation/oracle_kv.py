@@ -1,82 +1,91 @@
-"""The oracle's caches: every KV block has a number, the free queue is a queue of blocks."""
+"""The oracle's caches: every KV block has an identity, the free queue is a queue of blocks."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+Key = tuple[Any, ...]
+"""What a block holds: equal keys mean equal tokens up to the end of the block."""
 
-class Node:
-    """The cached blocks of one prompt node: always a prefix of it. References hold all of them."""
 
-    def __init__(self, key: int) -> None:
-        self.key, self.blocks, self.refs = key, list[int](), 0
+@dataclass(eq=False)
+class Block:
+    """One KV block: how many requests hold it, and what it can be found by."""
+
+    refs: int = 0
+    key: Key | None = None
 
 
 class Cache:
-    """The KV blocks of one rank. Taking blocks evicts the oldest free ones, a node's from its last to its first."""
+    """The KV blocks of one rank, as in vLLM's ``BlockPool``.
+
+    Blocks that nobody holds stand in the free queue: those without a key at its head, which is taken from, those with
+    one at its tail. Several may have the same key; the first that got it is found.
+    """
 
     def __init__(self, blocks: int, clock: Any) -> None:
-        self.free: OrderedDict[int, Node | None] = OrderedDict((b, None) for b in range(blocks))
-        self.nodes: dict[int, Node] = {}
+        self.free: OrderedDict[Block, None] = OrderedDict((Block(), None) for _ in range(blocks))
+        self.size = blocks
+        self._by_key: dict[Key, list[Block]] = {}
         self._clock = clock
-        self._log: deque[tuple[float, int, int]] = deque()
-        self._index: dict[int, int] = {}
+        self._log: deque[tuple[float, Key, bool]] = deque()
+        self._index: set[Key] = set()
 
-    def take(self, n: int) -> list[int]:
-        return [self._pop() for _ in range(n)]
+    def find(self, key: Key) -> Block | None:
+        return self._by_key[key][0] if key in self._by_key else None
 
-    def _pop(self) -> int:
-        block, node = self.free.popitem(last=False)
-        if node is not None:
-            assert node.blocks.pop() == block
-            self._note(node)
-            if not node.blocks:
-                del self.nodes[node.key]
-        return block
+    def take(self, n: int) -> list[Block]:
+        """Take the first *n* blocks of the free queue; what they held is forgotten."""
+        taken = [self.free.popitem(last=False)[0] for _ in range(n)]
+        for block in taken:
+            block.refs = 1
+            if block.key is not None:
+                self._forget(block, block.key)
+        return taken
 
-    def give(self, blocks: list[int]) -> None:
-        self.free.update((block, None) for block in blocks)
+    def _forget(self, block: Block, key: Key) -> None:
+        self._by_key[key].remove(block)
+        block.key = None
+        if not self._by_key[key]:
+            del self._by_key[key]
+            self._log.append((self._clock.time, key, False))
 
-    def add(self, key: int) -> Node:
-        """Return a new node without blocks, referenced once."""
-        node = self.nodes[key] = Node(key)
-        node.refs = 1
-        return node
+    def name(self, block: Block, key: Key) -> None:
+        """A full block can be found from now on."""
+        assert block.key is None
+        assert block.refs > 0
+        block.key = key
+        if key not in self._by_key:
+            self._log.append((self._clock.time, key, True))
+        self._by_key.setdefault(key, []).append(block)
 
-    def extend(self, node: Node, blocks: list[int]) -> None:
-        if blocks:
-            node.blocks += blocks
-            self._note(node)
-
-    def refer(self, node: Node) -> None:
-        if node.refs == 0:
-            for block in node.blocks:
+    def hold(self, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            if block.refs == 0:
                 del self.free[block]
-        node.refs += 1
+            block.refs += 1
 
-    def unrefer(self, node: Node) -> None:
-        node.refs -= 1
-        if node.refs == 0:
-            self.free.update((block, node) for block in reversed(node.blocks))
+    def give(self, blocks: list[Block]) -> None:
+        """One holder of *blocks* gives them up, the last first."""
+        for block in reversed(blocks):
+            block.refs -= 1
+            if block.refs == 0:
+                self.free[block] = None
+                self.free.move_to_end(block, last=block.key is not None)
 
-    def pinned(self, nodes: list[Node]) -> int:
-        """Return the free blocks that referring to *nodes* would take."""
-        return sum(len(node.blocks) for node in nodes if node.refs == 0)
+    def pinned(self, blocks: list[Block]) -> int:
+        """Return the free blocks among *blocks*."""
+        return sum(block.refs == 0 for block in blocks)
 
-    def _note(self, node: Node) -> None:
-        self._log.append((self._clock.time, node.key, len(node.blocks)))
-
-    def forget(self) -> None:
-        """All content is gone at once."""
-        self._log.extend((self._clock.time, key, 0) for key in self.nodes)
-
-    def known(self, time: float) -> dict[int, int]:
-        """Return node -> blocks as it was at *time*, which must not decrease from call to call."""
+    def known(self, time: float) -> set[Key]:
+        """Return what could be found at *time*, which must not decrease from call to call."""
         while self._log and self._log[0][0] <= time:
-            _, key, count = self._log.popleft()
-            self._index[key] = count
-        return {key: count for key, count in self._index.items() if count}
+            _, key, there = self._log.popleft()
+            (self._index.add if there else self._index.discard)(key)
+        return self._index
 
 
 class Tier:

@@ -114,6 +114,16 @@ def make_scaler(choices: Choices, replicas: int) -> dict[str, Any]:
     }
 
 
+def make_vllm_limits(choices: Choices, seqs: int, stages: int) -> dict[str, Any]:
+    threshold = choices.of(0, 0, 20, 150)
+    return {
+        "long_prefill_token_threshold": threshold,
+        "long_prefill_token_threshold_adaptive": threshold > 0 and choices.of(False, True),
+        "watermark": choices.of(0.0, 0.0, 0.13),
+        "max_num_active_seqs": choices.of(None, None, max(seqs // 2, stages)),
+    }
+
+
 def make_pool(choices: Choices, moe: bool, engine: str) -> dict[str, Any]:
     stages, replicas = 1 if moe else choices.of(1, 1, 1, 2, 4), choices.of(1, 1, 2, 3)
     seqs = max(choices.of(16, 5, 2, 1, 16), stages)
@@ -133,7 +143,7 @@ def make_pool(choices: Choices, moe: bool, engine: str) -> dict[str, Any]:
         "scheduling_policy": choices.of("fcfs", "fcfs", "priority", "shortest_prompt", "deadline", "longest_prefix"),
         "kv_offload": choices.of({}, make_tiers(choices)),
         "autoscaler": rarely(choices, make_scaler(choices, replicas)),
-    }
+    } | (make_vllm_limits(choices, seqs, stages) if engine == "vllm" else {})
     if moe:
         return pool | {"data_parallel_size": choices.of(2, 4), "tensor_parallel_size": 1 if engine == "trtllm" else 2}
     return pool | {"pipeline_parallel_size": stages}
@@ -214,12 +224,13 @@ def make_deployment(choices: Choices) -> DeploymentConfig:
 
 
 def make_workload(choices: Choices) -> Workload:
-    """Return random requests: shared prefixes, turns that repeat answers, graphs, priorities, deadlines."""
+    """Return random requests: shared and equal prompts, turns that repeat answers, graphs, priorities, deadlines."""
     rng = np.random.default_rng(choices.integer(0, 10_000))
     n, longest = choices.integer(1, 40), choices.of(400, 400, 40)
     node, sharing = choices.of(16, 48), choices.of(0.7, 0.9, 0.0)
     linked, closed = choices.of(False, True), choices.of(False, False, True)
     inputs, outputs = rng.integers(1, longest, n), rng.integers(1, choices.of(150, 60), n)
+    inputs = choices.of(inputs, -(-inputs // (3 * node)) * 3 * node)  # the latter are often equal prompts
     session, after, prompts, hashed = [], [], [], []
     fresh = 0
     for i in range(n):
@@ -244,17 +255,19 @@ def make_workload(choices: Choices) -> Workload:
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in prompts])])
     # Quantised times make simultaneous arrivals, where the order of events matters most.
     times = np.sort(np.round(rng.exponential(1.0, n).cumsum() / choices.of(20.0, 3.0, 0.5), 1))
+    ids = {
+        "hash_block_tokens": node,
+        "hash_offsets": offsets.astype(np.int64),
+        "hash_ids": np.concatenate(prompts).astype(np.int64),
+        "hashed_tokens": np.array(hashed),
+    }
     return Workload(
         name="random",
         arrival_s=np.zeros(n) if closed else times,
         input_tokens=inputs.astype(np.int64),
         output_tokens=outputs.astype(np.int64),
-        hash_block_tokens=node,
-        hash_offsets=offsets.astype(np.int64),
-        hash_ids=np.concatenate(prompts).astype(np.int64),
         concurrency=3 if closed else None,
         warmup_requests=choices.of(0, 3),
-        hashed_tokens=np.array(hashed),
         session=np.array(session),
         after_offsets=np.concatenate([[0], np.cumsum([len(ids) for ids in after])]).astype(np.int64),
         after_ids=np.array([k for ids in after for k in ids], np.int64),
@@ -262,6 +275,7 @@ def make_workload(choices: Choices) -> Workload:
         priority=rng.integers(0, 3, n),
         deadline_s=np.where(rng.random(n) < 0.3, np.inf, rng.exponential(2.0, n)),
         end_s=choices.of(np.inf, np.inf, np.inf, 2.9),
+        **choices.of(ids, ids, ids, {}),
     )
 
 

@@ -9,6 +9,7 @@ links. vLLM's rules are those of 0.32 (``v1/core/sched``, ``v1/core/block_pool.p
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -636,6 +637,14 @@ class Rank:
         job.hashed = max(job.hashed, whole)
         job.named = max(job.named, sum(first + blocks <= job.hashed for _, first, blocks in job.nodes))
 
+    def check(self) -> None:
+        """Every block is free, or held by those who say so; copies to lower tiers hold some as well."""
+        holders = Counter(block for job in self.pool.jobs if job.rank is self for block in job.blocks)
+        assert not self.cache.free.keys() & holders.keys(), "blocks are held and free"
+        if not self.tiers:
+            assert len(self.cache.free) + len(holders) == self.cache.size, "blocks are lost"
+            assert all(block.refs == n for block, n in holders.items()), "blocks are held by nobody"
+
     def release(self, job: Job) -> None:
         """Give up all its blocks."""
         self.cache.give(job.blocks)
@@ -786,6 +795,7 @@ class Unit:
                 lane.schedule_together(self.now)
         for lane in self.lanes:
             lane.clear_out()
+            lane.rank.check()
             if lane.rank.reason == NOTHING:
                 lane.rank.reason = lane.busy()
         return self.chosen() or sum(len(lane.running) for lane in self.lanes) >= before

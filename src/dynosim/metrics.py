@@ -35,6 +35,7 @@ Array = NDArray[np.float64]
 Value = float | dict[str, float] | None
 
 PERCENTILES = {f"p{p:g}": p for p in (1, 5, 10, 25, 50, 75, 90, 95, 99)} | {"p999": 99.9}
+LEVELS = np.array(list(PERCENTILES.values())) / 100.0
 STATS = ("avg", "min", "max", "std", *PERCENTILES, "count", "sum")
 
 
@@ -201,13 +202,14 @@ def check_metric(metric: str, stat: str | None, path: str) -> MetricInfo:
     return info
 
 
-def _describe(x: Array) -> dict[str, float] | None:
-    x = x[np.isfinite(x)]
+def _describe(sample: sampling.Sample) -> dict[str, float] | None:
+    x, order = sample.values, sample.ascending
     if not len(x):
         return None
-    stats = {"avg": x.mean(), "min": x.min(), "max": x.max(), "std": x.std()}
-    stats |= dict(zip(PERCENTILES, np.percentile(x, list(PERCENTILES.values())), strict=True))
-    return {k: float(v) for k, v in stats.items()} | {"count": float(len(x)), "sum": float(x.sum())}
+    total = x.sum()
+    stats = {"avg": total / len(x), "min": order[0], "max": order[-1], "std": x.std()}
+    stats |= dict(zip(PERCENTILES, sample.at(LEVELS), strict=True))
+    return {k: float(v) for k, v in stats.items()} | {"count": float(len(x)), "sum": float(total)}
 
 
 def _describe_gaps(result: SimulationResult) -> dict[str, float] | None:
@@ -249,14 +251,17 @@ def _with_tails(values: Mapping[str, Value], latencies: Mapping[str, Array], don
 
     Of ``tail_ttft`` it is the time up to the first token, of ``tail_itl`` that after it, so that they sum to it.
     """
-    whole = {name: latencies[name] for name in LATENCY_PARTS}
-    before = _before_first_token(done, latencies["time_to_first_token"])
-    after = {name: whole[name] - before[name] for name in LATENCY_PARTS}
-    tails = {name: _tail(latencies[metric]) for name, metric in TAILS.items()}
-    of = {"tail_ttft": before, "tail_itl": after, "tail_latency": whole}
-    means = {
-        part: {name: float(of[name][part][rows].mean()) for name, rows in tails.items() if rows.any()} for part in whole
-    }
+    means: dict[str, dict[str, float]] = {part: {} for part in LATENCY_PARTS}
+    for tail, metric in TAILS.items():
+        described = values[metric]
+        if not isinstance(described, dict):
+            continue
+        rows = np.flatnonzero(latencies[metric] >= described["p99"])
+        before = _before_first_token(done[rows], latencies["time_to_first_token"][rows])
+        for part in LATENCY_PARTS:
+            whole = latencies[part][rows]
+            x = {"tail_ttft": before[part], "tail_itl": whole - before[part]}.get(tail, whole)
+            means[part][tail] = float(x.mean())
     return {part: found | means[part] for part in LATENCY_PARTS if isinstance(found := values[part], dict)}
 
 
@@ -277,12 +282,6 @@ def _before_first_token(done: NDArray[Any], ttft_ms: Array) -> dict[str, Array]:
         taken["queue_time" if phase == "decode_queue" else phase] += part
         left = left - part
     return taken
-
-
-def _tail(x: Array) -> NDArray[np.bool_]:
-    """Return which values are at or beyond the 99th percentile of the known ones."""
-    known = x[np.isfinite(x)]
-    return np.asarray(x >= np.percentile(known, 99.0)) if len(known) else np.zeros(len(x), bool)
 
 
 def _good(latencies: Mapping[str, Array], slo: SLO) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -328,14 +327,17 @@ def _saturated(requests: NDArray[Any], end_s: float) -> bool:
     By more than chance and one's own prefill explain: n arrivals at a server just at its limit wander by sqrt(n)
     services, 1 / sqrt(n) of the time they take to arrive.
     """
-    span_s = float(np.ptp(requests["arrival_s"])) if len(requests) >= 100 else 0.0
+    arrival_s = np.ascontiguousarray(requests["arrival_s"])
+    span_s = float(np.ptp(arrival_s)) if len(requests) >= 100 else 0.0
     if not span_s:
         return False
-    requests = requests[np.argsort(requests["arrival_s"], kind="stable")]
-    early, *_, before, late = (part.mean() for part in np.array_split(_waited(requests, end_s), 5))
+    waited = _waited(requests, end_s)
+    if (np.diff(arrival_s) < 0.0).any():
+        waited = waited[np.argsort(arrival_s, kind="stable")]
+    early, *_, before, late = (part.mean() for part in np.array_split(waited, 5))
     # A stop cuts the last waits off: those still waiting would take this long at the rate so far.
     waiting = int((~np.isfinite(requests["kv_landed_s"]) & ~_computing(requests)).sum())
-    late = max(late, waiting / max(len(requests) - waiting, 1) * (end_s - requests["arrival_s"][0]))
+    late = max(late, waiting / max(len(requests) - waiting, 1) * (end_s - arrival_s.min()))
     chance_s = max(span_s / math.sqrt(len(requests)), _mean(requests["prefill_s"]))
     return bool(waiting < len(requests) and late > max(3.0 * early, before) and late - early > chance_s)
 
@@ -354,11 +356,13 @@ def _mean(x: Array) -> float:
 def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metrics:
     """Return all metrics of *result*. Rates are per second from the first measured arrival to the last token."""
     measured = result.requests[result.warmup_requests :]
-    measured = measured[measured["status"] != UNSENT]
-    completed = measured["status"] == COMPLETED
-    done = measured[completed]
+    measured = _kept(measured, measured["status"] != UNSENT)
+    status = np.ascontiguousarray(measured["status"])
+    completed = status == COMPLETED
+    done = _kept(measured, completed)
     latencies = _latencies(done)
-    values: dict[str, Value] = {name: _describe(x) for name, x in latencies.items()}
+    samples = sampling.samples_of(completed, latencies)
+    values: dict[str, Value] = {name: _describe(sample) for name, sample in samples.items()}
     values |= _with_tails(values, latencies, done)
     values["inter_chunk_latency"] = _describe_gaps(result)
     span_s = float(done["last_token_s"].max() - measured["arrival_s"].min()) if len(done) else math.nan
@@ -369,19 +373,24 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
         "good_request_fraction": _ratio(float(good.sum()), len(measured)),
         "served_request_fraction": _ratio(len(done), len(measured)),
         "completed": float(len(done)),
-        "rejected": float((measured["status"] == REJECTED).sum()),
-        "failed": float((measured["status"] == FAILED).sum()),
-        "incomplete": float((measured["status"] == INCOMPLETE).sum()),
+        "rejected": float(np.count_nonzero(status == REJECTED)),
+        "failed": float(np.count_nonzero(status == FAILED)),
+        "incomplete": float(np.count_nonzero(status == INCOMPLETE)),
         "slo_undetermined_requests": float(undetermined.sum()),
         "preemptions": float(measured["preemptions"].sum()),
         "retries": float(measured["retries"].sum()),
-        "saturated": float(_saturated(measured[~np.isin(measured["status"], (REJECTED, FAILED))], _end_s(result))),
+        "saturated": float(_saturated(_kept(measured, (status != REJECTED) & (status != FAILED)), _end_s(result))),
         "stopped_early": float(bool(result.stopped)),
         "duration": result.duration_s,
     }
     finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-    deviations = sampling.deviations_of(completed, done, latencies, good)
+    deviations = sampling.deviations_of(completed, done, samples, good)
     return Metrics({name: finite[name] for name in METRICS}, deviations)
+
+
+def _kept(requests: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the requests of the *mask*, not copied where it is all of them."""
+    return requests if mask.all() else requests[mask]
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -471,9 +480,11 @@ def _waits(done: NDArray[Any]) -> dict[str, Value]:
 
 def _acceptance_length(result: SimulationResult) -> float:
     """Tokens that one request gets per decode pass; NaN without speculative decoding."""
-    done = result.requests[result.requests["status"] == COMPLETED]
     rounds = sum(pool.decode_rounds for pool in result.pools)
-    return _ratio(float((done["output_tokens"] - 1).sum()), rounds)
+    if not rounds:
+        return math.nan
+    tokens = result.requests["output_tokens"][result.requests["status"] == COMPLETED] - 1
+    return float(tokens.sum()) / rounds
 
 
 def _replicas(result: SimulationResult) -> dict[str, Value]:

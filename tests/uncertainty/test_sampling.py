@@ -17,6 +17,7 @@ from dynosim.uncertainty.sampling import (
     FOLLOWS,
     LEVELS,
     MIN_BATCH,
+    Sample,
     batch_edges,
     half_width,
     interval,
@@ -40,14 +41,21 @@ def test_students_quantile_is_that_of_scipy(freedom: int) -> None:
         assert student_t(freedom, confidence) == pytest.approx(stdtrit(freedom, 0.5 + confidence / 2.0), rel=1e-11)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 100, 4001])
+def test_percentiles_of_a_sample_are_numpys_to_the_last_bit(n: int) -> None:
+    x = np.random.default_rng(n).lognormal(size=n)
+    levels = np.array([0.0, 0.1, 1.0, 5.0, 33.3, 50.0, 90.0, 99.0, 99.9, 100.0])
+    assert (Sample(x, batch_edges(n)).at(levels / 100.0) == np.percentile(x, levels)).all()
+
+
 def _mean_half(x: Array) -> float:
-    deviations = of_ratio(x, np.ones(len(x)), batch_edges(len(x)))
+    deviations = of_ratio(x, None, batch_edges(len(x)))
     assert deviations is not None
     return float(half_width(np.array(deviations)) * abs(x.mean()))
 
 
 def _percentile(x: Array, level: float) -> tuple[float, float] | None:
-    (deviations,) = of_percentiles(x, batch_edges(len(x)), np.array([level]))
+    (deviations,) = of_percentiles(Sample(x, batch_edges(len(x))), np.array([level]))
     return None if deviations is None else interval({"x": deviations}, "x", float(np.quantile(x, level)))
 
 
@@ -145,7 +153,7 @@ def test_the_burst_that_starts_a_closed_loop_is_no_noise() -> None:
 def test_a_small_sample_gives_no_interval_rather_than_a_wrong_one() -> None:
     x = np.random.default_rng(0).exponential(1.0, 999)
     few = x[: BATCHES * MIN_BATCH - 1]
-    assert of_ratio(few, np.ones(len(few)), batch_edges(len(few))) is None
+    assert of_ratio(few, None, batch_edges(len(few))) is None
     assert of_rates(few, {"rate": few}) == {}
     assert _percentile(few, 0.5) is None
     assert _percentile(x, 0.5) is not None
@@ -167,7 +175,7 @@ def test_a_percentile_of_zero_has_no_relative_noise() -> None:
 def test_noise_that_two_runs_share_cancels() -> None:
     rng = np.random.default_rng(4)
     traffic = rng.exponential(1.0, 4000)
-    a, b = (of_ratio(traffic * factor, np.ones(4000), batch_edges(4000)) for factor in (1.0, 1.3))
+    a, b = (of_ratio(traffic * factor, None, batch_edges(4000)) for factor in (1.0, 1.3))
     assert a is not None
     assert b is not None
     assert half_width(np.array(a)) > 0.02

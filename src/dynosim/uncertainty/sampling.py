@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -108,12 +110,12 @@ def batch_edges(n: int) -> Edges:
     return np.arange(BATCHES + 1) * n // BATCHES
 
 
-def of_ratio(part: Array, whole: Array, edges: Edges) -> list[float] | None:
-    """Return the deviations of sum(part) / sum(whole) over requests (delta method); of a mean, *whole* is ones."""
+def of_ratio(part: Array, whole: Array | None, edges: Edges) -> list[float] | None:
+    """Return the deviations of sum(part) / sum(whole) over requests (delta method); of a mean, *whole* is None."""
     if np.diff(edges).min() < MIN_BATCH or not (total := part.sum()):
         return None
-    parts, wholes = (np.add.reduceat(x, edges[:-1]) for x in (part, whole))
-    return _rounded((parts / total - wholes / whole.sum()) * BATCHES)
+    wholes = np.diff(edges) if whole is None else np.add.reduceat(whole, edges[:-1])
+    return _rounded((np.add.reduceat(part, edges[:-1]) / total - wholes / wholes.sum()) * BATCHES)
 
 
 def of_rates(arrival_s: Array, amounts: Mapping[str, Array]) -> dict[str, list[float] | None]:
@@ -133,33 +135,53 @@ def of_rates(arrival_s: Array, amounts: Mapping[str, Array]) -> dict[str, list[f
     return {name: _rounded(x / x.sum() * BATCHES - 1.0) if x.any() else None for name, x in sums.items()}
 
 
-def of_percentiles(x: Array, edges: Edges, levels: Array) -> list[list[float] | None]:
-    """Return the deviations of each percentile (shares *levels*) of *x*, None where the sample is too small.
+@dataclass(frozen=True)
+class Sample:
+    """The known values of one metric."""
+
+    values: Array
+    """Shape (n,), in order of arrival."""
+    edges: Edges
+    """Where its batches begin, and n."""
+
+    @cached_property
+    def ascending(self) -> Array:
+        """The values in their order of size."""
+        return np.sort(self.values)
+
+    def at(self, levels: Array) -> Array:
+        """Return the percentiles at the shares *levels*: ``numpy.percentile``'s, to the last bit; the ends beyond."""
+        rank = np.clip(levels, 0.0, 1.0) * (len(self.ascending) - 1)
+        below = rank.astype(np.int64)
+        low, high = self.ascending[below], self.ascending[np.minimum(below + 1, len(self.ascending) - 1)]
+        part, step = rank - below, high - low
+        return np.where(part >= 0.5, high - step * (1.0 - part), low + step * part)
+
+    def shares_up_to(self, value: float) -> Array:
+        """Return for each batch which share of it is at or below *value*."""
+        below = self.values <= value
+        counts = [np.count_nonzero(below[start:end]) for start, end in pairwise(self.edges.tolist())]
+        return np.array(counts) / np.diff(self.edges)
+
+
+def of_percentiles(sample: Sample, levels: Array) -> list[list[float] | None]:
+    """Return the deviations of each percentile (shares *levels*), None where the sample is too small.
 
     That is where fewer than MIN_TAIL requests lie beyond it, or its interval would end beyond the largest or smallest.
     """
-    n, size = len(x), np.diff(edges)
-    if size.min() < MIN_BATCH:
+    n = len(sample.values)
+    if np.diff(sample.edges).min() < MIN_BATCH:
         return [None] * len(levels)
-    order = np.sort(x)
-    values = _at(order, levels)
-    shares = np.add.reduceat(x <= values[:, None], edges[:-1], axis=1, dtype=np.int64) / size
+    values = sample.at(levels)
+    shares = np.array([sample.shares_up_to(value) for value in values])
     half = half_width(shares)
     low, high = levels - half, levels + half
     known = (n * np.minimum(levels, 1.0 - levels) >= MIN_TAIL) & (n * low >= 1.0) & (n * (1.0 - high) >= 1.0)
-    width = _at(order, high) - _at(order, low)
+    width = sample.at(high) - sample.at(low)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.where(half > 0.0, width / (2.0 * half), 0.0) / values  # relative change per share
         deviations = -(shares - shares.mean(axis=1, keepdims=True)) * slope[:, None]
     return [_rounded(row) if sure else None for row, sure in zip(deviations, known & np.isfinite(slope), strict=True)]
-
-
-def _at(order: Array, levels: Array) -> Array:
-    """Return percentiles of ascending values, interpolated linearly (numpy's default); the ends beyond them."""
-    rank = np.clip(levels, 0.0, 1.0) * (len(order) - 1)
-    below = rank.astype(np.int64)
-    step = order[np.minimum(below + 1, len(order) - 1)] - order[below]
-    return np.asarray(order[below] + (rank - below) * step)
 
 
 def _rounded(x: Array) -> list[float] | None:
@@ -167,23 +189,31 @@ def _rounded(x: Array) -> list[float] | None:
     return x.round(4).tolist() if np.isfinite(x).all() else None
 
 
+def samples_of(completed: NDArray[np.bool_], columns: Mapping[str, Array]) -> dict[str, Sample]:
+    """Return the known values of each of the *columns*, which have a value or NaN per *completed* request."""
+    edges, found = _within(completed, batch_edges(len(completed))), {}
+    for name, x in columns.items():
+        known = np.isfinite(x)
+        found[name] = Sample(x, edges) if known.all() else Sample(x[known], _within(known, edges))
+    return found
+
+
 def deviations_of(
     completed: NDArray[np.bool_],
     done: NDArray[Any],
-    latencies: Mapping[str, Array],
+    samples: Mapping[str, Sample],
     good: NDArray[np.bool_],
 ) -> dict[str, list[float]]:
     """Return the deviations of the metrics that have an interval, by their names in ``Metrics.flat``.
 
     *completed* says it of each request in order of arrival; those are the records *done* (``REQUEST_DTYPE``), with
-    their *latencies* (NaN where undefined), *good* or not.
+    *samples* of their latencies, *good* or not.
     """
-    edges, inside = batch_edges(len(completed)), _within(completed, batch_edges(len(completed)))
+    edges = batch_edges(len(completed))
     found: dict[str, list[float] | None] = {}
-    for name, x in latencies.items():
-        known = np.isfinite(x)
-        found |= _distribution(name, x[known], _within(known, inside))
-    found |= of_rates(done["arrival_s"], _amounts(done, good)) | _ratios(done, inside)
+    for name, sample in samples.items():
+        found |= _distribution(name, sample)
+    found |= of_rates(done["arrival_s"], _amounts(done, good)) | _ratios(done, _within(completed, edges))
     found["good_request_fraction"] = _share(np.flatnonzero(completed)[good], len(completed), edges)
     found["served_request_fraction"] = _share(np.flatnonzero(completed), len(completed), edges)
     return {name: deviations for name, deviations in found.items() if deviations is not None}
@@ -191,20 +221,23 @@ def deviations_of(
 
 def _within(kept: NDArray[np.bool_], edges: Edges) -> Edges:
     """Return the edges of the same batches once only the *kept* requests are left."""
-    return np.concatenate(([0], kept.cumsum()))[edges]
+    counts = [np.count_nonzero(kept[start:end]) for start, end in pairwise(edges.tolist())]
+    return np.concatenate(([0], np.cumsum(counts)))
 
 
-def _distribution(name: str, x: Array, edges: Edges) -> dict[str, list[float] | None]:
-    percentiles = of_percentiles(x, edges, np.array(list(LEVELS.values())))
+def _distribution(name: str, sample: Sample) -> dict[str, list[float] | None]:
+    percentiles = of_percentiles(sample, np.array(list(LEVELS.values())))
     named = {f"{name}.{stat}": deviations for stat, deviations in zip(LEVELS, percentiles, strict=True)}
-    return {name: of_ratio(x, np.ones(len(x)), edges), **named}
+    return {name: of_ratio(sample.values, None, sample.edges), **named}
 
 
 def _share(rows: NDArray[np.int64], n: int, edges: Edges) -> list[float] | None:
     """Return the deviations of the share *rows* of *n* requests; none where it is all: of failures nothing is known."""
+    if len(rows) == n:
+        return None
     inside = np.zeros(n)
     inside[rows] = 1.0
-    return of_ratio(inside, np.ones(n), edges) if len(rows) < n else None
+    return of_ratio(inside, None, edges)
 
 
 def _amounts(done: NDArray[Any], good: NDArray[np.bool_]) -> dict[str, Array]:

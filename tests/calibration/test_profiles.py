@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dynosim import run
 from dynosim.config import DeploymentConfig, Scenario
 from dynosim.errors import ConfigError
+from dynosim.hardware.plan import pool_plans
 from dynosim.search import cache
 from dynosim.service.guard import check_data
 from dynosim.simulation import SimulationResult, simulate
@@ -59,7 +60,7 @@ def saved(name: str = "mine", **values: Any) -> str:
 def test_a_bare_profile_changes_nothing_byte_for_byte(folder: Path, deployment: dict[str, Any]) -> None:
     plain, bare = scenario(**deployment), scenario(**deployment, calibration=saved())
     assert serve(bare.deployment, bare).requests.tobytes() == serve(plain.deployment, plain).requests.tobytes()
-    tables = effective_tables(plain.deployment, next(iter(plain.deployment.pools().values())))
+    tables = effective_tables(next(iter(pool_plans(plain.deployment).values())))
     assert calibrate(tables, Profile(name="bare")) is tables
 
 
@@ -95,7 +96,7 @@ def test_each_multiplier_moves_its_own_part() -> None:
 
 def _tables(**deployment: Any) -> PassTables:
     config = scenario(**deployment).deployment
-    return effective_tables(config, next(iter(config.pools().values())))
+    return effective_tables(next(iter(pool_plans(config).values())))
 
 
 MOE = {

@@ -9,7 +9,7 @@ import pytest
 from pass_times import pass_time
 
 from dynosim.config import DeploymentConfig
-from dynosim.hardware.memory import kv_capacity
+from dynosim.hardware.plan import PoolPlan
 from dynosim.timing import forward_times
 
 FIXED = {"type": "fixed", "prefill_ms_per_token": 0.10037, "decode_ms": 19.93713}
@@ -21,9 +21,9 @@ def test_one_formula(timing: dict[str, Any]) -> None:
     deployment = DeploymentConfig.model_validate(
         {"model": "llama-3.1-8b", "gpu": "h200_sxm", "timing": timing, "aggregated": pool}
     )
-    (mixed,) = deployment.pools().values()
-    tables = forward_times(deployment, mixed).tables(max_num_seqs=8, max_num_batched_tokens=512)
-    seconds = pass_time(timing, kv_capacity(deployment, mixed).tokens)
+    plan = PoolPlan.of(deployment, "mixed")
+    tables = forward_times(plan).tables(max_num_seqs=8, max_num_batched_tokens=512)
+    seconds = pass_time(timing, plan.capacity.tokens)
     for prefill, decodes, context in [(0, 1, 9), (300, 0, 0), (17, 5, 801), (512, 8, 1600), (0, 8, 5000)]:
         decode_s = np.interp(context, tables.decode_context[decodes], tables.decode_s[decodes]) if decodes else 0.0
         assert seconds(prefill, decodes, context) == pytest.approx(tables.tokens_s[prefill] + decode_s, rel=1e-12)

@@ -12,7 +12,7 @@ import dynosim
 from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
 from dynosim.engines import ENGINES, contradictions, rules_of
 from dynosim.errors import ConfigError, InfeasibleError
-from dynosim.hardware.memory import check
+from dynosim.hardware.startup import check
 from dynosim.space import SearchSpace
 
 SRC = Path(dynosim.__file__).parent

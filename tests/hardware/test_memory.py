@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, TopologyConfig
 from dynosim.errors import InfeasibleError
-from dynosim.hardware.memory import check, kv_bytes_per_token, kv_capacity, weights_bytes_per_gpu
+from dynosim.hardware.memory import kv_bytes_per_token, weights_bytes_per_gpu
 from dynosim.hardware.models import MODELS, get_model
+from dynosim.hardware.plan import PoolPlan
+from dynosim.hardware.startup import check
 
 
 def _deployment(model, gpu, tp, quantization="none", engine="vllm", kv_cache_dtype="auto", **pool):
@@ -23,8 +25,7 @@ def _deployment(model, gpu, tp, quantization="none", engine="vllm", kv_cache_dty
 
 def _capacity(*args, **options):
     deployment = _deployment(*args, **options)
-    check(deployment)
-    return kv_capacity(deployment, deployment.aggregated)
+    return check(deployment)["mixed"].capacity
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,12 @@ def test_breakdown_adds_up_for_vllm():
     capacity = _capacity("llama-3.1-8b", "h100_sxm", 1, block_size=16)
     used = capacity.weights_bytes_per_gpu + capacity.activation_bytes_per_gpu + capacity.runtime_bytes_per_gpu
     assert used + capacity.kv_bytes_per_gpu == pytest.approx(0.9 * 80 * 2**30, abs=1)
-    assert capacity.blocks == capacity.kv_bytes_per_gpu // (16 * 131072)
+    assert capacity.blocks + 1 == capacity.kv_bytes_per_gpu // (16 * 131072)  # one is never given out
 
 
 def test_override_wins_even_where_nothing_would_fit():
-    assert (
-        _capacity("llama-3.1-70b", "h100_sxm", 1, num_gpu_blocks_override=16384, block_size=512).tokens == 16384 * 512
-    )
+    capacity = _capacity("llama-3.1-70b", "h100_sxm", 1, num_gpu_blocks_override=16384, block_size=512)
+    assert capacity.tokens == 16383 * 512
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_fullest_stage_bounds_the_blocks_of_a_pipeline():
     table = 128256 * 8192 * 2 / 2
     layers = (one.weights_bytes_per_gpu - 2 * table) / 2
     assert two.weights_bytes_per_gpu == pytest.approx(layers + table, rel=1e-6)
-    assert two.blocks == two.kv_bytes_per_gpu // (one.bytes_per_token // 2 // 2)  # two stages of two GPUs
+    assert two.blocks + 1 == two.kv_bytes_per_gpu // (one.bytes_per_token // 2 // 2)  # two stages of two GPUs
     assert two.bytes_per_token == one.bytes_per_token
 
 
@@ -211,7 +211,7 @@ def test_more_memory_fraction_or_fewer_pass_tokens_never_cost_blocks(model, tp, 
             model, "mi355x", tp, engine=engine, gpu_memory_utilization=fraction, max_num_batched_tokens=tokens
         )
         try:
-            return kv_capacity(deployment, deployment.aggregated).blocks
+            return PoolPlan.of(deployment, "mixed").capacity.blocks
         except InfeasibleError:
             return 0
 

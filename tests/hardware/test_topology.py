@@ -6,15 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynosim.config import DeploymentConfig, DisaggregatedConfig, PoolConfig, TopologyConfig
+from dynosim.hardware.plan import pool_plans
 from dynosim.hardware.topology import Rank, place
 
 
+def _placed(deployment):
+    return place(pool_plans(deployment), deployment.topology)
+
+
 def _aggregated(topology, model="llama-3.1-70b", gpu="h200_sxm", **pool):
-    return place(DeploymentConfig(model=model, gpu=gpu, topology=topology, aggregated=PoolConfig(**pool)))
+    return _placed(DeploymentConfig(model=model, gpu=gpu, topology=topology, aggregated=PoolConfig(**pool)))
 
 
 def _disaggregated(topology, prefill, decode, **options):
-    return place(
+    return _placed(
         DeploymentConfig(
             model="llama-3.1-70b",
             gpu="h200_sxm",

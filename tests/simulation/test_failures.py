@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dynosim.config import DeploymentConfig
 from dynosim.errors import ConfigError
+from dynosim.hardware.plan import pool_plans
 from dynosim.simulation import simulate
 from dynosim.simulation.cluster import Cluster
 from dynosim.simulation.failures import MAX_RETRIES
@@ -164,7 +165,7 @@ def test_nothing_is_stuck_after_a_crash_in_a_disaggregated_deployment(engine: st
     failures = {"crashes": [CRASH | {"pool": pool, "at_s": at_s} for at_s in (6.0, 35.0)], "on_crash": on_crash}
     config = deployment("roofline", engine={"name": engine}, disaggregated=SPLIT, failures=failures)
     workload = _busy(300)
-    cluster = Cluster(config, workload, 0)
+    cluster = Cluster(config, pool_plans(config), workload, 0)
     cluster.run()
     assert cluster.idle
     for runtime in cluster.runtimes.values():

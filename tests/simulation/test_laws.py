@@ -165,7 +165,7 @@ def test_equal_arguments_give_byte_equal_results_in_any_process() -> None:
 
 def test_oversized_requests_are_rejected_not_served() -> None:
     workload = _make_workload(POISSON)
-    deployment = _make_deployment("roofline", num_gpu_blocks_override=250)
+    deployment = _make_deployment("roofline", num_gpu_blocks_override=251)
     requests = simulate(deployment, workload).requests
     too_big = workload.input_tokens + workload.output_tokens > 249 * 16
     assert too_big.any()

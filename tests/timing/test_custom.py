@@ -12,6 +12,7 @@ import pytest
 from dynosim import run
 from dynosim.config import DeploymentConfig, PoolConfig
 from dynosim.errors import ConfigError
+from dynosim.hardware.plan import PoolPlan
 from dynosim.timing import PassTables, effective_tables, forward_times
 
 TIMES = """
@@ -90,7 +91,7 @@ def tables() -> PassTables:
     """Those of the roofline."""
     pool = PoolConfig()
     deployment = DeploymentConfig(model="llama-3.1-8b", gpu="h100_sxm", timing={"type": "roofline"}, aggregated=pool)
-    return forward_times(deployment, pool).tables(max_num_seqs=8, max_num_batched_tokens=64)
+    return forward_times(PoolPlan.of(deployment, "mixed")).tables(max_num_seqs=8, max_num_batched_tokens=64)
 
 
 ARRAYS = [field.name for field in fields(PassTables) if field.type == "Array"]
@@ -121,14 +122,9 @@ def test_nodes_that_do_not_rise_and_a_pass_without_tokens_that_takes_time_are_re
 def test_what_knows_hardware_says_so_and_only_then_engines_add_to_it(tmp_path: Path) -> None:
     file = tmp_path / "times.py"
     file.write_text(TIMES.format(short=0) + "\nclass Kernels(MyTimes):\n    knows_hardware = True\n")
-    pool = PoolConfig()
-    plain, kernels = (
-        effective_tables(
-            DeploymentConfig(model="llama-3.1-8b", gpu="h100_sxm", timing={"type": f"{file}:{name}"}, aggregated=pool),
-            pool,
-        )
-        for name in ("MyTimes", "Kernels")
-    )
+    fields = {"model": "llama-3.1-8b", "gpu": "h100_sxm", "aggregated": PoolConfig()}
+    deployments = [DeploymentConfig(**fields, timing={"type": f"{file}:{name}"}) for name in ("MyTimes", "Kernels")]
+    plain, kernels = (effective_tables(PoolPlan.of(deployment, "mixed")) for deployment in deployments)
     assert not plain.overlap
     assert kernels.overlap
     assert (kernels.tokens_s[1:] > plain.tokens_s[1:]).all()

@@ -17,6 +17,7 @@ from dynosim.config import (
 )
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
+from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.roofline import verification_cost
 from dynosim.timing import effective_tables, forward_times
 from dynosim.timing.cuda_graphs import padded_batches
@@ -41,7 +42,7 @@ def _deployment(timing=SOURCES[2], model="llama-3.1-70b", gpu="h200_sxm", engine
 
 def _effective(*args, **options):
     deployment = _deployment(*args, **options)
-    return effective_tables(deployment, deployment.aggregated)
+    return effective_tables(PoolPlan.of(deployment, "mixed"))
 
 
 def _line(nodes, values, x):
@@ -84,8 +85,8 @@ def test_an_empty_pass_takes_no_time():
 @pytest.mark.parametrize("timing", SOURCES, ids=lambda timing: timing.type)
 def test_without_additions_the_tables_are_the_source_s(timing):
     deployment = _deployment(timing)
-    effective = effective_tables(deployment, deployment.aggregated)
-    source = forward_times(deployment, deployment.aggregated).tables(max_num_seqs=SEQS, max_num_batched_tokens=BUDGET)
+    effective = effective_tables(PoolPlan.of(deployment, "mixed"))
+    source = forward_times(PoolPlan.of(deployment, "mixed")).tables(max_num_seqs=SEQS, max_num_batched_tokens=BUDGET)
     assert effective.tokens_s[: BUDGET + 1].tolist() == source.tokens_s.tolist()
     for name in ("graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s"):
         assert getattr(effective, name).tolist() == getattr(source, name).tolist()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dynosim.config import DeploymentConfig, FixedTiming, PolynomialTiming, PoolConfig, RooflineTiming
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
+from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.roofline import decode_bound_s, prefill_bound_s
 from dynosim.timing import forward_times
 from dynosim.timing.cuda_graphs import capture_sizes, padded_batches
@@ -19,7 +20,7 @@ def _tables(timing, model="llama-3.1-70b", gpu="h200_sxm", tp=4, **pool):
     deployment = DeploymentConfig(
         model=model, gpu=gpu, timing=timing, aggregated=PoolConfig(tensor_parallel_size=tp, **pool)
     )
-    return forward_times(deployment, deployment.aggregated).tables(**LIMITS)
+    return forward_times(PoolPlan.of(deployment, "mixed")).tables(**LIMITS)
 
 
 def _decode_s(tables, batch, total_context):
@@ -42,7 +43,7 @@ def test_polynomial_prefill_of_the_published_probes():
 
 @given(utilization=st.floats(0, 1.5))
 def test_polynomial_decode_is_its_closed_form_to_a_millionth(utilization):
-    tables = _tables(PolynomialTiming(), num_gpu_blocks_override=16384, block_size=64)
+    tables = _tables(PolynomialTiming(), num_gpu_blocks_override=16385, block_size=64)
     u = min(1.0, utilization)
     expected_ms = max(1.0, -25.74 * u * u + 54.01 * u + 5.74)
     assert _decode_s(tables, 7, utilization * 16384 * 64) * 1e3 == pytest.approx(expected_ms, rel=1e-6)

@@ -11,6 +11,7 @@ from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
 from dynosim.errors import TimingError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
+from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.roofline import decode_bound_s, prefill_bound_s
 from dynosim.timing.pack import BUNDLED, Pack, PackKey, Size, find_pack, interpolate, load_pack
 
@@ -26,7 +27,7 @@ def _tables(model, gpu, tp, quantization="none", engine="vllm", **pool):
         engine=EngineConfig(name=engine),
         aggregated=PoolConfig(tensor_parallel_size=tp, **pool),
     )
-    return timing.forward_times(deployment, deployment.aggregated).tables(**LIMITS)
+    return timing.forward_times(PoolPlan.of(deployment, "mixed")).tables(**LIMITS)
 
 
 def _decode_ms(tables, batch, context):

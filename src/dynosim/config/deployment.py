@@ -24,6 +24,14 @@ EngineName = Literal["vllm", "sglang", "trtllm"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+SECTIONS = {
+    "mixed": "deployment.aggregated",
+    "prefill": "deployment.disaggregated.prefill",
+    "decode": "deployment.disaggregated.decode",
+}
+"""Role -> where its pool is configured."""
+
+
 class SpeculativeConfig(Config):
     """Speculative decoding: every decode pass checks drafted tokens beside the next one (MTP, EAGLE, n-gram)."""
 

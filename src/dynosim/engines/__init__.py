@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, get_args
 
-from dynosim.config import Config, DeploymentConfig, EngineConfig, PoolConfig
+from dynosim.config import Config, DeploymentConfig, EngineConfig
 from dynosim.config.deployment import EngineName
 from dynosim.config.schema import Path
 from dynosim.engines.base import Behaviour, EngineRules, Launch
@@ -19,9 +19,7 @@ __all__ = [
     "EngineRules",
     "Launch",
     "behaviour",
-    "block_size",
     "contradictions",
-    "offloads_prompt_only",
     "rules_of",
 ]
 
@@ -54,17 +52,6 @@ def behaviour(engine: EngineConfig, *, hardware: bool) -> Behaviour:
     return replace(found, pass_us=found.pass_us + found.serial_us) if serial else found
 
 
-def block_size(deployment: DeploymentConfig, pool: PoolConfig) -> int:
-    """Return the tokens per KV block of *pool*."""
-    return pool.block_size or rules_of(deployment.engine).block_size
-
-
-def offloads_prompt_only(deployment: DeploymentConfig, pool: PoolConfig) -> bool:
-    """Return whether *pool* keeps answers out of the tiers below the GPU."""
-    own = pool.kv_offload.offload_prompt_only
-    return rules_of(deployment.engine).offloads_prompt_only if own is None else own
-
-
 def contradictions(deployment: DeploymentConfig) -> Iterator[tuple[Path, str]]:
     """Yield (section, message) of what the engine of *deployment* could not be started with."""
     engine = deployment.engine
@@ -78,9 +65,10 @@ def contradictions(deployment: DeploymentConfig) -> Iterator[tuple[Path, str]]:
                     yield path, f"{setting} has no effect under engine {engine.name}: it is a setting of {name}"
     rules = rules_of(engine)
     for pool in deployment.pools().values() if rules.whole_pages else ():
-        if block_size(deployment, pool) > pool.max_num_batched_tokens:
+        block_size = pool.block_size or rules.block_size
+        if block_size > pool.max_num_batched_tokens:
             message = (
                 f"max_num_batched_tokens ({pool.max_num_batched_tokens}) must be at least block_size"
-                f" ({block_size(deployment, pool)}): {rules.title} prefills whole pages"
+                f" ({block_size}): {rules.title} prefills whole pages"
             )
             yield ("deployment",), message

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from dynosim.config import DeploymentConfig, PoolConfig, PriceConfig, RooflineTiming
+from dynosim.config import DeploymentConfig, PriceConfig, RooflineTiming
 from dynosim.errors import DynosimError, InfeasibleError, NoPackError, TimingError
 from dynosim.fidelity.measurements import Measurement
 from dynosim.fidelity.runs import deployment_of, requests_of
-from dynosim.hardware.memory import check
 from dynosim.hardware.models import get_model
+from dynosim.hardware.plan import PoolPlan, pool_plans
+from dynosim.hardware.startup import check
 from dynosim.metrics import Metrics, summarize
 from dynosim.simulation import SimulationResult, simulate
 from dynosim.simulation.records import COMPLETED
@@ -99,20 +100,21 @@ def timed(deployment: DeploymentConfig) -> DeploymentConfig:
     A pack that is not at hand is built where the extra ``[aic]`` is installed.
     """
     try:
-        for pool in deployment.pools().values():
+        for plan in pool_plans(deployment).values():
             try:
-                forward_times(deployment, pool)
+                forward_times(plan)
             except NoPackError as error:
                 if "make one with" not in str(error):  # it was tried: the tables lack it
                     raise
-                _build_pack(deployment, pool)
-                forward_times(deployment, pool)
+                _build_pack(plan)
+                forward_times(plan)
         return deployment
     except TimingError:
         return deployment.model_copy(update={"timing": RooflineTiming()})
 
 
-def _build_pack(deployment: DeploymentConfig, pool: PoolConfig) -> None:
+def _build_pack(plan: PoolPlan) -> None:
+    deployment, pool = plan.deployment, plan.config
     build(
         deployment.model,
         deployment.gpu,

@@ -15,9 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import DeploymentConfig, PoolConfig, TopologyConfig
-from dynosim.hardware.gpus import get_gpu
-from dynosim.hardware.models import get_model
+from dynosim.config import TopologyConfig
+from dynosim.hardware.plan import PoolPlan
 
 Nodes = NDArray[np.int64]
 """The node of every GPU of one replica: rank by rank, or stage by stage, tensor-parallel neighbours side by side."""
@@ -37,7 +36,8 @@ class Rank(NamedTuple):
 class Placement:
     """The places of all replicas of a deployment."""
 
-    deployment: DeploymentConfig
+    plans: Mapping[str, PoolPlan]
+    topology: TopologyConfig | None = None
     nodes: Mapping[str, tuple[Nodes, ...]] = field(default_factory=dict)
     """Role -> node of every GPU of each replica; empty without a topology."""
 
@@ -47,8 +47,8 @@ class Placement:
 
     def rack(self, place: Rank) -> int:
         """Return the rack of *place*, of its first GPU where it spans several."""
-        assert self.deployment.topology is not None
-        return int(self._nodes(place)[0]) // self.deployment.topology.nodes_per_rack
+        assert self.topology is not None
+        return int(self._nodes(place)[0]) // self.topology.nodes_per_rack
 
     def crossing(self, role: str, replica: int) -> tuple[float, float]:
         """Return what standing on several NVLink domains adds to a pass of one replica: (s, s per token).
@@ -59,84 +59,81 @@ class Placement:
         """
         if not self.nodes:
             return 0.0, 0.0
-        pool = self.deployment.pools()[role]
-        domains = self._domain(self.nodes[role][replica]).reshape(-1, pool.tensor_parallel_size)
-        seconds, token_s = np.sum([*self._all_reduces(pool, domains), *self._stage_boundaries(pool, domains)], axis=0)
+        plan = self.plans[role]
+        domains = self._domain(self.nodes[role][replica]).reshape(-1, plan.config.tensor_parallel_size)
+        seconds, token_s = np.sum([*self._all_reduces(plan, domains), *self._stage_boundaries(plan, domains)], axis=0)
         return float(seconds), float(token_s)
 
-    def _all_reduces(self, pool: PoolConfig, domains: Nodes) -> Iterator[tuple[float, float]]:
+    def _all_reduces(self, plan: PoolPlan, domains: Nodes) -> Iterator[tuple[float, float]]:
         """Yield the cost of all attention and all feed-forward all-reduces of each group that crosses."""
-        layers = get_model(self.deployment.model).layers / pool.pipeline_parallel_size
-        attention = [self._all_reduce(pool, group, 1) for group in domains]
+        layers, ranks = plan.model.layers / plan.config.pipeline_parallel_size, plan.config.data_parallel_size
+        attention = [self._all_reduce(plan, group, 1) for group in domains]
         yield 0.0, 0.0
-        if pool.data_parallel_size > 1:
+        if ranks > 1:
             attention = [max(attention)]  # the ranks run side by side, and the slowest ends the pass
-            if domains.size <= get_gpu(self.deployment.pool_gpu(pool)).scale_up_gpus:
-                experts = self._all_reduce(pool, domains.ravel(), pool.data_parallel_size)
+            if domains.size <= plan.gpu.scale_up_gpus:
+                experts = self._all_reduce(plan, domains.ravel(), ranks)
                 yield layers * experts[0], layers * experts[1]
         else:
             layers *= 2
         yield from ((layers * seconds, layers * token_s) for seconds, token_s in attention)
 
-    def _all_reduce(self, pool: PoolConfig, group: Nodes, ranks: int) -> tuple[float, float]:
+    def _all_reduce(self, plan: PoolPlan, group: Nodes, ranks: int) -> tuple[float, float]:
         """What one all-reduce of *group* takes longer, by a fixed part and per token of each of *ranks* ranks.
 
         Every GPU sends 2 (n - 1) / n of the hidden states; m domains are 2 (m - 1) hops apart.
         """
         crossed = len(np.unique(group)) - 1
-        sent = 2 * (group.size - 1) / group.size * ranks * get_model(self.deployment.model).hidden * HIDDEN_BYTES
-        return 2 * crossed * self._latency_s, sent * self._slower_s_per_byte(pool) * (crossed > 0)
+        sent = 2 * (group.size - 1) / group.size * ranks * plan.model.hidden * HIDDEN_BYTES
+        return 2 * crossed * self._latency_s, sent * self._slower_s_per_byte(plan) * (crossed > 0)
 
-    def _stage_boundaries(self, pool: PoolConfig, domains: Nodes) -> Iterator[tuple[float, float]]:
-        if pool.pipeline_parallel_size > 1:
+    def _stage_boundaries(self, plan: PoolPlan, domains: Nodes) -> Iterator[tuple[float, float]]:
+        if plan.config.pipeline_parallel_size > 1:
             for sender, receiver in pairwise(domains):
                 if (sender != receiver).any():
-                    yield self._latency_s, stage_bytes(self.deployment, pool) * self._slower_s_per_byte(pool)
+                    yield self._latency_s, stage_bytes(plan) * self._slower_s_per_byte(plan)
 
     @property
     def _latency_s(self) -> float:
-        assert self.deployment.topology is not None
-        return self.deployment.topology.inter_node_latency_us * 1e-6
+        assert self.topology is not None
+        return self.topology.inter_node_latency_us * 1e-6
 
-    def _slower_s_per_byte(self, pool: PoolConfig) -> float:
-        assert self.deployment.topology is not None
-        nvlink = get_gpu(self.deployment.pool_gpu(pool)).nvlink_bytes_s
-        return max(1 / (self.deployment.topology.inter_node_bandwidth_gb_s * 1e9) - 1 / nvlink, 0.0)
+    def _slower_s_per_byte(self, plan: PoolPlan) -> float:
+        assert self.topology is not None
+        return max(1 / (self.topology.inter_node_bandwidth_gb_s * 1e9) - 1 / plan.gpu.nvlink_bytes_s, 0.0)
 
     def _domain(self, nodes: Nodes) -> Nodes:
-        topology = self.deployment.topology
-        assert topology is not None
-        return nodes if topology.nvlink_domain == "node" else nodes // topology.nodes_per_rack
+        assert self.topology is not None
+        return nodes if self.topology.nvlink_domain == "node" else nodes // self.topology.nodes_per_rack
 
     def _nodes(self, place: Rank) -> Nodes:
         nodes = self.nodes[place.role][place.replica]
-        gpus = len(nodes) // self.deployment.pools()[place.role].data_parallel_size
+        gpus = len(nodes) // self.plans[place.role].config.data_parallel_size
         return nodes[place.rank * gpus :][:gpus]
 
 
-def stage_bytes(deployment: DeploymentConfig, pool: PoolConfig) -> float:
+def stage_bytes(plan: PoolPlan) -> float:
     """Return the bytes per token that each GPU of a pipeline stage sends to the next stage.
 
     Hidden states and residual, sliced over the tensor-parallel group (vLLM's ``IntermediateTensors`` and
     ``send_tensor_dict``; SGLang's ``PPProxyTensors`` hold the same two).
     """
-    return 2 * get_model(deployment.model).hidden * HIDDEN_BYTES / pool.tensor_parallel_size
+    return 2 * plan.model.hidden * HIDDEN_BYTES / plan.config.tensor_parallel_size
 
 
-def place(deployment: DeploymentConfig) -> Placement:
+def place(plans: Mapping[str, PoolPlan], topology: TopologyConfig | None) -> Placement:
     """Return where every replica stands; GPU types have racks of their own."""
-    topology = deployment.topology
     if topology is None:
-        return Placement(deployment)
+        return Placement(plans)
     nodes: dict[str, tuple[Nodes, ...]] = {}
     first = 0
-    for gpu in dict.fromkeys(map(deployment.pool_gpu, deployment.pools().values())):
-        pools = {role: pool for role, pool in deployment.pools().items() if deployment.pool_gpu(pool) == gpu}
+    for gpu in dict.fromkeys(plan.gpu_name for plan in plans.values()):
+        pools = {role: plan.config for role, plan in plans.items() if plan.gpu_name == gpu}
         cells = _Nodes(topology, sum(pool.max_replicas * pool.gpus_per_replica for pool in pools.values()))
         for role, pool in pools.items():
             nodes[role] = tuple(first + cells.take(pool.gpus_per_replica) for _ in range(pool.max_replicas))
         first += -(-len(cells.free) // topology.nodes_per_rack) * topology.nodes_per_rack
-    return Placement(deployment, nodes)
+    return Placement(plans, topology, nodes)
 
 
 class _Nodes:

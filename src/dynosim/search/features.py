@@ -18,17 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import (
-    DeploymentConfig,
-    LinkConfig,
-    PoolConfig,
-    PriceConfig,
-    Scenario,
-    SpeculativeConfig,
-)
+from dynosim.config import LinkConfig, PriceConfig, Scenario, SpeculativeConfig
+from dynosim.config.deployment import SECTIONS
 from dynosim.errors import DynosimError
 from dynosim.hardware.gpus import usd_per_gpu_hour
-from dynosim.hardware.memory import kv_capacity
+from dynosim.hardware.plan import PoolPlan
 from dynosim.metrics import STATS, Metrics
 from dynosim.search.rows import Key, Rows, keys
 from dynosim.timing import effective_tables
@@ -49,11 +43,6 @@ FEATURES = (
     "kv_requests",
     "cache_requests",
 )
-_SECTIONS = {
-    "mixed": "deployment.aggregated",
-    "prefill": "deployment.disaggregated.prefill",
-    "decode": "deployment.disaggregated.decode",
-}
 _COUNTS = ("replicas", "max_num_seqs", "max_num_batched_tokens", "block_size")
 """Fields of a pool that enter by arithmetic, not through the tables."""
 _BATCH = ("max_num_seqs", "max_num_batched_tokens")
@@ -358,7 +347,7 @@ class ServingEstimates:
         different = np.array([self._replica(role, name) for name in place], REPLICA_DTYPE)
         found = different[[place[name] for name in names]]
         for name in ("replicas", "max_num_seqs"):
-            searched = self._rows.numbers(rows, f"{_SECTIONS[role]}.{name}")
+            searched = self._rows.numbers(rows, f"{SECTIONS[role]}.{name}")
             if searched is not None:
                 found[name] = np.where(np.isnan(searched), found[name], searched)
         return found
@@ -372,8 +361,8 @@ class ServingEstimates:
         """
         found = {}
         paths = [parameter.path for parameter in self._rows.parameters]
-        for role, section in _SECTIONS.items():
-            others = (prefix for name, prefix in _SECTIONS.items() if name != role)
+        for role, section in SECTIONS.items():
+            others = (prefix for name, prefix in SECTIONS.items() if name != role)
             scales = any(path.startswith(f"{section}.autoscaler") for path in paths)
             staged = f"{section}.pipeline_parallel_size" in paths
             counts = (name for name in _COUNTS if not ((scales and name == "replicas") or (staged and name in _BATCH)))
@@ -385,17 +374,17 @@ class ServingEstimates:
         space = self._rows.space
         try:
             scenario = space.scenario(space.complete(self._rows.point(np.frombuffer(name))))
-            return replica(scenario, scenario.deployment.pools()[role], self._demand)
+            return replica(PoolPlan.of(scenario.deployment, role), scenario.prices, self._demand)
         except DynosimError:
             return tuple(np.full(REPLICA_DTYPE[name].shape, np.nan) for name in REPLICA_DTYPE.names or ())
 
 
-def replica(scenario: Scenario, pool: PoolConfig, demand: Demand) -> tuple[Any, ...]:
+def replica(plan: PoolPlan, prices: PriceConfig, demand: Demand) -> tuple[Any, ...]:
     """Return the fields of ``REPLICA_DTYPE``; InfeasibleError or TimingError where they cannot be known."""
-    deployment = scenario.deployment
-    capacity, ranks, stages = kv_capacity(deployment, pool), pool.data_parallel_size, pool.pipeline_parallel_size
+    pool, capacity = plan.config, plan.capacity
+    ranks, stages = pool.data_parallel_size, pool.pipeline_parallel_size
     limits = {"max_num_seqs": int(_BATCHES[-1]), "max_num_batched_tokens": _CHUNK_TOKENS}
-    tables = effective_tables(deployment, pool.model_copy(update=limits))
+    tables = effective_tables(PoolPlan.of(plan.deployment, plan.role, pool.model_copy(update=limits)))
     context = demand.input_tokens + demand.output_tokens / 2
     attention = [np.interp(b * context, tables.decode_context[b], tables.decode_s[b]) for b in _BATCHES]
     prompts = np.append(demand.input_tokens, demand.input_quantiles)
@@ -405,13 +394,13 @@ def replica(scenario: Scenario, pool: PoolConfig, demand: Demand) -> tuple[Any, 
     kv_bytes, tiers, scaler = capacity.bytes_per_token * demand.input_tokens, pool.kv_offload, pool.autoscaler
     below = sum(tier.size_gib for tier in (tiers.host, tiers.disk) if tier) * 2**30
     return (
-        pool.gpus_per_replica * _price(deployment, pool, scenario.prices),
+        pool.gpus_per_replica * usd_per_gpu_hour(plan.gpu_name, prices),
         pool.gpus_per_replica,
         ranks * stages,
         stages,
         prefill_s[0],
         prefill_s[1:],
-        (tables.graph_tokens_s[_BATCHES] + np.array(attention)) / tokens_per_pass(deployment.engine.speculative),
+        (tables.graph_tokens_s[_BATCHES] + np.array(attention)) / tokens_per_pass(plan.engine.speculative),
         capacity.tokens / (demand.input_tokens + demand.output_tokens) / stages,
         kv_bytes,
         ranks * capacity.tokens / demand.input_tokens + below / kv_bytes,
@@ -448,7 +437,3 @@ def demand_of(scenario: Scenario) -> Demand:
         reuse=np.array([reuse_bound(table, workers) for workers in _REUSE_WORKERS]),
         concurrency=table.concurrency,
     )
-
-
-def _price(deployment: DeploymentConfig, pool: PoolConfig, prices: PriceConfig) -> float:
-    return usd_per_gpu_hour(deployment.pool_gpu(pool), prices)

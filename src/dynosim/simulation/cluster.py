@@ -9,30 +9,31 @@ arrivals in bulk and runs through in one call.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynosim.config import DeploymentConfig
+from dynosim.config.deployment import SECTIONS
+from dynosim.hardware.plan import PoolPlan
 from dynosim.simulation import engine as core
 from dynosim.simulation.clock import CHECK, READY, TICK, Clock
 from dynosim.simulation.dispatch import Dispatcher
 from dynosim.simulation.failures import Failures
-from dynosim.simulation.fleet import SERVING
 from dynosim.simulation.flows import Aggregated, Disaggregated
 from dynosim.simulation.lost import LostCause, Progress
 from dynosim.simulation.network import Network
 from dynosim.simulation.pool import Pool
 from dynosim.simulation.pool_runtime import PoolRuntime
+from dynosim.simulation.records import COMPLETED, FAILED, INCOMPLETE, REJECTED, UNSENT
 from dynosim.simulation.scaling import Autoscaler
 from dynosim.simulation.sessions import Sessions
-from dynosim.simulation.split import token_times
+from dynosim.simulation.split import Served, request_records
 from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE
 from dynosim.timing import frontend_s
 from dynosim.workload.table import Workload
 
-SECTIONS = {"mixed": "aggregated", "prefill": "disaggregated.prefill", "decode": "disaggregated.decode"}
-"""Role -> where its pool is configured."""
 FIRST_CHECK_S, CHECK_GROWTH = 1.0, 2.0
 """Checks for a lost cause take place at these virtual times: a lost run takes at most twice the time it has to."""
 
@@ -41,31 +42,40 @@ class Cluster:
     """One deployment serving one workload once."""
 
     def __init__(
-        self, deployment: DeploymentConfig, workload: Workload, seed: int, stop: LostCause | None = None
+        self,
+        deployment: DeploymentConfig,
+        plans: Mapping[str, PoolPlan],
+        workload: Workload,
+        seed: int,
+        stop: LostCause | None = None,
     ) -> None:
         self.deployment, self.workload, self.clock = deployment, workload, Clock()
-        self.frontend_s = frontend_s(deployment)
+        self.frontend_s = frontend_s(plans.values())
         self.sessions = Sessions(workload, self.clock, self._arrive, self.frontend_s)
         self.missing = np.zeros(len(workload), np.bool_)
         """Shape (n,): on a replica that has crashed, which nobody has noticed yet."""
-        self.network = Network(deployment, len(workload))
+        self.network = Network(deployment, plans, len(workload))
         pools = {
             role: Pool(
-                role, config, deployment, workload, self.network,
+                plan, workload, self.network,
                 index=index, watch=self.sessions.watch or role == "prefill", seed=seed,
             )
-            for index, (role, config) in enumerate(deployment.pools().items())
+            for index, (role, plan) in enumerate(plans.items())
         }  # fmt: skip
         self.handles = np.stack([pool.handle for pool in pools.values()])
         self._events = [pool.engine.events for pool in pools.values()]
         self.runtimes = {role: self._runtime(pool, seed) for role, pool in pools.items()}
         self.admissible = np.logical_and.reduce([pool.fits(workload) for pool in pools.values()])
         self.flow: Aggregated | Disaggregated = (
-            Disaggregated(deployment, self.runtimes, workload, self.sessions)
+            Disaggregated(deployment.disaggregated, self.runtimes, workload, self.sessions)
             if deployment.disaggregated
             else Aggregated(self.runtimes)
         )
-        self.failures = Failures(self, seed)
+        self.served = Served(workload, list(self.runtimes.values()), self.flow.local)
+        self.failures = Failures(
+            deployment.failures, self.runtimes, self.flow, self.sessions, self.clock, self.missing,
+            seed=seed, idle=lambda: self.idle,
+        )  # fmt: skip
         self.end_s = workload.end_s
         """Virtual time at which the run stops, whatever is still in flight."""
         self.lost: dict[str, float] = {}
@@ -87,6 +97,15 @@ class Cluster:
             if not self.idle:
                 core.stop(runtime.pool.handle, self.end_s)
 
+    def records(self) -> NDArray[np.void]:
+        """Return shape (n,) of REQUEST_DTYPE: what became of each request."""
+        out = request_records(self.served, self.sessions.sent_s, self.failures.retries, self.frontend_s)
+        out["status"] = np.where(np.isfinite(out["last_token_s"]), COMPLETED, INCOMPLETE)
+        out["status"][~self.admissible] = REJECTED
+        out["status"][np.isfinite(self.failures.failed_s)] = FAILED
+        out["status"][~(out["arrival_s"] <= self.end_s)] = UNSENT
+        return out
+
     @property
     def idle(self) -> bool:
         """Whether everything has been sent and has ended."""
@@ -103,7 +122,7 @@ class Cluster:
         dispatcher = Dispatcher(pool, router, path, self.workload, seed, self.missing, overlap=overlap)
         runtime = PoolRuntime(pool, dispatcher)
         if pool.config.autoscaler is not None:
-            path = f"deployment.{SECTIONS[role]}.autoscaler"
+            path = f"{SECTIONS[role]}.autoscaler"
             runtime.scaler = Autoscaler(
                 pool.config.autoscaler, runtime.fleet, dispatcher, self.sessions.arrival_s, path, seed
             )
@@ -176,7 +195,7 @@ class Cluster:
         arrival_s = self.sessions.arrival_s[measured]
         served = (self.admissible & np.isnan(self.failures.failed_s))[measured]
         rows = measured.start + np.flatnonzero((arrival_s <= time) & served)
-        first_s, last_s = token_times(self, rows)
+        first_s, last_s = self.served.token_times(rows)
         return Progress(
             time_s=time,
             arrival_s=self.sessions.arrival_s[rows],
@@ -218,24 +237,4 @@ class Cluster:
         runtime.turn_off_drained()
         for replica in decide(time):
             ready_s = time + runtime.scaler.cold_start_s
-            self.clock.at(ready_s, READY, self.ready, runtime, replica, runtime.fleet.epochs[replica])
-
-    def ready(self, time: float, runtime: PoolRuntime, replica: int, epoch: int) -> None:
-        """A replica that was started, or has recovered, serves from now on unless it was given up meanwhile."""
-        if runtime.fleet.epochs[replica] == epoch:
-            core.boot(runtime.pool.handle, replica, time)
-            for row in runtime.dispatcher.rows_of(replica).tolist():
-                runtime.dispatcher.lost.pop(row, None)
-            runtime.fleet.move(replica, SERVING, time)
-            self.failures.serving(runtime, replica, time)
-
-    def drop(self, runtime: PoolRuntime, replica: int, time: float) -> list[int]:
-        """Take everything off *replica*; returns its requests that had not left it."""
-        for each in self.runtimes.values():
-            core.settle_all(each.pool.handle, time)
-        on = runtime.requests_on(replica) & np.isnan(self.flow.left_s(runtime))
-        core.crash(self.handles, runtime.pool.engine.limits[0]["pool"], replica, time)
-        self.flow.dropped(runtime, on)
-        lost: list[int] = np.flatnonzero(on & ~self.missing).tolist()
-        self.missing[lost] = True
-        return lost
+            self.clock.at(ready_s, READY, self.failures.ready, runtime, replica, runtime.fleet.epochs[replica])

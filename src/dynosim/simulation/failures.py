@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynosim import rng
+from dynosim.config import FailuresConfig
 from dynosim.errors import ConfigError
-from dynosim.simulation.clock import READY
+from dynosim.simulation import engine as core
+from dynosim.simulation.clock import READY, Clock
 from dynosim.simulation.fleet import DOWN, DRAINING, OFF, SERVING
+from dynosim.simulation.flows import Aggregated, Disaggregated
 from dynosim.simulation.pool_runtime import PoolRuntime
+from dynosim.simulation.sessions import Sessions
 from dynosim.workload.table import IntArray
-
-if TYPE_CHECKING:
-    from dynosim.simulation.cluster import Cluster
 
 MAX_RETRIES = 10
 """A request that has lost its replica more often has failed: without a bound a replica that crashes faster than it
@@ -23,18 +25,31 @@ answers would keep a run going for ever."""
 
 
 class Failures:
-    """Lets replicas of a cluster crash, recover and be slow, and sends their requests again once it is noticed.
+    """Lets replicas crash, recover and be slow, and sends their requests again once it is noticed.
 
     A request that is sent again starts from its prompt. With ``migrate`` one that has shown tokens keeps them, and is
     computed again by the next (decode) replica like a preempted one.
     """
 
-    def __init__(self, cluster: Cluster, seed: int) -> None:
-        self._cluster, self._config, self._seed = cluster, cluster.deployment.failures, seed
+    def __init__(
+        self,
+        config: FailuresConfig,
+        runtimes: Mapping[str, PoolRuntime],
+        flow: Aggregated | Disaggregated,
+        sessions: Sessions,
+        clock: Clock,
+        missing: NDArray[np.bool_],
+        *,
+        seed: int,
+        idle: Callable[[], bool],
+    ) -> None:
+        self._config, self._runtimes, self._flow, self._sessions = config, runtimes, flow, sessions
+        self._clock, self._missing, self._seed, self._idle = clock, missing, seed, idle
+        self._handles = np.stack([runtime.pool.handle for runtime in runtimes.values()])
         self._streams: dict[tuple[str, int], np.random.Generator] = {}
-        self.retries = np.zeros(len(cluster.workload), np.int32)
+        self.retries = np.zeros(len(missing), np.int32)
         """Shape (n,): how often each request was sent again."""
-        self.failed_s = np.full(len(cluster.workload), math.nan)
+        self.failed_s = np.full(len(missing), math.nan)
         """Shape (n,): when a request was given up."""
 
     @property
@@ -49,8 +64,8 @@ class Failures:
             runtime.pool.engine.rows["slowdown"][runtime.dispatcher.rows_of(straggler.replica)] = straggler.slowdown
         for k, crash in enumerate(self._config.crashes):
             runtime = self._runtime(crash.pool, crash.replica, f"crashes[{k}]")
-            self._cluster.clock.at(crash.at_s, READY, self._crash, runtime, crash.replica, crash.down_s)
-        for runtime in self._cluster.runtimes.values():
+            self._clock.at(crash.at_s, READY, self._crash, runtime, crash.replica, crash.down_s)
+        for runtime in self._runtimes.values():
             for replica in runtime.fleet.having(SERVING):
                 self.serving(runtime, replica, 0.0)
 
@@ -62,7 +77,7 @@ class Failures:
                 self._streams[name] = rng.stream(self._seed, f"failures/{runtime.pool.role}/{replica}")
             after_s = float(self._streams[name].exponential(self._config.mtbf_s))
             epoch = runtime.fleet.epochs[replica]
-            self._cluster.clock.at(time + after_s, READY, self._crash_by_chance, runtime, replica, epoch)
+            self._clock.at(time + after_s, READY, self._crash_by_chance, runtime, replica, epoch)
 
     def _crash_by_chance(self, time: float, runtime: PoolRuntime, replica: int, epoch: int) -> None:
         if runtime.fleet.epochs[replica] == epoch:
@@ -70,19 +85,37 @@ class Failures:
 
     def _crash(self, time: float, runtime: PoolRuntime, replica: int, down_s: float) -> None:
         """Everything on *replica* is gone; one that does not serve cannot crash."""
-        if self._cluster.idle or runtime.fleet.states[replica] not in (SERVING, DRAINING):
+        if self._idle() or runtime.fleet.states[replica] not in (SERVING, DRAINING):
             return
         rows = runtime.dispatcher.rows_of(replica)
-        lost = self._cluster.drop(runtime, replica, time)
+        lost = self._drop(runtime, replica, time)
         runtime.dispatcher.lost |= dict.fromkeys(rows.tolist(), lost)
-        self._cluster.clock.at(time + self._config.detection_s, READY, self._notice, runtime, rows, lost)
+        self._clock.at(time + self._config.detection_s, READY, self._notice, runtime, rows, lost)
         if runtime.fleet.states[replica] == DRAINING:
             runtime.fleet.move(replica, OFF, time)
         else:
             runtime.fleet.move(replica, DOWN, time)
-            self._cluster.clock.at(
-                time + down_s, READY, self._cluster.ready, runtime, replica, runtime.fleet.epochs[replica]
-            )
+            self._clock.at(time + down_s, READY, self.ready, runtime, replica, runtime.fleet.epochs[replica])
+
+    def _drop(self, runtime: PoolRuntime, replica: int, time: float) -> list[int]:
+        """Take everything off *replica*; returns its requests that had not left it."""
+        for each in self._runtimes.values():
+            core.settle_all(each.pool.handle, time)
+        on = runtime.requests_on(replica) & np.isnan(self._flow.left_s(runtime))
+        core.crash(self._handles, runtime.pool.engine.limits[0]["pool"], replica, time)
+        self._flow.dropped(runtime, on)
+        lost: list[int] = np.flatnonzero(on & ~self._missing).tolist()
+        self._missing[lost] = True
+        return lost
+
+    def ready(self, time: float, runtime: PoolRuntime, replica: int, epoch: int) -> None:
+        """A replica that was started, or has recovered, serves from now on unless it was given up meanwhile."""
+        if runtime.fleet.epochs[replica] == epoch:
+            core.boot(runtime.pool.handle, replica, time)
+            for row in runtime.dispatcher.rows_of(replica).tolist():
+                runtime.dispatcher.lost.pop(row, None)
+            runtime.fleet.move(replica, SERVING, time)
+            self.serving(runtime, replica, time)
 
     def _notice(self, time: float, runtime: PoolRuntime, rows: IntArray, lost: list[int]) -> None:
         """The crash is noticed: no more requests go there, and its own are sent again."""
@@ -90,19 +123,19 @@ class Failures:
             if runtime.dispatcher.lost.get(row) is lost:
                 del runtime.dispatcher.lost[row]
         runtime.refresh(time)
-        self._cluster.missing[lost] = False
+        self._missing[lost] = False
         for i in lost:
             if self._config.on_crash == "lose" or self.retries[i] == MAX_RETRIES:
                 self.failed_s[i] = time
-                self._cluster.flow.give_up(i, time, runtime)
-                self._cluster.sessions.ended(time, i)
+                self._flow.give_up(i, time, runtime)
+                self._sessions.ended(time, i)
             else:
                 self.retries[i] += 1
-                self._cluster.flow.send_again(i, time, runtime, keep=self._config.on_crash == "migrate")
+                self._flow.send_again(i, time, runtime, keep=self._config.on_crash == "migrate")
 
     def _runtime(self, role: str, replica: int, path: str) -> PoolRuntime:
         """Return the runtime that a setting names; ConfigError when there is no such replica."""
-        runtimes, path = self._cluster.runtimes, f"deployment.failures.{path}"
+        runtimes, path = self._runtimes, f"deployment.failures.{path}"
         if role not in runtimes:
             raise ConfigError(f"{role!r}: allowed: {', '.join(runtimes)}", path=f"{path}.pool")
         if replica >= len(runtimes[role].fleet.states):

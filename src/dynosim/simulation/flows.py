@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dynosim.config import DeploymentConfig
-from dynosim.engines import rules_of
+from dynosim.config import DisaggregatedConfig
 from dynosim.simulation import engine as core
 from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.simulation.sessions import Sessions
@@ -22,6 +21,8 @@ class Aggregated:
     def __init__(self, runtimes: Mapping[str, PoolRuntime]) -> None:
         (self._runtime,) = runtimes.values()
         self.send = self._runtime.dispatcher.send
+        self.local = np.zeros(len(self._runtime.pool.engine.jobs), np.bool_)
+        """Shape (n,): no prompt has another replica to go to."""
 
     def prefilled(self, i: int, time: float) -> None:
         """Never happens: prompts stay where they are computed."""
@@ -55,14 +56,10 @@ class Disaggregated:
     """
 
     def __init__(
-        self, deployment: DeploymentConfig, runtimes: Mapping[str, PoolRuntime], workload: Workload, sessions: Sessions
+        self, split: DisaggregatedConfig, runtimes: Mapping[str, PoolRuntime], workload: Workload, sessions: Sessions
     ) -> None:
-        assert deployment.disaggregated is not None
         self._prefill, self._decode, self._sessions = runtimes["prefill"], runtimes["decode"], sessions
-        self._bounds, self._destination_first = (
-            deployment.disaggregated.local_prefill,
-            rules_of(deployment.engine).destination_first,
-        )
+        self._bounds, self._destination_first = split.local_prefill, self._decode.pool.plan.rules.destination_first
         self._input = workload.input_tokens.data
         self._output = workload.output_tokens.data
         self._moves = workload.output_tokens > 1

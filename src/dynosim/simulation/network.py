@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import DeploymentConfig, HostTier, OffloadConfig, PoolConfig
-from dynosim.hardware.gpus import get_gpu
+from dynosim.config import DeploymentConfig, HostTier, OffloadConfig, PoolConfig, TopologyConfig
+from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.topology import Rank, place
 from dynosim.simulation import state
 from dynosim.timing.calibrated import profile_of
@@ -17,16 +19,16 @@ IntArray = NDArray[np.int64]
 class Network:
     """All links and, per role, ``row_links`` (rows, LINK_COLUMNS), ``domains`` and ``racks`` (rows,)."""
 
-    def __init__(self, deployment: DeploymentConfig, requests: int) -> None:
-        self.placement = place(deployment)
+    def __init__(self, deployment: DeploymentConfig, plans: Mapping[str, PoolPlan], requests: int) -> None:
+        self.placement = place(plans, deployment.topology)
         self._links: list[tuple[float, float]] = []
         self._racks: dict[int, tuple[int, int]] = {}
         self._domains: dict[object, int] = {}
         self.row_links: dict[str, IntArray] = {}
         self.domains: dict[str, IntArray] = {}
         self.racks: dict[str, IntArray] = {}
-        for role, pool in deployment.pools().items():
-            self._add_pool(role, pool, deployment)
+        for plan in plans.values():
+            self._add_pool(plan)
         self.links = np.zeros(max(len(self._links), 1), state.LINK)
         for i, (bytes_s, latency_s) in enumerate(self._links):
             self.links[i]["bytes_s"], self.links[i]["latency_s"] = bytes_s, latency_s
@@ -39,7 +41,8 @@ class Network:
         self._links.append((gb_s * 1e9, latency_us * 1e-6))
         return len(self._links) - 1
 
-    def _add_pool(self, role: str, pool: PoolConfig, deployment: DeploymentConfig) -> None:
+    def _add_pool(self, plan: PoolPlan) -> None:
+        role, pool = plan.role, plan.config
         lanes, ranks = pool.pipeline_parallel_size, pool.data_parallel_size
         rows = pool.max_replicas * lanes * ranks
         table = self.row_links[role] = np.full((rows, len(state.LINK_COLUMNS)), state.NONE, np.int64)
@@ -50,7 +53,7 @@ class Network:
             for rank in range(ranks):
                 first = (replica * ranks + rank) * lanes
                 columns = shared | self._host_links(pool)
-                columns |= self._ports(Rank(role, replica, rank), pool, deployment)
+                columns |= self._ports(Rank(role, replica, rank), plan)
                 for name, link in columns.items():
                     table[first : first + lanes, state.LINK_COLUMNS.index(name)] = link
                 self.domains[role][first : first + lanes] = self._domain(Rank(role, replica, rank))
@@ -80,24 +83,24 @@ class Network:
         host = offload.host or HostTier(size_gib=1.0)  # without a host tier its link is still there
         return {name: self._add(host.bandwidth_gb_s * gpus, host.latency_us) for name in ("d2h", "h2d")}
 
-    def _ports(self, place: Rank, pool: PoolConfig, deployment: DeploymentConfig) -> dict[str, int]:
+    def _ports(self, place: Rank, plan: PoolPlan) -> dict[str, int]:
         """Add the ports that hand-offs of one rank leave and enter by: all its GPUs send side by side."""
-        if deployment.disaggregated is None:
+        split, pool, profile = plan.deployment.disaggregated, plan.config, profile_of(plan.deployment)
+        if split is None:
             return {}
-        link, gpus = deployment.disaggregated.kv_transfer, pool.gpus_per_replica // pool.data_parallel_size
-        gb_s = {"net": link.bandwidth_gb_s, "nvlink": get_gpu(deployment.pool_gpu(pool)).nvlink_bytes_s / 1e9}
-        profile = profile_of(deployment)
+        link, gpus = split.kv_transfer, pool.gpus_per_replica // pool.data_parallel_size
+        gb_s = {"net": link.bandwidth_gb_s, "nvlink": plan.gpu.nvlink_bytes_s / 1e9}
         slower = profile.transfer if profile else 1.0
         return {
             f"{kind}_{way}": self._add(gb_s[kind] * gpus / slower, link.latency_us * slower)
             for kind in gb_s
             for way in ("out", "in")
-        } | self._uplinks(place, deployment)
+        } | self._uplinks(place, plan.deployment.topology)
 
-    def _uplinks(self, place: Rank, deployment: DeploymentConfig) -> dict[str, int]:
-        if deployment.topology is None:
+    def _uplinks(self, place: Rank, topology: TopologyConfig | None) -> dict[str, int]:
+        if topology is None:
             return {}
-        rack, gb_s = self._rack(place), deployment.topology.rack_uplink_gb_s
+        rack, gb_s = self._rack(place), topology.rack_uplink_gb_s
         if rack not in self._racks:
             self._racks[rack] = (self._add(gb_s, 0.0), self._add(gb_s, 0.0))
         return dict(zip(("rack_out", "rack_in"), self._racks[rack], strict=True))

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim import rng
-from dynosim.config import DeploymentConfig, PoolConfig, TierConfig
-from dynosim.engines import offloads_prompt_only, rules_of
-from dynosim.hardware.memory import KVCapacity, kv_capacity
+from dynosim.config import PoolConfig, TierConfig
+from dynosim.hardware.plan import PoolPlan
 from dynosim.policies import registry
 from dynosim.policies.base import QueueView, SchedulingPolicy
 from dynosim.simulation import gaps, state
@@ -38,9 +37,7 @@ class Pool:
 
     def __init__(
         self,
-        role: str,
-        config: PoolConfig,
-        deployment: DeploymentConfig,
+        plan: PoolPlan,
         workload: Workload,
         network: Network,
         *,
@@ -49,9 +46,9 @@ class Pool:
         seed: int,
     ) -> None:
         load_units()
-        self.role, self.config, self.gpu = role, config, deployment.pool_gpu(config)
-        self.capacity = kv_capacity(deployment, config)
-        self.tables = effective_tables(deployment, config)
+        role, config = plan.role, plan.config
+        self.plan, self.role, self.config, self.capacity = plan, role, config, plan.capacity
+        self.tables = effective_tables(plan)
         self.lanes, self.ranks = config.pipeline_parallel_size, config.data_parallel_size
         self.rows = config.max_replicas * self.lanes * self.ranks
         node_tokens, offsets, ids = _nodes(workload, config, self.capacity.block_size)
@@ -62,14 +59,14 @@ class Pool:
             f"{role} pool",
             rng.stream(seed, role),
         )
-        speculative = deployment.engine.speculative
-        limits = _limits(role, config, deployment, self.capacity, self.tables, workload, node_tokens, policy)
+        speculative = plan.engine.speculative
+        limits = _limits(plan, self.tables, workload, node_tokens, policy)
         limits["pool"], limits["watch"], limits["seed"] = index, watch or role == "prefill", seed & (2**62 - 1)
         caches, slots, buckets = self._caches(limits[0], ids)
         self.engine = state.Engine(
             limits=limits,
             rows=self._rows(network),
-            jobs=_jobs(role, workload, offsets, policy, node_tokens if offloads_prompt_only(deployment, config) else 0),
+            jobs=_jobs(role, workload, offsets, policy, node_tokens if plan.offloads_prompt_only else 0),
             running=np.zeros((self.rows, config.max_num_seqs), np.int64),
             caches=caches,
             slots=slots,
@@ -185,17 +182,14 @@ def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> tuple[int
 
 
 def _limits(
-    role: str,
-    config: PoolConfig,
-    deployment: DeploymentConfig,
-    capacity: KVCapacity,
+    plan: PoolPlan,
     tables: PassTables,
     workload: Workload,
     node_tokens: int,
     policy: SchedulingPolicy,
 ) -> NDArray[Any]:
     limits = np.zeros(1, state.LIMITS)
-    row, engine, rules = limits[0], deployment.engine, rules_of(deployment.engine)
+    row, role, config, capacity, rules = limits[0], plan.role, plan.config, plan.capacity, plan.rules
     row["ranks"], row["lanes"] = config.data_parallel_size, config.pipeline_parallel_size
     row["max_num_seqs"] = (config.max_num_active_seqs or config.max_num_seqs) // config.pipeline_parallel_size
     row["long_prefill_tokens"] = config.long_prefill_token_threshold
@@ -208,28 +202,28 @@ def _limits(
     row["longest_prefix"], row["key_adds_time"] = policy.longest_prefix, policy.add_arrival
     row["hold"], row["remote"], row["fused"] = role == "prefill", role == "decode", tables.fused
     row["first_token"], row["destination_first"] = FIRST_TOKEN[rules.first_token], rules.destination_first
-    row["tokens_per_decode"] = 1 + (engine.speculative.num_speculative_tokens if engine.speculative else 0)
+    row["tokens_per_decode"] = plan.tokens_per_decode
     row["chunk_s"], row["eager_tokens"], row["eager_s"] = tables.chunk_s, tables.eager_tokens, tables.eager_s
     row["skew"] = tables.decode_skew
     row["overlap"] = tables.overlap and config.pipeline_parallel_size == 1
     row["block_size"], row["num_blocks"], row["hash_tokens"] = capacity.block_size, capacity.blocks, node_tokens
     row["block_bytes"] = capacity.block_size * capacity.bytes_per_token
-    row["lag_s"] = deployment.role_router(role).kv_event_lag_s
+    row["lag_s"] = plan.deployment.role_router(role).kv_event_lag_s
     row["warmup"] = workload.warmup_requests
     row["measured_tokens"] = tables.measured_tokens or math.inf
     row["measured_context"] = tables.measured_context or math.inf
-    _set_scheduler(row, deployment, role)
+    _set_scheduler(row, plan)
     return limits
 
 
-def _set_scheduler(row: Any, deployment: DeploymentConfig, role: str) -> None:
-    engine, rules = deployment.engine, rules_of(deployment.engine)
+def _set_scheduler(row: Any, plan: PoolPlan) -> None:
+    engine, rules = plan.engine, plan.rules
     row["scheduler"] = SCHEDULER[rules.scheduler]
     if engine.capacity_scheduler_policy == "MAX_UTILIZATION":
         row["scheduler"] = state.VLLM
     row["recv_interval"] = engine.scheduler_recv_interval if engine.scheduler_recv_interval > 1 else 0
     # TensorRT-LLM holds prompts back only, and none under attention data parallelism (``PyExecutor._schedule``).
-    row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 and role != "decode" else 0
+    row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 and plan.role != "decode" else 0
     row["batch_wait_tokens"] = engine.batch_wait_max_tokens_ratio * row["max_num_batched_tokens"]
     row["max_prefill_tokens"], row["mixed_chunk"] = engine.max_prefill_tokens, engine.enable_mixed_chunk
     if (ratio := rules.new_token_ratio) is not None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from dynosim.config import DeploymentConfig
-from dynosim.hardware import memory
+from dynosim.hardware.startup import check
 from dynosim.simulation import gaps
 from dynosim.simulation.cluster import Cluster
 from dynosim.simulation.lost import LostCause
 from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.simulation.records import PoolRecord, SimulationResult
-from dynosim.simulation.split import request_records
 from dynosim.simulation.state import LINK_COLUMNS
 from dynosim.workload.table import Workload
 
@@ -38,10 +37,9 @@ def simulate(
     Raises InfeasibleError when the model does not fit, TimingError when the pass times are unknown, ConfigError for
     names that do not exist.
     """
-    memory.check(deployment)
-    cluster = Cluster(deployment, workload, seed, stop)
+    cluster = Cluster(deployment, check(deployment), workload, seed, stop)
     cluster.run()
-    requests = request_records(cluster)
+    requests = cluster.records()
     stopped = not cluster.idle
     start_s = min(float(np.nanmin(cluster.sessions.sent_s)), cluster.end_s)
     ended_s = np.fmax(requests["last_token_s"], cluster.failures.failed_s)
@@ -68,7 +66,7 @@ def _pool_record(runtime: PoolRuntime, start_s: float, end_s: float) -> PoolReco
     block_s = replica_s * rows_per_replica * pool.capacity.blocks
     return PoolRecord(
         role=pool.role,
-        gpu=pool.gpu,
+        gpu=pool.plan.gpu_name,
         replicas=config.replicas,
         gpus_per_replica=config.gpus_per_replica,
         kv_blocks=pool.capacity.blocks,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.engines import rules_of
-from dynosim.simulation import records
-from dynosim.simulation.flows import Disaggregated
+from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.simulation.records import REQUEST_DTYPE, WAIT_REASONS
 from dynosim.simulation.state import NONE, REASONS
-from dynosim.workload.table import FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from dynosim.simulation.cluster import Cluster
+from dynosim.workload.table import FloatArray, IntArray, Workload
 
 Columns = NDArray[Any]
 COLUMNS = {
@@ -29,61 +26,63 @@ COLUMNS = {
 """Column of a record -> of the pool's jobs that has computed the prompt."""
 
 
-def request_records(cluster: Cluster) -> Columns:
-    """Return shape (n,) of REQUEST_DTYPE.
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What serves the requests of a run, and which way each went."""
+
+    workload: Workload
+    runtimes: Sequence[PoolRuntime]
+    local: NDArray[np.bool_]
+    """Shape (n,): whether a decode replica computes the prompt itself."""
+
+    def ways(self, rows: IntArray | slice) -> tuple[Columns, Columns]:
+        """Return which of *rows* a decode replica serves alone, and which it takes over from a prefill replica."""
+        local = self.local[rows]
+        moves = (self.workload.output_tokens[rows] > 1) & (len(self.runtimes) > 1)
+        return local, moves & ~local
+
+    def token_times(self, rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
+        """Return when the requests *rows* showed their first and their last token; NaN where they have not."""
+        jobs = [runtime.pool.engine.jobs for runtime in self.runtimes]
+        if len(jobs) == 1:
+            return jobs[0]["first"][rows], jobs[0]["last"][rows]
+        local, moved = self.ways(rows)
+        computed = np.where(local, jobs[1]["first"][rows], jobs[0]["first"][rows])
+        by = self.runtimes[0].pool.plan.rules.first_token
+        shown = computed if by == "prefill" else jobs[1]["landed" if by == "transfer" else "first"][rows]
+        last = np.where(moved | local, jobs[1]["last"][rows], jobs[0]["last"][rows])
+        return np.where(moved, shown, computed), last
+
+
+def request_records(served: Served, sent_s: FloatArray, retries: NDArray[np.int32], frontend_s: float) -> Columns:
+    """Return shape (n,) of REQUEST_DTYPE, all but the status.
 
     The prompt was computed by the first pool, or by the decode pool itself (*local*). Tokens after the first come from
     the same pool, or from the decode pool after a hand-off (*moved*).
     """
-    workload, runtimes = cluster.workload, list(cluster.runtimes.values())
+    workload, runtimes = served.workload, served.runtimes
     first, last = runtimes[0].pool.engine, runtimes[-1].pool.engine
-    local, moved = _ways(cluster, slice(None))
+    local, moved = served.ways(slice(None))
     prompt, waits = first.jobs, [first.job_waits]
     if len(runtimes) > 1:
         prompt = np.where(local, last.jobs, first.jobs)
         waits = [np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None]]
     out = np.zeros(len(workload), REQUEST_DTYPE)
-    out["arrival_s"], out["retries"] = cluster.sessions.sent_s, cluster.failures.retries
+    out["arrival_s"], out["retries"] = sent_s, retries
     out["input_tokens"], out["output_tokens"] = workload.input_tokens, workload.output_tokens
     for name, column in COLUMNS.items():
         out[name] = prompt[column]
     out["preemptions"] = prompt["preemptions"] + np.where(moved, last.jobs["preemptions"], 0)
     for name, runtime, jobs in (("prefill_replica", runtimes[0], prompt), ("decode_replica", runtimes[-1], last.jobs)):
         out[name] = np.where(jobs["row"] == NONE, NONE, jobs["row"] // len(runtime.dispatcher.rows_of(0)))
-    _tokens(out, cluster, prompt, last.jobs, moved)
+    out["kv_landed_s"] = np.where(moved, last.jobs["landed"], prompt["first"])
+    out["second_token_s"] = np.where(moved, last.jobs["second"], prompt["second"])
+    out["first_token_s"], out["last_token_s"] = served.token_times(slice(None))
     _parts(out, prompt, last.jobs, moved)
-    _waits(out, cluster, waits)
-    out["status"] = _status(out, cluster)
+    out["wait_cold_start_s"] = sum(runtime.dispatcher.cold_start_s for runtime in runtimes)
+    out["wait_frontend_s"] = frontend_s
+    _waits(out, waits)
     return out
-
-
-def token_times(cluster: Cluster, rows: IntArray | slice) -> tuple[FloatArray, FloatArray]:
-    """Return when the requests *rows* showed their first and their last token; NaN where they have not."""
-    jobs = [runtime.pool.engine.jobs for runtime in cluster.runtimes.values()]
-    if len(jobs) == 1:
-        return jobs[0]["first"][rows], jobs[0]["last"][rows]
-    local, moved = _ways(cluster, rows)
-    computed = np.where(local, jobs[1]["first"][rows], jobs[0]["first"][rows])
-    by = rules_of(cluster.deployment.engine).first_token
-    shown = computed if by == "prefill" else jobs[1]["landed" if by == "transfer" else "first"][rows]
-    last = np.where(moved | local, jobs[1]["last"][rows], jobs[0]["last"][rows])
-    return np.where(moved, shown, computed), last
-
-
-def _ways(cluster: Cluster, rows: IntArray | slice) -> tuple[Columns, Columns]:
-    """Return which of *rows* a decode replica serves alone, and which it takes over from a prefill replica."""
-    output_tokens = cluster.workload.output_tokens[rows]
-    if not isinstance(cluster.flow, Disaggregated):
-        return np.zeros(len(output_tokens), np.bool_), np.zeros(len(output_tokens), np.bool_)
-    local = cluster.flow.local[rows]
-    return local, (output_tokens > 1) & ~local
-
-
-def _tokens(out: Columns, cluster: Cluster, prompt: Columns, decode: Columns, moved: Columns) -> None:
-    """Fill in when the KV landed and the tokens came out."""
-    out["kv_landed_s"] = np.where(moved, decode["landed"], prompt["first"])
-    out["second_token_s"] = np.where(moved, decode["second"], prompt["second"])
-    out["first_token_s"], out["last_token_s"] = token_times(cluster, slice(None))
 
 
 def _parts(out: Columns, prompt: Columns, decode: Columns, moved: Columns) -> None:
@@ -104,7 +103,7 @@ def _parts(out: Columns, prompt: Columns, decode: Columns, moved: Columns) -> No
     out["preempted_s"] = prompt["preempted_prefill_s"] + lost
 
 
-def _waits(out: Columns, cluster: Cluster, waits: list[Columns]) -> None:
+def _waits(out: Columns, waits: list[Columns]) -> None:
     """Split the queue time by what was waited for.
 
     A request that was sent again may have waited more often than its queue time counts, and for a crash to be noticed:
@@ -112,19 +111,9 @@ def _waits(out: Columns, cluster: Cluster, waits: list[Columns]) -> None:
     """
     for k, reason in enumerate(REASONS):
         out[f"wait_{reason}_s"] = sum(each[:, k] for each in waits)
-    out["wait_cold_start_s"] = sum(runtime.dispatcher.cold_start_s for runtime in cluster.runtimes.values())
-    out["wait_frontend_s"] = cluster.frontend_s
     left, retried = out["queue_s"].copy(), out["retries"] > 0
     for reason in WAIT_REASONS:
         column = out[f"wait_{reason}_s"]
         column[retried] = np.minimum(column, left)[retried]
         left -= column
     out["wait_outage_s"][retried] = left[retried]
-
-
-def _status(out: Columns, cluster: Cluster) -> Columns:
-    status = np.where(np.isfinite(out["last_token_s"]), records.COMPLETED, records.INCOMPLETE)
-    status[~cluster.admissible] = records.REJECTED
-    status[np.isfinite(cluster.failures.failed_s)] = records.FAILED
-    status[~(out["arrival_s"] <= cluster.end_s)] = records.UNSENT
-    return status

@@ -18,12 +18,14 @@ from dynosim.config import (
     SyntheticSource,
     TraceSource,
 )
+from dynosim.config.deployment import SECTIONS
 from dynosim.config.load import Problem
 from dynosim.config.schema import Path
 from dynosim.errors import ConfigError, InfeasibleError, TimingError
-from dynosim.hardware import memory
+from dynosim.hardware import startup
 from dynosim.hardware.gpus import get_gpu, usd_per_gpu_hour
 from dynosim.hardware.models import get_model
+from dynosim.hardware.plan import pool_plans
 from dynosim.policies.registry import Kind, make
 from dynosim.rng import stream
 from dynosim.timing import forward_times, source_tables
@@ -42,10 +44,10 @@ def check_start(scenario: Scenario) -> None:
     """Like ``check`` without the budget: whether *scenario* can be simulated."""
     for problem in contradictions(scenario):
         raise InfeasibleError(f"{'.'.join(problem.path)}: {problem.message}")
-    memory.check(scenario.deployment)
+    plans = startup.check(scenario.deployment)
     profile_of(scenario.deployment)
-    for pool in scenario.deployment.pools().values():
-        forward_times(scenario.deployment, pool)
+    for plan in plans.values():
+        forward_times(plan)
 
 
 def _check_budget(scenario: Scenario) -> None:
@@ -136,8 +138,7 @@ def _names(scenario: Scenario, cards: Sequence[str]) -> Iterator[tuple[Path, Cal
     if deployment.calibration is not None:
         yield ("deployment", "calibration"), load_profile, deployment.calibration
     for role, pool in deployment.pools().items():
-        section = ("aggregated",) if role == "mixed" else ("disaggregated", role)
-        yield ("deployment", *section, "gpu"), get_gpu, deployment.pool_gpu(pool)
+        yield (*SECTIONS[role].split("."), "gpu"), get_gpu, deployment.pool_gpu(pool)
     for name in scenario.prices.usd_per_gpu_hour:
         yield ("prices", "usd_per_gpu_hour", name), partial(_check_gpu, cards=cards), name
     for name in scenario.budget.inventory:
@@ -165,8 +166,8 @@ def _check_gpu(name: str, cards: Sequence[str]) -> None:
 def _check_timing(deployment: DeploymentConfig) -> None:
     """Let the user's timing source make small tables; that it has no data for a deployment is no mistake."""
     with suppress(TimingError, InfeasibleError):
-        for pool in deployment.pools().values():
-            source_tables(deployment, pool, max_num_seqs=8, max_num_batched_tokens=64)
+        for plan in pool_plans(deployment).values():
+            source_tables(plan, max_num_seqs=8, max_num_batched_tokens=64)
 
 
 def _check_ratio(bound: float) -> None:
@@ -182,7 +183,7 @@ def _policies(deployment: DeploymentConfig) -> Iterator[tuple[Kind, str, str, di
         second = split.decode_router
         yield "router", "deployment.disaggregated.decode_router", second.policy, second.options
     for role, pool in deployment.pools().items():
-        section = "deployment.aggregated" if role == "mixed" else f"deployment.disaggregated.{role}"
+        section = SECTIONS[role]
         yield "scheduling_policy", section, pool.scheduling_policy, pool.scheduling_options
         if pool.autoscaler is not None:
             scaler, section = pool.autoscaler, f"{section}.autoscaler"

@@ -10,11 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynosim.config import DeploymentConfig, PoolConfig, TopologyConfig
-from dynosim.engines import Behaviour, behaviour, offloads_prompt_only
-from dynosim.hardware.gpus import get_gpu
-from dynosim.hardware.memory import kv_bytes_per_token, kv_dtype
-from dynosim.hardware.models import ModelCard, get_model
+from dynosim.config import TopologyConfig
+from dynosim.engines import Behaviour, behaviour
+from dynosim.hardware.models import ModelCard
+from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.roofline import verification_cost
 from dynosim.hardware.topology import stage_bytes
 from dynosim.timing.base import PassTables
@@ -29,80 +28,74 @@ POINT_TO_POINT_LATENCY_S = 1e-5
 """Latency of one send and receive (aiconfigurator-core 0.12.0, ``systems/*.yaml``, ``p2p_latency``)."""
 
 
-def verify_drafts(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig, *, hardware: bool) -> PassTables:
+def verify_drafts(tables: PassTables, plan: PoolPlan, *, hardware: bool) -> PassTables:
     """Return tables by requests from *tables* by decode tokens, 1 + d to each request.
 
     The operations by token work on all of them; attention reads the KV cache once for all tokens of a request and is
     the dearer only where that makes it compute-bound. Formulas that know no *hardware* decode any
     number of tokens in the same time. Making d drafts takes d x ``draft_cost`` of a pass that decodes one token each.
     """
-    speculative = deployment.engine.speculative
+    speculative, tokens = plan.engine.speculative, plan.tokens_per_decode
     if speculative is None:
         return tables
-    drafted = speculative.num_speculative_tokens
-    rows = slice(None, pool.max_num_seqs + 1)
+    rows = slice(None, plan.config.max_num_seqs + 1)
     plain_s, context = tables.decode_s[rows] + tables.graph_tokens_s[rows, None], tables.decode_context[rows]
     cost = 1.0
     if hardware:
-        model, gpu = get_model(deployment.model), get_gpu(deployment.pool_gpu(pool))
-        cost = verification_cost(model, gpu, pool.tensor_parallel_size, kv_dtype(deployment), 1 + drafted)
+        cost = verification_cost(plan.model, plan.gpu, plan.config.tensor_parallel_size, plan.kv_dtype, tokens)
     return replace(
         tables,
-        graph_tokens_s=tables.graph_tokens_s[:: 1 + drafted],
+        graph_tokens_s=tables.graph_tokens_s[::tokens],
         decode_context=context,
-        decode_s=cost * tables.decode_s[rows] + drafted * speculative.draft_cost * plain_s,
+        decode_s=cost * tables.decode_s[rows] + (tokens - 1) * speculative.draft_cost * plain_s,
     )
 
 
-def point_to_point_s(deployment: DeploymentConfig, pool: PoolConfig) -> tuple[float, float]:
+def point_to_point_s(plan: PoolPlan) -> tuple[float, float]:
     """Return what all transfers between the pipeline stages of one pass take: (s, s per token).
 
     Stages inside one NVLink domain send over NVLink. A replica without a place in a topology fills domains of its own,
     which the network joins; what a topology's placement adds is ``hardware.topology``'s.
     """
-    gpu, tp = get_gpu(deployment.pool_gpu(pool)), pool.tensor_parallel_size
+    gpu, tp, placed = plan.gpu, plan.config.tensor_parallel_size, plan.deployment.topology is not None
     seconds = token_s = 0.0
-    for boundary in range(tp, tp * pool.pipeline_parallel_size, tp):
-        crosses = deployment.topology is None and (boundary - tp) // gpu.scale_up_gpus != boundary // gpu.scale_up_gpus
+    for boundary in range(tp, tp * plan.config.pipeline_parallel_size, tp):
+        crosses = not placed and (boundary - tp) // gpu.scale_up_gpus != boundary // gpu.scale_up_gpus
         network = TopologyConfig().inter_node_bandwidth_gb_s * 1e9
         seconds += POINT_TO_POINT_LATENCY_S
-        token_s += stage_bytes(deployment, pool) / (network if crosses else gpu.nvlink_bytes_s)
+        token_s += stage_bytes(plan) / (network if crosses else gpu.nvlink_bytes_s)
     return seconds, token_s
 
 
-def add_stage_transfers(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
+def add_stage_transfers(tables: PassTables, plan: PoolPlan) -> PassTables:
     """Add the transfers between pipeline stages."""
-    if pool.pipeline_parallel_size == 1:
+    if plan.config.pipeline_parallel_size == 1:
         return tables
-    speculative = deployment.engine.speculative
-    per_request = 1 + speculative.num_speculative_tokens if speculative else 1
-    seconds, token_s = point_to_point_s(deployment, pool)
-    return _add(tables, seconds, token_s, per_request * token_s)
+    seconds, token_s = point_to_point_s(plan)
+    return _add(tables, seconds, token_s, plan.tokens_per_decode * token_s)
 
 
-def add_write_through(tables: PassTables, deployment: DeploymentConfig, pool: PoolConfig) -> PassTables:
+def add_write_through(tables: PassTables, plan: PoolPlan) -> PassTables:
     """Add the memory traffic of KV offloading.
 
     The copy down reads the KV of every token that goes there once more, while the pass needs the same memory.
     """
-    offload = pool.kv_offload
+    offload = plan.config.kv_offload
     if not (offload.host or offload.disk or offload.remote):
         return tables
-    gpu, model = get_gpu(deployment.pool_gpu(pool)), get_model(deployment.model)
-    per_token = kv_bytes_per_token(model, pool.tensor_parallel_size, kv_dtype(deployment))
-    token_s = per_token / gpu.memory_bandwidth_bytes_s
-    return _add(tables, 0.0, token_s, 0.0 if offloads_prompt_only(deployment, pool) else token_s)
+    token_s = plan.kv_bytes_per_token / plan.gpu.memory_bandwidth_bytes_s
+    return _add(tables, 0.0, token_s, 0.0 if plan.offloads_prompt_only else token_s)
 
 
-def add_overheads(tables: PassTables, deployment: DeploymentConfig, *, hardware: bool) -> PassTables:
+def add_overheads(tables: PassTables, plan: PoolPlan, *, hardware: bool) -> PassTables:
     """Add what the engine adds to its kernels: see ``engines.base.Behaviour``.
 
     Each request's overhead is in ``decode_s`` for decodes, which all passes with decodes read; the pass's own is in
     both token-wise curves, of which every pass reads exactly one.
     """
-    engine = deployment.engine
+    engine = plan.engine
     own = behaviour(engine, hardware=hardware)
-    request_s, launch_s = own.request_us * 1e-6, _launch_s(own, get_model(deployment.model))
+    request_s, launch_s = own.request_us * 1e-6, _launch_s(own, plan.model)
     beyond_s = np.maximum(tables.tokens_s - tables.tokens_s[min(SMALL_PASS_TOKENS, len(tables.tokens_s) - 1)], 0.0)
     tables = replace(
         tables,

@@ -1,0 +1,135 @@
+"""The plan of one pool: its configuration with the cards, rules and sizes that follow from it, looked up once.
+
+The KV cache is GPU memory x memory fraction - weights - activations - runtime (``hardware.memory``). With pipeline
+stages every stage must hold its layers of every block: the fullest one counts. Left out: vLLM's profiling run, which
+measures what is estimated here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
+from dynosim.engines import EngineRules, rules_of
+from dynosim.errors import InfeasibleError
+from dynosim.hardware.gpus import GPU, get_gpu
+from dynosim.hardware.memory import (
+    KVCapacity,
+    activation_bytes_per_gpu,
+    communication_bytes,
+    kv_bytes_per_token,
+    weights_bytes_per_gpu,
+)
+from dynosim.hardware.models import ModelCard, get_model
+
+
+@dataclass(frozen=True, eq=False)
+class PoolPlan:
+    """One pool of *deployment*."""
+
+    role: str
+    """``mixed``, ``prefill`` or ``decode``."""
+    deployment: DeploymentConfig
+    config: PoolConfig
+    model: ModelCard
+    gpu: GPU
+    rules: EngineRules
+
+    @classmethod
+    def of(cls, deployment: DeploymentConfig, role: str, config: PoolConfig | None = None) -> PoolPlan:
+        """Return the plan of the pool of *role*, or of *config* in its place; ConfigError for unknown cards."""
+        own = config or deployment.pools()[role]
+        model, gpu = get_model(deployment.model), get_gpu(deployment.pool_gpu(own))
+        return cls(role, deployment, own, model, gpu, rules_of(deployment.engine))
+
+    @property
+    def engine(self) -> EngineConfig:
+        """The engine of all pools."""
+        return self.deployment.engine
+
+    @property
+    def gpu_name(self) -> str:
+        """The GPU as the configuration names it."""
+        return self.deployment.pool_gpu(self.config)
+
+    @property
+    def kv_dtype(self) -> str:
+        """``bf16`` or ``fp8``: ``auto`` follows the checkpoint."""
+        if self.deployment.kv_cache_dtype != "auto":
+            return self.deployment.kv_cache_dtype
+        return "bf16" if self.deployment.quantization == "none" else "fp8"
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block."""
+        return self.config.block_size or self.rules.block_size
+
+    @property
+    def offloads_prompt_only(self) -> bool:
+        """Whether answers stay out of the tiers below the GPU."""
+        own = self.config.kv_offload.offload_prompt_only
+        return self.rules.offloads_prompt_only if own is None else own
+
+    @property
+    def tokens_per_decode(self) -> int:
+        """Tokens of one request that a decode pass computes: one, and those that were drafted."""
+        speculative = self.engine.speculative
+        return 1 + (speculative.num_speculative_tokens if speculative else 0)
+
+    @cached_property
+    def kv_bytes_per_token(self) -> int:
+        """On one GPU, all layers."""
+        return kv_bytes_per_token(self.model, self.config.tensor_parallel_size, self.kv_dtype)
+
+    @cached_property
+    def capacity(self) -> KVCapacity:
+        """The KV blocks of one scheduler rank; ``num_gpu_blocks_override`` wins over the computed number.
+
+        ``gpu_memory_utilization`` means what each engine's own argument means (``engines.base.Memory.kv_bytes``).
+
+        Raises InfeasibleError with the sum when not even one block fits.
+        """
+        stages = [self._stage(stage) for stage in self.model.stages(self.config.pipeline_parallel_size)]
+        fullest = min(stages, key=lambda stage: stage.blocks)
+        if fullest.blocks < 1:
+            raise InfeasibleError(self._does_not_fit(fullest))
+        return replace(fullest, bytes_per_token=sum(stage.bytes_per_token for stage in stages))
+
+    def _stage(self, stage: ModelCard) -> KVCapacity:
+        pool, memory, tp = self.config, self.rules.memory, self.config.tensor_parallel_size
+        weights = weights_bytes_per_gpu(stage, tp, self.deployment.quantization, pool.data_parallel_size)
+        activations = activation_bytes_per_gpu(stage, memory, pool)
+        runtime = round(memory.runtime_bytes + communication_bytes(tp))
+        used = weights + activations + runtime
+        budget = memory.kv_bytes(self.gpu.memory_bytes, used, pool.gpu_memory_utilization)
+        per_token = kv_bytes_per_token(stage, tp, self.kv_dtype)
+        # A stage of sliding-window layers only keeps next to nothing per token.
+        blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * self.block_size, 1))
+        return KVCapacity(
+            blocks=blocks - self.rules.null_blocks,
+            block_size=self.block_size,
+            bytes_per_token=per_token * tp,
+            gpu_memory_bytes=self.gpu.memory_bytes,
+            weights_bytes_per_gpu=weights,
+            activation_bytes_per_gpu=activations,
+            runtime_bytes_per_gpu=runtime,
+            kv_bytes_per_gpu=int(budget),
+        )
+
+    def _does_not_fit(self, full: KVCapacity) -> str:
+        return (
+            f"{self.model.name} does not fit on {self.config.gpus_per_replica} x {self.gpu_name}:"
+            f" {self.config.gpu_memory_utilization:g} x {_gib(full.gpu_memory_bytes)}"
+            f" less {_gib(full.weights_bytes_per_gpu)} weights, {_gib(full.activation_bytes_per_gpu)} activations and"
+            f" {_gib(full.runtime_bytes_per_gpu)} runtime leaves {_gib(full.kv_bytes_per_gpu)} per GPU for KV blocks"
+        )
+
+
+def pool_plans(deployment: DeploymentConfig) -> dict[str, PoolPlan]:
+    """Return role -> plan of every pool of *deployment*; ConfigError for unknown cards."""
+    return {role: PoolPlan.of(deployment, role) for role in deployment.pools()}
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -40,8 +40,8 @@ def test_unknown_options_are_refused(kind: Kind, name: str) -> None:
     ("kind", "name", "options", "wrong"),
     [
         ("router", "kv_aware", {"temperature": -1.0}, "temperature"),
-        ("router", "kv_aware", {"overlap_weight": "much"}, "overlap_weight"),
-        ("router", "kv_aware", {"host_weight": float("nan")}, "host_weight"),
+        ("router", "kv_aware", {"overlap_score_credit": "much"}, "overlap_score_credit"),
+        ("router", "kv_aware", {"host_cache_hit_weight": float("nan")}, "host_cache_hit_weight"),
         ("router", "least_outstanding", {"unit": "words"}, "unit"),
         ("router", "prefix_affinity", {"max_blocks": 0}, "max_blocks"),
         ("router", "prefix_affinity", {"balance_rel_threshold": 0.5}, "balance_rel_threshold"),

@@ -166,9 +166,9 @@ def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
     # 640 cached tokens are worth exactly what a load of 640 tokens takes away.
     assert choose(load=639) == 0
     assert choose(load=641) == 1
-    assert choose(load=641, overlap_weight=2.0) == 0
-    assert choose(load=639, overlap_weight=0.5) == 1
-    assert choose(load=1200, prefill_weight=2.0) == 0
+    assert choose(load=641, overlap_score_credit=2.0) == 0
+    assert choose(load=639, overlap_score_credit=0.5) == 1
+    assert choose(load=1200, prefill_load_scale=2.0) == 0
 
 
 def test_kv_aware_gives_less_credit_to_lower_tiers() -> None:
@@ -177,7 +177,7 @@ def test_kv_aware_gives_less_credit_to_lower_tiers() -> None:
 
     assert choose(481) == 0
     assert choose(479) == 1
-    assert choose(479, host_weight=0.5) == 0
+    assert choose(479, host_cache_hit_weight=0.5) == 0
 
 
 def test_kv_aware_ignores_kv_in_use_where_nothing_is_decoded() -> None:

@@ -28,7 +28,7 @@ def evaluate(scenario: Scenario) -> Outcome:
     in_flight = min(decode.max_num_seqs, 1 + RATE_RPS / decode.replicas * OUTPUT_TOKENS * 0.02)
     step_s = 0.03 / (speed * _parallel(decode)) + in_flight * 2e-4 / _parallel(decode)
     decode_s = OUTPUT_TOKENS * step_s / in_flight
-    shuffle = ROUTER.get(d.router.policy, 1.0) * (1 - 0.1 * d.router.options.get("overlap_weight", 0.0) / 2)
+    shuffle = ROUTER.get(d.router.policy, 1.0) * (1 - 0.1 * d.router.options.get("overlap_score_credit", 0.0) / 2)
     if "mixed" in pools:
         ttft_s = prefill_s + shuffle * _wait(decode.replicas, prefill_s + decode_s)
         itl_s = step_s * (1 + prefill.max_num_batched_tokens / 2048 * RATE_RPS * prefill_s / prefill.replicas)

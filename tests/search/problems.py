@@ -37,7 +37,7 @@ deployment:
   router:
     policy: {choices: [round_robin, least_outstanding, kv_aware]}
     options:
-      overlap_weight: {range: {min: 0.0, max: 2.0}, when: {policy: kv_aware}}
+      overlap_score_credit: {range: {min: 0.0, max: 2.0}, when: {policy: kv_aware}}
 budget: {max_gpus: 24}
 baseline:
   deployment:

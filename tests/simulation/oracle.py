@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dynosim.policies.routing import kv_aware
 from dynosim.simulation import state as s
 from dynosim.simulation.pool import Pool
 from dynosim.workload.table import Workload
@@ -883,6 +884,8 @@ class Oracle:
                 Unit([rank.lanes[0] for rank in self.ranks[k : k + ranks]]) for k in range(0, len(self.ranks), ranks)
             ]
         self.gaps: list[float] = []
+        self.active: Counter[tuple[int, Key]] = Counter()  # (row, block) -> unfinished requests
+        self.predicted: dict[tuple[int, Key], float] = {}  # until when a router expects the block there
 
     def replica(self, replica: int) -> list[Rank]:
         ranks = int(self.lim["ranks"])
@@ -946,6 +949,27 @@ class Oracle:
     def count(self, row: int, job: Job, sign: int) -> None:
         self.e.rows[row]["outstanding"] += sign
         self.e.rows[row]["kv_load"] += sign * job.input
+        if not self.lim["indexed"]:
+            return
+        blocks = [((*key, job.index) if self.lim["remote"] else key) for key in self.prompt(job)]
+        blocks += [("own", job.index, n) for n in range(len(blocks), job.input // int(self.lim["block_size"]))]
+        for key in blocks:
+            self.active[row, key] += sign
+            if sign > 0:
+                self.predicted[row, key] = job.visible + float(self.lim["predict_s"])
+        self.e.rows[row]["active_blocks"] = sum(refs > 0 for (r, _), refs in self.active.items() if r == row)
+
+    def prompt(self, job: Job) -> list[Key]:
+        """Return the whole blocks of the prompt that other requests can have too."""
+        whole = job.input // int(self.lim["block_size"])
+        return [key for key in job.keys[:whole] if key[0] != OWN] if self.caching else []
+
+    def forget(self, row: int) -> None:
+        """The router forgets what was sent to *row*."""
+        for known in (self.active, self.predicted):
+            for key in [key for key in known if key[0] == row]:
+                del known[key]
+        self.e.rows[row]["active_blocks"] = 0
 
     def mirror(self) -> None:
         """Show the cluster what it reads of jobs and rows."""
@@ -1095,23 +1119,25 @@ class OracleCore:
         job.rank.leave(job, time)
         job.rank.wake(time)
 
-    def cached_tokens(self, handle: np.ndarray, j: int, time: float, out: np.ndarray) -> None:
+    def look_up(self, handle: np.ndarray, j: int, time: float) -> None:
         o = self.of(handle)
         for r in range(len(o.e.rows)):
             rank, job = o.rank(r), o.jobs[j]
-            if o.lim["lag_s"] > 0.0:
-                known = rank.cache.known(time - float(o.lim["lag_s"]))
-                there = rank.follow(job, job.input, lambda key, known=known: key if key in known else None)
-                out[r] = len(there) * int(o.lim["block_size"])
-            else:
-                out[r] = rank.match(job, job.input)[0]
+            known, prompt = rank.cache.known(time - float(o.lim["lag_s"])), o.prompt(job)
+            cached = [key in known or o.predicted.get((r, key), 0.0) > time for key in prompt]
+            active = [o.active[r, key] > 0 for key in prompt]
+            o.e.overlap[s.CACHED, r], o.e.overlap[s.REFERENCED, r] = leading(cached), leading(active)
+            o.e.overlap[[s.HOST, s.DISK], r] = 0
+            for tier, _, blocks in rank.extended(job, job.input, rank.match(job, job.input)[1])[1]:
+                o.e.overlap[s.DISK if o.lim["tier_kind"][tier] else s.HOST, r] += blocks
 
-    def tier_cached_tokens(self, handle: np.ndarray, j: int, time: float, out: np.ndarray) -> None:
-        o = self.of(handle)
-        for r in range(len(o.e.rows)):
-            rank, job = o.rank(r), o.jobs[j]
-            hit, found = rank.match(job, job.input)
-            out[r] = rank.extended(job, job.input, found)[0] - hit
+    def route(
+        self, handle: np.ndarray, rows: np.ndarray, weights: np.ndarray, draw: float, j: int, time: float
+    ) -> int:
+        self.look_up(handle, j, time)
+        e, block_size = self.of(handle).e, int(self.of(handle).lim["block_size"])
+        seen = (e.rows["prefill_load"], e.rows["active_blocks"], e.rows["outstanding"], *e.overlap)
+        return kv_aware.choose(weights, draw, self.of(handle).jobs[j].input, block_size, rows, seen, [0.0] * len(e.rows))
 
     # -------------------------------------------------------------------------------------------------------- failures
 
@@ -1121,6 +1147,7 @@ class OracleCore:
         self.time = time
         for rank in o.replica(replica):
             rank.clear()
+            o.forget(rank.row)
             rank.stage_free = [time] * len(rank.stage_free)
             rank.tiers = [o.tier(rank.row, k) for k in range(len(rank.tiers))]
         for unit in o.units:
@@ -1323,3 +1350,8 @@ class OracleCore:
                 rank.wake(time)
 
         self.network.begin(path, blocks * float(rank.pool.lim["block_bytes"]), now, arrive, (job, rank))
+
+
+def leading(true: list[bool]) -> int:
+    """Return how many of the first are true."""
+    return (*true, False).index(False)

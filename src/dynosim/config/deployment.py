@@ -342,7 +342,7 @@ class RouterConfig(Config):
 
     policy: str = "round_robin"
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the policy, for example ``overlap_weight`` of ``kv_aware``."""
+    """Keyword arguments of the policy, for example ``overlap_score_credit`` of ``kv_aware``."""
     load_report_interval_s: NonNegativeFloat = 0.0
     """Replicas report their load this often; between reports the router sees the last one. 0 is always current."""
     kv_event_lag_s: NonNegativeFloat = 0.0

@@ -53,10 +53,24 @@ class PoolView(NamedTuple):
     """Prompt tokens, cached ones excluded, of requests without a first token yet."""
     kv_tokens: Counts
     """Prompt tokens of all outstanding requests."""
-    cached_tokens: Callable[[], Counts]
-    """How many prompt tokens of this request each has in its GPU prefix cache, as far as the router's index knows."""
-    host_cached_tokens: Callable[[], Counts]
-    """How many further prompt tokens each finds in its lower KV tiers."""
+    active_blocks: Counts
+    """KV blocks of these prompts, shared ones counted once (in a decode pool each time)."""
+    waiting_requests: Callable[[], Counts]
+    """Of those outstanding, how many are in no batch yet or any more."""
+    kv_utilization: Callable[[], FloatArray]
+    """Share of the KV blocks that requests hold, 0 to 1."""
+    cached_blocks: Callable[[], Counts]
+    """How many blocks of this prompt each has in its GPU prefix cache, as far as the router's index knows."""
+    referenced_blocks: Callable[[], Counts]
+    """How many blocks of this prompt are among the active ones of each."""
+    host_cached_blocks: Callable[[], Counts]
+    """How many further blocks of this prompt each has in host memory,"""
+    disk_cached_blocks: Callable[[], Counts]
+    """and in the tiers below that."""
+
+    def cached_tokens(self) -> Counts:
+        """Return how many prompt tokens of this request each has in its GPU prefix cache, as the router knows it."""
+        return self.cached_blocks() * self.block_size
 
 
 class Router(Protocol):

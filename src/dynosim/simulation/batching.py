@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import types
 
-from dynosim.simulation import kv_cache, queues, sglang, tiers, vllm
+from dynosim.simulation import index, kv_cache, queues, sglang, tiers, vllm
 from dynosim.simulation.admission import blocks_of, cache_of, emit, grow
 from dynosim.simulation.compiled import inner, unit
 from dynosim.simulation.gaps import record_gaps
@@ -250,6 +250,7 @@ def _finish(e, r, j):
 def let_go(e, r, j, time):
     """Job *j* needs nothing of its row any more."""
     owner = e.rows[e.rows[r].queue]
+    index.leave(e, e.rows[r].queue, j)
     kv_cache.release(e, owner.cache, j)
     owner.outstanding -= 1
     owner.kv_load -= e.jobs[j].input

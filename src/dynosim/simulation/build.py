@@ -17,10 +17,10 @@ from numba import from_dtype, njit, types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AttributeTemplate
-from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
+from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_jitable, register_model
 from numba.np.arrayobj import populate_array
 
-from dynosim.simulation.compiled import PYTHON_API, Opener, State, entries, inner_functions, symbol
+from dynosim.simulation.compiled import PYTHON_API, Opener, State, entries, inner_functions, shared_functions, symbol
 
 WORD, REAL = ir.IntType(64), ir.DoubleType()
 POINTER = ir.IntType(8).as_pointer()
@@ -80,6 +80,8 @@ def _check(module: binding.ModuleRef) -> None:
 def to_numba() -> None:
     """Put numba's functions and types in the place of declarations, in all modules that name them."""
     made = {function: _dispatcher(function) for function in inner_functions}
+    for function in shared_functions:
+        register_jitable(**COMPILED)(function)
     openers: dict[Opener, Any] = {}
     for module in [module for name, module in sys.modules.items() if name.startswith(__package__ or "")]:
         for name, value in list(vars(module).items()):

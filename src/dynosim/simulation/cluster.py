@@ -117,9 +117,8 @@ class Cluster:
     def _runtime(self, pool: Pool, seed: int) -> PoolRuntime:
         role, split, router = pool.role, self.deployment.disaggregated, self.deployment.role_router(pool.role)
         path = "deployment.router" if router is self.deployment.router else "deployment.disaggregated.decode_router"
-        # Decode replicas get their KV cache over the link: what they have cached counts for local prefills only.
-        overlap = role != "decode" or (split is not None and split.local_prefill is not None)
-        dispatcher = Dispatcher(pool, router, path, self.workload, seed, self.missing, overlap=overlap)
+        local_prefill = role == "decode" and split is not None and split.local_prefill is not None
+        dispatcher = Dispatcher(pool, router, path, self.workload, seed, self.missing, indexed=local_prefill)
         runtime = PoolRuntime(pool, dispatcher)
         if pool.config.autoscaler is not None:
             path = f"{SECTIONS[role]}.autoscaler"

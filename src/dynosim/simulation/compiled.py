@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from dynosim.files import write_whole
 
 SOURCES = (
-    "admission.py", "batching.py", "build.py", "compiled.py", "engine.py", "gaps.py", "kv_cache.py", "links.py",
-    "passes.py", "queues.py", "sglang.py", "state.py", "tiers.py", "vllm.py",
+    "admission.py", "batching.py", "build.py", "compiled.py", "engine.py", "gaps.py", "index.py", "kv_cache.py",
+    "links.py", "passes.py", "queues.py", "routing.py", "sglang.py", "state.py", "tiers.py", "vllm.py",
+    "../policies/routing/kv_aware.py",
 )  # fmt: skip
 """Modules whose functions are compiled, and those that say how."""
 FOLDER = Path(__file__).parent
@@ -47,6 +48,7 @@ Floats = NDArray[np.float64]
 """Annotations of an entry's parameters: a handle, those of several pools, arrays."""
 
 inner_functions: list[Callable[..., Any]] = []
+shared_functions: list[Callable[..., Any]] = []
 entries: list[Callable[..., Any]] = []
 
 
@@ -54,6 +56,11 @@ def inner(function: Callable[..., Any]) -> Any:
     """Declare a function that only compiled code calls: whole numbers of any kind come as 64 bits."""
     inner_functions.append(function)
     return function
+
+
+def share(*functions: Callable[..., Any]) -> None:
+    """Declare functions of a policy, which Python goes on to call as they are: compiled code may call them too."""
+    shared_functions.extend(functions)
 
 
 def entry(function: Callable[..., Any]) -> Any:

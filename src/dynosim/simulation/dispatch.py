@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +14,14 @@ from dynosim import rng
 from dynosim.config import RouterConfig
 from dynosim.policies.base import PoolView, RequestView, Router
 from dynosim.policies.registry import make
+from dynosim.policies.routing.kv_aware import KVAware
 from dynosim.simulation import engine as core
 from dynosim.simulation.pool import Pool
-from dynosim.workload.table import IntArray, Workload
+from dynosim.simulation.state import CACHED, DISK, HOST, REFERENCED
+from dynosim.workload.table import FloatArray, IntArray, Workload
 
-LOADS = ("outstanding", "prefill_load", "kv_load")
-"""Columns of the rows that a router sees, in the order of ``PoolView``."""
+LOADS = ("outstanding", "prefill_load", "kv_load", "active_blocks", "n_waiting", "n_arriving")
+"""Columns of the rows that a router sees, the first ones in the order of ``PoolView``."""
 
 
 class Dispatcher:
@@ -32,9 +36,9 @@ class Dispatcher:
         seed: int,
         missing: NDArray[np.bool_],
         *,
-        overlap: bool,
+        indexed: bool,
     ) -> None:
-        self.pool, self._workload, self._config, self._overlap = pool, workload, config, overlap
+        self.pool, self._workload, self._config = pool, workload, config
         self.router: Router = make(
             "router", config.policy, config.options, path, rng.stream(seed, f"routing/{pool.role}")
         )
@@ -50,15 +54,20 @@ class Dispatcher:
         """Shape (n,): how long each request was parked before its first pass."""
         self.sent, self.sent_tokens = 0, 0
         replicas = pool.engine.rows
-        self._live = tuple(replicas[name] for name in LOADS)
+        free_blocks = pool.engine.caches["free_blocks"][: len(replicas)]
+        self._live = (*(replicas[name] for name in LOADS), free_blocks)
         self._loads = tuple(load.copy() for load in self._live) if self.report_interval_s else self._live
-        self._cached, self._tiered = np.zeros(len(replicas), np.int64), np.zeros(len(replicas), np.int64)
         # Items of a memoryview are Python numbers, and cheaper than those of an array.
         self._input, self._offsets = workload.input_tokens.data, workload.hash_offsets.data
         self._session, self._priority = workload.session.data, workload.priority.data
         self._hash_ids = workload.hash_ids
-        self._has_tiers = overlap and pool.engine.limits[0]["tiers"] > 0
-        self._job, self._time = 0, 0.0
+        limits = pool.engine.limits[0]
+        limits["indexed"] = indexed or self.router.looks
+        self._compiled = type(self.router) is KVAware and not self.report_interval_s
+        if isinstance(self.router, KVAware):
+            self._weights = np.array(self.router.weights(pool.role))
+            limits["predict_s"] = self.router.predicted_ttl_s
+        self._job, self._time, self._looked_up = 0, 0.0, False
 
     def rows_of(self, replica: int) -> IntArray:
         """Return all rows of *replica*: its data-parallel ranks or pipeline lanes."""
@@ -72,7 +81,7 @@ class Dispatcher:
         """
         rows = [self.rows_of(replica)[:: self.pool.lanes] for replica in replicas]
         self.rows = np.concatenate([np.zeros(0, np.int64), *rows])
-        self._everybody = len(self.rows) == len(self._tiered)
+        self._everybody = len(self.rows) == len(self.pool.engine.rows)
         self._view = self._make_view()
         self._is_live = self._everybody and self._loads is self._live
         if len(self.rows):
@@ -84,9 +93,13 @@ class Dispatcher:
 
     def choose(self, i: int, time: float) -> int:
         """Return the row that the router picks for request *i*; at least one serves."""
-        self._job, self._time = i, time
-        position = self.router.route(self._request(i), self._view if self._is_live else self._make_view())
-        self._check(position)
+        if self._compiled:
+            draw = self.router.draws(len(self._input))[i]
+            position = core.route(self.pool.handle, self.rows, self._weights, draw, i, time)
+        else:
+            self._job, self._time, self._looked_up = i, time, False
+            position = self.router.route(self._request(i), self._view if self._is_live else self._make_view())
+            self._check(position)
         return int(self.rows[position])
 
     def _check(self, position: int) -> None:
@@ -120,11 +133,12 @@ class Dispatcher:
 
     def cached_tokens(self, i: int, row: int, time: float) -> int:
         """Return the prompt tokens of request *i* that the router's index shows on *row*."""
-        core.cached_tokens(self.pool.handle, i, time, self._cached)
-        return int(self._cached[row])
+        core.look_up(self.pool.handle, i, time)
+        return int(self.pool.engine.overlap[CACHED, row]) * self.pool.capacity.block_size
 
-    def report(self, _time: float) -> None:
+    def report(self, time: float) -> None:
         """Show the router the loads of this moment until the next report."""
+        core.settle_all(self.pool.handle, time)
         self._loads = tuple(load.copy() for load in self._live)
 
     def parked_tokens(self) -> int:
@@ -138,7 +152,7 @@ class Dispatcher:
         )
 
     def _make_view(self) -> PoolView:
-        outstanding, prefill, kv = self._loads if self._everybody else (load[self.rows] for load in self._loads)
+        outstanding, prefill, kv, active = map(self._of_rows, self._loads[:4])
         return PoolView(
             role=self.pool.role,
             block_size=self.pool.capacity.block_size,
@@ -146,16 +160,29 @@ class Dispatcher:
             outstanding_requests=outstanding,
             prefill_tokens=prefill,
             kv_tokens=kv,
-            cached_tokens=self._in_cache,
-            host_cached_tokens=self._in_tiers,
+            active_blocks=active,
+            waiting_requests=self._waiting,
+            kv_utilization=self._kv_utilization,
+            cached_blocks=partial(self._overlap, CACHED),
+            referenced_blocks=partial(self._overlap, REFERENCED),
+            host_cached_blocks=partial(self._overlap, HOST),
+            disk_cached_blocks=partial(self._overlap, DISK),
         )
 
-    def _in_cache(self) -> IntArray:
-        if self._overlap:
-            core.cached_tokens(self.pool.handle, self._job, self._time, self._cached)
-        return self._cached if self._everybody else self._cached[self.rows]
+    def _of_rows(self, column: Any) -> Any:
+        return column if self._everybody else column[self.rows]
 
-    def _in_tiers(self) -> IntArray:
-        if self._has_tiers:
-            core.tier_cached_tokens(self.pool.handle, self._job, self._time, self._tiered)
-        return self._tiered if self._everybody else self._tiered[self.rows]
+    def _waiting(self) -> IntArray:
+        _, _, _, _, waiting, arriving, _ = self._loads
+        return self._of_rows(waiting + arriving)
+
+    def _kv_utilization(self) -> FloatArray:
+        if self._loads is self._live:
+            core.settle_all(self.pool.handle, self._time)
+        return self._of_rows(1.0 - self._loads[-1] / self.pool.capacity.blocks)
+
+    def _overlap(self, kind: int) -> IntArray:
+        if not self._looked_up:
+            core.look_up(self.pool.handle, self._job, self._time)
+            self._looked_up = True
+        return self._of_rows(self.pool.engine.overlap[kind])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from dynosim.simulation import kv_cache, links, queues, tiers
+from dynosim.simulation import index, kv_cache, links, queues, routing, tiers
 from dynosim.simulation.admission import set_aside
 from dynosim.simulation.batching import (
     commit,
@@ -21,13 +21,15 @@ from dynosim.simulation.batching import (
     start_together,
     wake,
 )
-from dynosim.simulation.compiled import entry, inner
+from dynosim.simulation.compiled import Floats, Ints, entry, inner
 from dynosim.simulation.passes import run_decodes
 from dynosim.simulation.state import (
     BY_DECODE,
     BY_TRANSFER,
+    DISK,
     FINISHED,
     HAND_OFF,
+    HOST,
     LANDED,
     LOAD,
     LOADED,
@@ -64,12 +66,22 @@ def _interrupt(e, q, time, ahead):
 
 
 @inner
+def _plan_again(e, r, time):
+    """A pass that was planned to start at this very *time* takes in what has arrived since: a copy that took no time."""
+    g = leader(e, r)
+    if e.rows[g].planned and e.rows[g].now == time and e.limits[0].lanes == 1:
+        for row in range(g, g + e.limits[0].ranks):
+            e.rows[row].planned, e.rows[row].end = 0, math.inf
+
+
+@inner
 def _queue(e, r, j, time):
     rep, job, lim = e.rows[r], e.jobs[j], e.limits[0]
     job.visible, job.row = time, r
     job.key = job.static_key + (time if lim.key_adds_time else 0.0)
     rep.outstanding += 1
     rep.kv_load += job.input
+    index.send(e, r, j, time)
     queues.arrive(e, r, j)
     if next_arrival(e, r) < math.inf or rep.n_running == 0 or lim.lanes > 1:
         _interrupt(e, r, time, lim.overlap)
@@ -90,6 +102,7 @@ def _land(e, prefill, j, time):
     kv_cache.register(e, e.rows[r].cache, j, job.input)
     queues.push_front(e, e.rows[r].queue, j)
     _interrupt(e, e.rows[r].queue, time, 0)
+    _plan_again(e, r, time)
     let_go(prefill, there.row, j, time)
     _interrupt(prefill, prefill.rows[there.row].queue, time, 0)
 
@@ -341,29 +354,41 @@ def _settle_all(e, time):
             _split(e, g, time)
 
 
-@entry
-def cached_tokens(handle, j, time, out):
-    """Fill *out* with the prompt tokens of job *j* that the router knows to be in each row's cache at *time*."""
-    e = open_engine(handle)
-    lim = e.limits[0]
-    for g in range(0, len(e.rows), lim.ranks):
-        _settle(e, g, time)
-    while lim.log_head < lim.log_tail and e.log[lim.log_head % len(e.log)].time <= time - lim.lag_s:
-        kv_cache.apply_oldest(e)
-    for r in range(len(e.rows)):
-        c = e.rows[r].cache
-        out[r] = kv_cache.match(e, lim.index_cache + c if lim.lag_s > 0.0 else c, j, e.jobs[j].input)[0]
-
-
-@entry
-def tier_cached_tokens(handle, j, time, out):
-    """Fill *out* with the further prompt tokens of job *j* that each row has in its lower tiers at *time*."""
-    e = open_engine(handle)
+@inner
+def _look_up(e, j, time):
+    """Note the blocks of the prompt of job *j* that every row has at *time*, as far as the router knows."""
     for g in range(0, len(e.rows), e.limits[0].ranks):
         _settle(e, g, time)
-    for r in range(len(e.rows)):
-        hit, nodes, _ = kv_cache.match(e, e.rows[r].cache, j, e.jobs[j].input)
-        out[r] = tiers.extend(e, r, j, nodes, e.jobs[j].input, False) - hit
+    index.catch_up(e, time)
+    index.look_up(e, j, time)
+    if e.limits[0].tiers > 0:
+        for r in range(len(e.rows)):
+            _look_below(e, r, j)
+
+
+@inner
+def _look_below(e, r, j):
+    """Note what the lower tiers of row *r* add to what its cache has."""
+    tokens, lim = e.jobs[j].input, e.limits[0]
+    nodes = kv_cache.match(e, e.rows[r].cache, j, tokens)[1]
+    tiers.extend(e, r, j, nodes, tokens, False)
+    e.overlap[HOST, r] = e.overlap[DISK, r] = 0
+    for tier in range(lim.tiers):
+        e.overlap[HOST if lim.tier_kind[tier] == 0 else DISK, r] += e.tier_blocks[tier]
+
+
+@entry
+def look_up(handle, j, time):
+    """Fill ``overlap`` with the blocks of the prompt of job *j* that every row has at *time*."""
+    _look_up(open_engine(handle), j, time)
+
+
+@entry
+def route(handle, rows: Ints, weights: Floats, draw: float, j, time):
+    """Return the position in *rows* of the one that ``kv_aware`` sends job *j* to."""
+    e = open_engine(handle)
+    _look_up(e, j, time)
+    return routing.kv_aware(e, rows, weights, draw, j)
 
 
 # ------------------------------------------------------------------------------------------------ starting and failing
@@ -380,17 +405,6 @@ def _empty(e, c):
 
 
 @inner
-def _forget(e, c):
-    """The router's index of cache *c* is empty too, and what it has not heard of yet is not to come."""
-    lim = e.limits[0]
-    if lim.lag_s > 0.0:
-        _empty(e, lim.index_cache + c)
-        for i in range(lim.log_head, lim.log_tail):
-            if e.log[i % len(e.log)].cache == c:
-                e.log[i % len(e.log)].count = 0
-
-
-@inner
 def _rows_of(e, replica):
     size = max(e.limits[0].ranks, e.limits[0].lanes)
     return replica * size, (replica + 1) * size
@@ -404,7 +418,7 @@ def _boot(e, replica, time):
         rep.now, rep.planned, rep.end = time, 0, math.inf
         if rep.queue == r:
             _empty(e, rep.cache)
-            _forget(e, rep.cache)
+            index.forget(e, r)
             for k in range(e.limits[0].tiers):
                 if e.limits[0].tier_kind[k] != tiers.REMOTE_STORE:
                     _empty(e, tiers.cache_of(e, r, k))
@@ -447,6 +461,7 @@ def _withdraw(e, j):
         set_aside(e, job.row, j, -1)
         kv_cache.release(e, rep.cache, j)
         job.kv = REMOTE
+    index.leave(e, job.row, j)
     rep.outstanding -= 1
     rep.kv_load -= job.input
 

@@ -14,8 +14,8 @@ cache of a row:
     sum of all slots' counts + sum of all requests' own blocks = num_blocks
     free_blocks = sum of the counts in the queue
 
-Lower tiers (``tiers``) and the router's delayed index (``log``) are caches of the same kind without references. Slots
-are numbered through all caches; slot 0 is the null slot.
+Lower tiers (``tiers``) are caches of the same kind without references. Slots are numbered through all caches; slot 0 is
+the null slot. What is found where, the router hears by ``index.note``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from dynosim.simulation.compiled import inner
+from dynosim.simulation.index import note
 
 # -------------------------------------------------------------------------------------------------------------- slots
 
@@ -114,34 +115,6 @@ def dequeue(e, cache, s):
         e.slots[before].count += e.slots[after].count
         _unlink(e, cache, after)
         drop_slot(e, cache, after)
-
-
-@inner
-def note(e, cache_index, key, count):
-    """Log for the router's delayed index that node *key* has *count* blocks from now on."""
-    lim = e.limits[0]
-    if lim.lag_s > 0.0 and cache_index < len(e.rows):  # lower tiers are looked up as they are
-        if lim.log_tail - lim.log_head == len(e.log):
-            apply_oldest(e)
-        entry = e.log[lim.log_tail % len(e.log)]
-        entry.time, entry.key, entry.cache, entry.count = lim.clock, key, cache_index, count
-        lim.log_tail += 1
-
-
-@inner
-def apply_oldest(e):
-    """Move the oldest log entry into the router's index."""
-    lim = e.limits[0]
-    entry = e.log[lim.log_head % len(e.log)]
-    lim.log_head += 1
-    cache = e.caches[lim.index_cache + entry.cache]
-    s = find(e, cache, entry.key)
-    if s == 0 and entry.count > 0:
-        new_slot(e, cache, entry.key, entry.count)
-    elif s != 0 and entry.count > 0:
-        e.slots[s].count = entry.count
-    elif s != 0:
-        drop_slot(e, cache, s)
 
 
 # ------------------------------------------------------------------------------------------------------------- blocks

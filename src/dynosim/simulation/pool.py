@@ -79,6 +79,7 @@ class Pool:
             stage_free=np.zeros((self.rows, self.lanes)),
             row_links=network.row_links[role],
             log=np.zeros(LOG_ENTRIES if limits[0]["lag_s"] > 0.0 else 1, state.LOG),
+            **_empty_index(self.rows, self.capacity.blocks, ids),
             net=network.net,
             links=network.links,
             transfers=network.transfers,
@@ -120,7 +121,7 @@ class Pool:
         return rows
 
     def _caches(self, limits: Any, ids: IntArray) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
-        """Return (caches, slots, buckets) of every row, its tiers and its copy in the router's index."""
+        """Return (caches, slots, buckets) of every row and its tiers."""
         blocks = [self.capacity.blocks] * self.rows
         kinds = []
         for kind, tier in enumerate(_tiers(self.config)):
@@ -130,8 +131,6 @@ class Pool:
                 blocks += [int(size // limits["block_bytes"])] * self.rows
         limits["tiers"], limits["tier_cache"] = len(kinds), self.rows
         limits["tier_kind"][: len(kinds)] = kinds
-        limits["index_cache"] = len(blocks)
-        blocks += [self.capacity.blocks] * (self.rows if limits["lag_s"] > 0.0 else 0)
         return _empty_caches(np.array(blocks), int(limits["hash_tokens"] // limits["block_size"]), ids)
 
 
@@ -160,6 +159,19 @@ def _empty_caches(
     table = np.zeros(slots.sum() + 1, state.SLOT)
     table["key"][first], table["count"][first] = -1, blocks
     return caches, table, np.zeros(buckets.sum(), np.int32)
+
+
+def _empty_index(rows: int, blocks: int, ids: IntArray) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a router's index. An entry is of a block in a cache, or of a request's node where it was sent:
+    there are never more than both together, unless requests are predicted to leave nodes in many places."""
+    nodes = int(ids.max(initial=-1)) + 1
+    return {
+        "entries": np.zeros(min(rows * nodes, rows * min(nodes, blocks) + 2 * len(ids)) + 1, state.ENTRY),
+        "entry_buckets": np.zeros(1 << (min(rows * nodes, len(ids)) + 16).bit_length(), np.int32),
+        "node_entry": np.zeros(nodes, np.int32),
+        "overlap": np.zeros((4, rows), np.int64),
+        "costs": np.zeros(rows),
+    }
 
 
 def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> tuple[int, IntArray, IntArray]:

@@ -74,7 +74,8 @@ ROW = np.dtype(
         ("rack", "i8"),
         ("outstanding", "i8"),  # what a router sees: requests sent here and not finished,
         ("prefill_load", "i8"),  # their uncached prompt tokens before the first token,
-        ("kv_load", "i8"),  # and their prompt tokens
+        ("kv_load", "i8"),  # their prompt tokens, and
+        ("active_blocks", "i8"),  # the blocks of these, shared ones once
         ("busy_s", "f8"),
         ("passes", "i8"),
         ("prefill_done_tokens", "i8"),
@@ -188,9 +189,12 @@ LIMITS = np.dtype(
         ("warmup", "i8"),
         ("measured_tokens", "f8"),
         ("measured_context", "f8"),
-        ("lag_s", "f8"),  # delay of the router's prefix index,
-        ("index_cache", "i8"),  # row r's copy of which is in cache index_cache + r,
-        ("log_head", "i8"),  # behind the entries log_head .. log_tail of the log
+        ("indexed", "i8"),  # the router looks: it has a prefix index,
+        ("entries_used", "i8"),
+        ("entry_head", "i8"),  # free entries
+        ("predict_s", "f8"),  # which believes for so long what a request will leave; 0: not at all
+        ("lag_s", "f8"),  # and hears of changes so late:
+        ("log_head", "i8"),  # not yet of log_head .. log_tail of the log
         ("log_tail", "i8"),
         ("clock", "f8"),
         ("n_events", "i8"),
@@ -212,6 +216,23 @@ CACHE = np.dtype(
     ]
 )
 SLOT = np.dtype([("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")])
+ENTRY = np.dtype(
+    [
+        ("expires", "f8"),  # of what is predicted
+        ("node", "i4"),
+        ("row", "i4"),
+        ("cached", "i4"),  # leading blocks in the KV cache, as far as the router has heard
+        ("predicted", "i4"),
+        ("active", "i4"),  # leading blocks of prompts of unfinished requests,
+        ("refs", "i4"),  # which are so many
+        ("next", "i4"),  # entry of this node
+        ("prev", "i4"),
+        ("chain", "i4"),
+    ]
+)
+CACHED, REFERENCED, HOST, DISK = 0, 1, 2, 3
+"""Rows of ``overlap``: blocks of one prompt in each row's KV cache; in use there; and beyond that cache in host memory and
+in the tiers below."""
 LOG = np.dtype([("time", "f8"), ("key", "i8"), ("cache", "i8"), ("count", "i8")])
 NET = np.dtype([("now", "f8"), ("next", "f8"), ("which", "i8"), ("active", "i8")])
 LINK = np.dtype([("bytes_s", "f8"), ("latency_s", "f8"), ("users", "i8"), ("bytes", "f8")])
@@ -252,6 +273,11 @@ class Engine(NamedTuple):
     stage_free: NDArray[np.float64]
     row_links: NDArray[np.int64]
     log: NDArray[Any]
+    entries: NDArray[Any]  # of the prefix index (``index``)
+    entry_buckets: NDArray[np.int32]
+    node_entry: NDArray[np.int32]  # of each node that requests can share: its first entry
+    overlap: NDArray[np.int64]  # of one prompt with every row
+    costs: NDArray[np.float64]  # scratch
     net: NDArray[Any]  # shared by all pools, as are links and transfers
     links: NDArray[Any]
     transfers: NDArray[Any]
@@ -271,10 +297,13 @@ class Engine(NamedTuple):
 
 _DTYPES: dict[str, Any] = {
     "limits": LIMITS, "rows": ROW, "jobs": JOB, "caches": CACHE, "slots": SLOT, "events": EVENT, "log": LOG,
+    "entries": ENTRY, "overlap": np.int64,
     "net": NET, "links": LINK, "transfers": TRANSFER, "hash_ids": np.int64, "tier_blocks": np.int64,
     "running": np.int64, "row_links": np.int64,
-} | dict.fromkeys(("buckets", "held"), np.int32)  # fmt: skip
-_TABLES = ("running", "waits", "job_waits", "stage_free", "row_links", "decode_context", "decode_s", "prefill_share_s")
+} | dict.fromkeys(("buckets", "held", "entry_buckets", "node_entry"), np.int32)  # fmt: skip
+_TABLES = (
+    "running", "waits", "job_waits", "stage_free", "row_links", "overlap", "decode_context", "decode_s", "prefill_share_s"
+)  # fmt: skip
 ENGINE = State(
     "Engine", {name: (np.dtype(_DTYPES.get(name, np.float64)), 2 if name in _TABLES else 1) for name in Engine._fields}
 )

@@ -28,7 +28,7 @@ deployment:
   gpu: h100_sxm
   aggregated:
     replicas: 2
-  router: {policy: kv_aware, options: {overlap_score_credit: 1.0}}
+  router: {policy: kv_aware, options: {prefill_load_scale: 1.0}}
 objectives:
   - {metric: request_latency, stat: p99}
 """
@@ -90,8 +90,8 @@ def test_file_is_read_as_written(tmp_path):
         ("objectives:", "slo: {goodput: 3}\nobjectives:", "f.yaml:15: slo.goodput: 3: allowed: a bound for each"),
         ("name: test", "name: test\nname: again", "f.yaml:3: name: duplicate key"),
         ("replicas: 2", "replicas: 2\n    replicas: 2", "f.yaml:14: deployment.aggregated.replicas: duplicate key"),
-        ("overlap_score_credit: 1.0", "overlap_score_credit: .nan", "f.yaml:14: deployment.router.options.overlap_score_credit: .nan: n"),
-        ("overlap_score_credit: 1.0", "overlap_score_credit: 1e999", "f.yaml:14: deployment.router.options.overlap_score_credit: 1e999:"),
+        ("prefill_load_scale: 1.0", "prefill_load_scale: .nan", "f.yaml:14: deployment.router.options.prefill_load_sc"),
+        ("prefill_load_scale: 1.0", "prefill_load_scale: 1e999", "f.yaml:14: deployment.router.options.prefill_load_s"),
         ("name: test", "name: !!python/name:os.system x", "f.yaml:2: name: tag tag:yaml.org,2002:python/name:os.syste"),
         ("name: test", "name: &a test\ndescription: *a", "f.yaml:3: YAML: aliases are not supported"),
         ("name: test", "name: [", "f.yaml:4: YAML: "),

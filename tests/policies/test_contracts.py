@@ -39,7 +39,7 @@ def test_unknown_options_are_refused(kind: Kind, name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "options", "wrong"),
     [
-        ("router", "kv_aware", {"temperature": -1.0}, "temperature"),
+        ("router", "kv_aware", {"router_temperature": -1.0}, "router_temperature"),
         ("router", "kv_aware", {"overlap_score_credit": "much"}, "overlap_score_credit"),
         ("router", "kv_aware", {"host_cache_hit_weight": float("nan")}, "host_cache_hit_weight"),
         ("router", "least_outstanding", {"unit": "words"}, "unit"),
@@ -166,7 +166,7 @@ def test_the_examples_of_the_page_work() -> None:
     space: dict[str, Any] = {"__name__": "examples"}
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], space)
     loads, cached = np.array([9, 2, 0]), np.array([512, 256, 0])
-    view = PoolView("mixed", 16, np.arange(3), loads, loads, loads, lambda: cached, lambda: 0 * cached)
+    view: Any = SimpleNamespace(outstanding_requests=loads, cached_tokens=lambda: cached)
     request = RequestView(0, 700, 0, 0, np.arange(2), 512)
     assert [space["ShortestQueue"](spill).route(request, view) for spill in (8, 9, 1)] == [1, 0, 2]
     queue = QueueView(np.array([50, 20, 10]), np.array([0, 0, 1]), np.full(3, np.inf))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,29 @@ def _view(
     outstanding: Any = (0, 0),
     prefill: Any = 0,
     kv: Any = 0,
-    cached: Any = 0,
-    host: Any = 0,
+    active: Any = 0,
+    waiting: Any = 0,
+    used: Any = 0.0,
+    overlap: Any = (0, 0, 0, 0),
     targets: Any = None,
     role: str = "mixed",
 ) -> PoolView:
+    """*overlap* is what is cached, in use, in host memory and on disk, in blocks."""
     zeros = np.zeros(len(outstanding), np.int64)
-    columns = [zeros + np.asarray(column) for column in (outstanding, prefill, kv, cached, host)]
+    loads = [zeros + np.asarray(column) for column in (outstanding, prefill, kv, active, waiting, used)]
+    blocks = [zeros + np.asarray(column) for column in overlap]
     names = np.arange(len(zeros)) if targets is None else np.asarray(targets)
-    for column in (names, *columns):
+    for column in (names, *loads, *blocks):
         column.flags.writeable = False
-    return PoolView(role, 16, names, *columns[:3], lambda: columns[3], lambda: columns[4])
+    late = [partial(np.asarray, column) for column in (*loads[4:], *blocks)]
+    return PoolView(role, 16, names, *loads[:4], *late)
 
 
 def _random_view(seed: int, replicas: int) -> PoolView:
     random = np.random.default_rng(seed)
-    loads = [random.integers(0, 90, replicas) * unit for unit in (1, 900, 1000, 256, 256)]
-    return _view(*loads, targets=np.sort(random.choice(20, replicas, replace=False)))
+    loads = [random.integers(0, 90, replicas) * unit for unit in (1, 900, 1000, 60, 1, 1 / 90)]
+    overlap = random.integers(0, 43, (4, replicas))
+    return _view(*loads, overlap=overlap, targets=np.sort(random.choice(20, replicas, replace=False)))
 
 
 def _request(number: int = 0, input_tokens: int = 700, **fields: Any) -> RequestView:
@@ -159,43 +166,75 @@ def test_priority_aware_keeps_replicas_for_the_urgent() -> None:
     assert _make("priority_aware", reserved=1.0).route(_request(priority=1), view) == 3, "one replica is for all"
 
 
-def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
-    def choose(load: int, **options: float) -> int:
-        return _make("kv_aware", **options).route(_request(), _view([1, 1], kv=[load, 0], cached=[640, 0]))
+def _chosen(role: str = "mixed", options: dict[str, Any] | None = None, **view: Any) -> int:
+    """Return the replica that kv_aware sends a prompt of 700 tokens to, which is 43.75 blocks."""
+    return _make("kv_aware", **(options or {})).route(_request(), _view([1, 1], role=role, **view))
 
-    # 640 cached tokens are worth exactly what a load of 640 tokens takes away.
-    assert choose(load=639) == 0
-    assert choose(load=641) == 1
-    assert choose(load=641, overlap_score_credit=2.0) == 0
-    assert choose(load=639, overlap_score_credit=0.5) == 1
-    assert choose(load=1200, prefill_load_scale=2.0) == 0
+
+def test_kv_aware_prefers_the_cached_replica_until_it_is_too_busy() -> None:
+    def choose(active: int, **options: float) -> int:
+        return _chosen(options=options, active=[active, 0], overlap=[[40, 0], 0, 0, 0])
+
+    # 40 cached blocks are worth exactly what 40 active ones take away.
+    assert choose(39) == 0
+    assert choose(41) == 1
+    assert choose(41, overlap_score_credit=1.08) == 0
+    assert choose(39, overlap_score_credit=0.5) == 1
+    assert choose(75, prefill_load_scale=2.0) == 0
+
+
+def test_kv_aware_charges_no_block_twice() -> None:
+    """Blocks that a request there uses already take no room."""
+    in_use = {"active": [40, 0], "overlap": [[40, 0], [40, 0], 0, 0]}
+    assert _chosen(**in_use) == 0
+    assert _chosen(prefill=[16 * 39, 0], **in_use) == 0
+    assert _chosen(prefill=[16 * 41, 0], **in_use) == 1
 
 
 def test_kv_aware_gives_less_credit_to_lower_tiers() -> None:
-    def choose(here: int, **options: float) -> int:
-        return _make("kv_aware", **options).route(_request(), _view(cached=[here, 0], host=[0, 640]))
+    def choose(here: int, below: list[Any], **options: float) -> int:
+        return _chosen(options=options, overlap=[[here, 0], 0, *below])
 
-    assert choose(481) == 0
-    assert choose(479) == 1
-    assert choose(479, host_cache_hit_weight=0.5) == 0
+    assert (choose(31, [[0, 40], 0]), choose(29, [[0, 40], 0])) == (0, 1)
+    assert (choose(11, [0, [0, 40]]), choose(9, [0, [0, 40]])) == (0, 1)
+    assert choose(29, [[0, 40], 0], host_cache_hit_weight=0.5) == 0
+    assert choose(9, [0, [0, 40]], disk_cache_hit_weight=0.2) == 0
 
 
-def test_kv_aware_ignores_kv_in_use_where_nothing_is_decoded() -> None:
+def test_kv_aware_trusts_the_cache_of_a_busy_replica_less_where_credit_decays() -> None:
+    """44 blocks, and 22 more queued than elsewhere: 40 cached ones count as 40 / (1 + 0.5 decay)."""
+    busy = {"prefill": [16 * 22, 0], "overlap": [[40, 0], 0, 0, 0]}
+    assert _chosen(**busy) == 0
+    assert _chosen(options={"overlap_score_credit_decay": 1.6}, **busy) == 0
+    assert _chosen(options={"overlap_score_credit_decay": 1.7}, **busy) == 1
+
+
+def test_kv_aware_counts_requests_where_asked_to() -> None:
+    view = {"outstanding": [4, 1], "active": [0, 30]}
+    for weight, expected in ((0.0, 0), (9.0, 0), (11.0, 1)):
+        router = _make("kv_aware", decode_active_request_weight=weight)
+        assert router.route(_request(), _view(**view)) == expected
+
+
+def test_kv_aware_looks_at_what_its_pool_does() -> None:
+    """Prefill pools decode nothing; in decode pools nothing is prefilled, and what is cached counts on demand."""
     for role, expected in (("mixed", 1), ("decode", 1), ("prefill", 0)):
-        view = _view(prefill=[100, 200], kv=[5000, 0], role=role)
-        assert _make("kv_aware").route(_request(), view) == expected
+        assert _chosen(role, prefill=[100, 200], active=[5000, 0]) == expected
+    cached = {"prefill": [100, 0], "active": [30, 0], "overlap": [[40, 0], 0, 0, 0]}
+    for credit, expected in ((0.0, 1), (1.0, 0)):
+        assert _chosen("decode", {"decode_overlap_score_credit": credit}, **cached) == expected
 
 
 def test_kv_aware_breaks_ties_at_random_and_spreads_when_hot() -> None:
-    for options, busy in (({}, 0), ({"temperature": 50.0}, 9000)):
+    for options, busy in (({}, 0), ({"router_temperature": 50.0}, 9000)):
         router = _make("kv_aware", **options)
-        chosen = Counter(router.route(_request(), _view([0, 0, 0], kv=[busy, 0, 0])) for _ in range(900))
+        chosen = Counter(router.route(_request(i), _view([0, 0, 0], active=[busy, 0, 0])) for i in range(900))
         assert all(abs(chosen[i] - 300) < 5 * np.sqrt(900 * 2 / 9) for i in range(3))
 
 
 def test_kv_aware_draws_by_the_documented_softmax() -> None:
-    router = _make("kv_aware", temperature=1.0)
-    chosen = Counter(router.route(_request(), _view([0, 0, 0], kv=[0, 1000, 2000])) for _ in range(6000))
+    router = _make("kv_aware", router_temperature=1.0)
+    chosen = Counter(router.route(_request(i), _view([0, 0, 0], active=[0, 1000, 2000])) for i in range(6000))
     weights = np.exp([0.0, -0.5, -1.0])
     expected = 6000 * weights / weights.sum()
     assert all(abs(chosen[i] - expected[i]) < 5 * np.sqrt(expected[i]) for i in range(3))

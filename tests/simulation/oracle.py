@@ -1131,13 +1131,12 @@ class OracleCore:
             for tier, _, blocks in rank.extended(job, job.input, rank.match(job, job.input)[1])[1]:
                 o.e.overlap[s.DISK if o.lim["tier_kind"][tier] else s.HOST, r] += blocks
 
-    def route(
-        self, handle: np.ndarray, rows: np.ndarray, weights: np.ndarray, draw: float, j: int, time: float
-    ) -> int:
+    def route(self, handle: np.ndarray, rows: np.ndarray, weights: np.ndarray, draw: float, j: int, time: float) -> int:
         self.look_up(handle, j, time)
-        e, block_size = self.of(handle).e, int(self.of(handle).lim["block_size"])
-        seen = (e.rows["prefill_load"], e.rows["active_blocks"], e.rows["outstanding"], *e.overlap)
-        return kv_aware.choose(weights, draw, self.of(handle).jobs[j].input, block_size, rows, seen, [0.0] * len(e.rows))
+        o = self.of(handle)
+        seen = (*(o.e.rows[name] for name in ("prefill_load", "active_blocks", "outstanding")), *o.e.overlap)
+        costs = [0.0] * len(o.e.rows)
+        return kv_aware.choose(weights, draw, o.jobs[j].input, int(o.lim["block_size"]), rows, seen, costs)
 
     # -------------------------------------------------------------------------------------------------------- failures
 

@@ -27,7 +27,7 @@ def test_a_router_sees_the_request_and_the_present_state() -> None:
     workload = _four()
     simulate(deployment(pool={"replicas": 2}, router=FIXED), workload)
     assert [seen[2] for seen in Fixed.seen] == [[0, 0], [1, 0], [1, 0], [1, 0]]
-    assert [seen[3] for seen in Fixed.seen] == [[0, 0]] + [[1008, 0]] * 3
+    assert [seen[3] for seen in Fixed.seen] == [[0, 0]] + [[1024, 0]] * 3
     request, pool, _, _ = Fixed.seen[2]
     assert (request.number, request.input_tokens, request.session, request.hash_block_tokens) == (2, 1024, 9, 512)
     assert request.block_hashes.tolist() == [0, 1]
@@ -46,7 +46,7 @@ def test_the_prefix_index_lags() -> None:
     2.5 s later knows them at 3 s."""
     router = FIXED | {"kv_event_lag_s": 2.5}
     simulate(deployment(pool={"replicas": 2}, router=router), _four())
-    assert [seen[3][0] for seen in Fixed.seen] == [0, 0, 0, 1008]
+    assert [seen[3][0] for seen in Fixed.seen] == [0, 0, 0, 1024]
 
 
 def test_an_answer_that_is_no_position_is_named() -> None:

@@ -245,7 +245,7 @@ EFFECTS = {
     "LinkConfig.bandwidth_gb_s": Effect(f"{D}.disaggregated.kv_transfer.bandwidth_gb_s", 50.0, 1.0, "kv_transfer_time", +1, SPLIT),
     "LinkConfig.latency_us": Effect(f"{D}.disaggregated.kv_transfer.latency_us", 20.0, 1e5, "kv_transfer_time", +1, SPLIT),
     "RouterConfig.policy": Effect(f"{D}.router.policy", "round_robin", "kv_aware", HITS, +1, {f"{POOL}.replicas": 4}),
-    "RouterConfig.options": Effect(f"{D}.router.options", {"overlap_weight": 0.0}, {"overlap_weight": 1.0}, HITS, +1, KV_AWARE),
+    "RouterConfig.options": Effect(f"{D}.router.options", {"overlap_score_credit": 0.0}, {"overlap_score_credit": 1.0}, HITS, +1, KV_AWARE),
     "RouterConfig.load_report_interval_s": Effect(f"{D}.router.load_report_interval_s", 0.0, 30.0, TTFT, +1, {f"{POOL}.replicas": 4, f"{D}.router.policy": "least_outstanding", "workload.load.rate_rps": 30.0}),
     "RouterConfig.kv_event_lag_s": Effect(f"{D}.router.kv_event_lag_s", 0.0, 1000.0, HITS, -1, KV_AWARE),
     "LocalPrefillConfig.max_uncached_tokens": Effect(f"{D}.disaggregated.local_prefill", {"max_uncached_tokens": 1, "max_uncached_fraction": 1.0}, {"max_uncached_tokens": 3000, "max_uncached_fraction": 1.0}, "kv_transfer_time", -1, SPLIT),

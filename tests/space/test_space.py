@@ -35,7 +35,7 @@ deployment:
   router:
     policy: {choices: [round_robin, kv_aware]}
     options:
-      overlap_score_credit: {choices: [0.5, 1.0], when: {policy: kv_aware}}
+      prefill_load_scale: {choices: [0.5, 1.0], when: {policy: kv_aware}}
 budget: {max_gpus: 3}
 baseline:
   workload: {load: {rate_rps: 1}}
@@ -60,7 +60,7 @@ DISAGGREGATED = {
     "deployment.disaggregated.prefill.replicas": 1,
     "deployment.disaggregated.decode.gpu_memory_utilization": 0.9,
     "deployment.router.policy": "kv_aware",
-    "deployment.router.options.overlap_score_credit": 0.5,
+    "deployment.router.options.prefill_load_scale": 0.5,
 }
 
 
@@ -84,7 +84,7 @@ def test_scenario_has_the_values_of_the_point_and_only_the_selected_section():
     assert scenario.workload.load.rate_rps == 1.0
     assert scenario.deployment.aggregated is None
     assert scenario.deployment.disaggregated.decode.gpu_memory_utilization == 0.9
-    assert scenario.deployment.router.options == {"overlap_score_credit": 0.5}
+    assert scenario.deployment.router.options == {"prefill_load_scale": 0.5}
     assert scenario.baseline == {}
     assert parse().scenario(BASELINE).deployment.router.options == {}
 
@@ -93,13 +93,13 @@ def test_conditions_come_from_structure_and_from_when():
     when = {p.path: dict(p.when) for p in parse().parameters}
     assert when["deployment.aggregated.replicas"] == {"deployment.mode": ("aggregated",)}
     assert when["deployment.disaggregated.prefill.replicas"] == {"deployment.mode": ("disaggregated",)}
-    assert when["deployment.router.options.overlap_score_credit"] == {"deployment.router.policy": ("kv_aware",)}
+    assert when["deployment.router.options.prefill_load_scale"] == {"deployment.router.policy": ("kv_aware",)}
     assert when["deployment.gpu"] == {}
 
 
 def test_absolute_paths_and_lists_of_values_in_when():
     text = FILE.replace("when: {policy: kv_aware}", "when: {deployment.gpu: [l40s, h100_sxm], policy: kv_aware}")
-    when = next(p for p in parse(text).parameters if p.path.endswith("overlap_score_credit")).when
+    when = next(p for p in parse(text).parameters if p.path.endswith("prefill_load_scale")).when
     assert when == {"deployment.gpu": ("l40s", "h100_sxm"), "deployment.router.policy": ("kv_aware",)}
 
 
@@ -113,11 +113,11 @@ def test_parameters_follow_their_conditions_wherever_those_are_written():
 
 def test_override_fixes_a_field_and_settles_what_depends_on_it():
     space = parse(FILE, "deployment.router.policy=round_robin", "deployment.mode=aggregated")
-    assert not any("overlap_score_credit" in p.path or "disaggregated" in p.path for p in space.parameters)
+    assert not any("prefill_load_scale" in p.path or "disaggregated" in p.path for p in space.parameters)
     assert all(p.when == {} for p in space.parameters)
     assert space.scenario(space.sample(stream(0, ""))).deployment.disaggregated is None
     space = parse(FILE, "deployment.router.policy=kv_aware", "deployment.gpu=l40s", "baseline={}")
-    assert next(p for p in space.parameters if p.path.endswith("overlap_score_credit")).when == {}
+    assert next(p for p in space.parameters if p.path.endswith("prefill_load_scale")).when == {}
     assert space.reference.deployment.gpu == "l40s"
 
 
@@ -144,7 +144,7 @@ def test_file_without_domains_has_one_point():
         ("{choices: [h100_sxm, l40s]}", "[h100_sxm, l40s]", "8: deployment.gpu: [h100_sxm, l40s]: allowed: text, or a"),
         ("llama-3.1-8b", "llama-3.1-9b", "7: deployment.model: 'llama-3.1-9b': no such model; did you mean 'llama-3.1"),
         ("round_robin, kv", "kv_awar, kv", "18: deployment.router.policy: 'kv_awar': did you mean 'kv_aware'"),
-        ("overlap_score_credit:", "overlap_wait:", "20: deployment.router.options.overlap_wait: 'overlap_wait': router kv_a"),
+        ("prefill_load_scale:", "overlap_wait:", "20: deployment.router.options.overlap_wait: 'overlap_wait': router "),
         ("[aggregated, disagg", "[aggregate, disagg", "10: deployment.mode: aggregate: did you mean 'aggregated'? all"),
         ("min: 1, max: 4", "min: 5, max: 4", "12: deployment.aggregated.replicas: range: min 5 is above max 4"),
         ("min: 1, max: 4", "min: 0, max: 4", "12: deployment.aggregated.replicas: 0: allowed: an integer > 0"),
@@ -158,14 +158,14 @@ def test_file_without_domains_has_one_point():
         ("scale: log", "scale: log2", "13: deployment.aggregated.max_num_seqs: range: scale: log2: allowed: linear, l"),
         ("scale: log", "scale: log, step: 2", "13: deployment.aggregated.max_num_seqs: range: a log scale has no step"),
         ("max: 0.95", "max: 1.05", "16: deployment.disaggregated.decode.gpu_memory_utilization: 1.05: allowed: a numb"),
-        ("{policy: kv_aware}}", "{policy: kv_awar}}", "20: deployment.router.options.overlap_score_credit: when: kv_awar: d"),
-        ("{policy: kv_aware}}", "{polic: kv_aware}}", "20: deployment.router.options.overlap_score_credit: when: polic: no "),
-        ("{policy: kv_aware}}", "{router: kv_aware}}", "20: deployment.router.options.overlap_score_credit: when: deploymen"),
-        ("{policy: kv_aware}}", "kv_aware}", "20: deployment.router.options.overlap_score_credit: kv_aware: allowed: a mapp"),
-        ("when: {policy", "wen: {policy", "20: deployment.router.options.overlap_score_credit: unknown key 'wen': did you m"),
-        ("robin, kv_aware]", "robin, kv_aware], when: {overlap_score_credit: 0.5}",
-            "18: deployment.router.policy: when: overlap_score_credit: no such field"),
-        ("robin, kv_aware]", "robin, kv_aware], when: {options.overlap_score_credit: 0.5}",
+        ("{policy: kv_aware}}", "{policy: kv_awar}}", "20: deployment.router.options.prefill_load_scale: when: kv_awa"),
+        ("{policy: kv_aware}}", "{polic: kv_aware}}", "20: deployment.router.options.prefill_load_scale: when: polic:"),
+        ("{policy: kv_aware}}", "{router: kv_aware}}", "20: deployment.router.options.prefill_load_scale: when: deplo"),
+        ("{policy: kv_aware}}", "kv_aware}", "20: deployment.router.options.prefill_load_scale: kv_aware: allowed: a "),
+        ("when: {policy", "wen: {policy", "20: deployment.router.options.prefill_load_scale: unknown key 'wen': did y"),
+        ("robin, kv_aware]", "robin, kv_aware], when: {prefill_load_scale: 0.5}",
+            "18: deployment.router.policy: when: prefill_load_scale: no such field"),
+        ("robin, kv_aware]", "robin, kv_aware], when: {options.prefill_load_scale: 0.5}",
             "18: deployment.router.policy: conditions go round in a circle"),
         ("max_gpus: 3", "max_gpus: {choices: [3, 4]}", "21: budget.max_gpus: cannot be searched; allowed: fields unde"),
         ("budget:", "slo: {time_to_first_tokn: {p99: 1}}\nbudget:", "21: slo.time_to_first_tokn.p99: 'time_to_f"),
@@ -371,7 +371,7 @@ def test_neighbours_are_one_step_away_in_one_parameter():
                 "deployment.disaggregated.prefill.replicas", "deployment.disaggregated.decode.gpu_memory_utilization"}),
         ["deployment.aggregated.replicas"], ["deployment.aggregated.replicas"],
         ["deployment.aggregated.max_num_seqs"], ["deployment.aggregated.max_num_seqs"],
-        ["deployment.router.options.overlap_score_credit", "deployment.router.policy"],
+        ["deployment.router.options.prefill_load_scale", "deployment.router.policy"],
     ])  # fmt: skip
     assert {near.get("deployment.aggregated.max_num_seqs") for near in found} == {32, 64, 100, None}
 

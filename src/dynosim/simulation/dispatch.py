@@ -63,10 +63,12 @@ class Dispatcher:
         self._hash_ids = workload.hash_ids
         limits = pool.engine.limits[0]
         limits["indexed"] = indexed or self.router.looks
-        self._compiled = type(self.router) is KVAware and not self.report_interval_s
+        self._compiled: KVAware | None = None
         if isinstance(self.router, KVAware):
-            self._weights = np.array(self.router.weights(pool.role))
             limits["predict_s"] = self.router.predicted_ttl_s
+            self._weights = np.array(self.router.weights(pool.role))
+            if type(self.router) is KVAware and not self.report_interval_s:
+                self._compiled = self.router
         self._job, self._time, self._looked_up = 0, 0.0, False
 
     def rows_of(self, replica: int) -> IntArray:
@@ -94,7 +96,7 @@ class Dispatcher:
     def choose(self, i: int, time: float) -> int:
         """Return the row that the router picks for request *i*; at least one serves."""
         if self._compiled:
-            draw = self.router.draws(len(self._input))[i]
+            draw = self._compiled.draws(len(self._input))[i]
             position = core.route(self.pool.handle, self.rows, self._weights, draw, i, time)
         else:
             self._job, self._time, self._looked_up = i, time, False
@@ -132,9 +134,10 @@ class Dispatcher:
             self.parked.append((i, time))
 
     def cached_tokens(self, i: int, row: int, time: float) -> int:
-        """Return the prompt tokens of request *i* that the router's index shows on *row*."""
+        """Return the prompt tokens of request *i* that the router's index shows on *row*; the last one is computed."""
         core.look_up(self.pool.handle, i, time)
-        return int(self.pool.engine.overlap[CACHED, row]) * self.pool.capacity.block_size
+        size = self.pool.capacity.block_size
+        return min(int(self.pool.engine.overlap[CACHED, row]), (self._input[i] - 1) // size) * size
 
     def report(self, time: float) -> None:
         """Show the router the loads of this moment until the next report."""
@@ -169,7 +172,7 @@ class Dispatcher:
             disk_cached_blocks=partial(self._overlap, DISK),
         )
 
-    def _of_rows(self, column: Any) -> Any:
+    def _of_rows(self, column: NDArray[Any]) -> NDArray[Any]:
         return column if self._everybody else column[self.rows]
 
     def _waiting(self) -> IntArray:

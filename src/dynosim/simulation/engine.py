@@ -67,7 +67,7 @@ def _interrupt(e, q, time, ahead):
 
 @inner
 def _plan_again(e, r, time):
-    """A pass that was planned to start at this very *time* takes in what has arrived since: a copy that took no time."""
+    """A pass that was planned to start at this very *time* takes in what has come since: a copy that took no time."""
     g = leader(e, r)
     if e.rows[g].planned and e.rows[g].now == time and e.limits[0].lanes == 1:
         for row in range(g, g + e.limits[0].ranks):

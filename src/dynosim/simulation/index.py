@@ -2,8 +2,8 @@
 
 An *entry* is one node on one row: how many of its leading blocks the row's KV cache has (``cached``), and how many
 belong to prompts of unfinished requests there (``active``, of ``refs`` requests). The entries of a node are linked, so
-a decision touches only the rows that have a part of the prompt. What a cache gets and loses comes by ``note``, at once or
-with the lag of the router's events; who is sent where, and who has ended, a router knows by itself.
+a decision touches only the rows that have a part of the prompt. What a cache gets and loses comes by ``note``, at once
+or with the lag of the router's events; who is sent where, and who has ended, a router knows by itself.
 
 With predict-on-route an entry also says how many blocks a request that was sent there will leave (``predicted``), which
 is believed until ``expires``.

@@ -79,7 +79,6 @@ class Pool:
             stage_free=np.zeros((self.rows, self.lanes)),
             row_links=network.row_links[role],
             log=np.zeros(LOG_ENTRIES if limits[0]["lag_s"] > 0.0 else 1, state.LOG),
-            **_empty_index(self.rows, self.capacity.blocks, ids),
             net=network.net,
             links=network.links,
             transfers=network.transfers,
@@ -88,7 +87,8 @@ class Pool:
             gap_count=np.zeros(gaps.BINS),
             gap_sum=np.zeros(gaps.BINS),
             gap_range=np.array([math.inf, -math.inf]),
-            **{name: np.ascontiguousarray(getattr(self.tables, name), np.float64) for name in TABLES},
+            **_empty_index(self.rows, self.capacity.blocks, ids),
+            **dict[str, Any]((name, np.ascontiguousarray(getattr(self.tables, name), np.float64)) for name in TABLES),
         )
         self.handle = handle_of(self.engine)
 
@@ -161,9 +161,9 @@ def _empty_caches(
     return caches, table, np.zeros(buckets.sum(), np.int32)
 
 
-def _empty_index(rows: int, blocks: int, ids: IntArray) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a router's index. An entry is of a block in a cache, or of a request's node where it was sent:
-    there are never more than both together, unless requests are predicted to leave nodes in many places."""
+def _empty_index(rows: int, blocks: int, ids: IntArray) -> dict[str, Any]:
+    """Return the arrays of a router's index. An entry is of a block in a cache, or of a request's node where it was
+    sent: there are never more than both together."""
     nodes = int(ids.max(initial=-1)) + 1
     return {
         "entries": np.zeros(min(rows * nodes, rows * min(nodes, blocks) + 2 * len(ids)) + 1, state.ENTRY),

@@ -231,8 +231,8 @@ ENTRY = np.dtype(
     ]
 )
 CACHED, REFERENCED, HOST, DISK = 0, 1, 2, 3
-"""Rows of ``overlap``: blocks of one prompt in each row's KV cache; in use there; and beyond that cache in host memory and
-in the tiers below."""
+"""Rows of ``overlap``: blocks of one prompt in each row's KV cache; in use there; and beyond that cache in host memory
+and in the tiers below."""
 LOG = np.dtype([("time", "f8"), ("key", "i8"), ("cache", "i8"), ("count", "i8")])
 NET = np.dtype([("now", "f8"), ("next", "f8"), ("which", "i8"), ("active", "i8")])
 LINK = np.dtype([("bytes_s", "f8"), ("latency_s", "f8"), ("users", "i8"), ("bytes", "f8")])
@@ -302,7 +302,8 @@ _DTYPES: dict[str, Any] = {
     "running": np.int64, "row_links": np.int64,
 } | dict.fromkeys(("buckets", "held", "entry_buckets", "node_entry"), np.int32)  # fmt: skip
 _TABLES = (
-    "running", "waits", "job_waits", "stage_free", "row_links", "overlap", "decode_context", "decode_s", "prefill_share_s"
+    "running", "waits", "job_waits", "stage_free", "row_links", "overlap",
+    "decode_context", "decode_s", "prefill_share_s",
 )  # fmt: skip
 ENGINE = State(
     "Engine", {name: (np.dtype(_DTYPES.get(name, np.float64)), 2 if name in _TABLES else 1) for name in Engine._fields}

@@ -9,8 +9,8 @@
 Active blocks are those of the prompts of unfinished requests, shared ones counted once; ``excess`` is how much more
 prefill is queued than on the least loaded replica, over the prompt's blocks. The lowest cost wins, ties at random; a
 ``router_temperature`` T > 0 draws from softmax(-cost / ((max - min) T)) instead. In a prefill pool nothing is decoded
-and only the first term counts; in a decode pool nothing is prefilled, prompts share no blocks, and what is cached counts
-where ``decode_overlap_score_credit`` says so.
+and the second term is left out; in a decode pool nothing is prefilled, prompts share no blocks, and what is cached
+counts where ``decode_overlap_score_credit`` says so.
 
 With ``router_queue_threshold`` requests wait at the router while every replica has more than that many passes of
 ``max_num_batched_tokens`` of prefill queued: ``fcfs``, the last one first (``lcfs``), or the shortest uncached prompt
@@ -119,7 +119,13 @@ class KVAware:
 
 
 def choose(
-    weights: Sequence[float], draw: float, tokens: int, block_size: int, rows: Sequence[int], seen: Seen, costs: list[float]
+    weights: Sequence[float],
+    draw: float,
+    tokens: int,
+    block_size: int,
+    rows: Sequence[int],
+    seen: Seen,
+    costs: list[float],
 ) -> int:
     """Return the position in *rows* of the one to send *tokens* to. *seen* has the state of every row, *costs* room for
     as many numbers."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from fixtures import COLUMNS
+from numpy.typing import NDArray
 
 from conformance.recorded import Case, cases
 from dynosim.simulation import simulate
+from simulation.compare import run_oracle
 
 NOT_YET_EQUAL: frozenset[str] = frozenset(
     {
@@ -54,16 +57,36 @@ NOT_YET_EQUAL: frozenset[str] = frozenset(
         "mixed_1-sync",
         "mixed_1-async",
         "mixed_10-async",
+        "mixed_106-sync",
+        "mixed_106-async",
         "mixed_11-sync",
         "mixed_11-async",
         "mixed_12-sync",
         "mixed_12-async",
+        "mixed_126-sync",
+        "mixed_126-async",
+        "mixed_138-sync",
+        "mixed_138-async",
+        "mixed_162-sync",
+        "mixed_162-async",
+        "mixed_197-sync",
+        "mixed_197-async",
         "mixed_2-async",
+        "mixed_226-sync",
+        "mixed_226-async",
         "mixed_3-async",
+        "mixed_380-sync",
+        "mixed_380-async",
         "mixed_4-async",
+        "mixed_412-sync",
+        "mixed_412-async",
         "mixed_5-async",
+        "mixed_548-sync",
+        "mixed_548-async",
         "mixed_6-sync",
         "mixed_6-async",
+        "mixed_623-sync",
+        "mixed_623-async",
         "mixed_7-async",
         "mixed_8-sync",
         "mixed_8-async",
@@ -117,17 +140,25 @@ NOT_YET_EQUAL: frozenset[str] = frozenset(
 """Cases in which the simulator is known to decide differently."""
 
 
+def _differences(case: Case, found: dict[str, NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
+    """Return what differs: (recorded, found) of each request and column."""
+    names = list(COLUMNS)
+    return {
+        f"request {i} {names[k]}": (case.recorded[names[k]][i], found[names[k]][i])
+        for i, k in np.argwhere(~case.equal(found))
+    }
+
+
 @pytest.mark.parametrize("case", list(cases("vllm")), ids=lambda case: case.name)
 def test_decides_as_vllm(case: Case) -> None:
-    found = case.simulated(simulate)
-    equal = case.equal(found)
+    differ = _differences(case, case.simulated(simulate))
     if case.name in NOT_YET_EQUAL:
-        assert not equal.all(), "equal now: remove it from NOT_YET_EQUAL"
-        return
-    differ = {
-        f"request {i} {name}": (case.recorded[name][i], found[name][i])
-        for column, name in enumerate(COLUMNS)
-        for i in range(len(equal))
-        if not equal[i, column]
-    }
-    assert differ == {}
+        assert differ, "equal now: remove it from NOT_YET_EQUAL"
+    else:
+        assert differ == {}
+
+
+@pytest.mark.parametrize("case", [case for case in cases("vllm") if "mixed" in case.name], ids=lambda case: case.name)
+def test_the_oracle_decides_as_vllm(case: Case) -> None:
+    found = case.simulated(lambda deployment, workload: run_oracle(deployment, workload)[0])
+    assert _differences(case, found) == {}

@@ -129,10 +129,11 @@ def blocks_are_conserved(done: Run) -> None:
             slots = e.slots[cache["slot_base"] + 1 : cache["slots_used"] + 1]
             held = e.jobs["own"][np.isin(e.jobs["row"], np.flatnonzero(e.rows["cache"] == row))].sum()
             free = _queue(e, cache)
-            assert sum(e.slots["count"][free]) == cache["free_blocks"]
+            assert sum(e.slots["count"][free]) + cache["empty"] == cache["free_blocks"]
             assert len(set(free)) == len(free)
             assert not e.slots["refs"][free].any()
             used = slots[slots["refs"] > 0]["count"].sum()
+            assert (e.slots["key"][free] < 0).sum() + (slots["key"][slots["refs"] > 0] < 0).sum() == cache["copies"]
             assert used + held + cache["free_blocks"] == pool.capacity.blocks, "blocks are lost"
             # At a stop, copies to lower tiers may still be on their way.
             drained = idle and math.isinf(done.workload.end_s)

@@ -922,11 +922,10 @@ class Oracle:
         """Return (node, first block, blocks) of what lower tiers move as a whole."""
         if not self.lim["tiers"]:
             return []
-        ids = self.e.hash_ids[row["hash_start"] : row["hash_start"] + row["hash_count"]].tolist()
-        size, width = int(self.lim["block_size"]), int(self.lim["hash_tokens"])
-        starts = [i * width for i in range(len(ids))]
-        whole = [max(min(width, int(row["hashed"]) - start), 0) // size for start in starts]
-        return [(key, start // size, n) for key, start, n in zip(ids, starts, whole, strict=True) if n]
+        ids = self.e.hash_ids[row["hash_start"] : row["hash_start"] + row["hash_count"]].tolist()[:-1]  # not its own
+        blocks = self.e.node_blocks[ids].tolist()
+        starts = np.cumsum([0, *blocks]).tolist()
+        return [(key, start, n) for key, start, n in zip(ids, starts, blocks, strict=False) if n]
 
     def decode_tokens(self, job: Job) -> int:
         """Tokens of a decode in one pass; drafts need a token to start from."""

@@ -60,16 +60,28 @@ def leave_batch(e, r, i):
 
 
 @inner
-def preempt(e, r, i):
-    """Take the blocks of the *i*-th running job away: all of it is to be computed again. Returns the job."""
+def known_tokens(e, j):
+    """Computed tokens of job *j* that its engine knows: one that chooses ahead has not seen the last decode's yet."""
+    job = e.jobs[j]
+    return job.ctx - (e.limits[0].overlap > 0 and not job.prefilling and not job.fresh)
+
+
+@inner
+def preempt(e, r, i, tokens):
+    """Take the blocks of the *i*-th running job away, *tokens* tokens of which are hashed: all of it is to be computed
+    again, unless it has ended. Returns the job."""
     rep = e.rows[r]
     j = e.running[r, i]
     job = e.jobs[j]
     leave_batch(e, r, i)
-    kv_cache.register(e, rep.cache, j, job.ctx)
+    kv_cache.register(e, rep.cache, j, tokens)
     kv_cache.release(e, rep.cache, j)
-    job.ctx = job.chunk = job.prefilling = 0
     job.preemptions += 1
+    if job.ended:
+        job.ended = 0
+        rep.n_ended -= 1
+        return j
+    job.ctx = job.chunk = job.prefilling = 0
     job.visible = rep.now
     if math.isnan(job.preempted_at):
         job.preempted_at = rep.now
@@ -124,7 +136,7 @@ def wanted(e, j, tokens):
 def hold(e, r, j, matched, hit, tokens):
     """Give job *j* the matched nodes and new blocks up to *tokens* tokens."""
     job, c = e.jobs[j], e.rows[r].cache
-    kv_cache.hold(e, c, j, matched)
+    kv_cache.hold(e, c, j, matched, hit // e.limits[0].block_size)
     need = blocks_of(e, tokens) - hit // e.limits[0].block_size
     kv_cache.take(e, c, need)
     job.own, job.blocks = need, need + hit // e.limits[0].block_size
@@ -185,7 +197,7 @@ def start(e, r, j, hit, chunk):
     elif job.generated == 0 and not math.isnan(job.preempted_at):
         job.preempted_prefill_s += rep.now - job.preempted_at
         job.preempted_at = math.nan
-    job.ctx, job.chunk, job.prefilling, job.kv = hit, chunk, 1, LOCAL
+    job.ctx, job.chunk, job.prefilling, job.fresh, job.kv = hit, chunk, 1, 0, LOCAL
     kv_cache.register(e, rep.cache, j, hit + chunk)
 
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import types
 
-from dynosim.simulation import index, kv_cache, queues, sglang, tiers, vllm
+from dynosim.simulation import admission, index, kv_cache, queues, sglang, tiers, vllm
 from dynosim.simulation.admission import blocks_of, cache_of, emit, grow
 from dynosim.simulation.compiled import inner, unit
 from dynosim.simulation.gaps import record_gaps
@@ -119,8 +119,7 @@ def _passes_with_blocks(e, r, passes):
 @inner
 def _row_growth_evicts(e, r, passes):
     """Whether *passes* decode passes of row *r* may take blocks that hold a prefix."""
-    head = e.slots[cache_of(e, r).lru_head]
-    return head.key >= 0 or head.count < e.rows[r].n_decode * blocks_of(e, passes)
+    return cache_of(e, r).empty < e.rows[r].n_decode * blocks_of(e, passes)
 
 
 @inner
@@ -156,6 +155,26 @@ def _wait_reason(e, r, short):
         queue.reason = PREFILL_BUSY if rep.prefill_tokens > 0 else DECODE_BUSY
 
 
+@inner
+def _let_ended_leave(e, r):
+    """Those that the pass before has ended leave now that the next one is chosen (vLLM ``step_with_batch_queue``)."""
+    rep, kept = e.rows[r], 0
+    if rep.n_ended == 0:
+        return
+    for i in range(rep.n_running):
+        j = e.running[r, i]
+        if e.jobs[j].ended:
+            e.jobs[j].ended = 0
+            kv_cache.register(e, rep.cache, j, e.jobs[j].ctx)
+            if not e.limits[0].hold:
+                kv_cache.release(e, rep.cache, j)
+        else:
+            e.running[r, kept] = j
+            kept += 1
+    rep.n_left += rep.n_ended
+    rep.n_running, rep.n_ended = kept, 0
+
+
 @unit(types.int64(ENGINE, types.int64, types.float64, types.float64))
 def _choose(e, r, now, seen):
     """Let row *r*, to which those who came by *seen* are known, choose its next pass; returns how many decode passes
@@ -165,6 +184,8 @@ def _choose(e, r, now, seen):
     e.limits[0].clock = now
     queues.look(e, rep.queue, now, seen)
     preempted, short = sglang.schedule(e, r) if e.limits[0].scheduler == SGLANG else vllm.schedule(e, r)
+    rep.n_left = preempted
+    _let_ended_leave(e, r)
     left = _count_batch(e, r)
     _wait_reason(e, r, short)
     if rep.n_decode == 0 or rep.prefill_tokens > 0:
@@ -173,6 +194,8 @@ def _choose(e, r, now, seen):
         return 1
     if e.limits[0].batch_wait_iters > 0 and e.rows[rep.queue].wait_head != NONE:
         return 1  # it counts passes
+    if rep.n_left > 0 and e.rows[rep.queue].wait_head != NONE:
+        return 1  # who waits may have their places in the pass after this one
     looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
     if looks and _row_growth_evicts(e, r, left):
         return 1  # the router's index, or the choice of who is next, depends on what is evicted when
@@ -201,17 +224,37 @@ def some_more(e, g, passes, ahead, most, seconds):
     return passes, run_decodes(e, g, passes, math.inf, 0)[1]
 
 
+@inner
+def _choose_together(e, g, now, seen):
+    """Let the rows that start with *g* choose. Returns (decode passes nothing can change in, decodes, prompt tokens,
+    whether to choose again: nothing is in the pass, but somebody has left. vLLM then waits for the pass on its way)."""
+    passes, decodes, prefill, left = np.int64(1 << 60), np.int64(0), np.int64(0), np.int64(0)
+    for r in range(g, g + e.limits[0].ranks):
+        passes = min(passes, _choose(e, r, now, seen))
+        rep = e.rows[r]
+        decodes, prefill, left = decodes + rep.n_decode, prefill + rep.prefill_tokens, left + rep.n_left
+    return passes, decodes, prefill, decodes + prefill == 0 and left > 0
+
+
+@inner
+def _has_requests(e, g):
+    """Whether somebody runs or waits on the rows that start with *g*: without, the next arrival starts their pass."""
+    requests = False
+    for r in range(g, g + e.limits[0].ranks):
+        requests |= e.rows[r].n_running > 0 or e.rows[e.rows[r].queue].wait_head != NONE
+    return requests
+
+
 @unit(types.void(ENGINE, types.int64))
 def plan(e, g):
     """Schedule the next pass of the rows that start with *g*, or their next run of pure decode passes."""
     now, lim = start_together(e, g), e.limits[0]
-    passes, decodes, prefill, slowest, arrival = 1 << 60, 0, 0, 0.0, math.inf
-    seen = _seen_until(e, g, now)
+    passes, decodes, prefill, again = _choose_together(e, g, now, _seen_until(e, g, now))
+    while again:
+        passes, decodes, prefill, again = _choose_together(e, g, now, now)
+    slowest, arrival, end = 0.0, math.inf, math.inf
     for r in range(g, g + lim.ranks):
-        passes = min(passes, _choose(e, r, now, seen))
-        decodes, prefill = decodes + e.rows[r].n_decode, prefill + e.rows[r].prefill_tokens
         arrival = min(arrival, next_arrival(e, r))
-    end = math.inf
     if prefill > 0 or (decodes > 0 and (lim.lanes > 1 or lim.tokens_per_decode > 1)):
         slowest = pass_time_together(e, g, prefill)
         passes, end = 1, through_stages(e, g, now, slowest) if lim.lanes > 1 else now + slowest
@@ -224,7 +267,7 @@ def plan(e, g):
         end = now + seconds
     for r in range(g, g + lim.ranks):
         rep = e.rows[r]
-        rep.planned, rep.passes_planned, rep.end = 1, passes, end
+        rep.planned, rep.passes_planned, rep.end = end < math.inf or _has_requests(e, g), passes, end
         rep.stall_planned = stall(e, r, slowest) if prefill > 0 else 0.0
 
 
@@ -238,30 +281,39 @@ def _finish(e, r, j):
     job.stall_s += rep.stalled - job.stall_mark
     rep.full = 0
     rep.finished += 1
-    kv_cache.register(e, rep.cache, j, job.ctx)
+    kv_cache.register(e, rep.cache, j, admission.known_tokens(e, j))
     tiers.store(e, r, j, rep.end)
     if not lim.hold:
-        let_go(e, r, j, rep.end)
+        _answered(e, r, j, rep.end)
+        if not lim.overlap:
+            kv_cache.release(e, rep.cache, j)
     if lim.watch:
         emit(e, rep.end, PREFILL_DONE if lim.hold else FINISHED, j)
 
 
 @inner
-def let_go(e, r, j, time):
-    """Job *j* needs nothing of its row any more."""
+def _answered(e, r, j, time):
+    """The router counts job *j* to row *r* no more."""
     owner = e.rows[e.rows[r].queue]
     index.leave(e, e.rows[r].queue, j)
-    kv_cache.release(e, owner.cache, j)
     owner.outstanding -= 1
     owner.kv_load -= e.jobs[j].input
     owner.left = max(owner.left, time)
 
 
 @inner
+def let_go(e, j, time):
+    """Job *j* of a pool that holds what it has computed needs nothing of its row any more."""
+    r = e.jobs[j].row
+    _answered(e, r, j, time)
+    kv_cache.release(e, e.rows[r].cache, j)
+
+
+@inner
 def _token(e, r, j):
     """A prompt (or a recomputed context) has caught up: its token comes out at the end of the pass."""
     rep, job = e.rows[r], e.jobs[j]
-    job.prefilling = 0
+    job.prefilling, job.fresh = 0, 1
     job.stall_mark = rep.stalled
     job.generated += 1
     e.rows[rep.queue].prefill_load -= job.prefill_load
@@ -310,6 +362,7 @@ def _commit_decodes(e, r):
             _show_gap(e, j, rep.end)
         job.ctx += k
         job.generated += k
+        job.fresh = 0
         grow(e, r, j, job.ctx)
     rep.ratio_steps += k
 
@@ -352,6 +405,7 @@ def _decode_once(e, r, j):
         record_gaps(e.gap_count, e.gap_sum, e.gap_range, 0.0, 0.0, 1, tokens - 1)
     job.ctx += tokens
     job.generated += tokens
+    job.fresh = 0
 
 
 @inner
@@ -418,13 +472,16 @@ def _is_run(e, g):
 
 @inner
 def _clear_out(e, r):
-    """Let finished requests leave, in batch order, and get ready for the next plan."""
-    rep, kept = e.rows[r], 0
+    """Let finished requests leave, in batch order, or stay until the next pass is chosen; get ready for it."""
+    rep, kept, late = e.rows[r], 0, e.limits[0].overlap
     for i in range(rep.n_running):
         j = e.running[r, i]
-        if e.jobs[j].generated >= e.jobs[j].output:
+        ended = e.jobs[j].generated >= e.jobs[j].output
+        if ended:
             _finish(e, r, j)
-        else:
+            e.jobs[j].ended = late
+            rep.n_ended += late
+        if late or not ended:
             e.running[r, kept] = j
             kept += 1
     rep.n_running = kept

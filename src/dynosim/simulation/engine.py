@@ -77,7 +77,8 @@ def _plan_again(e, r, time):
 @inner
 def _queue(e, r, j, time):
     rep, job, lim = e.rows[r], e.jobs[j], e.limits[0]
-    job.visible, job.row = time, r
+    job.visible = job.arrived = time
+    job.row = r
     job.key = job.static_key + (time if lim.key_adds_time else 0.0)
     rep.outstanding += 1
     rep.kv_load += job.input
@@ -103,7 +104,7 @@ def _land(e, prefill, j, time):
     queues.push_front(e, e.rows[r].queue, j)
     _interrupt(e, e.rows[r].queue, time, 0)
     _plan_again(e, r, time)
-    let_go(prefill, there.row, j, time)
+    let_go(prefill, j, time)
     _interrupt(prefill, prefill.rows[there.row].queue, time, 0)
 
 
@@ -290,7 +291,7 @@ def release(handle, j, time):
     """Free the blocks of a finished prefill that hands nothing off."""
     e = open_engine(handle)
     r = e.jobs[j].row
-    let_go(e, r, j, time)
+    let_go(e, j, time)
     _interrupt(e, e.rows[r].queue, time, 0)
 
 
@@ -396,12 +397,12 @@ def route(handle, rows: Ints, weights: Floats, draw: float, j, time):
 
 @inner
 def _empty(e, c):
-    """Cache *c* holds nothing: one slot of all its blocks, without content."""
+    """Cache *c* holds nothing."""
     cache = e.caches[c]
     e.buckets[cache.bucket_base : cache.bucket_base + cache.bucket_mask + 1] = 0
-    cache.lru_head = cache.lru_tail = cache.slot_head = cache.free_blocks = 0
+    cache.lru_head = cache.lru_tail = cache.slot_head = cache.copies = 0
     cache.slots_used = cache.slot_base
-    kv_cache.give(e, cache, cache.num_blocks)
+    cache.empty = cache.free_blocks = cache.num_blocks
 
 
 @inner
@@ -442,7 +443,8 @@ def _lose(e, r, j, time):
     if job.generated > 0 and math.isnan(job.gap_from):
         job.gap_from = rep.last_end
     e.held[job.hash_start : job.hash_start + job.hash_count] = 0
-    job.ctx = job.chunk = job.prefilling = job.blocks = job.own = job.nodes = job.prefill_load = 0
+    job.ctx = job.chunk = job.prefilling = job.prefill_load = 0
+    job.blocks = job.own = job.nodes = job.before = job.filled = 0
     job.storing = job.loading = 0
     if job.kv == LANDED:
         job.kv, job.preempted_at = LOCAL, time
@@ -487,7 +489,7 @@ def _off(e, r, time):
         queues.look(e, r, time, time)
         while rep.wait_head != NONE:
             queues.leave(e, r, NONE, rep.wait_head)
-    rep.n_running = rep.n_waiting = rep.n_arriving = rep.planned = rep.full = 0
+    rep.n_running = rep.n_ended = rep.n_waiting = rep.n_arriving = rep.planned = rep.full = 0
     rep.arrive_head = rep.arrive_tail = rep.wait_tail = NONE
     rep.outstanding = rep.prefill_load = rep.kv_load = rep.reserved_blocks = 0
     rep.now, rep.end = time, math.inf
@@ -502,7 +504,10 @@ def crash(handles, pool, replica, time):
     _break_off(handles, pool, first, end, time)
     for r in range(first, end):
         for i in range(e.rows[r].n_running):
-            _lose(e, r, e.running[r, i], time)
+            if e.jobs[e.running[r, i]].ended:
+                e.jobs[e.running[r, i]].ended = 0
+            else:
+                _lose(e, r, e.running[r, i], time)
         _off(e, r, time)
     for j in range(len(e.jobs)):
         job = e.jobs[j]
@@ -532,7 +537,8 @@ def restart(handle, j):
     e = open_engine(handle)
     job, begun = e.jobs[j], e.jobs[j].scheduled
     e.held[job.hash_start : job.hash_start + job.hash_count] = 0
-    job.generated = job.ctx = job.chunk = job.prefilling = job.blocks = job.own = job.nodes = job.prefill_load = 0
+    job.generated = job.ctx = job.chunk = job.prefilling = job.prefill_load = 0
+    job.blocks = job.own = job.nodes = job.before = job.filled = 0
     job.named = job.stored = job.storing = job.loading = 0
     job.preempted_prefill_s = job.preempted_decode_s = job.stall_s = 0.0
     job.first = job.second = job.last = job.landed = job.gap_from = job.preempted_at = math.nan

@@ -151,10 +151,10 @@ def _prompt_blocks(e, j):
 @inner
 def _shared_blocks(e, j, i, before):
     """Blocks of the prompt of job *j* in its node *i*, which *before* others precede; 0 if nobody else can have it."""
-    job, lim = e.jobs[j], e.limits[0]
+    job = e.jobs[j]
     if i >= job.hash_count or e.hash_ids[job.hash_start + i] >= len(e.node_entry):
         return 0
-    return min(_prompt_blocks(e, j) - before, lim.hash_tokens // lim.block_size)
+    return min(_prompt_blocks(e, j) - before, e.node_blocks[e.hash_ids[job.hash_start + i]])
 
 
 @inner

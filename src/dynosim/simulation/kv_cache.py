@@ -1,18 +1,23 @@
-"""KV blocks: allocation, sharing by prompt prefix, LRU eviction. Compiled.
+"""KV blocks: allocation, sharing by prefix, LRU eviction, as vLLM's ``BlockPool`` and ``KVCacheManager``. Compiled.
 
-vLLM hashes every full block of ``block_size`` tokens together with the block before it. Traces name larger nodes
-(often 512 tokens), whose blocks share one fate, so a *slot* stands for a run of blocks:
+vLLM hashes every full block of ``block_size`` tokens together with the block before it. Blocks of one prefix node
+(``nodes``) share one fate, so a *slot* stands for a run of them:
 
-    key >= 0   the blocks of one prompt node, in order; ``count`` of them are still there
-    key == -1  blocks without content, in the free queue only
+    key >= 0   blocks of node *key* that a lookup finds
+    key < 0    copies of blocks of node -2 - *key*, from its block ``at`` on: computed although equal ones were there,
+               hashed as well, found once those are evicted
 
-A slot with references is in use. A slot without lies in the free queue, oldest first. Taking blocks eats the queue from
-the head, and a node from its tail (as vLLM, which frees a request's blocks last block first), so what is left of a
-node is always a prefix of it. Blocks of a request that nobody else can use are only counted (``own``). Always, in the
-cache of a row:
+A node has one slot as a rule. Where a request holds only the first blocks of a node, those and the rest are slots of
+their own, linked in order by ``more``; so are the copies of a node. A request remembers how many leading blocks of each
+of its nodes it holds (``held``); what it has computed beyond them belongs to it as ``owner``.
 
-    sum of all slots' counts + sum of all requests' own blocks = num_blocks
-    free_blocks = sum of the counts in the queue
+A slot with references is in use. A slot without lies in the free queue, oldest first, behind all blocks without
+content (``empty``): blocks are freed to the queue's head when they have no hash and to its tail when they have one, a
+request's last block first. Taking blocks eats the queue from its head, and a slot from its tail. Blocks of a request
+that have no hash yet are only counted (``own``). Always, in the cache of a row:
+
+    empty + sum of all slots' counts + sum of all requests' own blocks = num_blocks
+    free_blocks = empty + sum of the counts in the queue
 
 Lower tiers (``tiers``) are caches of the same kind without references. Slots are numbered through all caches; slot 0 is
 the null slot. What is found where, the router hears by ``index.note``.
@@ -24,6 +29,7 @@ import numpy as np
 
 from dynosim.simulation.compiled import inner
 from dynosim.simulation.index import note
+from dynosim.simulation.state import NONE
 
 # -------------------------------------------------------------------------------------------------------------- slots
 
@@ -35,8 +41,14 @@ def _bucket(cache, key):
 
 
 @inner
+def _copies(key):
+    """Key of the copies of node *key*."""
+    return -2 - key
+
+
+@inner
 def find(e, cache, key):
-    """Return the slot of node *key*, or 0."""
+    """Return the first slot of *key*, or 0."""
     s = np.int64(e.buckets[_bucket(cache, key)])
     while s != 0 and e.slots[s].key != key:
         s = e.slots[s].chain
@@ -44,8 +56,17 @@ def find(e, cache, key):
 
 
 @inner
-def new_slot(e, cache, key, count):
-    """Return a slot of *count* blocks, outside the queue; node *key* is found there if it is not -1."""
+def blocks_from(e, s):
+    """Blocks of slot *s* and those that follow it in its node."""
+    blocks = 0
+    while s != 0:
+        blocks += e.slots[s].count
+        s = e.slots[s].more
+    return blocks
+
+
+@inner
+def _unused_slot(e, cache, count, refs):
     s = cache.slot_head
     if s != 0:
         cache.slot_head = e.slots[s].next
@@ -53,28 +74,64 @@ def new_slot(e, cache, key, count):
         cache.slots_used += 1
         s = cache.slots_used
     slot = e.slots[s]
-    slot.key, slot.count, slot.refs, slot.prev, slot.next = key, count, 0, 0, 0
-    if key >= 0:
+    slot.count, slot.refs, slot.prev, slot.next, slot.at, slot.owner = count, refs, 0, 0, 0, NONE
+    return s
+
+
+@inner
+def _link(e, cache, key, s):
+    """Make slot *s* the last one of *key*."""
+    slot, last = e.slots[s], find(e, cache, key)
+    slot.key, slot.more = key, 0
+    cache.copies += key < 0
+    if last == 0:
         b = _bucket(cache, key)
         slot.chain = e.buckets[b]
         e.buckets[b] = s
+        return
+    while e.slots[last].more != 0:
+        last = np.int64(e.slots[last].more)
+    e.slots[last].more = s
+
+
+@inner
+def _unlink(e, cache, s):
+    """Take slot *s* out of those of its key."""
+    slot = e.slots[s]
+    first = find(e, cache, slot.key)
+    cache.copies -= slot.key < 0
+    if first != s:
+        while e.slots[first].more != s:
+            first = np.int64(e.slots[first].more)
+        e.slots[first].more = slot.more
+        return
+    after = np.int64(slot.chain)
+    if slot.more != 0:
+        after = np.int64(slot.more)
+        e.slots[after].chain = slot.chain
+    b = _bucket(cache, slot.key)
+    if e.buckets[b] == s:
+        e.buckets[b] = after
+    else:
+        p = np.int64(e.buckets[b])
+        while e.slots[p].chain != s:
+            p = np.int64(e.slots[p].chain)
+        e.slots[p].chain = after
+
+
+@inner
+def new_slot(e, cache, key, count):
+    """Return a slot of *count* blocks, the last one of *key*, outside the queue."""
+    s = _unused_slot(e, cache, count, np.int64(0))
+    _link(e, cache, key, s)
     return s
 
 
 @inner
 def drop_slot(e, cache, s):
-    """Forget an empty slot that is out of the queue."""
-    slot = e.slots[s]
-    if slot.key >= 0:
-        b = _bucket(cache, slot.key)
-        if e.buckets[b] == s:
-            e.buckets[b] = slot.chain
-        else:
-            p = e.buckets[b]
-            while e.slots[p].chain != s:
-                p = e.slots[p].chain
-            e.slots[p].chain = slot.chain
-    slot.next = cache.slot_head
+    """Forget slot *s*, which is out of the queue."""
+    _unlink(e, cache, s)
+    e.slots[s].next = cache.slot_head
     cache.slot_head = s
 
 
@@ -92,7 +149,8 @@ def enqueue(e, cache, s):
 
 
 @inner
-def _unlink(e, cache, s):
+def dequeue(e, cache, s):
+    """Take slot *s* out of the free queue."""
     slot = e.slots[s]
     if slot.prev != 0:
         e.slots[slot.prev].next = slot.next
@@ -102,65 +160,133 @@ def _unlink(e, cache, s):
         e.slots[slot.next].prev = slot.prev
     else:
         cache.lru_tail = slot.prev
+    cache.free_blocks -= slot.count
 
 
 @inner
-def dequeue(e, cache, s):
-    """Take slot *s* out of the free queue. Runs without content that now touch become one, which bounds the slots."""
+def _split(e, cache, s, count):
+    """Make two slots of slot *s*, the first of *count* blocks; in the queue the second stands just before it."""
     slot = e.slots[s]
-    before, after = slot.prev, slot.next
-    _unlink(e, cache, s)
-    cache.free_blocks -= slot.count
-    if before != 0 and after != 0 and e.slots[before].key < 0 and e.slots[after].key < 0:
-        e.slots[before].count += e.slots[after].count
-        _unlink(e, cache, after)
-        drop_slot(e, cache, after)
+    t = _unused_slot(e, cache, slot.count - count, slot.refs)
+    rest = e.slots[t]
+    rest.key, rest.owner, rest.at, rest.more = slot.key, slot.owner, slot.at + count, slot.more
+    slot.count, slot.more = count, t
+    cache.copies += slot.key < 0
+    if slot.refs == 0:
+        rest.prev, rest.next, slot.prev = slot.prev, s, t
+        if rest.prev != 0:
+            e.slots[rest.prev].next = t
+        else:
+            cache.lru_head = t
 
 
 # ------------------------------------------------------------------------------------------------------------- blocks
 
 
 @inner
-def give(e, cache, blocks):
-    """Return *blocks* without content to the free queue."""
-    if blocks == 0:
-        return
-    tail = cache.lru_tail
-    if tail != 0 and e.slots[tail].key < 0:
-        e.slots[tail].count += blocks
-        cache.free_blocks += blocks
-    else:
-        enqueue(e, cache, new_slot(e, cache, -1, blocks))
+def give(cache, blocks):
+    """Return *blocks* without content to the head of the free queue."""
+    cache.empty += blocks
+    cache.free_blocks += blocks
 
 
 @inner
 def take(e, c, blocks):
     """Take *blocks* from the head of the free queue of cache *c*, evicting what they held. They exist."""
     cache = e.caches[c]
+    n = min(cache.empty, blocks)
+    cache.empty -= n
+    cache.free_blocks -= n
+    blocks -= n
     while blocks > 0:
-        s = cache.lru_head
-        slot = e.slots[s]
-        n = min(slot.count, blocks)
+        n = min(np.int64(e.slots[cache.lru_head].count), blocks)
         blocks -= n
-        if slot.key >= 0:
-            cache.evicted += n
-            note(e, c, slot.key, slot.count - n)
-        if n < slot.count:
-            slot.count -= n
-            cache.free_blocks -= n
-        else:
-            dequeue(e, cache, s)
-            drop_slot(e, cache, s)
-
-
-# ------------------------------------------------------------------------------------------------------------- prompts
+        _evict(e, c, cache.lru_head, n)
 
 
 @inner
-def node_blocks(e, tokens, i):
-    """Full blocks of node *i* within the first *tokens* tokens."""
-    lim = e.limits[0]
-    return max(min(lim.hash_tokens, tokens - i * lim.hash_tokens), 0) // lim.block_size
+def _evict(e, c, s, blocks):
+    """Take the last *blocks* blocks of slot *s*, which is in the free queue."""
+    cache, slot = e.caches[c], e.slots[s]
+    key = np.int64(slot.key)
+    cache.evicted += blocks
+    if slot.more != 0 and key >= 0:
+        _detach(e, cache, s)
+    if blocks < slot.count:
+        slot.count -= blocks
+        cache.free_blocks -= blocks
+    else:
+        dequeue(e, cache, s)
+        drop_slot(e, cache, s)
+    if key >= 0:
+        _promote(e, cache, key)
+        note(e, c, key, blocks_from(e, find(e, cache, key)))
+
+
+@inner
+def _detach(e, cache, s):
+    """The slots that follow slot *s* in its node are copies from now on: no lookup gets there."""
+    key = np.int64(e.slots[s].key)
+    at = blocks_from(e, find(e, cache, key)) - blocks_from(e, s) + e.slots[s].count
+    while e.slots[s].more != 0:
+        t = np.int64(e.slots[s].more)
+        _unlink(e, cache, t)
+        _link(e, cache, _copies(key), t)
+        e.slots[t].at = at
+        at += e.slots[t].count
+
+
+@inner
+def _promote(e, cache, key):
+    """Let lookups of node *key* go on in copies of the blocks that follow what they find."""
+    while cache.copies > 0:
+        blocks, s = blocks_from(e, find(e, cache, key)), find(e, cache, _copies(key))
+        while s != 0 and not e.slots[s].at <= blocks < e.slots[s].at + e.slots[s].count:
+            s = np.int64(e.slots[s].more)
+        if s == 0:
+            return
+        if e.slots[s].at < blocks:
+            _split(e, cache, s, blocks - e.slots[s].at)
+            s = np.int64(e.slots[s].more)
+        _unlink(e, cache, s)
+        _link(e, cache, key, s)
+
+
+@inner
+def pin(e, cache, key, blocks):
+    """Take one reference to the first *blocks* blocks of node *key*."""
+    s = find(e, cache, key)
+    while blocks > 0:
+        if e.slots[s].count > blocks:
+            _split(e, cache, s, blocks)
+        if e.slots[s].refs == 0:
+            dequeue(e, cache, s)
+        e.slots[s].refs += 1
+        blocks -= e.slots[s].count
+        s = np.int64(e.slots[s].more)
+
+
+@inner
+def unpin(e, cache, key, blocks):
+    """Give one reference to the first *blocks* blocks of node *key* up, the last block first."""
+    first = find(e, cache, key)
+    while blocks > 0:
+        s, before = first, np.int64(e.slots[first].count)
+        while before < blocks:
+            s = np.int64(e.slots[s].more)
+            before += e.slots[s].count
+        blocks -= e.slots[s].count
+        _let_go(e, cache, s)
+
+
+@inner
+def _let_go(e, cache, s):
+    e.slots[s].refs -= 1
+    if e.slots[s].refs == 0:
+        enqueue(e, cache, s)
+
+
+# ------------------------------------------------------------------------------------------------------------ prefixes
 
 
 @inner
@@ -171,80 +297,127 @@ def match(e, c, j, tokens):
     Returns (tokens hit, nodes matched, blocks that holding them would take out of the free queue).
     """
     job, lim, cache, hit, pinned, i = e.jobs[j], e.limits[0], e.caches[c], 0, 0, 0
-    if not lim.caching:
-        return 0, 0, 0
-    limit = min(tokens, job.hashed)
-    while i < job.hash_count:
-        s = find(e, cache, e.hash_ids[job.hash_start + i])
-        if s == 0:
+    most = (tokens - 1) // lim.block_size
+    while i < job.hash_count and hit < most:
+        key, found = e.hash_ids[job.hash_start + i], 0
+        s = find(e, cache, key)
+        while s != 0 and hit < most:
+            slot = e.slots[s]
+            n = min(slot.count, most - hit)
+            pinned += n if slot.refs == 0 else 0
+            hit, found, s = hit + n, found + n, np.int64(slot.more)
+        i += found > 0
+        if found < e.node_blocks[key]:
             break
-        slot, full = e.slots[s], node_blocks(e, limit, i)
-        if full == 0:
-            break
-        hit += min(slot.count, full) * lim.block_size
-        pinned += slot.count if slot.refs == 0 else 0
-        i += 1
-        if slot.count < full:
-            break
-    return min(hit, (tokens - 1) // lim.block_size * lim.block_size), i, pinned
+    return hit * lim.block_size, i, pinned
 
 
 @inner
-def hold(e, c, j, nodes):
-    """Reference the first *nodes* matched nodes; the last may have lost its tail."""
+def hold(e, c, j, nodes, blocks):
+    """Reference the first *blocks* blocks of job *j*, which *nodes* nodes were found to have."""
     job, cache = e.jobs[j], e.caches[c]
+    job.nodes = job.before = job.filled = 0
     for i in range(nodes):
-        s = find(e, cache, e.hash_ids[job.hash_start + i])
-        slot = e.slots[s]
-        if slot.refs == 0:
-            dequeue(e, cache, s)
-        slot.refs += 1
-        e.held[job.hash_start + i] = s
-    job.nodes = nodes
-    if nodes > 0:
-        last = e.slots[e.held[job.hash_start + nodes - 1]]
-        job.nodes -= last.count < node_blocks(e, job.hashed, nodes - 1)
+        key = e.hash_ids[job.hash_start + i]
+        n = min(blocks - job.before, e.node_blocks[key])
+        pin(e, cache, key, n)
+        e.held[job.hash_start + i] = n
+        _fill(e, j, n)
+
+
+@inner
+def _fill(e, j, blocks):
+    """Job *j* has computed, or found, *blocks* blocks of its current node."""
+    job = e.jobs[j]
+    full = e.node_blocks[e.hash_ids[job.hash_start + job.nodes]]
+    job.filled = blocks
+    if blocks == full:
+        job.nodes += 1
+        job.before += full
+        job.filled = 0
 
 
 @inner
 def register(e, c, j, tokens):
-    """Share the full blocks among the first *tokens* tokens of job *j*, unless equal ones are there already."""
-    job, lim, cache = e.jobs[j], e.limits[0], e.caches[c]
-    if not lim.caching:
-        return
-    while job.nodes < job.hash_count and job.nodes * lim.hash_tokens < tokens:
-        i, full = job.hash_start + job.nodes, node_blocks(e, job.hashed, job.nodes)
-        done = min((tokens - job.nodes * lim.hash_tokens) // lim.block_size, full)
-        s = np.int64(e.held[i])
-        if s == 0 and done > 0 and find(e, cache, e.hash_ids[i]) == 0:
-            s = new_slot(e, cache, e.hash_ids[i], np.int64(0))
-            e.held[i], e.slots[s].refs = s, 1
-        if s != 0 and done > e.slots[s].count:
-            job.own -= done - e.slots[s].count
-            e.slots[s].count = done
-            note(e, c, e.hash_ids[i], done)
-        if done < full:
+    """Hash the full blocks among the first *tokens* tokens of job *j*."""
+    job, lim = e.jobs[j], e.limits[0]
+    while job.nodes < job.hash_count:
+        i = job.hash_start + job.nodes
+        full = np.int64(e.node_blocks[e.hash_ids[i]])
+        done = min(tokens // lim.block_size - job.before, full)
+        if done < job.filled or (done == job.filled and done < full):
             break
-        job.nodes += 1
+        if done > job.filled:
+            _hash(e, c, j, i, done)
+        _fill(e, j, done)
+        if job.filled > 0:
+            break
     job.named = max(job.named, job.nodes)
 
 
 @inner
-def release(e, c, j):
-    """Give up all blocks of job *j*: its own first, then its nodes from the last to the first."""
-    job, cache = e.jobs[j], e.caches[c]
-    give(e, cache, job.own)
-    for i in range(job.hash_start + job.hash_count - 1, job.hash_start - 1, -1):
-        s = np.int64(e.held[i])
-        if s != 0:
-            e.held[i] = 0
-            unpin(e, cache, s)
-    job.own = job.blocks = job.nodes = 0
+def _hash(e, c, j, i, blocks):
+    """Hash what job *j* has computed of its *i*-th node up to *blocks* blocks: found from now on, or copies where
+    equal blocks are found already."""
+    cache, key, job = e.caches[c], np.int64(e.hash_ids[i]), e.jobs[j]
+    first, new = find(e, cache, key), blocks - job.filled
+    job.own -= new
+    if e.held[i] == job.filled and blocks_from(e, first) == job.filled:
+        _extend(e, cache, key, first, new, NONE)
+        e.held[i] = blocks
+    else:
+        _extend(e, cache, _copies(key), np.int64(0), new, j)
+    _promote(e, cache, key)
+    note(e, c, key, blocks_from(e, find(e, cache, key)))
 
 
 @inner
-def unpin(e, cache, s):
-    """Take one reference of slot *s* away."""
-    e.slots[s].refs -= 1
-    if e.slots[s].refs == 0:
-        enqueue(e, cache, s)
+def _extend(e, cache, key, s, blocks, owner):
+    """Add *blocks* blocks to the last slot from *s* on if nobody else uses it, or behind it in one of their own."""
+    while s != 0 and e.slots[s].more != 0:
+        s = np.int64(e.slots[s].more)
+    if s != 0 and e.slots[s].refs == 1 and e.slots[s].owner == NONE:
+        e.slots[s].count += blocks
+        return
+    s = _unused_slot(e, cache, blocks, np.int64(1))
+    _link(e, cache, key, s)
+    if owner != NONE:
+        e.slots[s].owner, e.slots[s].at = owner, e.jobs[owner].filled
+
+
+@inner
+def _last_owned(e, s, j):
+    """Return the last slot from *s* on that job *j* owns, or 0."""
+    last = np.int64(0)
+    while s != 0:
+        if e.slots[s].owner == j:
+            last = s
+        s = np.int64(e.slots[s].more)
+    return last
+
+
+@inner
+def _release_owned(e, cache, key, j):
+    """Give up what job *j* has computed of node *key* beside what it holds, the last block first."""
+    while True:
+        found, copy = _last_owned(e, find(e, cache, key), j), _last_owned(e, find(e, cache, _copies(key)), j)
+        s = found if found != 0 else copy
+        if s == 0:
+            return
+        e.slots[s].owner = NONE
+        _let_go(e, cache, s)
+
+
+@inner
+def release(e, c, j):
+    """Give up all blocks of job *j*, the last first."""
+    job, cache = e.jobs[j], e.caches[c]
+    for i in range(min(job.nodes, job.hash_count - 1), -1, -1):
+        key, held = np.int64(e.hash_ids[job.hash_start + i]), np.int64(e.held[job.hash_start + i])
+        if (e.node_blocks[key] if i < job.nodes else job.filled) > held:
+            _release_owned(e, cache, key, j)
+        if held > 0:
+            unpin(e, cache, key, held)
+            e.held[job.hash_start + i] = 0
+    give(cache, job.own)
+    job.own = job.blocks = job.nodes = job.before = job.filled = 0

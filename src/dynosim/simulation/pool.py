@@ -16,6 +16,7 @@ from dynosim.policies.base import QueueView, SchedulingPolicy
 from dynosim.simulation import gaps, state
 from dynosim.simulation.compiled import handle_of, load_units
 from dynosim.simulation.network import Network
+from dynosim.simulation.nodes import PrefixNodes, prefix_nodes
 from dynosim.simulation.records import TokenGaps
 from dynosim.timing import effective_tables
 from dynosim.timing.base import PassTables
@@ -51,7 +52,7 @@ class Pool:
         self.tables = effective_tables(plan)
         self.lanes, self.ranks = config.pipeline_parallel_size, config.data_parallel_size
         self.rows = config.max_replicas * self.lanes * self.ranks
-        node_tokens, offsets, ids = _nodes(workload, config, self.capacity.block_size)
+        nodes = _nodes(workload, config, self.capacity.block_size)
         policy = registry.make(
             "scheduling_policy",
             config.scheduling_policy,
@@ -60,19 +61,20 @@ class Pool:
             rng.stream(seed, role),
         )
         speculative = plan.engine.speculative
-        limits = _limits(plan, self.tables, workload, node_tokens, policy)
+        limits = _limits(plan, self.tables, workload, policy)
         limits["pool"], limits["watch"], limits["seed"] = index, watch or role == "prefill", seed & (2**62 - 1)
-        caches, slots, buckets = self._caches(limits[0], ids)
+        caches, slots, buckets = self._caches(limits[0], nodes.blocks)
         self.engine = state.Engine(
             limits=limits,
             rows=self._rows(network),
-            jobs=_jobs(role, workload, offsets, policy, node_tokens if plan.offloads_prompt_only else 0),
+            jobs=_jobs(plan, workload, nodes, policy),
             running=np.zeros((self.rows, config.max_num_seqs), np.int64),
             caches=caches,
             slots=slots,
             buckets=buckets,
-            hash_ids=np.ascontiguousarray(ids, np.int64),
-            held=np.zeros(len(ids) + 1, np.int32),
+            node_blocks=nodes.blocks.astype(np.int32),
+            hash_ids=nodes.ids.astype(np.int32),
+            held=np.zeros(len(nodes.ids) + 1, np.int32),
             events=np.zeros(2 * len(workload) + self.rows * config.max_num_seqs, state.EVENT),
             waits=np.zeros((self.rows, len(state.REASONS))),
             job_waits=np.zeros((len(workload), len(state.REASONS))),
@@ -87,7 +89,7 @@ class Pool:
             gap_count=np.zeros(gaps.BINS),
             gap_sum=np.zeros(gaps.BINS),
             gap_range=np.array([math.inf, -math.inf]),
-            **_empty_index(self.rows, self.capacity.blocks, ids),
+            **_empty_index(self.rows, self.capacity.blocks, nodes),
             **dict[str, Any]((name, np.ascontiguousarray(getattr(self.tables, name), np.float64)) for name in TABLES),
         )
         self.handle = handle_of(self.engine)
@@ -95,9 +97,9 @@ class Pool:
     def fits(self, workload: Workload) -> NDArray[np.bool_]:
         """Return which requests can ever run here: whole context in the blocks, prompt in an unchunked pass."""
         limits = self.engine.limits[0]
-        # Drafts need room too, and a full prefix hit computes its last block again beside the cached one.
+        # Drafts need room too.
         tokens = workload.input_tokens + self.engine.jobs["output"] + limits["tokens_per_decode"] - 1
-        fits = -(-tokens // limits["block_size"]) + 1 <= limits["num_blocks"]
+        fits = -(-tokens // limits["block_size"]) <= limits["num_blocks"]
         if not limits["chunked"] and not limits["remote"]:
             fits &= workload.input_tokens <= limits["max_num_batched_tokens"]
         return np.asarray(fits)
@@ -120,7 +122,7 @@ class Pool:
             own["crossing_s"], own["crossing_token_s"] = network.placement.crossing(self.role, replica)
         return rows
 
-    def _caches(self, limits: Any, ids: IntArray) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
+    def _caches(self, limits: Any, nodes: IntArray) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
         """Return (caches, slots, buckets) of every row and its tiers."""
         blocks = [self.capacity.blocks] * self.rows
         kinds = []
@@ -131,7 +133,7 @@ class Pool:
                 blocks += [int(size // limits["block_bytes"])] * self.rows
         limits["tiers"], limits["tier_cache"] = len(kinds), self.rows
         limits["tier_kind"][: len(kinds)] = kinds
-        return _empty_caches(np.array(blocks), int(limits["hash_tokens"] // limits["block_size"]), ids)
+        return _empty_caches(np.array(blocks), nodes)
 
 
 def _tiers(config: PoolConfig) -> tuple[TierConfig | None, ...]:
@@ -139,65 +141,44 @@ def _tiers(config: PoolConfig) -> tuple[TierConfig | None, ...]:
     return offload.host, offload.disk, offload.remote
 
 
-def _empty_caches(
-    blocks: IntArray, node_blocks: int, ids: IntArray
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
-    """Return caches of *blocks* each. One slot is all blocks, empty. Untouched pages of zeros cost no memory.
-
-    Named slots are nodes, and runs without content lie between them, so there are never more than both together.
-    """
-    nodes = int(ids.max(initial=0)) + 1
-    slots = np.minimum(blocks, 2 * nodes + 1) + 2
-    buckets = 2 ** np.ceil(np.log2(np.clip(blocks // max(node_blocks, 1), 16, 2 * nodes + 16))).astype(np.int64)
+def _empty_caches(blocks: IntArray, nodes: IntArray) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
+    """Return caches of *blocks* blocks each for *nodes* of so many. Untouched pages of zeros cost no memory."""
+    slots = blocks + 2
+    usual = np.clip(blocks / max(nodes.mean(), 1.0) if len(nodes) else 0, 16, 2 * len(nodes) + 16)
+    buckets = 2 ** np.ceil(np.log2(np.minimum(usual, blocks + 1))).astype(np.int64)
     caches = np.zeros(len(blocks), state.CACHE)
-    caches["slot_base"] = np.cumsum(slots) - slots
+    caches["slot_base"] = caches["slots_used"] = np.cumsum(slots) - slots
     caches["bucket_base"] = np.cumsum(buckets) - buckets
     caches["bucket_mask"] = buckets - 1
-    caches["num_blocks"] = caches["free_blocks"] = blocks
-    first = caches["slot_base"] + 1
-    caches["lru_head"] = caches["lru_tail"] = caches["slots_used"] = first
-    table = np.zeros(slots.sum() + 1, state.SLOT)
-    table["key"][first], table["count"][first] = -1, blocks
-    return caches, table, np.zeros(buckets.sum(), np.int32)
+    caches["num_blocks"] = caches["empty"] = caches["free_blocks"] = blocks
+    return caches, np.zeros(slots.sum() + 1, state.SLOT), np.zeros(buckets.sum(), np.int32)
 
 
-def _empty_index(rows: int, blocks: int, ids: IntArray) -> dict[str, Any]:
-    """Return the arrays of a router's index. An entry is of a block in a cache, or of a request's node where it was
-    sent: there are never more than both together."""
-    nodes = int(ids.max(initial=-1)) + 1
+def _empty_index(rows: int, blocks: int, nodes: PrefixNodes) -> dict[str, Any]:
+    """Return the arrays of a router's index of the shared *nodes*. An entry is of a block in a cache, or of a request's
+    node where it was sent: there are never more than both together."""
+    shared, ids = max(len(nodes.blocks) - len(nodes.offsets) + 1, 0), len(nodes.ids)
     return {
-        "entries": np.zeros(min(rows * nodes, rows * min(nodes, blocks) + 2 * len(ids)) + 1, state.ENTRY),
-        "entry_buckets": np.zeros(1 << (min(rows * nodes, len(ids)) + 16).bit_length(), np.int32),
-        "node_entry": np.zeros(nodes, np.int32),
+        "entries": np.zeros(min(rows * shared, rows * min(shared, blocks) + 2 * ids) + 1, state.ENTRY),
+        "entry_buckets": np.zeros(1 << (min(rows * shared, ids) + 16).bit_length(), np.int32),
+        "node_entry": np.zeros(shared, np.int32),
         "overlap": np.zeros((4, rows), np.int64),
         "costs": np.zeros(rows),
     }
 
 
-def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> tuple[int, IntArray, IntArray]:
-    """Return (tokens per node, offsets, ids): the trace's block ids on a grid that whole KV blocks fit into.
-
-    Where KV blocks do not fit into the trace's blocks, a node is one KV block: two are equal when they stand at the
-    same place and the trace's block that holds their last token is equal, because equal ids mean equal prefixes.
-    """
-    if not workload.hash_block_tokens or not config.enable_prefix_caching:
-        return block_size, np.zeros(len(workload) + 1, np.int64), np.zeros(0, np.int64)
-    if workload.hash_block_tokens % block_size == 0:
-        return workload.hash_block_tokens, workload.hash_offsets, workload.hash_ids
-    counts = workload.hashed_tokens // block_size
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-    holder = ((place + 1) * block_size - 1) // workload.hash_block_tokens
-    ids = workload.hash_ids[np.repeat(workload.hash_offsets[:-1], counts) + holder]
-    _, dense = np.unique(np.column_stack([ids, place]), axis=0, return_inverse=True)
-    return block_size, offsets, dense.astype(np.int64)
+def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> PrefixNodes:
+    """Return the prefix nodes; lower tiers copy and evict a trace's own blocks, so there each stays a node."""
+    if not config.enable_prefix_caching:
+        nothing = np.zeros(0, np.int64)
+        return PrefixNodes(np.zeros(len(workload) + 1, np.int64), nothing, nothing)
+    return prefix_nodes(workload, block_size, merge=not any(_tiers(config)))
 
 
 def _limits(
     plan: PoolPlan,
     tables: PassTables,
     workload: Workload,
-    node_tokens: int,
     policy: SchedulingPolicy,
 ) -> NDArray[Any]:
     limits = np.zeros(1, state.LIMITS)
@@ -209,7 +190,6 @@ def _limits(
     row["watermark_blocks"] = int(config.watermark * (capacity.blocks + rules.null_blocks))
     row["max_num_batched_tokens"] = config.max_num_batched_tokens
     row["chunked"], row["reserve_full"] = config.enable_chunked_prefill, config.scheduler_reserve_full_isl
-    row["caching"] = config.enable_prefix_caching and workload.hash_block_tokens > 0
     row["ordered"] = config.scheduling_policy != "fcfs" and not policy.longest_prefix
     row["longest_prefix"], row["key_adds_time"] = policy.longest_prefix, policy.add_arrival
     row["hold"], row["remote"], row["fused"] = role == "prefill", role == "decode", tables.fused
@@ -218,7 +198,7 @@ def _limits(
     row["chunk_s"], row["eager_tokens"], row["eager_s"] = tables.chunk_s, tables.eager_tokens, tables.eager_s
     row["skew"] = tables.decode_skew
     row["overlap"] = tables.overlap and config.pipeline_parallel_size == 1
-    row["block_size"], row["num_blocks"], row["hash_tokens"] = capacity.block_size, capacity.blocks, node_tokens
+    row["block_size"], row["num_blocks"] = capacity.block_size, capacity.blocks
     row["block_bytes"] = capacity.block_size * capacity.bytes_per_token
     row["lag_s"] = plan.deployment.role_router(role).kv_event_lag_s
     row["warmup"] = workload.warmup_requests
@@ -244,21 +224,16 @@ def _set_scheduler(row: Any, plan: PoolPlan) -> None:
         row["ratio_decay"] = (row["init_ratio"] - row["min_ratio"]) / ratio.steps
 
 
-def _jobs(
-    role: str, workload: Workload, offsets: IntArray, policy: SchedulingPolicy, prompt_node_tokens: int
-) -> NDArray[Any]:
-    """Return the jobs; nodes of *prompt_node_tokens* tokens go to lower tiers where they are all prompt (0: any do)."""
+def _jobs(plan: PoolPlan, workload: Workload, nodes: PrefixNodes, policy: SchedulingPolicy) -> NDArray[Any]:
     jobs = np.zeros(len(workload), state.JOB)
     for name in ("scheduled", "landed", "first", "second", "last", "gap_from", "preempted_at"):
         jobs[name] = math.nan
-    jobs["input"], jobs["hashed"] = workload.input_tokens, workload.hashed_tokens
-    jobs["output"] = 1 if role == "prefill" else workload.output_tokens
-    jobs["hash_start"], jobs["hash_count"] = offsets[:-1], np.diff(offsets)
-    jobs["offloaded"] = jobs["hash_count"]
-    if prompt_node_tokens:
-        answered = jobs["hashed"] > jobs["input"]
-        jobs["offloaded"][answered] = jobs["input"][answered] // prompt_node_tokens
-    jobs["kv"] = state.REMOTE if role == "decode" else state.LOCAL
+    jobs["input"] = workload.input_tokens
+    jobs["output"] = 1 if plan.role == "prefill" else workload.output_tokens
+    jobs["hash_start"], jobs["hash_count"] = nodes.offsets[:-1], np.diff(nodes.offsets)
+    covered = workload.input_tokens + (0 if plan.offloads_prompt_only else workload.output_tokens)
+    jobs["offloaded"] = nodes.shared_within(covered // plan.capacity.block_size)
+    jobs["kv"] = state.REMOTE if plan.role == "decode" else state.LOCAL
     jobs["row"] = state.NONE
     jobs["static_key"] = policy.keys(QueueView(workload.input_tokens, workload.priority, workload.deadline_s))
     return jobs

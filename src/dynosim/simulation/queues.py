@@ -76,15 +76,24 @@ def push_preempted(e, q, j):
 
 
 @inner
+def _goes_before(e, i, j):
+    """Whether job *i* stands before job *j*: by key, then by arrival (vLLM's ``Request.__lt__``)."""
+    a, b = e.jobs[i], e.jobs[j]
+    if a.key != b.key or not e.limits[0].ordered:
+        return a.key <= b.key
+    return a.arrived < b.arrived or (a.arrived == b.arrived and i < j)
+
+
+@inner
 def insert(e, q, j):
-    """Put job *j* behind the last one whose key is not above its own, and behind those that hold blocks already."""
-    rep, key, before = e.rows[q], e.jobs[j].key, NONE
-    if rep.wait_tail != NONE and e.jobs[rep.wait_tail].key <= key:
+    """Put job *j* in its place, and behind those that hold blocks already."""
+    rep, before = e.rows[q], NONE
+    if rep.wait_tail != NONE and _goes_before(e, rep.wait_tail, j):
         before = rep.wait_tail
     else:
         i = rep.wait_head
         while i != NONE:
-            if e.jobs[i].key <= key or _holds(e, i):
+            if _goes_before(e, i, j) or _holds(e, i):
                 before = i
             i = e.jobs[i].next
     _link(e, q, before, j)

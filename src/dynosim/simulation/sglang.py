@@ -29,13 +29,18 @@ def _output_to_come(e, j):
 
 
 @inner
+def _decodes(e, j):
+    return not e.jobs[j].prefilling and not e.jobs[j].ended
+
+
+@inner
 def _count_decodes(e, r):
     """Return (decodes in the batch, tokens kept for what they still generate); nobody has tokens in the pass yet."""
     rep, decodes, to_come = e.rows[r], 0, 0
     for i in range(rep.n_running):
         j = e.running[r, i]
         e.jobs[j].chunk = 0
-        if not e.jobs[j].prefilling:
+        if _decodes(e, j):
             decodes += 1
             to_come += _output_to_come(e, j)
     return decodes, _ratio(e, r) * to_come
@@ -144,7 +149,7 @@ def _decode_needs(e, r, steps):
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
-        if not job.prefilling:
+        if _decodes(e, j):
             need += max(
                 admission.blocks_of(e, job.ctx + (steps if steps > 0 else admission.decode_tokens(e, j))) - job.blocks,
                 0,
@@ -158,7 +163,7 @@ def _fewest_generated(e, r):
     rep, v = e.rows[r], NONE
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
-        if job.prefilling:
+        if not _decodes(e, e.running[r, i]):
             continue
         best = e.jobs[e.running[r, v]]
         if v == NONE or (job.generated, -job.input) <= (best.generated, -best.input):
@@ -174,7 +179,8 @@ def _retract(e, r, decodes):
         enough = _decode_needs(e, r, 0) <= cache.free_blocks
         if enough and (not retracted or decodes == 1 or _decode_needs(e, r, RETRACT_STEPS) <= cache.free_blocks):
             break
-        queues.insert(e, rep.queue, admission.preempt(e, r, _fewest_generated(e, r)))
+        v = _fewest_generated(e, r)
+        queues.insert(e, rep.queue, admission.preempt(e, r, v, e.jobs[e.running[r, v]].ctx))
         retracted, decodes = True, decodes - 1
     return retracted
 
@@ -185,7 +191,7 @@ def _raise_ratio(e, r):
     rep, done, most, n = e.rows[r], 0, 0, 0
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
-        if not job.prefilling:
+        if _decodes(e, e.running[r, i]):
             done, most, n = done + job.generated, most + job.output, n + 1
     rep.ratio_base, rep.ratio_steps, rep.full = min(1.0, (done + RETRACT_STEPS * n) / (most + 1)), 0, 0
 
@@ -215,7 +221,7 @@ def _form_batch(e, r):
     for i in range(rep.n_running):
         job = e.jobs[e.running[r, i]]
         prefill += job.chunk if job.prefilling else 0
-        decodes += not job.prefilling
+        decodes += _decodes(e, e.running[r, i])
     retracted = False
     if prefill == 0 or lim.mixed_chunk:
         retracted = _retract(e, r, decodes)
@@ -234,7 +240,7 @@ def _decode_all(e, r):
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]
-        if not job.prefilling:
+        if _decodes(e, j):
             job.chunk = admission.decode_tokens(e, j)
             admission.grow(e, r, j, job.ctx + job.chunk)
 

@@ -45,6 +45,8 @@ ROW = np.dtype(
         ("planned", "i8"),
         ("passes_planned", "i8"),
         ("n_running", "i8"),
+        ("n_left", "i8"),  # with the last choice, preempted ones included
+        ("n_ended", "i8"),  # of those, ended by the last pass
         ("orders", "i8"),  # admissions so far, of the queue's row
         ("n_decode", "i8"),  # in the planned pass
         ("n_measured", "i8"),  # decodes whose gap counts: after the warm-up, not resumed from preemption
@@ -93,6 +95,7 @@ ROW = np.dtype(
 JOB = np.dtype(
     [
         ("visible", "f8"),  # in the queue from then on
+        ("arrived", "f8"),  # there for the first time
         ("key", "f8"),  # place in the queue: lower first
         ("order", "i8"),  # place among all admissions to its queue
         ("static_key", "f8"),  # what the scheduling policy says of it
@@ -110,8 +113,9 @@ JOB = np.dtype(
         ("load_from", "f8"),  # when its KV started to come up from lower tiers
         ("hash_start", "i8"),
         ("hash_count", "i4"),
-        ("hashed", "i4"),  # tokens that the prompt nodes cover, answer included
-        ("nodes", "i4"),  # leading nodes whose blocks are settled as shared or own
+        ("nodes", "i4"),  # leading nodes that are computed,
+        ("before", "i4"),  # their blocks,
+        ("filled", "i4"),  # and those computed of the next node
         ("named", "i4"),  # most leading nodes it ever had whole in the cache
         ("offloaded", "i4"),  # leading nodes that lower tiers may have
         ("stored", "i4"),  # of those, already sent there
@@ -123,6 +127,8 @@ JOB = np.dtype(
         ("ctx", "i4"),
         ("chunk", "i4"),  # tokens in the planned pass
         ("prefilling", "i1"),
+        ("fresh", "i1"),  # the last pass computed the last of its prompt
+        ("ended", "i1"),  # its last token is out; it stays until the next pass is chosen
         ("marked", "i1"),  # its waits are being counted
         ("rounds", "i4"),  # speculation rounds so far
         ("blocks", "i4"),  # held, shared ones included
@@ -158,7 +164,6 @@ LIMITS = np.dtype(
         ("min_ratio", "f8"),
         ("ratio_decay", "f8"),
         ("chunked", "i8"),
-        ("caching", "i8"),
         ("reserve_full", "i8"),
         ("ordered", "i8"),  # the queue is not first come, first served
         ("longest_prefix", "i8"),
@@ -185,7 +190,6 @@ LIMITS = np.dtype(
         ("block_size", "i8"),
         ("block_bytes", "f8"),
         ("num_blocks", "i8"),
-        ("hash_tokens", "i8"),
         ("warmup", "i8"),
         ("measured_tokens", "f8"),
         ("measured_context", "f8"),
@@ -210,12 +214,14 @@ CACHE = np.dtype(
         ("slot_base", "i8"),
         ("bucket_base", "i8"),
         ("bucket_mask", "i8"),
-        ("free_blocks", "i8"),
+        ("copies", "i8"),  # slots of copies
+        ("empty", "i8"),  # free blocks without content
+        ("free_blocks", "i8"),  # all of them
         ("num_blocks", "i8"),
         ("evicted", "i8"),  # blocks with content
     ]
 )
-SLOT = np.dtype([("key", "i8"), ("refs", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4"), ("chain", "i4")])
+SLOT = np.dtype([(name, "i4") for name in ("key", "count", "refs", "prev", "next", "chain", "more", "at", "owner")])
 ENTRY = np.dtype(
     [
         ("expires", "f8"),  # of what is predicted
@@ -265,8 +271,9 @@ class Engine(NamedTuple):
     caches: NDArray[Any]
     slots: NDArray[Any]
     buckets: NDArray[np.int32]
-    hash_ids: NDArray[np.int64]
-    held: NDArray[np.int32]
+    node_blocks: NDArray[np.int32]  # whole KV blocks of each prefix node
+    hash_ids: NDArray[np.int32]  # the nodes of each job,
+    held: NDArray[np.int32]  # and how many blocks of each it holds
     events: NDArray[Any]
     waits: NDArray[np.float64]  # seconds that a row's queue has waited for each reason
     job_waits: NDArray[np.float64]
@@ -298,9 +305,9 @@ class Engine(NamedTuple):
 _DTYPES: dict[str, Any] = {
     "limits": LIMITS, "rows": ROW, "jobs": JOB, "caches": CACHE, "slots": SLOT, "events": EVENT, "log": LOG,
     "entries": ENTRY, "overlap": np.int64,
-    "net": NET, "links": LINK, "transfers": TRANSFER, "hash_ids": np.int64, "tier_blocks": np.int64,
-    "running": np.int64, "row_links": np.int64,
-} | dict.fromkeys(("buckets", "held", "entry_buckets", "node_entry"), np.int32)  # fmt: skip
+    "net": NET, "links": LINK, "transfers": TRANSFER, "tier_blocks": np.int64, "running": np.int64,
+    "row_links": np.int64,
+} | dict.fromkeys(("buckets", "node_blocks", "hash_ids", "held", "entry_buckets", "node_entry"), np.int32)  # fmt: skip
 _TABLES = (
     "running", "waits", "job_waits", "stage_free", "row_links", "overlap",
     "decode_context", "decode_s", "prefill_share_s",

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from dynosim.simulation import kv_cache, links
 from dynosim.simulation.compiled import inner
 from dynosim.simulation.state import LOAD, LOADING, NONE, STORE
@@ -75,8 +77,8 @@ def _route(e, t, r, tier, down, gpu):
 @inner
 def _whole_in_gpu(e, r, j, i):
     job = e.jobs[j]
-    s = kv_cache.find(e, e.caches[e.rows[r].cache], e.hash_ids[job.hash_start + i])
-    return s != 0 and e.slots[s].count >= kv_cache.node_blocks(e, job.hashed, i)
+    key = e.hash_ids[job.hash_start + i]
+    return kv_cache.blocks_from(e, kv_cache.find(e, e.caches[e.rows[r].cache], key)) >= e.node_blocks[key]
 
 
 @inner
@@ -84,8 +86,9 @@ def _skip_stored(e, r, j, first, last, tier):
     """Touch the leading nodes of [first, last) that the tier has; returns the first it lacks."""
     job, cache = e.jobs[j], e.caches[cache_of(e, r, tier)]
     while first < last:
-        s = kv_cache.find(e, cache, e.hash_ids[job.hash_start + first])
-        if s == 0 or e.slots[s].count < kv_cache.node_blocks(e, job.hashed, first):
+        key = e.hash_ids[job.hash_start + first]
+        s = kv_cache.find(e, cache, key)
+        if s == 0 or e.slots[s].count < e.node_blocks[key]:
             break
         _touch(e, cache, s)
         first += 1
@@ -96,7 +99,8 @@ def _skip_stored(e, r, j, first, last, tier):
 def _missing_blocks(e, r, j, first, last, tier):
     job, blocks = e.jobs[j], 0
     for i in range(first, last):
-        s, full = _slot(e, r, tier, e.hash_ids[job.hash_start + i]), kv_cache.node_blocks(e, job.hashed, i)
+        key = e.hash_ids[job.hash_start + i]
+        s, full = _slot(e, r, tier, key), np.int64(e.node_blocks[key])
         if s == 0 or e.slots[s].count < full:
             blocks += full
     return blocks
@@ -125,10 +129,8 @@ def store(e, r, j, time):
         return
     job.storing = 1
     for i in range(first, last):
-        s = kv_cache.find(e, cache, e.hash_ids[job.hash_start + i])
-        if e.slots[s].refs == 0:
-            kv_cache.dequeue(e, cache, s)
-        e.slots[s].refs += 1
+        key = e.hash_ids[job.hash_start + i]
+        kv_cache.pin(e, cache, key, e.node_blocks[key])
     _copy_down(e, r, j, first, last, 0, time)
 
 
@@ -138,10 +140,12 @@ def stored(e, r, j, first, last, tier, time):
     job, cache = e.jobs[j], e.caches[e.rows[r].cache]
     c = cache_of(e, r, tier)
     for i in range(first, last):
-        _insert(e, c, e.hash_ids[job.hash_start + i], kv_cache.node_blocks(e, job.hashed, i))
+        key = e.hash_ids[job.hash_start + i]
+        _insert(e, c, key, e.node_blocks[key])
     if tier == 0:
         for i in range(first, last):
-            kv_cache.unpin(e, cache, kv_cache.find(e, cache, e.hash_ids[job.hash_start + i]))
+            key = e.hash_ids[job.hash_start + i]
+            kv_cache.unpin(e, cache, key, e.node_blocks[key])
         job.storing = 0
         store(e, r, j, time)
     if tier + 1 < e.limits[0].tiers and links.has_room(e):
@@ -172,12 +176,11 @@ def extend(e, r, j, nodes, tokens, touch):
     """
     job, lim, gpu = e.jobs[j], e.limits[0], e.caches[e.rows[r].cache]
     e.tier_blocks[:] = 0
-    limit, found, i = min(tokens, job.hashed), 0, 0
-    while i < job.hash_count:
-        full = kv_cache.node_blocks(e, limit, i)
+    most, found, i = (tokens - 1) // lim.block_size, 0, 0
+    while i < job.hash_count and found < most:
         key = e.hash_ids[job.hash_start + i]
-        s = kv_cache.find(e, gpu, key) if i < nodes else 0
-        have = min(e.slots[s].count, full) if s != 0 else 0
+        full = min(most - found, e.node_blocks[key])
+        have = min(kv_cache.blocks_from(e, kv_cache.find(e, gpu, key)), full) if i < nodes else 0
         if have < full:
             tier, count = _best_tier(e, r, key, have)
             if tier != NONE:
@@ -185,11 +188,11 @@ def extend(e, r, j, nodes, tokens, touch):
                 have = min(count, full)
                 if touch:
                     _touch(e, e.caches[cache_of(e, r, tier)], _slot(e, r, tier, key))
-        found += have * lim.block_size
+        found += have
         i += 1
-        if have < full or full == 0:
+        if have < full:
             break
-    return min(found, (tokens - 1) // lim.block_size * lim.block_size)
+    return found * lim.block_size
 
 
 @inner

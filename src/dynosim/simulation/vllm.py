@@ -57,7 +57,8 @@ def _admit(e, r, j, budget, longest):
 
 @inner
 def _victim(e, r):
-    """Return (row, index) of the running job that is preempted first: of the largest key, the latest admitted.
+    """Return (row, index) of the running job that is preempted first: the last admitted, or that of the largest (key,
+    arrival), the first such.
 
     The lanes of a pipeline are one batch here, as in vLLM: if each preempted its own, they could do so in turns for
     ever. Who was admitted first is safe from all others, so that somebody always gets on.
@@ -66,12 +67,21 @@ def _victim(e, r):
     row, v = r, e.rows[r].n_running - 1
     if not lim.ordered and lim.lanes == 1:
         return row, v
+    row, v = NONE, NONE
     for lane in range(q, q + lim.lanes):
         for i in range(e.rows[lane].n_running):
-            job, worst = e.jobs[e.running[lane, i]], e.jobs[e.running[row, v]]
-            if job.key > worst.key or (job.key == worst.key and job.order > worst.order):
-                row, v = lane, i
+            if v == NONE or _goes_after(e, e.running[lane, i], e.running[row, v]):
+                row, v = lane, np.int64(i)
     return row, v
+
+
+@inner
+def _goes_after(e, i, j):
+    """Whether job *i* is a better victim than job *j*."""
+    a, b = e.jobs[i], e.jobs[j]
+    if not e.limits[0].ordered:
+        return a.order > b.order
+    return a.key > b.key or (a.key == b.key and a.arrived > b.arrived)
 
 
 @inner
@@ -85,29 +95,60 @@ def _leave_pass(e, row, v):
 
 
 @inner
+def _hashed_tokens(e, j):
+    """Tokens of job *j* that are hashed once its tokens of the next pass are chosen: all but those not known yet."""
+    job = e.jobs[j]
+    return min(job.ctx + job.chunk, job.input + job.generated - (e.limits[0].overlap > 0 and not job.prefilling))
+
+
+@inner
+def _make_room(e, r, i):
+    """Preempt somebody for the *i*-th running job, those before which have their tokens of the pass; returns (the
+    job's place now, or NONE if it was the victim itself; tokens that are free again)."""
+    row, v = _victim(e, r)
+    victim = e.jobs[e.running[row, v]]
+    tokens, freed, itself = admission.known_tokens(e, e.running[row, v]), np.int64(0), row == r and v == i
+    if row != r:
+        _leave_pass(e, row, v)
+    elif v < i:
+        freed = np.int64(victim.chunk)
+        tokens = _hashed_tokens(e, e.running[row, v])
+    ended = victim.ended
+    j = admission.preempt(e, row, v, tokens)
+    if not ended:
+        queues.push_preempted(e, e.rows[r].queue, j)
+    return (NONE if itself else i - (row == r and v < i)), freed
+
+
+@inner
+def _lacks_blocks(e, r, j, tokens):
+    """Whether row *r* has too few free blocks for *tokens* more tokens of job *j*."""
+    job = e.jobs[j]
+    return admission.blocks_of(e, job.ctx + tokens) - job.blocks > admission.cache_of(e, r).free_blocks
+
+
+@inner
 def _schedule_running(e, r, longest):
     """Give every running job its tokens and blocks, in order; returns (tokens left in the budget, preempted)."""
-    rep, lim, preempted, i = e.rows[r], e.limits[0], False, 0
-    budget = lim.max_num_batched_tokens
+    rep, preempted, i = e.rows[r], False, np.int64(0)
+    for k in range(rep.n_running):
+        e.jobs[e.running[r, k]].chunk = 0
+    budget = e.limits[0].max_num_batched_tokens
     while i < rep.n_running:
         j = e.running[r, i]
         job = e.jobs[j]
-        wanted = min(job.input + job.generated - job.ctx, longest) if job.prefilling else admission.decode_tokens(e, j)
-        job.chunk = min(wanted, budget)
-        if admission.blocks_of(e, job.ctx + job.chunk) - job.blocks > admission.cache_of(e, r).free_blocks:
-            row, v = _victim(e, r)
-            if row != r:
-                _leave_pass(e, row, v)
-            elif v < i:
-                budget += e.jobs[e.running[r, v]].chunk
-                i -= 1
-            queues.push_preempted(e, rep.queue, admission.preempt(e, row, v))
-            preempted = True
-            continue
-        admission.grow(e, r, j, job.ctx + job.chunk)
-        if job.prefilling:
-            kv_cache.register(e, rep.cache, j, job.ctx + job.chunk)
-        budget -= job.chunk
+        if not job.ended:
+            wanted = job.input + job.generated - job.ctx
+            chunk = min(min(wanted, longest) if job.prefilling else admission.decode_tokens(e, j), budget)
+            while i != NONE and _lacks_blocks(e, r, j, chunk):
+                i, freed = _make_room(e, r, i)
+                budget, preempted = budget + freed, True
+            if i == NONE:
+                break  # vLLM 0.32: the others have no tokens in this pass
+            job.chunk = chunk
+            admission.grow(e, r, j, job.ctx + chunk)
+            kv_cache.register(e, rep.cache, j, _hashed_tokens(e, j))
+            budget -= chunk
         i += 1
     return budget, preempted
 
@@ -143,7 +184,7 @@ def schedule(e, r):
     """Choose the tokens of row *r*'s next pass; returns (preempted, what the head of the queue is short of)."""
     longest = _longest_chunk(e, r)
     budget, preempted = _schedule_running(e, r, longest)
-    if preempted and e.rows[r].n_running > 0:
+    if preempted:
         return True, KV_BLOCKS
     if e.limits[0].batch_wait_iters > 0 and _waits_for_company(e, r):
         return preempted, TOKEN_BUDGET

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from dynosim.rng import stream
 from dynosim.search import pareto
-from dynosim.search.features import ServingEstimates
+from dynosim.search.features import ServingEstimates, columns
 from dynosim.search.priors import ServingPriors
 from dynosim.search.rows import Rows, keys
 from dynosim.search.samplers import BayesSampler
@@ -126,7 +126,7 @@ def bent_estimates(space: SearchSpace) -> Callable[[Array], tuple[Array, dict[st
         estimate = estimates(some)
         prior = priors(estimate.metrics(), len(some))
         known = [np.full(len(some), np.nan) if column is None else column for column in prior.objectives]
-        bent = np.column_stack(known) * np.exp(0.3 * np.sin(estimate.features() @ bends))
+        bent = np.column_stack(known) * np.exp(0.3 * np.sin(columns(estimate) @ bends))
         return pareto.losses(bent, directions), dict(prior.violations)
 
     return evaluate

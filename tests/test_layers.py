@@ -22,7 +22,7 @@ LAYERS = [
     ["simulation"],
     ["uncertainty"],
     ["metrics"],
-    ["objectives"],
+    ["objectives", "estimates"],
     ["space"],
     ["calibration"],
     ["search"],

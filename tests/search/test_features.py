@@ -1,10 +1,13 @@
 """Closed-form features by hand, with constant pass times."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from dynosim.estimates import Estimate
 from dynosim.hardware.gpus import get_gpu
-from dynosim.search.features import FEATURES, Estimate, ServingEstimates
+from dynosim.search.features import FEATURES, ServingEstimates, columns
 from dynosim.search.rows import Rows
 from dynosim.space import SearchSpace
 from search.problems import serving, small
@@ -20,7 +23,7 @@ def _estimate(space: SearchSpace, **values: object) -> Estimate:
 
 
 def _features(space: SearchSpace, **values: object) -> dict[str, float]:
-    (row,) = np.exp(_estimate(space, **values).features())
+    (row,) = np.exp(columns(_estimate(space, **values)))
     return dict(zip(FEATURES, row.tolist(), strict=True))
 
 
@@ -36,6 +39,28 @@ def test_aggregated_by_hand() -> None:
     assert found["decode_load"] == pytest.approx(rate_rps / 2 * 10 * 0.02 / 256)
     assert found["load"] == pytest.approx(found["prefill_load"] + found["decode_load"])
     assert found["kv_requests"] == pytest.approx(256)  # max_num_seqs; memory would hold far more
+
+
+ROUTER = """
+class Mine:
+    looks = False
+    keeps_prefixes = {keeps}
+
+    def route(self, request, pool):
+        return 0
+"""
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_router_says_itself_whether_it_keeps_prefixes_together(tmp_path: Path, keeps: bool) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(ROUTER.format(keeps=keeps))
+    groups = "workload.source.prefix={block_tokens: 16, shared_blocks: 2}"
+    one, mine = (
+        _estimate(small(FIXED, groups, f"deployment.router.policy={policy}"), aggregated__replicas=4).computed
+        for policy in ("kv_aware", f"{file}:Mine")
+    )
+    assert (one == mine).all() == keeps
 
 
 def test_disaggregated_pools_are_apart_and_the_hop_counts() -> None:
@@ -114,7 +139,7 @@ def test_unknown_where_the_deployment_cannot_be() -> None:
     point = space.complete({"deployment.aggregated.tensor_parallel_size": 1})
     assert space.infeasible_reason(point) is not None
     rows = Rows(space)
-    assert np.isnan(ServingEstimates(rows)(rows.of([point])).features()).all()
+    assert np.isnan(columns(ServingEstimates(rows)(rows.of([point])))).all()
 
 
 def test_a_mode_that_is_always_disaggregated() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dynosim.search.features import ServingEstimates
+from dynosim.search.features import ServingEstimates, columns
 from dynosim.search.rows import Rows
 from dynosim.search.study import run_study
 from dynosim.space import SearchSpace
@@ -86,4 +86,4 @@ def test_features_are_known_of_what_can_be_deployed(space: SearchSpace) -> None:
     drawn = rows.sample(300, np.random.default_rng(0))
     valid = [space.infeasible_reason(rows.point(row)) is None for row in drawn]
     assert sum(valid) > 20
-    assert np.isfinite(ServingEstimates(rows)(drawn[valid]).features()).all()
+    assert np.isfinite(columns(ServingEstimates(rows)(drawn[valid]))).all()

@@ -78,6 +78,9 @@ class Router(Protocol):
 
     looks: ClassVar[bool]
     """Whether it reads the pool's state. One that does not lets every replica run through without stopping."""
+    keeps_prefixes: ClassVar[bool]
+    """Whether prompts with the same beginning go to one replica, as far as its load allows; a user's router that does
+    not say so is taken not to. Only estimates before simulating read it."""
 
     def route(self, request: RequestView, pool: PoolView) -> int:
         """Return the position in the arrays of *pool* of the one that gets *request*."""

@@ -77,6 +77,11 @@ def policy_class(kind: Kind, name: str, path: str = "") -> type:
     return found
 
 
+def keeps_prefixes(router: str) -> bool:
+    """Return whether *router* says that prompts with the same beginning go to one replica."""
+    return bool(getattr(policy_class("router", router), "keeps_prefixes", False))
+
+
 def _check_options(kind: Kind, name: str, options: Mapping[str, Any], path: str) -> None:
     """Raise ConfigError when policy *name* does not take one of *options*."""
     allowed = [option for option in inspect.signature(policy_class(kind, name, path)).parameters if option != "rng"]

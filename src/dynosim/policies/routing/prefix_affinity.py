@@ -26,6 +26,7 @@ class PrefixAffinity:
     """Send equal prefixes to the same replica while loads are in balance."""
 
     looks: ClassVar[bool] = True
+    keeps_prefixes: ClassVar[bool] = True
 
     def __init__(
         self,

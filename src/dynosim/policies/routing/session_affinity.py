@@ -15,6 +15,7 @@ class SessionAffinity:
     """Keep every session where it started."""
 
     looks: ClassVar[bool] = True
+    keeps_prefixes: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._target_of: dict[int, int] = {}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.rng import stream
-from dynosim.search.features import ServingEstimates
+from dynosim.search.features import ServingEstimates, columns
 from dynosim.search.priors import Prior, ServingPriors
 from dynosim.search.rows import Rows
 from dynosim.space import Choices, Range
@@ -69,7 +69,7 @@ class Featurizer:
             return np.zeros((len(rows), 0)), Prior((), {})
         estimate = self._estimates(rows)
         prior = self._priors(estimate.metrics(), len(rows)) if self._priors else Prior((), {})
-        return estimate.features(), prior
+        return columns(estimate), prior
 
 
 def is_nominal(domain: Choices | Range) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dynosim.config import SLO, PriceConfig
 from dynosim.config.goals import ALIASES, canonical
 from dynosim.errors import ConfigError, nearest
-from dynosim.hardware.gpus import usd_per_gpu_hour
+from dynosim.hardware.prices import usd
 from dynosim.simulation import SimulationResult, gaps
 from dynosim.simulation.records import (
     COMPLETED,
@@ -301,11 +301,6 @@ def _good(latencies: Mapping[str, Array], slo: SLO) -> tuple[NDArray[np.bool_], 
     return good, undetermined
 
 
-def _price(result: SimulationResult, prices: PriceConfig) -> float:
-    """USD of the whole run: provisioned GPU-hours at the price of their GPU."""
-    return sum(pool.gpu_seconds / 3600.0 * usd_per_gpu_hour(pool.gpu, prices) for pool in result.pools)
-
-
 def _waited(requests: NDArray[Any], end_s: float) -> Array:
     """Seconds each waited before its first token beyond its own prefill, until *end_s* for who still waits.
 
@@ -429,14 +424,15 @@ def _cost(
     result: SimulationResult, prices: PriceConfig, done: NDArray[Any], good: NDArray[np.bool_], span_s: float
 ) -> dict[str, Value]:
     """Cost of the measured span: the run's mean USD per second times the span."""
-    usd_per_s = _ratio(_price(result, prices), result.duration_s)
-    usd = usd_per_s * span_s
+    gpu_hours = ((pool.gpu, pool.gpu_seconds / 3600.0) for pool in result.pools)
+    usd_per_s = _ratio(usd(gpu_hours, prices), result.duration_s)
+    spent = usd_per_s * span_s
     output = float(done["output_tokens"].sum())
     return {
-        "usd_per_million_output_tokens": 1e6 * _ratio(usd, output),
-        "usd_per_million_total_tokens": 1e6 * _ratio(usd, output + float(done["input_tokens"].sum())),
-        "usd_per_million_good_output_tokens": 1e6 * _ratio(usd, float(done["output_tokens"][good].sum())),
-        "usd_per_1k_requests": 1e3 * _ratio(usd, len(done)),
+        "usd_per_million_output_tokens": 1e6 * _ratio(spent, output),
+        "usd_per_million_total_tokens": 1e6 * _ratio(spent, output + float(done["input_tokens"].sum())),
+        "usd_per_million_good_output_tokens": 1e6 * _ratio(spent, float(done["output_tokens"][good].sum())),
+        "usd_per_1k_requests": 1e3 * _ratio(spent, len(done)),
         "usd_per_hour": usd_per_s * 3600.0,
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from dynosim.hardware.gpus import price_provenance
+from dynosim.hardware.prices import price_list
 from dynosim.metrics import Metrics, slo_violations
 from dynosim.objectives import Objective
 from dynosim.report.analysis import layout, prices
@@ -124,6 +124,6 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         "slo_violations": _known(violations),
         "feasible": all(violation <= 0.0 for violation in violations.values()),
         "bottleneck": bottleneck(metrics.flat(), scenario.slo),
-        "prices": price_provenance(scenario.prices, scenario.deployment.gpu_counts()),
+        "prices": price_list(scenario.deployment.gpu_counts(), scenario.prices),
         "timing": prediction.result.timing,
     }

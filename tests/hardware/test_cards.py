@@ -10,8 +10,9 @@ import pytest
 from dynosim import run
 from dynosim.config import PriceConfig
 from dynosim.errors import ConfigError
-from dynosim.hardware.gpus import GPUS, get_gpu, usd_per_gpu_hour
+from dynosim.hardware.gpus import GPUS, get_gpu
 from dynosim.hardware.models import MODELS, get_model
+from dynosim.hardware.prices import price
 from dynosim.report.analysis import data
 
 GPU_CARD = """
@@ -87,7 +88,7 @@ def test_cards_of_files_are_deployed_and_go_by_their_names(folder: Path) -> None
 def test_a_card_has_its_own_price_in_every_table() -> None:
     assert get_gpu("gpu.yaml").memory_bytes == 309_200_000_000
     for table in ("hyperscaler", "neocloud", "three_year_rental"):
-        assert usd_per_gpu_hour("gpu.yaml", PriceConfig(table=table)) == 3.5
+        assert price("gpu.yaml", PriceConfig(table=table)).usd_per_gpu_hour == 3.5
     assert get_gpu("cards.py:H100_NVL").flops == dict(GPUS["h100_sxm"].flops)
     assert get_model("cards.py:DEEP").parameters > MODELS["llama-3.1-8b"].parameters
     assert get_model("model.yaml").moe is not None

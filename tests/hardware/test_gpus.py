@@ -5,7 +5,8 @@ import pytest
 
 from dynosim.config import PriceConfig
 from dynosim.errors import ConfigError
-from dynosim.hardware.gpus import GPUS, get_gpu, price_provenance
+from dynosim.hardware.gpus import GPUS, get_gpu
+from dynosim.hardware.prices import price_list
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text()
 SURVEYED = {
@@ -55,7 +56,7 @@ def test_the_page_has_the_card(gpu):
 
 def test_prices_say_where_they_come_from() -> None:
     prices = PriceConfig(usd_per_gpu_hour={"h100_sxm": 3.5}, table="hyperscaler")
-    said = price_provenance(prices, ["l40s", "h100_sxm", "l40s"])
+    said = price_list(["l40s", "h100_sxm", "l40s"], prices)
     assert said["h100_sxm"] == {"usd_per_gpu_hour": 3.5, "source": "given in prices.usd_per_gpu_hour"}
     assert said["l40s"]["source"] == f"table hyperscaler: {get_gpu('l40s').price_source}"
     assert len(said) == 2

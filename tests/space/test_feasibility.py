@@ -2,9 +2,10 @@
 
 import pytest
 
-from dynosim.config import Scenario
+from dynosim.config import PriceConfig, Scenario
 from dynosim.errors import InfeasibleError, TimingError
-from dynosim.space.feasibility import check, unknown_names, usd_per_hour
+from dynosim.hardware.prices import usd
+from dynosim.space.feasibility import check, unknown_names
 
 POOL = {"replicas": 2, "tensor_parallel_size": 2}
 DISAGGREGATED = {
@@ -61,7 +62,8 @@ def test_goals_that_it_just_meets(deployment, budget):
 
 
 def test_every_gpu_of_every_replica_is_paid():
-    assert usd_per_hour(_scenario(DISAGGREGATED)) == pytest.approx(4 * 2.34 + 8 * 1.74)
+    deployment = _scenario(DISAGGREGATED).deployment
+    assert usd(deployment.gpu_counts().items(), PriceConfig()) == pytest.approx(4 * 2.34 + 8 * 1.74)
 
 
 def test_a_size_without_kernel_times_is_no_deployment():

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from dynosim.config import PriceConfig, SpeculativeConfig
 from dynosim.estimates.demand import QUANTILES, Demand
-from dynosim.hardware.gpus import usd_per_gpu_hour
 from dynosim.hardware.plan import PoolPlan
+from dynosim.hardware.prices import usd
 from dynosim.timing import effective_tables
 
 Array = NDArray[np.float64]
@@ -82,7 +82,7 @@ def replica(plan: PoolPlan, prices: PriceConfig, demand: Demand) -> tuple[Any, .
     kv_bytes, tiers, scaler = capacity.bytes_per_token * demand.input_tokens, pool.kv_offload, pool.autoscaler
     below = sum(tier.size_gib for tier in (tiers.host, tiers.disk) if tier) * 2**30
     return (
-        pool.gpus_per_replica * usd_per_gpu_hour(plan.gpu_name, prices),
+        usd([(plan.gpu_name, pool.gpus_per_replica)], prices),
         pool.gpus_per_replica,
         ranks * stages,
         stages,

@@ -12,7 +12,7 @@ Sources
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -20,7 +20,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, PositiveFloat, PositiveInt
 
 from dynosim import plugins
-from dynosim.config import PriceConfig
 from dynosim.errors import ConfigError, nearest
 from dynosim.hardware.cards import load_card
 
@@ -148,24 +147,3 @@ def get_gpu(name: str) -> GPU:
     raise ConfigError(
         f"{name!r}: no such GPU; {nearest(name, GPUS)}known: {', '.join(GPUS)}, or a card file", path="gpu"
     )
-
-
-def usd_per_gpu_hour(gpu: str, prices: PriceConfig) -> float:
-    """Return the price of GPU *gpu*: the one that *prices* gives to its card's name, else the card's own."""
-    card = get_gpu(gpu)
-    return prices.usd_per_gpu_hour.get(card.name, card.usd_per_hour[prices.table])
-
-
-def price_source(gpu: str, prices: PriceConfig) -> str:
-    """Return where ``usd_per_gpu_hour(gpu, prices)`` is from: the user, or a table with its source and date."""
-    card = get_gpu(gpu)
-    given = card.name in prices.usd_per_gpu_hour
-    return "given in prices.usd_per_gpu_hour" if given else f"table {prices.table}: {card.price_source}"
-
-
-def price_provenance(prices: PriceConfig, gpus: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return GPU -> its ``usd_per_gpu_hour`` and the ``source`` of that, of each of *gpus* once."""
-    return {
-        get_gpu(gpu).name: {"usd_per_gpu_hour": usd_per_gpu_hour(gpu, prices), "source": price_source(gpu, prices)}
-        for gpu in sorted(set(gpus))
-    }

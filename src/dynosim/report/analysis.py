@@ -17,7 +17,8 @@ import numpy as np
 from dynosim import plugins
 from dynosim.config import DeploymentConfig
 from dynosim.config.scenario import SERVED
-from dynosim.hardware.gpus import get_gpu, price_provenance
+from dynosim.hardware.gpus import get_gpu
+from dynosim.hardware.prices import price_list
 from dynosim.metrics import LATENCY_PARTS, METRICS, bounds_of
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
@@ -212,7 +213,7 @@ def frontier_line(study: Study) -> str:
 def prices(study: Study) -> dict[str, dict[str, Any]]:
     """Return GPU -> its price per hour and where that is from, of all GPUs that trials have."""
     gpus = [gpu for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts()]
-    return price_provenance(study.space.reference.prices, gpus)
+    return price_list(gpus, study.space.reference.prices)
 
 
 def priors_line(study: Study) -> str:

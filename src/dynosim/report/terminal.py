@@ -280,7 +280,7 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
 
 
 def prices_line(prices: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return ``hardware.gpus.price_provenance`` in words, GPUs of one source together."""
+    """Return ``hardware.prices.price_list`` in words, GPUs of one source together."""
     of: dict[str, list[str]] = {}
     for gpu, price in prices.items():
         of.setdefault(price["source"], []).append(f"{gpu} {price['usd_per_gpu_hour']:g}")

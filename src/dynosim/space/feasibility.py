@@ -23,9 +23,10 @@ from dynosim.config.load import Problem
 from dynosim.config.schema import Path
 from dynosim.errors import ConfigError, InfeasibleError, TimingError
 from dynosim.hardware import startup
-from dynosim.hardware.gpus import get_gpu, usd_per_gpu_hour
+from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
 from dynosim.hardware.plan import pool_plans
+from dynosim.hardware.prices import usd
 from dynosim.policies.registry import Kind, make
 from dynosim.rng import stream
 from dynosim.timing import forward_times, source_tables
@@ -60,16 +61,10 @@ def _check_budget(scenario: Scenario) -> None:
     if budget.max_gpus is not None and gpus > budget.max_gpus:
         raise InfeasibleError(f"needs {gpus} GPUs, budget.max_gpus is {budget.max_gpus}")
     if budget.max_usd_per_hour is not None:
-        usd = usd_per_hour(scenario)
-        if usd > budget.max_usd_per_hour:
+        cost = usd(scenario.deployment.gpu_counts().items(), scenario.prices)
+        if cost > budget.max_usd_per_hour:
             limit = budget.max_usd_per_hour
-            raise InfeasibleError(f"costs {usd:.2f} USD per hour, budget.max_usd_per_hour is {limit:g}")
-
-
-def usd_per_hour(scenario: Scenario) -> float:
-    """Return what the GPUs of *scenario* cost per hour, all that an autoscaler may add included."""
-    counts = scenario.deployment.gpu_counts().items()
-    return sum(count * usd_per_gpu_hour(gpu, scenario.prices) for gpu, count in counts)
+            raise InfeasibleError(f"costs {cost:.2f} USD per hour, budget.max_usd_per_hour is {limit:g}")
 
 
 def contradictions(scenario: Scenario) -> list[Problem]:

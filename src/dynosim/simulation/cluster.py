@@ -106,6 +106,12 @@ class Cluster:
         out["status"][~(out["arrival_s"] <= self.end_s)] = UNSENT
         return out
 
+    def release(self) -> None:
+        """Give the engines' arrays back: callbacks know the cluster and it them, and Python collects circles late."""
+        self._events.clear()
+        for runtime in self.runtimes.values():
+            del runtime.pool.engine
+
     @property
     def idle(self) -> bool:
         """Whether everything has been sent and has ended."""

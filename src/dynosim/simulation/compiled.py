@@ -145,6 +145,10 @@ def _key() -> str:
 
 
 def _folders() -> Iterator[Path]:
+    """Yield where compiled code may be kept, the best first: ``DYNOSIM_CACHE_DIR`` where it is set."""
+    if given := os.environ.get("DYNOSIM_CACHE_DIR"):
+        yield Path(given)
+        return
     if os.access(FOLDER, os.W_OK):
         yield FOLDER / "__pycache__"
     with suppress(RuntimeError):  # no home

@@ -11,6 +11,7 @@ from dynosim.config import DeploymentConfig, HostTier, OffloadConfig, PoolConfig
 from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.topology import Rank, place
 from dynosim.simulation import state
+from dynosim.simulation.arrays import sparse_zeros
 from dynosim.timing.calibrated import profile_of
 
 IntArray = NDArray[np.int64]
@@ -35,7 +36,7 @@ class Network:
         self.net = np.zeros(1, state.NET)
         self.net["next"] = np.inf
         # Room for the copies that *requests* requests may have on their way at once; more are not begun.
-        self.transfers = np.zeros(8 * requests + 4096 if self._links else 1, state.TRANSFER)
+        self.transfers = sparse_zeros(8 * requests + 4096 if self._links else 1, state.TRANSFER)
 
     def _add(self, gb_s: float, latency_us: float) -> int:
         self._links.append((gb_s * 1e9, latency_us * 1e-6))

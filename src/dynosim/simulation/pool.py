@@ -14,6 +14,7 @@ from dynosim.hardware.plan import PoolPlan
 from dynosim.policies import registry
 from dynosim.policies.base import QueueView, SchedulingPolicy
 from dynosim.simulation import gaps, state
+from dynosim.simulation.arrays import sparse_zeros
 from dynosim.simulation.compiled import handle_of, load_units
 from dynosim.simulation.network import Network
 from dynosim.simulation.nodes import PrefixNodes, prefix_nodes
@@ -68,19 +69,19 @@ class Pool:
             limits=limits,
             rows=self._rows(network),
             jobs=_jobs(plan, workload, nodes, policy),
-            running=np.zeros((self.rows, config.max_num_seqs), np.int64),
+            running=sparse_zeros((self.rows, config.max_num_seqs), np.int64),
             caches=caches,
             slots=slots,
             buckets=buckets,
             node_blocks=nodes.blocks.astype(np.int32),
             hash_ids=nodes.ids.astype(np.int32),
             held=np.zeros(len(nodes.ids) + 1, np.int32),
-            events=np.zeros(2 * len(workload) + self.rows * config.max_num_seqs, state.EVENT),
+            events=sparse_zeros(2 * len(workload) + self.rows * config.max_num_seqs, state.EVENT),
             waits=np.zeros((self.rows, len(state.REASONS))),
             job_waits=np.zeros((len(workload), len(state.REASONS))),
             stage_free=np.zeros((self.rows, self.lanes)),
             row_links=network.row_links[role],
-            log=np.zeros(LOG_ENTRIES if limits[0]["lag_s"] > 0.0 else 1, state.LOG),
+            log=sparse_zeros(LOG_ENTRIES if limits[0]["lag_s"] > 0.0 else 1, state.LOG),
             net=network.net,
             links=network.links,
             transfers=network.transfers,
@@ -151,7 +152,7 @@ def _empty_caches(blocks: IntArray, nodes: IntArray) -> tuple[NDArray[Any], NDAr
     caches["bucket_base"] = np.cumsum(buckets) - buckets
     caches["bucket_mask"] = buckets - 1
     caches["num_blocks"] = caches["empty"] = caches["free_blocks"] = blocks
-    return caches, np.zeros(slots.sum() + 1, state.SLOT), np.zeros(buckets.sum(), np.int32)
+    return caches, sparse_zeros(slots.sum() + 1, state.SLOT), sparse_zeros(buckets.sum(), np.int32)
 
 
 def _empty_index(rows: int, blocks: int, nodes: PrefixNodes) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def simulate(
     ended_s = np.fmax(requests["last_token_s"], cluster.failures.failed_s)
     end_s = cluster.end_s if stopped else float(np.nanmax(ended_s, initial=start_s))
     runtimes = cluster.runtimes.values()
-    return SimulationResult(
+    result = SimulationResult(
         requests=requests,
         gaps=gaps.merge([runtime.pool.gaps() for runtime in runtimes]),
         pools=tuple(_pool_record(runtime, start_s, end_s) for runtime in runtimes),
@@ -55,6 +55,8 @@ def simulate(
         stopped=("slo" if cluster.lost else "duration") if stopped else "",
         lost=cluster.lost,
     )
+    cluster.release()
+    return result
 
 
 def _pool_record(runtime: PoolRuntime, start_s: float, end_s: float) -> PoolRecord:

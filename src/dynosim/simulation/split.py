@@ -24,6 +24,9 @@ COLUMNS = {
     "cached_remote_tokens": "cached_remote",
 }
 """Column of a record -> of the pool's jobs that has computed the prompt."""
+OF_PROMPT = (
+    *COLUMNS.values(), "second", "preemptions", "row", "preempted_prefill_s", "preempted_decode_s", "stall_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ def request_records(served: Served, sent_s: FloatArray, retries: NDArray[np.int3
     local, moved = served.ways(slice(None))
     prompt, waits = first.jobs, [first.job_waits]
     if len(runtimes) > 1:
-        prompt = np.where(local, last.jobs, first.jobs)
+        prompt = _prompt(local, first.jobs, last.jobs)
         waits = [np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None]]
     out = np.zeros(len(workload), REQUEST_DTYPE)
     out["arrival_s"], out["retries"] = sent_s, retries
@@ -82,6 +85,14 @@ def request_records(served: Served, sent_s: FloatArray, retries: NDArray[np.int3
     out["wait_cold_start_s"] = sum(runtime.dispatcher.cold_start_s for runtime in runtimes)
     out["wait_frontend_s"] = frontend_s
     _waits(out, waits)
+    return out
+
+
+def _prompt(local: Columns, first: Columns, last: Columns) -> Columns:
+    """Return those columns that a record is made of, of the jobs that have computed each prompt."""
+    out = np.empty(len(local), [(name, first.dtype[name]) for name in OF_PROMPT])
+    for name in OF_PROMPT:
+        out[name] = np.where(local, last[name], first[name])
     return out
 
 

@@ -189,46 +189,44 @@ def _rounded(x: Array) -> list[float] | None:
     return x.round(4).tolist() if np.isfinite(x).all() else None
 
 
-def samples_of(completed: NDArray[np.bool_], columns: Mapping[str, Array]) -> dict[str, Sample]:
-    """Return the known values of each of the *columns*, which have a value or NaN per *completed* request."""
-    edges, found = _within(completed, batch_edges(len(completed))), {}
-    for name, x in columns.items():
-        known = np.isfinite(x)
-        found[name] = Sample(x, edges) if known.all() else Sample(x[known], _within(known, edges))
-    return found
+def sample_of(x: Array, edges: Edges) -> Sample:
+    """Return the known values of *x*, NaN where a request has none, in batches that begin at *edges*."""
+    known = np.isfinite(x)
+    return Sample(x, edges) if known.all() else Sample(x[known], edges_within(known, edges))
 
 
 def deviations_of(
     completed: NDArray[np.bool_],
     done: NDArray[Any],
-    samples: Mapping[str, Sample],
     good: NDArray[np.bool_],
 ) -> dict[str, list[float]]:
-    """Return the deviations of the metrics that have an interval, by their names in ``Metrics.flat``.
+    """Return the deviations of rates and ratios by their names in ``Metrics.flat``, of those that have an interval.
 
-    *completed* says it of each request in order of arrival; those are the records *done* (``REQUEST_DTYPE``), with
-    *samples* of their latencies, *good* or not.
+    *completed* says it of each request in order of arrival; those are the records *done* (``REQUEST_DTYPE``), *good*
+    or not.
     """
     edges = batch_edges(len(completed))
-    found: dict[str, list[float] | None] = {}
-    for name, sample in samples.items():
-        found |= _distribution(name, sample)
-    found |= of_rates(done["arrival_s"], _amounts(done, good)) | _ratios(done, _within(completed, edges))
+    found = of_rates(done["arrival_s"], _amounts(done, good)) | _ratios(done, edges_within(completed, edges))
     found["good_request_fraction"] = _share(np.flatnonzero(completed)[good], len(completed), edges)
     found["served_request_fraction"] = _share(np.flatnonzero(completed), len(completed), edges)
+    return _known(found)
+
+
+def of_distribution(name: str, sample: Sample) -> dict[str, list[float]]:
+    """Return the deviations of the metric *name*, its mean and its percentiles, by their names in ``Metrics.flat``."""
+    percentiles = of_percentiles(sample, np.array(list(LEVELS.values())))
+    named = {f"{name}.{stat}": deviations for stat, deviations in zip(LEVELS, percentiles, strict=True)}
+    return _known({name: of_ratio(sample.values, None, sample.edges), **named})
+
+
+def _known(found: Mapping[str, list[float] | None]) -> dict[str, list[float]]:
     return {name: deviations for name, deviations in found.items() if deviations is not None}
 
 
-def _within(kept: NDArray[np.bool_], edges: Edges) -> Edges:
+def edges_within(kept: NDArray[np.bool_], edges: Edges) -> Edges:
     """Return the edges of the same batches once only the *kept* requests are left."""
     counts = [np.count_nonzero(kept[start:end]) for start, end in pairwise(edges.tolist())]
     return np.concatenate(([0], np.cumsum(counts)))
-
-
-def _distribution(name: str, sample: Sample) -> dict[str, list[float] | None]:
-    percentiles = of_percentiles(sample, np.array(list(LEVELS.values())))
-    named = {f"{name}.{stat}": deviations for stat, deviations in zip(LEVELS, percentiles, strict=True)}
-    return {name: of_ratio(sample.values, None, sample.edges), **named}
 
 
 def _share(rows: NDArray[np.int64], n: int, edges: Edges) -> list[float] | None:

@@ -188,14 +188,14 @@ def _choose(e, r, now, seen):
     _let_ended_leave(e, r)
     left = _count_batch(e, r)
     _wait_reason(e, r, short)
+    if rep.n_left > 0 and e.rows[rep.queue].wait_head != NONE:
+        return 1  # who waits may have their places in the pass after this one
     if rep.n_decode == 0 or rep.prefill_tokens > 0:
         return left
     if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
         return 1
     if e.limits[0].batch_wait_iters > 0 and e.rows[rep.queue].wait_head != NONE:
         return 1  # it counts passes
-    if rep.n_left > 0 and e.rows[rep.queue].wait_head != NONE:
-        return 1  # who waits may have their places in the pass after this one
     looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
     if looks and _row_growth_evicts(e, r, left):
         return 1  # the router's index, or the choice of who is next, depends on what is evicted when

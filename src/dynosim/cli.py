@@ -447,7 +447,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _show_trial(study: Study, args: argparse.Namespace) -> int:
-    from dynosim.views import trial_detail
+    from dynosim.views import explained
 
     found = [trial for trial in study.trials if trial.number == args.trial]
     if not found:
@@ -455,9 +455,9 @@ def _show_trial(study: Study, args: argparse.Namespace) -> int:
     if args.format == "csv":
         _print_csv(study, found)
     elif args.format == "json":
-        _print_json(trial_detail(found[0]))
+        _print_json(explained(found[0]))
     else:
-        view = trial_detail(found[0])
+        view = explained(found[0])
         _print_metrics(f"trial {args.trial}: {view['label']} on {view['gpus']} GPUs", view)
         for path, value in view["point"].items():
             print(f"{path} = {value}")

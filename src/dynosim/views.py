@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dynosim.hardware.prices import price_list
-from dynosim.metrics import Metrics, slo_violations
+from dynosim.metrics import slo_violations
 from dynosim.objectives import Objective
-from dynosim.report.analysis import layout, prices
+from dynosim.report.analysis import prices
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
 from dynosim.run import Prediction
-from dynosim.uncertainty.model_band import Band
+from dynosim.search.view import known, noise, trial_detail, trial_view
 
 if TYPE_CHECKING:
     from dynosim.search.study import Study
@@ -32,57 +30,9 @@ def objective_view(objective: Objective) -> dict[str, str]:
     }
 
 
-def _known(violations: Mapping[str, float]) -> dict[str, float | None]:
-    """Return violations as JSON can hold them: None where the metric has no value, which is a violation too."""
-    return {name: violation if math.isfinite(violation) else None for name, violation in violations.items()}
-
-
-def trial_view(trial: Trial) -> dict[str, Any]:
-    """Return a trial without its metrics; ``reason`` of a failure is its last line."""
-    deployment, outcome = trial.scenario.deployment, trial.outcome
-    return {
-        "number": trial.number,
-        "status": outcome.status.value,
-        "feasible": outcome.feasible,
-        "label": deployment.label(),
-        **layout(trial),
-        "gpus": deployment.num_gpus(),
-        "values": outcome.values,
-        **_objective_ends(trial),
-        "evidence": outcome.evidence or None,
-        "saturated": trial.saturated,
-        "constraints": _known(outcome.constraints),
-        "point": dict(trial.point),
-        "reason": outcome.headline,
-    }
-
-
-def _objective_ends(trial: Trial) -> dict[str, list[tuple[float, float] | None]]:
-    """Return the sampling interval and the model band around each objective value; None where it is unknown."""
-    named = zip(trial.scenario.objectives, trial.outcome.values or (), strict=False)
-    found = [trial.ends(f"{objective.metric}.{objective.stat or 'avg'}", value) for objective, value in named]
-    return {"sampling": [sampling for sampling, _ in found], "model": [model for _, model in found]}
-
-
-def _noise(metrics: Metrics, bands: Mapping[str, Band]) -> dict[str, Any]:
-    """Return the sampling interval of each number by its name in ``Metrics.flat``, the model's factors by metric."""
-    return {
-        "intervals": metrics.intervals(),
-        "model_bands": {metric: (band.low, band.high) for metric, band in bands.items()},
-    }
-
-
-def trial_detail(trial: Trial) -> dict[str, Any]:
-    """Return a trial with its metrics, its complete scenario and its full reason."""
-    return {
-        **trial_view(trial),
-        "reason": trial.outcome.reason,
-        "metrics": trial.outcome.metrics,
-        **_noise(trial.outcome.known_metrics(), trial.model_bands()),
-        "bottleneck": bottleneck(trial.outcome.flat_metrics(), trial.scenario.slo),
-        "scenario": trial.scenario.model_dump(mode="json"),
-        "wall_s": trial.outcome.wall_s,
-    }
+def explained(trial: Trial) -> dict[str, Any]:
+    """Return ``trial_detail`` and where the time of its slowest requests goes."""
+    return {**trial_detail(trial), "bottleneck": bottleneck(trial.outcome.flat_metrics(), trial.scenario.slo)}
 
 
 def frontier_view(study: Study) -> dict[str, Any]:
@@ -120,8 +70,8 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         "metrics": metrics.to_dict(),
         "evidence": prediction.evidence,
         "seeds": prediction.seeds,
-        **_noise(metrics, prediction.model_bands()),
-        "slo_violations": _known(violations),
+        **noise(metrics, prediction.model_bands()),
+        "slo_violations": known(violations),
         "feasible": all(violation <= 0.0 for violation in violations.values()),
         "bottleneck": bottleneck(metrics.flat(), scenario.slo),
         "prices": price_list(scenario.deployment.gpu_counts(), scenario.prices),

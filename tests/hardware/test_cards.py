@@ -76,7 +76,7 @@ def test_cards_of_files_are_deployed_and_go_by_their_names(folder: Path) -> None
     )
     assert [trial.outcome.reason for trial in found.trials if not trial.outcome.values] == []
     shown = data(found)
-    assert {gpu for trial in shown["trials"] for gpu in trial["gpus"]} == {"mi999", "h100_nvl", "h100_sxm"}
+    assert {gpu for trial in shown["trials"] for gpu in trial["gpu_counts"]} == {"mi999", "h100_nvl", "h100_sxm"}
     for trial in found.trials:
         gpu = Path(trial.scenario.deployment.gpu).name
         price = {"gpu.yaml": 5.0, "cards.py:H100_NVL": 2.0, "h100_sxm": get_gpu("h100_sxm").usd_per_hour["neocloud"]}

@@ -12,7 +12,6 @@ from dynosim.report.analysis import (
     LATENCY_PARTS,
     data,
     difference,
-    gpu_counts,
     gpu_text,
     health,
     hypervolume_curve,
@@ -25,6 +24,7 @@ from dynosim.report.infeasible import why_infeasible
 from dynosim.report.numbers import number
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome, Status, Trial
+from dynosim.search.view import gpu_counts
 from dynosim.uncertainty.evidence import Evidence
 from report.fake_study import OBJECTIVES, SPACE, make_study, make_trial, make_twin
 
@@ -224,11 +224,11 @@ def test_page_data_hold_the_ends_of_what_they_show() -> None:
     study = make_study(60)
     study.trials.append(make_twin(study.frontier()[1], 60))
     page = data(study)
-    for trial in (trial for trial in page["trials"] if trial["metrics"]):
+    for trial in (trial for trial in page["trials"] if trial["axes"]):
         assert trial["evidence"] in get_args(Evidence)
         for key, (low, high) in trial["intervals"].items():
-            assert low <= trial["metrics"][key] <= high
-        assert all(low < high for low, high in trial["bands"].values())
+            assert low <= trial["axes"][key] <= high
+        assert all(low < high for low, high in trial["model_bands"].values())
         assert "time_to_first_token.p99" not in trial["intervals"]
     shown = {trial["number"]: trial for trial in page["trials"] if trial["leader"] is not None}
     assert sorted(trial["recommendation"] for trial in shown.values()) == list(range(1, len(study.recommended()) + 1))

@@ -49,9 +49,9 @@ def test_frontier_json_and_csv_agree_and_are_exact(study: Study, run_dir: Path) 
     table = pd.read_csv(run_dir / "frontier.csv")
     assert [row["number"] for row in exact] == table["number"].tolist() == [t.number for t in study.recommended()]
     for i, objective in enumerate(study.objectives):
-        assert [row["outcome"]["values"][i] for row in exact] == table[objective.name].tolist()
+        assert [row["values"][i] for row in exact] == table[objective.name].tolist()
     for row, trial in zip(exact, study.recommended(), strict=True):
-        assert row["outcome"]["metrics"] == trial.outcome.metrics
+        assert row["metrics"] == trial.outcome.metrics
 
 
 def test_recommendations_are_the_scenarios_of_the_frontier(study: Study, run_dir: Path) -> None:

@@ -13,12 +13,11 @@ from dynosim.report import terminal
 from dynosim.report.analysis import (
     factors,
     folded,
-    gpu_counts,
-    layout,
     percent,
     recommendation_numbers,
 )
 from dynosim.report.numbers import number
+from dynosim.search.view import gpu_counts, layout
 from report.fake_study import make_study, make_twin
 
 

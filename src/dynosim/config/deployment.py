@@ -483,6 +483,11 @@ class DeploymentConfig(Config):
             counts[gpu] = counts.get(gpu, 0) + pool.max_replicas * pool.gpus_per_replica
         return counts
 
+    @property
+    def autoscaled(self) -> bool:
+        """Whether any pool has an autoscaler."""
+        return any(pool.autoscaler is not None for pool in self.pools().values())
+
     def num_gpus(self) -> int:
         """Return the GPUs of all types."""
         return sum(self.gpu_counts().values())

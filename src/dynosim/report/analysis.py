@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dynosim import plugins
-from dynosim.config import DeploymentConfig
 from dynosim.config.scenario import SERVED
-from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.prices import price_list
 from dynosim.metrics import LATENCY_PARTS, METRICS, bounds_of
 from dynosim.report.bottleneck import bottleneck
@@ -25,6 +22,7 @@ from dynosim.report.infeasible import why_infeasible
 from dynosim.search import pareto
 from dynosim.search.ties import points, preference
 from dynosim.search.trial import Status
+from dynosim.search.view import gpu_counts, layout, trial_view
 from dynosim.space import Parameter, Range
 from dynosim.uncertainty.model_band import Band, evidence_class, is_measured
 from dynosim.uncertainty.sampling import BATCHES, LEVELS, MIN_BATCH, MIN_TAIL, as_lengths
@@ -106,19 +104,6 @@ def values(trial: Trial) -> tuple[float, ...]:
     return trial.outcome.values
 
 
-def layout(trial: Trial) -> dict[str, str]:
-    """Return what people call a deployment by beside its label: engine, weights (and KV cache), router, GPU types."""
-    deployment = trial.scenario.deployment
-    weights, kv = deployment.quantization.replace("none", "native"), deployment.kv_cache_dtype
-    routers = dict.fromkeys(plugins.short(deployment.role_router(role).policy) for role in deployment.pools())
-    return {
-        "engine": deployment.engine.name,
-        "precision": weights if kv == "auto" else f"{weights}, KV {kv}",
-        "router": "+".join(routers),
-        "gpu": "+".join(gpu_counts(trial)),
-    }
-
-
 def same_row(trial: Trial) -> tuple[str, ...]:
     """Return what a row of a table stands for: trials that differ in it are never folded into one."""
     return (trial.scenario.deployment.label(), *layout(trial).values())
@@ -155,21 +140,10 @@ def leader_of(study: Study) -> dict[int, int]:
     return {trial.number: group[0].number for group in study.groups() for trial in group}
 
 
-def gpu_counts(trial: Trial) -> dict[str, int]:
-    """Return GPU name -> GPUs of all pools, all that an autoscaler may add included."""
-    counts = trial.scenario.deployment.gpu_counts()
-    return {get_gpu(gpu).name: count for gpu, count in counts.items()}
-
-
-def autoscaled(deployment: DeploymentConfig) -> bool:
-    """Return whether any pool has an autoscaler."""
-    return any(pool.autoscaler is not None for pool in deployment.pools().values())
-
-
 def gpu_text(trial: Trial) -> str:
     """Return the GPUs of a trial, a ceiling where they are scaled."""
     total = trial.scenario.deployment.num_gpus()
-    return f"up to {total}" if autoscaled(trial.scenario.deployment) else str(total)
+    return f"up to {total}" if trial.scenario.deployment.autoscaled else str(total)
 
 
 def difference(trial: Trial, reference: Trial) -> dict[str, tuple[Any, Any]]:
@@ -404,10 +378,10 @@ def hypervolume_curve(study: Study) -> list[float]:
 def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
     """Return everything the page shows, as plain JSON values.
 
-    ``axes`` name what can be plotted; each trial has its value on every axis under ``metrics`` (absent: unknown), the
-    means of ``LATENCY_PARTS`` in ms under ``parts``, its SLO violations, and its knobs by short path. ``intervals`` are
-    95 % sampling intervals by axis, ``bands`` the model's factors. Trials of the frontier and their leaders have a
-    ``recommendation``, the number of their file, and a ``leader``, the trial that stands for them (or they themselves).
+    ``axes`` name what can be plotted. Each trial is a ``trial_view`` with its value on every axis (absent: unknown),
+    the means of ``LATENCY_PARTS`` in ms under ``parts``, and the metrics that the SLO bounds. ``intervals`` are 95 %
+    sampling intervals by axis. Trials of the frontier and their leaders have a ``recommendation``, the number of their
+    file, and a ``leader``, the trial that stands for them (or they themselves).
     ``best_at`` says which objectives a pick is the best of; ``tradeoff_pair`` what is paid and what it buys.
     """
     front, axes, charged = study.frontier(), _axes(study), prices(study)
@@ -420,7 +394,7 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
         "axes": axes,
         "parts": [{"key": part, "label": METRICS[part].display.removesuffix(" time")} for part in LATENCY_PARTS],
         "slo": _slo(study),
-        "knobs": [short(parameter.path) for parameter in study.space.parameters],
+        "knobs": [{"path": parameter.path, "label": short(parameter.path)} for parameter in study.space.parameters],
         "prices": {gpu: price["usd_per_gpu_hour"] for gpu, price in charged.items()},
         "price_sources": {gpu: price["source"] for gpu, price in charged.items()},
         "trials": [
@@ -522,30 +496,19 @@ def _bounded(trial: Trial, study: Study) -> dict[str, float]:
 
 
 def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, Any]:
-    outcome, bands, deployment = trial.outcome, trial.model_bands(), trial.scenario.deployment
+    outcome = trial.outcome
     flat: Mapping[str, float] = outcome.flat_metrics()
     flat = {**flat, **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False))}
     shown = {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat}
     intervals = {key: trial.interval(key, value) for key, value in shown.items()}
-    factors_of = {key: bands.get(key.partition(".")[0]) for key in shown}
     return {
-        "number": trial.number,
-        "label": trial.scenario.deployment.label(),
-        **layout(trial),
-        "gpus": gpu_counts(trial),
-        "autoscaled": autoscaled(deployment),
-        "status": outcome.status.value,
-        "feasible": outcome.feasible,
-        "saturated": trial.saturated,
+        **trial_view(trial),
         "served": served(trial),
-        "knobs": {short(path): value for path, value in trial.point.items()},
-        "evidence": outcome.evidence,
         "rests_on": rests_on(trial) if outcome.evidence else "",
-        "metrics": shown,
+        "axes": shown,
         "intervals": {key: interval for key, interval in intervals.items() if interval},
-        "bands": {key: (band.low, band.high) for key, band in factors_of.items() if band},
+        "model_bands": {metric: (band.low, band.high) for metric, band in trial.model_bands().items()},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
         "slo": _bounded(trial, study) if outcome.metrics else {},
         "bottleneck": bottleneck(flat, trial.scenario.slo) if outcome.metrics else "",
-        "reason": outcome.reason,
     }

@@ -9,7 +9,6 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from dynosim import __version__
 from dynosim.config.load import dump_scenario
 from dynosim.files import write_whole
-from dynosim.report.analysis import gpu_counts, layout, leader_of, prices, recommendation_numbers
+from dynosim.report.analysis import leader_of, prices, recommendation_numbers
 from dynosim.report.html import html
 from dynosim.report.launch import launch_script
+from dynosim.search.view import layout, lossless
 from dynosim.workload import load_workload
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TABLE_STATS = ("p1", "p50", "p99")
 """Statistics of a distribution that the tables show beside its average."""
 LAYOUT = ("engine", "precision", "router", "gpu")
-"""Columns of ``analysis.layout``."""
+"""Columns of ``search.view.layout``."""
 ENDS = ("low", "high", "model_low", "model_high")
 """Columns of an objective's 95 % sampling interval and of its model band."""
 
@@ -82,7 +82,7 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
         "evidence": outcome.evidence or None,
         "label": trial.scenario.deployment.label(),
         **layout(trial),
-        "gpus": sum(gpu_counts(trial).values()),
+        "gpus": trial.scenario.deployment.num_gpus(),
         **{path: _cell(value) for path, value in trial.point.items()},
         **{f"slo_violation.{name}": violation for name, violation in outcome.constraints.items()},
         **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False)),
@@ -104,17 +104,6 @@ def _ends(study: Study, trial: Trial) -> dict[str, float]:
 
 def _cell(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
-
-
-def lossless(trial: Trial) -> dict[str, Any]:
-    """Return everything known about *trial* as JSON values."""
-    return {
-        "number": trial.number,
-        "label": trial.scenario.deployment.label(),
-        "point": dict(trial.point),
-        "scenario": trial.scenario.model_dump(mode="json"),
-        "outcome": asdict(trial.outcome),
-    }
 
 
 def recommendations(study: Study) -> dict[str, str]:

@@ -23,7 +23,6 @@ from dynosim.report.analysis import (
     frontier_line,
     gpu_text,
     health,
-    layout,
     percent,
     plus_minus,
     prices,
@@ -38,6 +37,7 @@ from dynosim.report.analysis import (
 )
 from dynosim.report.numbers import number
 from dynosim.search.trial import Status
+from dynosim.search.view import layout
 from dynosim.timing.calibrated import FOLDER, Profile
 
 if TYPE_CHECKING:

@@ -19,10 +19,11 @@ from dynosim.files import write_whole
 from dynosim.report import data
 from dynosim.run import load_study, new_run_id, predict, runs
 from dynosim.search.study import Study
+from dynosim.search.view import trial_view
 from dynosim.service.guard import MAX_TRIALS, Allowed, anchored_text, read_space
 from dynosim.service.store import FINAL_STATES, Store, StoredStudy
 from dynosim.service.worker import Runner
-from dynosim.views import frontier_view, prediction_view, trial_detail, trial_view
+from dynosim.views import explained, frontier_view, prediction_view
 
 POLL_S = 0.25
 """How often an event stream looks for news, which come from another process."""
@@ -206,7 +207,7 @@ def trial(number: int, study: Trials) -> dict[str, Any]:
     """Return one trial with its metrics, scenario and reason."""
     for candidate in study.trials:
         if candidate.number == number:
-            return trial_detail(candidate)
+            return explained(candidate)
     raise HTTPException(404, f"study {study.id} has no trial {number}")
 
 

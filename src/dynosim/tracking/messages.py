@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dynosim.search.trial import Status, Trial
+from dynosim.search.view import lossless
 from dynosim.tracking.views import saved_views
 from dynosim.workload import load_workload
 
@@ -42,7 +42,7 @@ def study_message(study: Study) -> dict[str, Any]:
 
 def trial_message(study: Study, trial: Trial) -> dict[str, Any]:
     """Return the child run of *trial*: tags, the searched knobs as params, all metrics, scenario and result."""
-    outcome, deployment = trial.outcome, trial.scenario.deployment
+    outcome, deployment, known = trial.outcome, trial.scenario.deployment, lossless(trial)
     end_ms = _now_ms()
     return {
         "number": trial.number,
@@ -64,8 +64,8 @@ def trial_message(study: Study, trial: Trial) -> dict[str, Any]:
         },
         "params": {path: str(value) for path, value in trial.point.items()},
         "metrics": _metrics(study, trial),
-        "scenario": trial.scenario.model_dump(mode="json"),
-        "outcome": {**asdict(outcome), "constraints": _finite(outcome.constraints)},
+        "scenario": known.pop("scenario"),
+        "outcome": known,
     }
 
 

@@ -5,11 +5,11 @@ const byValue = (a, b) => isNaN(a) || isNaN(b) ? String(a).localeCompare(String(
 const knob = v => v === undefined ? "–" : typeof v === "object" ? JSON.stringify(v) : String(v);
 const kept = t => [...state.brushes.values()].every(brush => brush.has(brush.of(t)));
 
-function categorical(name, rows) {
-  const of = t => knob(t.knobs[name]), seen = [...new Set(rows.map(of))].sort(byValue), stride = Math.ceil(seen.length / 10);
+function categorical({ path, label }, rows) {
+  const of = t => knob(t.point[path]), seen = [...new Set(rows.map(of))].sort(byValue), stride = Math.ceil(seen.length / 10);
   const at = v => seen.indexOf(v) / Math.max(seen.length - 1, 1);
-  const brush = (low, high) => { const some = seen.filter(v => low <= at(v) && at(v) <= high); return { label: name, of, has: v => some.includes(v), ends: [some[0], some.at(-1)] }; };
-  return { key: name, label: name, of, at, brush, text: of, size: seen.length, ticks: seen.filter((_, i) => i % stride === 0).map(v => [at(v), v]) };
+  const brush = (low, high) => { const some = seen.filter(v => low <= at(v) && at(v) <= high); return { label, of, has: v => some.includes(v), ends: [some[0], some.at(-1)] }; };
+  return { key: path, label, of, at, brush, text: of, size: seen.length, ticks: seen.filter((_, i) => i % stride === 0).map(v => [at(v), v]) };
 }
 function numeric(o, rows) {
   const of = t => value(t, o.key), seen = rows.map(of), low = Math.min(...seen), high = Math.max(...seen), log = low > 0 && high / low > 20;
@@ -22,7 +22,7 @@ function parallel() {
   const node = el("parallel"), rows = D.trials.filter(meets), onFront = view.leader;
   node.innerHTML = '<p class="muted small">No trial is left.</p>';
   if (!rows.length) return;
-  const axes = [...D.objectives.map(o => numeric(o, rows)), ...D.knobs.map(name => categorical(name, rows))].filter(a => a.size > 1);
+  const axes = [...D.objectives.map(o => numeric(o, rows)), ...D.knobs.map(k => categorical(k, rows))].filter(a => a.size > 1);
   const width = Math.max(node.parentNode.clientWidth, LEFT + RIGHT + STEP * (axes.length - 1));
   const x = i => LEFT + i * (width - LEFT - RIGHT) / Math.max(axes.length - 1, 1), y = f => TOP + (1 - Math.min(Math.max(f, 0), 1)) * HEIGHT;
   const room = Math.max(Math.floor((x(1) - x(0) - 12) / 6.5), 4), cut = text => text.length > room ? `${text.slice(0, room - 1)}…` : text;

@@ -29,23 +29,23 @@ function plotAxis(key, drawn) {
     gridcolor: COLOR.grid, linecolor: COLOR.axis, ticks: "outside", tickcolor: COLOR.axis, zeroline: false, automargin: true, exponentformat: "none", separatethousands: true };
 }
 // ---- how far a number may be off; both scale with what-if prices
-const interval = (t, key) => { const ends = t.intervals[key], scale = value(t, key) / t.metrics[key]; return ends && ends.map(v => v * scale); };
-const band = (t, key) => t.bands[key] && t.bands[key].map(factor => value(t, key) * factor);
+const interval = (t, key) => { const ends = t.intervals[key], scale = value(t, key) / t.axes[key]; return ends && ends.map(v => v * scale); };
+const band = (t, key) => factorsOf(t, key) && factorsOf(t, key).map(factor => value(t, key) * factor);
 function bars(trials, key) {
   const ends = trials.map(t => [interval(t, key), value(t, key)]);
   return { type: "data", symmetric: false, array: ends.map(([e, v]) => e ? e[1] - v : 0), arrayminus: ends.map(([e, v]) => e ? v - e[0] : 0), thickness: 1, width: 0, color: COLOR.noise };
 }
 // A band need not hold its own point: where the model is known to be biased it lies to one side.
 function modelBands(trials) {
-  const along = (key, at) => trials.filter(t => t.bands[key]).flatMap(t => [...band(t, key).map(v => at(t, v)), [null, null]]);
+  const along = (key, at) => trials.filter(t => factorsOf(t, key)).flatMap(t => [...band(t, key).map(v => at(t, v)), [null, null]]);
   const points = [...along(state.x, (t, v) => [v, value(t, state.y)]), ...along(state.y, (t, v) => [value(t, state.x), v])];
   return { type: "scatter", mode: "lines", name: "model band (picks, pinned)", x: points.map(p => p[0]), y: points.map(p => p[1]), line: { width: 7, color: COLOR.band }, hoverinfo: "skip" };
 }
 function hover(t) {
-  const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b> ${plusMinus(t, o.key)}${t.bands[o.key] ? ` · real / this ${factors(t, o.key)}` : ""}`);
-  const extra = EXTRA.filter(k => k in t.metrics && !D.objectives.some(o => o.key === k)).map(k => `${esc(axisOf(k).label)}: ${withUnit(value(t, k), axisOf(k))}`);
+  const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b> ${plusMinus(t, o.key)}${factorsOf(t, o.key) ? ` · real / this ${factors(t, o.key)}` : ""}`);
+  const extra = EXTRA.filter(k => k in t.axes && !D.objectives.some(o => o.key === k)).map(k => `${esc(axisOf(k).label)}: ${withUnit(value(t, k), axisOf(k))}`);
   const changes = t.number === D.baseline ? ["baseline"] : differences(t).slice(0, 9).map(([k, a, b]) => `${esc(k)}: ${a === undefined ? "" : esc(knob(a)) + " → "}${esc(knob(b))}`);
-  const leader = view.leader.get(t) || t, flags = [t.evidence + (leader === t ? "" : `, not told apart from trial ${leader.number}`), t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses a bound"].filter(Boolean);
+  const leader = view.leader.get(t) || t, flags = [(t.evidence || "") + (leader === t ? "" : `, not told apart from trial ${leader.number}`), t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses a bound"].filter(Boolean);
   return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpuCount(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
 }
 function shades(trials) {

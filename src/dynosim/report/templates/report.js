@@ -10,7 +10,7 @@ function table(node, heads, rows, textColumns) {
     rows.map(r => `<tr${r.attributes || ""}>${r.cells.map((c, i) => `<td${cls(i)}>${c}</td>`).join("")}</tr>`).join("") + "</tbody>";
 }
 function plusMinus(t, key) {
-  const ends = t.intervals[key], half = ends && t.metrics[key] ? 50 * (ends[1] - ends[0]) / Math.abs(t.metrics[key]) : 0;
+  const ends = t.intervals[key], half = ends && t.axes[key] ? 50 * (ends[1] - ends[0]) / Math.abs(t.axes[key]) : 0;
   return half < 0.05 ? "" : `±${half.toFixed(half < 0.95 ? 1 : 0)} %`;
 }
 function delta(axis, v, reference) {
@@ -19,16 +19,16 @@ function delta(axis, v, reference) {
   return `<span class="${same ? "muted" : better ? "good" : "bad"}">${same ? "0 %" : percent(v, reference)}</span>`;
 }
 const noise = (t, key) => `<span class="noise">${plusMinus(t, key)}</span>`;
-const factors = (t, key) => t.bands[key] ? t.bands[key].map(v => v.toFixed(2)).join("–") : "";
-const gpuCount = t => (t.autoscaled ? "up to " : "") + gpusOf(t);
-const gpuText = t => Object.keys(t.gpus).join(" + ");
+const factors = (t, key) => factorsOf(t, key) ? factorsOf(t, key).map(v => v.toFixed(2)).join("–") : "";
+const gpuCount = t => (t.autoscaled ? "up to " : "") + t.gpus;
+const gpuText = t => Object.keys(t.gpu_counts).join(" + ");
 const fileOf = t => t.number === D.baseline && !t.recommendation ? "baseline" : t.recommendation && String(t.recommendation).padStart(4, "0");
 const pickNames = t => Object.entries(view.picks).filter(([, pick]) => pick === t).map(([name]) => name);
 const badge = text => `<span class="badge">${esc(text)}</span>`;
 function differences(t) {
   const base = baseline();
-  if (!base) return D.knobs.filter(k => k in t.knobs).map(k => [k, undefined, t.knobs[k]]);
-  return D.knobs.map(k => [k, base.knobs[k], t.knobs[k]]).filter(([, a, b]) => b !== undefined && JSON.stringify(a) !== JSON.stringify(b));
+  if (!base) return D.knobs.filter(k => k.path in t.point).map(k => [k.label, undefined, t.point[k.path]]);
+  return D.knobs.map(k => [k.label, base.point[k.path], t.point[k.path]]).filter(([, a, b]) => b !== undefined && JSON.stringify(a) !== JSON.stringify(b));
 }
 function cards() {
   const base = baseline();
@@ -41,7 +41,7 @@ function frontierTable() {
   const columns = [...D.objectives, ...EXTRA.map(axisOf).filter(a => a && !D.objectives.some(o => o.key === a.key))];
   const said = ["trial", "file", "deployment", "engine", "precision", "router", "GPU"], heads = [...said, "GPUs", ...columns.map(a => esc(title(a))), "evidence"];
   const cells = (t, more) => [t.number, fileOf(t) || "–", esc(t.label) + pickNames(t).map(badge).join("") + more, esc(t.engine), esc(t.precision), esc(t.router), esc(t.gpu),
-    gpuCount(t), ...columns.map(a => num(value(t, a.key)) + noise(t, a.key)), esc(t.evidence) + (t.saturated ? ", saturated" : "")];
+    gpuCount(t), ...columns.map(a => num(value(t, a.key)) + noise(t, a.key)), esc(t.evidence || "") + (t.saturated ? ", saturated" : "")];
   const line = (t, more, kind) => ({ attributes: ` data-trial="${t.number}" class="${kind}"`, cells: cells(t, more) });
   const rows = view.rows.flatMap(({ shown, variants }) => {
     const some = variants.filter(kept), open = state.open.has(shown.number) || !kept(shown);
@@ -88,9 +88,9 @@ function select(number) {
   el("bottleneck").textContent = t.bottleneck;
   timeline(t);
   const file = D.run_dir && fileOf(t) && `${D.run_dir}/recommendations/${fileOf(t)}.yaml`;
-  const rests = t.rests_on + (Object.keys(t.bands).length ? "; 80 % of its measured runs gave between these multiples (real / this) of the number" : "");
+  const rests = t.rests_on + (Object.keys(t.model_bands).length ? "; 80 % of its measured runs gave between these multiples (real / this) of the number" : "");
   el("detail").innerHTML = `<table id="numbers"></table><p class="muted small">${esc(rests)}</p><table id="changes"></table>` + (file ? `<code>dynosim predict ${esc(file)}</code>` : "");
-  const keys = [...new Set([...D.objectives.map(o => o.key), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.metrics);
+  const keys = [...new Set([...D.objectives.map(o => o.key), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.axes);
   table(el("numbers"), ["metric", "value", "real / this", "vs baseline"], keys.map(k => ({ cells: [esc(axisOf(k).label), `${withUnit(value(t, k), axisOf(k))} ${noise(t, k)}`, `<span class="whole">${factors(t, k)}</span>`, base && base !== t ? delta(axisOf(k), value(t, k), value(base, k)) : ""] })), ["metric"]);
   table(el("changes"), ["knob", "baseline", "this trial"], differences(t).map(([k, a, b]) => ({ cells: [esc(k), esc(knob(a)), esc(knob(b))] })), ["knob"]);
   mark();
@@ -134,7 +134,7 @@ function reset() {
   el("whatif").innerHTML = "";
   for (const [gpu, usd] of Object.entries(D.prices)) slider(`${gpu} price`, usd / 4, usd * 4, () => state.price[gpu], v => state.price[gpu] = v, v => `$${v.toFixed(2)}/h`);
   for (const s of D.slo.filter(s => s.bound > 0)) slider(`${s.label} ${s.better === "higher" ? "≥" : "≤"}`, s.bound / 8, s.unit === "ratio" ? 1 : s.bound * 8, () => state.bound[s.key], v => state.bound[s.key] = v, v => withUnit(v, s));
-  const most = Math.max(2, ...D.trials.map(gpusOf));
+  const most = Math.max(2, ...D.trials.map(t => t.gpus));
   slider("at most", 1, most, () => Math.min(state.maxGpus, most), v => state.maxGpus = v >= most ? Infinity : Math.max(1, Math.round(v)), v => `${v} GPUs`);
   el("whatif").append(Object.assign(document.createElement("button"), { className: "plain", textContent: "Reset", onclick: () => { reset(); draw(); } }));
 }

@@ -28,19 +28,19 @@ const title = axis => shown(axis.unit) ? `${axis.label} (${axis.unit})` : axis.l
 const axisOf = key => D.axes.find(a => a.key === key);
 const trialOf = number => D.trials.find(t => t.number === number);
 const baseline = () => D.baseline === null ? undefined : trialOf(D.baseline);
-const gpusOf = t => Object.values(t.gpus).reduce((a, b) => a + b, 0);
 // ---- prices and bounds
 function repriced(t, v, unit) {
   if (v === undefined || !unit.startsWith("USD")) return v;
-  const cost = prices => Object.entries(t.gpus).reduce((sum, [gpu, n]) => sum + n * prices[gpu], 0);
+  const cost = prices => Object.entries(t.gpu_counts).reduce((sum, [gpu, n]) => sum + n * prices[gpu], 0);
   return v * (cost(state.price) / cost(D.prices));
 }
-const value = (t, key) => repriced(t, t.metrics[key], axisOf(key).unit);
+const factorsOf = (t, key) => key in t.axes ? t.model_bands[key.split(".")[0]] : undefined;
+const value = (t, key) => repriced(t, t.axes[key], axisOf(key).unit);
 const touched = () => state.maxGpus !== Infinity || D.slo.some(s => state.bound[s.key] !== s.bound) ||
   Object.keys(D.prices).some(gpu => state.price[gpu] !== D.prices[gpu]);
 const limits = () => [
   ...D.slo.map(s => ({ ...s, bound: state.bound[s.key], of: t => repriced(t, t.slo[s.key], s.unit), text: v => `${s.label} ${s.better === "higher" ? "≥" : "≤"} ${v} ${shown(s.unit)}`.trim() })),
-  { better: "lower", bound: state.maxGpus, of: gpusOf, text: v => `at most ${v} GPUs` }];
+  { better: "lower", bound: state.maxGpus, of: t => t.gpus, text: v => `at most ${v} GPUs` }];
 const holds = (limit, v) => limit.better === "higher" ? v >= limit.bound : v <= limit.bound;
 const meets = t => t.status === "complete" && limits().every(limit => holds(limit, limit.of(t)));
 // ---- frontier, picks and trade-off: the rules of Study.frontier, Study.picks and report.tradeoff

@@ -3,11 +3,11 @@
 python benchmarks/conformance/record_dynamo.py --peer .venv-conformance/dynamo-1.6.1/bin/python --write
 
 Without ``--write`` it prints what the peer and this simulator give, side by side; with ``--trace`` and ``--replicas``
-for a Mooncake trace of your own under the KV router. The peer adds the times of prefill and decode in a pass, computes a
+it does so for a Mooncake trace under the KV router. The peer adds the times of prefill and decode in a pass, computes a
 prompt's last block again on a full hit, admits whole prompts only, and knows no time between passes. What makes this
-simulator do the same: ``timing: polynomial``, ``async_scheduling: false``, one block more than the peer has (vLLM's null
-block), hand-offs that take no time. The peer counts a batch's new tokens as requests times their mean in whole tokens,
-which is a few tokens off where several prompts start in one pass; that is the 0.05 %.
+simulator do the same: ``timing: polynomial``, ``async_scheduling: false``, one block more than the peer has (vLLM's
+null block), hand-offs that take no time. The peer counts a batch's new tokens as requests times their mean in whole
+tokens, a few tokens off where several prompts start in one pass; that is the 0.05 %.
 """
 
 from __future__ import annotations

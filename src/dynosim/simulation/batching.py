@@ -269,6 +269,8 @@ def plan(e, g):
         rep = e.rows[r]
         rep.planned, rep.passes_planned, rep.end = end < math.inf or _has_requests(e, g), passes, end
         rep.stall_planned = stall(e, r, slowest) if prefill > 0 else 0.0
+    if lim.indexed:
+        e.evicts[g] = passes > 1 and end < math.inf and growth_evicts(e, g, passes)
 
 
 # -------------------------------------------------------------------------------------------------------------- commit

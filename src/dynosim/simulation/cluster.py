@@ -32,7 +32,7 @@ from dynosim.simulation.sessions import Sessions
 from dynosim.simulation.split import Served, request_records
 from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE
 from dynosim.timing import frontend_s
-from dynosim.workload.table import Workload
+from dynosim.workload.table import IntArray, Workload
 
 FIRST_CHECK_S, CHECK_GROWTH = 1.0, 2.0
 """Checks for a lost cause take place at these virtual times: a lost run takes at most twice the time it has to."""
@@ -81,12 +81,17 @@ class Cluster:
         self.lost: dict[str, float] = {}
         """SLO that the run was ended for -> lower bound of its violation."""
         self._stop = stop if self.admissible.any() else None
+        self._to_route: IntArray = np.zeros(0, np.int64)
+        self._routed = 0
+        """Requests that are routed in compiled code, and how many of them have been so far."""
 
     def run(self) -> None:
         """Serve the whole workload, or what is served of it by its end."""
         self.failures.start()
-        if self._nobody_looks():
+        if self._is_static() and not self._dispatcher.router.looks:
             self._submit_all()
+        elif self._is_static() and self._dispatcher.compiled:
+            self._to_route = self._admitted()
         else:
             self._start_ticks()
             self.sessions.start()
@@ -141,6 +146,8 @@ class Cluster:
         while True:
             until = min(clock.peek(), self.end_s)
             if until > clock.now:
+                if len(self._to_route):
+                    self._route_all(until)
                 count, index = core.next_event(handles, until)
                 if count:
                     self._report(index, count)
@@ -214,19 +221,35 @@ class Cluster:
 
     # ------------------------------------------------------------------------------------------------------- requests
 
-    def _nobody_looks(self) -> bool:
+    @property
+    def _dispatcher(self) -> Dispatcher:
+        return next(iter(self.runtimes.values())).dispatcher
+
+    def _is_static(self) -> bool:
+        """Whether nothing but the arrival of requests ever changes anything: a plain open loop on replicas that stay."""
         runtime = next(iter(self.runtimes.values()))
         static = len(self.runtimes) == 1 and runtime.scaler is None and not self.failures.expected
-        return static and not self.sessions.watch and not runtime.dispatcher.router.looks
+        return static and not self.sessions.watch
+
+    def _admitted(self) -> IntArray:
+        """Return the requests that will be sent and can run."""
+        return np.flatnonzero((self.sessions.arrival_s <= self.workload.end_s) & self.admissible)
 
     def _submit_all(self) -> None:
-        runtime, arrival_s = self.runtimes["mixed"], self.sessions.arrival_s
+        runtime, arrival_s, admitted = self.runtimes["mixed"], self.sessions.arrival_s, self._admitted()
         row_of = np.full(len(self.workload), NONE, np.int64)
-        sent = np.flatnonzero(arrival_s <= self.workload.end_s)
-        admitted = sent[self.admissible[sent]]
         row_of[admitted] = runtime.dispatcher.choose_all(admitted)
         core.submit_all(runtime.pool.handle, row_of, arrival_s)
-        self.sessions.unsent = len(self.workload) - len(sent)
+        self._have_come(self.workload.end_s)
+
+    def _route_all(self, until: float) -> None:
+        """Send what comes by *until*, the replicas running up to each arrival."""
+        arrival_s = self.sessions.arrival_s
+        self._routed = self._dispatcher.route_all(self.handles, self._to_route, arrival_s, self._routed, until)
+        self._have_come(until)
+
+    def _have_come(self, time: float) -> None:
+        self.sessions.unsent = len(self.workload) - int(np.searchsorted(self.sessions.arrival_s, time, "right"))
 
     def _arrive(self, i: int, time: float) -> None:
         if self.admissible[i]:

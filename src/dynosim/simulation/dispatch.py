@@ -116,6 +116,18 @@ class Dispatcher:
         self._check(int(positions.max(initial=0)))
         return self.rows[positions]
 
+    @property
+    def compiled(self) -> bool:
+        """Whether all that is sent can be routed in compiled code, one request after the other."""
+        limits = self.pool.engine.limits[0]
+        return self._compiled is not None and not limits["tiers"] and not limits["lag_s"]
+
+    def route_all(self, handles: IntArray, requests: IntArray, times: FloatArray, first: int, until: float) -> int:
+        """Send those of *requests*, from the *first* on, that come by *until*; return the next one."""
+        assert self._compiled is not None
+        draws = self._compiled.draws(len(self._input))
+        return core.route_all(handles, self.rows, self._weights, draws, requests, times, first, until)
+
     def submit(self, i: int, row: int, time: float) -> None:
         """Queue request *i* on *row*."""
         self.sent += 1

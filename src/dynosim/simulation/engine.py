@@ -52,12 +52,24 @@ from dynosim.simulation.state import (
 
 
 @inner
+def _replica_rows(e):
+    return max(e.limits[0].ranks, e.limits[0].lanes)
+
+
+@inner
+def _look_again(e, r):
+    """The replica of row *r* may have something to do at any time."""
+    e.due[r // _replica_rows(e)] = -math.inf
+
+
+@inner
 def _interrupt(e, q, time, ahead):
     """Cut a run of decode passes *ahead* passes after the last one that starts before *time*, so that queue *q* is
     looked at."""
     wake(e, q, time)
     lim, g = e.limits[0], leader(e, q)
     rep = e.rows[g]
+    _look_again(e, q)
     if rep.planned and rep.passes_planned > 1 and rep.end < math.inf:
         passes, seconds = run_decodes(e, g, rep.passes_planned, max(time - rep.now, 0.0), 0)
         passes, seconds = some_more(e, g, passes, ahead, rep.passes_planned, seconds)
@@ -84,6 +96,7 @@ def _queue(e, r, j, time):
     rep.kv_load += job.input
     index.send(e, r, j, time)
     queues.arrive(e, r, j)
+    _look_again(e, r)
     if next_arrival(e, r) < math.inf or rep.n_running == 0 or lim.lanes > 1:
         _interrupt(e, r, time, lim.overlap)
 
@@ -189,7 +202,7 @@ def _earliest(e, first, last):
 @inner
 def _advance(e, first, until):
     """Run the replica whose rows start with *first* up to *until*: passes that end by then, and start before."""
-    last = first + max(e.limits[0].ranks, e.limits[0].lanes)
+    last = first + _replica_rows(e)
     while True:
         end, committer, start, planner = _earliest(e, first, last)
         if start < end and start < until:
@@ -197,6 +210,7 @@ def _advance(e, first, until):
         elif end < math.inf and end <= until:
             commit(e, committer)
         else:
+            e.due[first // _replica_rows(e)] = min(end, start)
             return
 
 
@@ -207,8 +221,10 @@ def _advance_alone(handles, until):
     lim = e.limits[0]
     if len(handles) > 1 or lim.watch or lim.tiers > 0 or lim.lag_s > 0.0:
         return False
-    for first in range(0, len(e.rows), max(lim.ranks, lim.lanes)):
-        _advance(e, first, until)
+    rows = _replica_rows(e)
+    for replica in range(len(e.rows) // rows):
+        if e.due[replica] <= until:
+            _advance(e, replica * rows, until)
     return True
 
 
@@ -269,7 +285,11 @@ def next_event(handles, until):
 @entry
 def submit(handle, r, j, time):
     """Queue job *j* on row *r* at *time*, up to which the row has been run."""
-    e = open_engine(handle)
+    _submit(open_engine(handle), r, j, time)
+
+
+@inner
+def _submit(e, r, j, time):
     job = e.jobs[j]
     if job.kv == LOCAL and job.generated == 0:
         job.prefill_load = job.input - kv_cache.match(e, e.rows[r].cache, j, job.input)[0]
@@ -327,6 +347,7 @@ def _split(e, g, time):
     end = rep.now + run_decodes(e, g, planned - passes, math.inf, 0)[1]
     for r in range(g, g + lim.ranks):
         e.rows[r].planned, e.rows[r].passes_planned, e.rows[r].end = 1, planned - passes, end
+    _look_again(e, g)
 
 
 @entry
@@ -359,7 +380,8 @@ def _settle_all(e, time):
 def _look_up(e, j, time):
     """Note the blocks of the prompt of job *j* that every row has at *time*, as far as the router knows."""
     for g in range(0, len(e.rows), e.limits[0].ranks):
-        _settle(e, g, time)
+        if e.evicts[g]:
+            _settle(e, g, time)
     index.catch_up(e, time)
     index.look_up(e, j, time)
     if e.limits[0].tiers > 0:
@@ -392,6 +414,19 @@ def route(handle, rows: Ints, weights: Floats, draw: float, j, time):
     return routing.kv_aware(e, rows, weights, draw, j)
 
 
+@entry
+def route_all(handles, rows: Ints, weights: Floats, draws: Floats, requests: Ints, times, first: int, until):
+    """Send those of *requests*, from the *first* on, that come by *until* as ``route`` does; returns the next one."""
+    e = open_engine(handles[0])
+    while first < len(requests) and times[requests[first]] <= until:
+        j = requests[first]
+        _advance_alone(handles, times[j])
+        _look_up(e, j, times[j])
+        _submit(e, rows[routing.kv_aware(e, rows, weights, draws[j], j)], j, times[j])
+        first += 1
+    return first
+
+
 # ------------------------------------------------------------------------------------------------ starting and failing
 
 
@@ -407,7 +442,7 @@ def _empty(e, c):
 
 @inner
 def _rows_of(e, replica):
-    size = max(e.limits[0].ranks, e.limits[0].lanes)
+    size = _replica_rows(e)
     return replica * size, (replica + 1) * size
 
 
@@ -424,6 +459,7 @@ def _boot(e, replica, time):
                 if e.limits[0].tier_kind[k] != tiers.REMOTE_STORE:
                     _empty(e, tiers.cache_of(e, r, k))
     e.stage_free[first] = time
+    _look_again(e, first)
 
 
 @entry

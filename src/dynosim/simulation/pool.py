@@ -165,6 +165,8 @@ def _empty_index(rows: int, blocks: int, nodes: PrefixNodes) -> dict[str, Any]:
         "node_entry": np.zeros(shared, np.int32),
         "overlap": np.zeros((4, rows), np.int64),
         "costs": np.zeros(rows),
+        "due": np.zeros(rows),
+        "evicts": np.zeros(rows, np.int8),
     }
 
 

@@ -285,6 +285,8 @@ class Engine(NamedTuple):
     node_entry: NDArray[np.int32]  # of each node that requests can share: its first entry
     overlap: NDArray[np.int64]  # of one prompt with every row
     costs: NDArray[np.float64]  # scratch
+    due: NDArray[np.float64]  # of each replica: when it next has something to do, or earlier
+    evicts: NDArray[np.int8]  # of each row that leads others: whether its run of decodes may evict
     net: NDArray[Any]  # shared by all pools, as are links and transfers
     links: NDArray[Any]
     transfers: NDArray[Any]
@@ -304,7 +306,7 @@ class Engine(NamedTuple):
 
 _DTYPES: dict[str, Any] = {
     "limits": LIMITS, "rows": ROW, "jobs": JOB, "caches": CACHE, "slots": SLOT, "events": EVENT, "log": LOG,
-    "entries": ENTRY, "overlap": np.int64,
+    "entries": ENTRY, "overlap": np.int64, "evicts": np.int8,
     "net": NET, "links": LINK, "transfers": TRANSFER, "tier_blocks": np.int64, "running": np.int64,
     "row_links": np.int64,
 } | dict.fromkeys(("buckets", "node_blocks", "hash_ids", "held", "entry_buckets", "node_entry"), np.int32)  # fmt: skip

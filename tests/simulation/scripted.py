@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from dynosim.policies.base import PoolView, RequestView, ScalingView
+from dynosim.policies.routing.kv_aware import KVAware
 
 
 class Scripted:
@@ -36,3 +37,7 @@ class Fixed:
         """Return the position."""
         Fixed.seen.append((request, pool, pool.outstanding_requests.tolist(), pool.cached_tokens().tolist()))
         return self._position
+
+
+class Interpreted(KVAware):
+    """A user's policy that does what ``kv_aware`` does: nothing of it is compiled."""

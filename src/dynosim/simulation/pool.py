@@ -160,7 +160,7 @@ def _empty_index(rows: int, blocks: int, nodes: PrefixNodes) -> dict[str, Any]:
     node where it was sent: there are never more than both together."""
     shared, ids = max(len(nodes.blocks) - len(nodes.offsets) + 1, 0), len(nodes.ids)
     return {
-        "entries": np.zeros(min(rows * shared, rows * min(shared, blocks) + 2 * ids) + 1, state.ENTRY),
+        "entries": sparse_zeros(min(rows * shared, rows * min(shared, blocks) + 2 * ids) + 1, state.ENTRY),
         "entry_buckets": np.zeros(1 << (min(rows * shared, ids) + 16).bit_length(), np.int32),
         "node_entry": np.zeros(shared, np.int32),
         "overlap": np.zeros((4, rows), np.int64),

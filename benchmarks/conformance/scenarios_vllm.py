@@ -288,10 +288,12 @@ CONVERSATION, SYNTHETIC = "mooncake_conversation_trace.jsonl.gz", "mooncake_synt
 AZURE_CONV, AZURE_CODE = "AzureLLMInferenceTrace_conv_2023.csv.gz", "AzureLLMInferenceTrace_code_2023.csv.gz"
 WILDCHAT = "inferencex_multiturn_wildchat_turns.csv.gz"
 SERVER = {"max_num_seqs": 64, "max_num_batched_tokens": 2048}
-MIXED = (*range(1, 13), 106, 126, 138, 162, 197, 226, 380, 412, 548, 623)
+MIXED = (*range(1, 13), 106, 126, 138, 141, 162, 197, 226, 246, 275, 295, 380, 412, 546, 548, 560, 623)
 """Twelve, and those of 600 more that are decided by what few others meet: which of two equals is preempted; that a
 request preempted by its own need ends the step; that one whose last token is in flight can be preempted too; that
-blocks stay cached whose request is preempted in the step that was to compute them; that equal blocks are cached twice.
+blocks stay cached whose request is preempted in the step that was to compute them; that equal blocks are cached twice
+and found in the order in which they were hashed; that the head of the queue may fit because an arrival shortens its
+chunk, or because the answer that it repeats is being computed.
 """
 SCENARIOS: dict[str, Scenario] = {
     "light": Scenario("few requests at a time", plain(40, 4.0, (10, 400), (1, 60))),

@@ -477,6 +477,7 @@ class Lane:
         ended = [job for job in self.running if job.ended]
         for job in ended:
             self.running.remove(job)
+            self.rank.register(job, job.ctx)
             if not self.rank.pool.lim["hold"]:
                 self.rank.release(job)
         return bool(ended)
@@ -487,7 +488,8 @@ class Lane:
         job.row["stall_s"] += self.stalled - job.stall_mark
         self.full = False
         rank.pool.e.rows[self.row]["finished"] += 1
-        rank.register(job, job.ctx)
+        # Overlapped, the last token is not known yet when the next pass is chosen.
+        rank.register(job, job.ctx - (lim["overlap"] > 0 and not job.computing))
         rank.pool.world.store(job, end)
         if not lim["hold"]:
             rank.count_out(job, end)

@@ -132,9 +132,10 @@ def growth_evicts(e, g, passes):
 
 @inner
 def next_arrival(e, r):
-    """When an arrival may change the batch: never while it is full or the head of the queue is blocked."""
+    """When an arrival may change the batch: never while it is full or the head of the queue is blocked, unless it then
+    asks for less."""
     rep, lim = e.rows[r], e.limits[0]
-    blocked = rep.wait_head != NONE and not lim.ordered and not lim.longest_prefix
+    blocked = rep.wait_head != NONE and not lim.ordered and not lim.longest_prefix and not lim.long_prefill_adaptive
     if blocked or rep.full or rep.n_running >= lim.max_num_seqs:
         return math.inf
     return queues.next_arrival(e, r)
@@ -199,7 +200,25 @@ def _choose(e, r, now, seen):
     looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
     if looks and _row_growth_evicts(e, r, left):
         return 1  # the router's index, or the choice of who is next, depends on what is evicted when
+    if short != NONE and short != BATCH_SLOTS and _computes_for_head(e, r):
+        return 1
     return _passes_with_blocks(e, r, left)
+
+
+@inner
+def _computes_for_head(e, r):
+    """Whether a running request of row *r* computes what the head of the queue begins with: it may find more each pass
+    and fit then."""
+    first = e.rows[e.rows[r].queue].wait_head
+    if first == NONE:
+        return False
+    head = e.jobs[first]
+    for i in range(e.rows[r].n_running):
+        job = e.jobs[e.running[r, i]]
+        both = job.nodes < min(job.hash_count, head.hash_count)
+        if both and e.hash_ids[job.hash_start + job.nodes] == e.hash_ids[head.hash_start + job.nodes]:
+            return True
+    return False
 
 
 @inner

@@ -109,14 +109,33 @@ def _unlink(e, cache, s):
     if slot.more != 0:
         after = np.int64(slot.more)
         e.slots[after].chain = slot.chain
-    b = _bucket(cache, slot.key)
-    if e.buckets[b] == s:
-        e.buckets[b] = after
-    else:
-        p = np.int64(e.buckets[b])
-        while e.slots[p].chain != s:
-            p = np.int64(e.slots[p].chain)
-        e.slots[p].chain = after
+    _point(e, cache, s, after)
+
+
+@inner
+def _point(e, cache, first, s):
+    """Let what leads to slot *first*, the first of its key, lead to slot *s*."""
+    b = _bucket(cache, e.slots[first].key)
+    if e.buckets[b] == first:
+        e.buckets[b] = s
+        return
+    p = np.int64(e.buckets[b])
+    while e.slots[p].chain != first:
+        p = np.int64(e.slots[p].chain)
+    e.slots[p].chain = s
+
+
+@inner
+def _link_first(e, cache, key, s):
+    """Make slot *s* the first one of *key*."""
+    first = find(e, cache, key)
+    if first == 0:
+        _link(e, cache, key, s)
+        return
+    slot = e.slots[s]
+    slot.key, slot.more, slot.chain = key, first, e.slots[first].chain
+    cache.copies += key < 0
+    _point(e, cache, first, s)
 
 
 @inner
@@ -225,13 +244,14 @@ def _evict(e, c, s, blocks):
 
 @inner
 def _detach(e, cache, s):
-    """The slots that follow slot *s* in its node are copies from now on: no lookup gets there."""
+    """The slots that follow slot *s* in its node are copies from now on: no lookup gets there. They go before the other
+    copies, as equal blocks are found in the order in which they were hashed."""
     key = np.int64(e.slots[s].key)
     at = blocks_from(e, find(e, cache, key)) - blocks_from(e, s) + e.slots[s].count
     while e.slots[s].more != 0:
         t = np.int64(e.slots[s].more)
         _unlink(e, cache, t)
-        _link(e, cache, _copies(key), t)
+        _link_first(e, cache, _copies(key), t)
         e.slots[t].at = at
         at += e.slots[t].count
 
@@ -386,11 +406,10 @@ def _extend(e, cache, key, s, blocks, owner):
 
 
 @inner
-def _last_owned(e, s, j):
-    """Return the last slot from *s* on that job *j* owns, or 0."""
-    last = np.int64(0)
+def _last_owned(e, s, j, last):
+    """Return what job *j* owns from slot *s* on, or slot *last*: the one whose blocks come last in the node."""
     while s != 0:
-        if e.slots[s].owner == j:
+        if e.slots[s].owner == j and (last == 0 or e.slots[s].at > e.slots[last].at):
             last = s
         s = np.int64(e.slots[s].more)
     return last
@@ -400,8 +419,8 @@ def _last_owned(e, s, j):
 def _release_owned(e, cache, key, j):
     """Give up what job *j* has computed of node *key* beside what it holds, the last block first."""
     while True:
-        found, copy = _last_owned(e, find(e, cache, key), j), _last_owned(e, find(e, cache, _copies(key)), j)
-        s = found if found != 0 else copy
+        s = _last_owned(e, find(e, cache, key), j, np.int64(0))
+        s = _last_owned(e, find(e, cache, _copies(key)), j, s)
         if s == 0:
             return
         e.slots[s].owner = NONE

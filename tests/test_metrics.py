@@ -344,11 +344,11 @@ def test_slo_bounds_hold_from_the_metrics_worse_side() -> None:
     [
         (
             {"time_to_frist_token": {"p99": 1.0}},
-            "slo.time_to_frist_token.p99: 'time_to_frist_token': no such metric: nearest: time_to_first_token",
+            "slo.time_to_frist_token.p99: 'time_to_frist_token': no such metric: did you mean 'time_to_first_token'",
         ),
         ({"request_latency": {"p98": 1.0}}, "slo.request_latency.p98: 'p98': did you mean 'p9"),
         ({"goodput": {"p99": 1.0}}, "slo.goodput.p99: 'p99': goodput is one number: allowed: min, max"),
-        ({"duraton": {"max": 1.0}}, "slo.duraton.max: 'duraton': no such metric: nearest: duration"),
+        ({"duraton": {"max": 1.0}}, "slo.duraton.max: 'duraton': no such metric: did you mean 'duration'"),
     ],
 )
 def test_a_wrong_slo_names_what_is_near(slo: dict[str, dict[str, float]], message: str) -> None:
@@ -366,7 +366,7 @@ def test_every_metric_can_be_bounded() -> None:
 @pytest.mark.parametrize(
     ("metric", "stat", "message"),
     [
-        ("request_latencyy", "p99", "here: 'request_latencyy': no such metric: nearest: request_latency, "),
+        ("request_latencyy", "p99", "here: 'request_latencyy': no such metric: did you mean 'request_latency', "),
         (
             "request_latency",
             None,

@@ -92,7 +92,7 @@ def test_a_metric_is_named_read_and_nan_where_it_is_missing() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"metric": "goodputt"}, "objectives: 'goodputt': no such metric: nearest: goodput"),
+        ({"metric": "goodputt"}, "objectives: 'goodputt': no such metric: did you mean 'goodput'"),
         (
             {"metric": "time_to_first_token"},
             "objectives: time_to_first_token needs a statistic, such as time_to_first_token.p99; allowed: avg",

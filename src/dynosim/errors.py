@@ -43,7 +43,7 @@ class StudyError(DynosimError):
     """A study cannot start, resume or be found."""
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return ``did you mean 'x'? `` with the closest of *words*, or nothing when none is close."""
-    close = get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}? " if close else ""
+def nearest(word: str, words: Iterable[str], *, most: int = 1, cutoff: float = 0.5) -> str:
+    """Return ``did you mean 'x' or 'y'? `` with the *most* closest of *words*, nothing when none is *cutoff* alike."""
+    close = [repr(name) for name in get_close_matches(word, list(words), n=most, cutoff=cutoff)]
+    return f"did you mean {' or '.join(filter(None, (', '.join(close[:-1]), close[-1])))}? " if close else ""

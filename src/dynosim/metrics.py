@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -191,8 +190,8 @@ def _mean_value(name: str, value: Value, means: Mapping[str, float]) -> Value:
 def check_metric(metric: str, stat: str | None, path: str) -> MetricInfo:
     """Return the metric's info; ConfigError when the name or the statistic does not exist."""
     if metric not in METRICS:
-        near = get_close_matches(metric.lower(), [*METRICS, *ALIASES], n=3, cutoff=0.0)
-        raise ConfigError(f"{metric!r}: no such metric: nearest: {', '.join(near)}", path=path)
+        near = nearest(metric.lower(), [*METRICS, *ALIASES], most=3, cutoff=0.0)  # too many to list
+        raise ConfigError(f"{metric!r}: no such metric: {near.strip()}", path=path)
     info = METRICS[metric]
     if info.distribution and stat not in STATS:
         what = f"{stat!r}: {nearest(stat, STATS)}" if stat else f"{metric} needs a statistic, such as {metric}.p99; "

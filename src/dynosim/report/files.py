@@ -20,7 +20,7 @@ from dynosim.files import write_whole
 from dynosim.report.analysis import leader_of, prices, recommendation_numbers
 from dynosim.report.html import html
 from dynosim.report.launch import launch_script
-from dynosim.search.view import layout, lossless
+from dynosim.search.view import lossless, trial_view
 from dynosim.workload import load_workload
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 TABLE_STATS = ("p1", "p50", "p99")
 """Statistics of a distribution that the tables show beside its average."""
-LAYOUT = ("engine", "precision", "router", "gpu")
-"""Columns of ``search.view.layout``."""
+OUTCOME = ("number", "status", "feasible", "saturated", "evidence")
+LAYOUT = ("label", "engine", "precision", "router", "gpu", "gpus")
+"""Columns from ``search.view.trial_view``."""
 ENDS = ("low", "high", "model_low", "model_high")
 """Columns of an objective's 95 % sampling interval and of its model band."""
 
@@ -62,7 +63,7 @@ def table(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
     places = {"recommendation": recommendation_numbers(study), "leader": leader_of(study)}
     rows = [{**_row(study, trial), **{name: of.get(trial.number) for name, of in places.items()}} for trial in trials]
     paths = [parameter.path for parameter in study.space.parameters]
-    heads = ["number", "status", "feasible", "saturated", "evidence", *places, "label", *LAYOUT, "gpus", *paths]
+    heads = [*OUTCOME, *places, *LAYOUT, *paths]
     heads += [objective.name for objective in study.objectives]
     heads += [f"{objective.name}.{end}" for objective in study.objectives for end in ENDS]
     # An objective may be one of the columns that are always there.
@@ -71,18 +72,11 @@ def table(study: Study, trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def _row(study: Study, trial: Trial) -> dict[str, Any]:
-    outcome = trial.outcome
+    outcome, view = trial.outcome, trial_view(trial)
     flat = outcome.flat_metrics()
     return {
         **{key: value for key, value in flat.items() if key.rpartition(".")[2] in TABLE_STATS or "." not in key},
-        "number": trial.number,
-        "status": outcome.status.value,
-        "feasible": outcome.feasible,
-        "saturated": trial.saturated,
-        "evidence": outcome.evidence or None,
-        "label": trial.scenario.deployment.label(),
-        **layout(trial),
-        "gpus": trial.scenario.deployment.num_gpus(),
+        **{key: view[key] for key in (*OUTCOME, *LAYOUT)},
         **{path: _cell(value) for path, value in trial.point.items()},
         **{f"slo_violation.{name}": violation for name, violation in outcome.constraints.items()},
         **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False)),

@@ -96,8 +96,42 @@ def known(metrics: Metrics) -> Metrics:
     return {name: stats for name, stats in metrics.items() if stats.get("avg", 0.0) > 0.0}
 
 
-def flat_statistics(fields: Fields, name: str) -> dict[str, float]:
-    """Return the statistics of vLLM's and SGLang's keys ``mean_NAME_ms``, ``median_``, ``std_``, ``p99_`` ..."""
+def flat_run(
+    fields: Fields,
+    *,
+    tool: str,
+    model: str | None,
+    load: ConcurrencyLoad | PoissonLoad | None,
+    failed: int,
+    request_latency: str,
+    workload_hash: str | None = None,
+) -> MeasuredRun:
+    """Return the run of one of vLLM's and SGLang's files; *request_latency* is what its keys call it."""
+    completed = fields.completed("completed")
+    names = {
+        "time_to_first_token": "ttft",
+        "inter_token_latency": "tpot",
+        "inter_chunk_latency": "itl",
+        "request_latency": request_latency,
+    }
+    metrics = {metric: _flat_statistics(fields, name) for metric, name in names.items()}
+    return MeasuredRun(
+        file=fields.file,
+        tool=tool,
+        model=model,
+        load=load,
+        completed=completed,
+        failed=failed,
+        input_tokens=fields.number("total_input_tokens") / completed,
+        output_tokens=fields.number("total_output_tokens") / completed,
+        duration_s=fields.number("duration"),
+        metrics=known({**metrics, "output_token_throughput": {"avg": fields.number("output_throughput")}}),
+        workload_hash=workload_hash,
+    )
+
+
+def _flat_statistics(fields: Fields, name: str) -> dict[str, float]:
+    """Return the statistics of the keys ``mean_NAME_ms``, ``median_``, ``std_``, ``p99_`` ..."""
     stats = {"mean": "avg", "median": "p50", "std": "std", "max": "max", "min": "min"}
     found = {}
     for key in fields.data:

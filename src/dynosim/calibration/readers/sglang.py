@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynosim.calibration.readers.record import Fields, MeasuredRun, flat_load, flat_statistics, known
+from dynosim.calibration.readers.record import Fields, MeasuredRun, flat_load, flat_run
 
 
 def matches(documents: Sequence[Mapping[str, Any]]) -> bool:
@@ -23,25 +23,12 @@ def read(documents: Sequence[Mapping[str, Any]], file: str) -> list[MeasuredRun]
 
 
 def _run(fields: Fields) -> MeasuredRun:
-    completed = fields.completed("completed")
     server = Fields(fields.data.get("server_info") or {}, fields.file, "server_info")
-    return MeasuredRun(
-        file=fields.file,
+    return flat_run(
+        fields,
         tool="sglang bench_serving",
         model=server.text("model_path"),
         load=None if fields.data.get("request_rate") == "trace" else flat_load(fields),
-        completed=completed,
         failed=sum(map(bool, fields.data.get("errors") or ())),
-        input_tokens=fields.number("total_input_tokens") / completed,
-        output_tokens=fields.number("total_output_tokens") / completed,
-        duration_s=fields.number("duration"),
-        metrics=known(
-            {
-                "time_to_first_token": flat_statistics(fields, "ttft"),
-                "inter_token_latency": flat_statistics(fields, "tpot"),
-                "inter_chunk_latency": flat_statistics(fields, "itl"),
-                "request_latency": flat_statistics(fields, "e2e_latency"),
-                "output_token_throughput": {"avg": fields.number("output_throughput")},
-            }
-        ),
+        request_latency="e2e_latency",
     )

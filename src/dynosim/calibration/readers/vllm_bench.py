@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynosim.calibration.readers.record import Fields, MeasuredRun, flat_load, flat_statistics, known
+from dynosim.calibration.readers.record import Fields, MeasuredRun, flat_load, flat_run
 
 
 def matches(documents: Sequence[Mapping[str, Any]]) -> bool:
@@ -25,25 +25,12 @@ def read(documents: Sequence[Mapping[str, Any]], file: str) -> list[MeasuredRun]
 
 
 def _run(fields: Fields) -> MeasuredRun:
-    completed = fields.completed("completed")
-    return MeasuredRun(
-        file=fields.file,
+    return flat_run(
+        fields,
         tool="vllm bench",
         model=fields.text("model_id"),
         load=flat_load(fields),
-        completed=completed,
-        failed=fields.count("failed", max(fields.count("num_prompts") - completed, 0)),
-        input_tokens=fields.number("total_input_tokens") / completed,
-        output_tokens=fields.number("total_output_tokens") / completed,
-        duration_s=fields.number("duration"),
-        metrics=known(
-            {
-                "time_to_first_token": flat_statistics(fields, "ttft"),
-                "inter_token_latency": flat_statistics(fields, "tpot"),
-                "inter_chunk_latency": flat_statistics(fields, "itl"),
-                "request_latency": flat_statistics(fields, "e2el"),
-                "output_token_throughput": {"avg": fields.number("output_throughput")},
-            }
-        ),
+        failed=fields.count("failed", max(fields.count("num_prompts") - fields.completed("completed"), 0)),
+        request_latency="e2el",
         workload_hash=fields.text("workload_hash"),
     )

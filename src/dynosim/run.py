@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from dynosim.search.trial import Trial
     from dynosim.simulation.records import SimulationResult
     from dynosim.space import SearchSpace
-    from dynosim.uncertainty.evidence import Evidence
-    from dynosim.uncertainty.model_band import Band
+    from dynosim.uncertainty.model_band import Band, Evidence
 
 STATE_FILE, CONFIG_FILE, LOCK_FILE = "run.json", "config.resolved.yaml", "run.lock"
 

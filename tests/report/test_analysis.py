@@ -25,7 +25,7 @@ from dynosim.report.numbers import number
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome, Status, Trial
 from dynosim.search.view import gpu_counts
-from dynosim.uncertainty.evidence import Evidence
+from dynosim.uncertainty.model_band import Evidence
 from report.fake_study import OBJECTIVES, SPACE, make_study, make_trial, make_twin
 
 

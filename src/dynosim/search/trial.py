@@ -10,8 +10,7 @@ from typing import Any, Literal
 from dynosim.config import Scenario
 from dynosim.metrics import Metrics
 from dynosim.uncertainty import sampling
-from dynosim.uncertainty.evidence import Evidence
-from dynosim.uncertainty.model_band import Band, model_bands
+from dynosim.uncertainty.model_band import Band, Evidence, model_bands
 
 Ends = tuple[float, float]
 """From the smallest to the largest value that a number may have."""

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from dynosim.config import Scenario
 from dynosim.timing import calibrated
-from dynosim.uncertainty.model_band import is_measured
-
-Evidence = Literal["measured", "calibrated", "modelled", "extrapolated"]
-"""Best first. Measured: imported from a real run. Calibrated: under a profile, within what it was fitted on. Modelled:
-real runs of its class of evidence were measured on its GPUs (``model_band.is_measured``); their errors are its band.
-Extrapolated: none were, or it is beyond the tables' grid or the profile's ranges."""
+from dynosim.uncertainty.model_band import Evidence, is_measured
 
 EXTRAPOLATED_SHARE = 0.05
 """A run is extrapolated where more of its pass time than this lies outside the measured grid."""

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dynosim.config import ConcurrencyLoad, DeploymentConfig, Scenario
 from dynosim.errors import ConfigError
@@ -26,8 +26,10 @@ from dynosim.hardware.models import get_model
 from dynosim.timing.calibrated import Profile, profile_of
 from dynosim.uncertainty.sampling import FOLLOWS
 
-if TYPE_CHECKING:
-    from dynosim.uncertainty.evidence import Evidence
+Evidence = Literal["measured", "calibrated", "modelled", "extrapolated"]
+"""Best first. Measured: imported from a real run. Calibrated: under a profile, within what it was fitted on. Modelled:
+real runs of its class of evidence were measured on its GPUs (``is_measured``); their errors are its band.
+Extrapolated: none were, or it is beyond the tables' grid or the profile's ranges."""
 
 BANDS = Path(__file__).with_name("bands.json")
 

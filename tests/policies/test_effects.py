@@ -162,6 +162,58 @@ def test_priority_aware_keeps_room_for_the_urgent() -> None:
     assert reserved[~urgent].mean() > all_equal[~urgent].mean()
 
 
+OFFLOAD = {"kv_offload": {"host": {"size_gib": 40.0}, "disk": {"size_gib": 400.0}}, "num_gpu_blocks_override": 1200}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "pool"),
+    [
+        ("overlap_score_credit", 0.0, {}),
+        ("overlap_score_credit_decay", 5.0, {}),
+        ("prefill_load_scale", 4.0, {}),
+        ("host_cache_hit_weight", 0.0, OFFLOAD),
+        ("disk_cache_hit_weight", 0.0, OFFLOAD | {"kv_offload": {"disk": {"size_gib": 400.0}}}),
+        ("decode_active_request_weight", 100.0, {}),
+        ("router_temperature", 1.0, {}),
+        ("router_queue_threshold", 0.0, {}),
+        ("router_predicted_ttl_secs", 60.0, OFFLOAD | {"kv_offload": {}}),
+    ],
+)
+def test_every_option_of_kv_aware_counts(option: str, value: float, pool: dict[str, Any]) -> None:
+    workload, replicas = _chats(sessions=150, turns=4), {"replicas": 3, "block_size": 16} | pool
+    plain = _simulate(workload, "kv_aware", **replicas)
+    changed = _simulate(workload, {"policy": "kv_aware", "options": {option: value}}, **replicas)
+    assert (plain.requests["prefill_replica"] != changed.requests["prefill_replica"]).any()
+
+
+def test_a_queue_at_the_router_serves_short_prompts_first() -> None:
+    """Without one, a request waits behind whom it was sent to."""
+    router, queue = {"policy": "kv_aware"}, {"router_queue_threshold": 0.0}
+    first, last, short = (
+        _ttft_s(
+            _simulate(workload, {"policy": "kv_aware", "options": queue | {"router_queue_policy": name}}, replicas=4)
+        )
+        for name in ("fcfs", "lcfs", "wspt")
+    )
+    assert short.mean() < 0.7 * first.mean()
+    assert last.max() > first.max()
+
+
+def test_a_prediction_keeps_equal_prompts_together() -> None:
+    """What the first of them leaves is heard of too late for the others."""
+    workload = _workload(
+        np.arange(12) * 1.0,
+        4096,
+        hash_block_tokens=256,
+        hash_offsets=np.arange(13) * 16,
+        hash_ids=np.tile(np.arange(16), 12),
+    )
+    lag = {"policy": "kv_aware", "kv_event_lag_s": 100.0}
+    alone = _simulate(workload, lag, replicas=4)
+    told = _simulate(workload, {**lag, "options": {"router_predicted_ttl_secs": 5.0}}, replicas=4)
+    assert _reuse(told) > _reuse(alone) + 0.1
+
+
 # ---------------------------------------------------------------------------------------------------------- autoscaling
 
 SCALER = {

@@ -443,6 +443,8 @@ class Lane:
                     job.prefilling = False
                     job.stall_mark = self.stalled
                     self.rank.forget_prefill(job)
+                    if self.rank.pool.lim["watch_prompts"] and not self.rank.pool.lim["hold"]:
+                        self.rank.pool.emit(end, s.PROMPT_DONE, job)
                     self.show(job, 1, end)
             else:
                 shown = pool.accepted(job)

@@ -25,6 +25,8 @@ def make_options(choices: Choices) -> dict[str, Any]:
         "decode_overlap_score_credit": choices.of(0.0, 1.0),
         "router_temperature": choices.of(0.0, 0.0, 0.5),
         "router_predicted_ttl_secs": choices.of(None, 1.5),
+        "router_queue_threshold": choices.of(None, None, 0.0, 0.3),
+        "router_queue_policy": choices.of("fcfs", "wspt", "lcfs"),
     }
 
 

@@ -28,6 +28,7 @@ from dynosim.simulation.state import (
     NONE,
     PREFILL_BUSY,
     PREFILL_DONE,
+    PROMPT_DONE,
     SGLANG,
 )
 
@@ -339,6 +340,8 @@ def _token(e, r, j):
     job.generated += 1
     e.rows[rep.queue].prefill_load -= job.prefill_load
     job.prefill_load = 0
+    if e.limits[0].watch_prompts and not e.limits[0].hold:
+        emit(e, rep.end, PROMPT_DONE, j)
     if job.generated == 1:
         job.first = rep.end
     elif job.generated == 2:

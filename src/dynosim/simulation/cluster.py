@@ -30,7 +30,7 @@ from dynosim.simulation.records import COMPLETED, FAILED, INCOMPLETE, REJECTED, 
 from dynosim.simulation.scaling import Autoscaler
 from dynosim.simulation.sessions import Sessions
 from dynosim.simulation.split import Served, request_records
-from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE
+from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE, PROMPT_DONE, RESERVED
 from dynosim.timing import frontend_s
 from dynosim.workload.table import IntArray, Workload
 
@@ -65,6 +65,7 @@ class Cluster:
         self.handles = np.stack([pool.handle for pool in pools.values()])
         self._events = [pool.engine.events for pool in pools.values()]
         self.runtimes = {role: self._runtime(pool, seed) for role, pool in pools.items()}
+        self._runtimes = list(self.runtimes.values())
         self.admissible = np.logical_and.reduce([pool.fits(workload) for pool in pools.values()])
         self.flow: Aggregated | Disaggregated = (
             Disaggregated(deployment.disaggregated, self.runtimes, workload, self.sessions)
@@ -121,7 +122,7 @@ class Cluster:
     def idle(self) -> bool:
         """Whether everything has been sent and has ended."""
         runtimes = self.runtimes.values()
-        if self.sessions.unsent or self.missing.any() or any(runtime.dispatcher.parked for runtime in runtimes):
+        if self.sessions.unsent or self.missing.any() or any(runtime.dispatcher.unsent for runtime in runtimes):
             return False
         return not any(runtime.pool.engine.rows["outstanding"].any() for runtime in runtimes)
 
@@ -159,11 +160,13 @@ class Cluster:
     def _report(self, index: int, count: int) -> None:
         """Act on the events that one pass or transfer caused."""
         for time, kind, i in self._events[index][:count].tolist():
+            if kind in (PREFILL_DONE, PROMPT_DONE):
+                self._runtimes[index].dispatcher.release(time)
             if kind == PREFILL_DONE:
                 self.flow.prefilled(i, time)
             elif kind == FINISHED:
                 self.sessions.ended(time, i)
-            else:
+            elif kind == RESERVED:
                 self.flow.reserved(i, time)
 
     def _start_ticks(self) -> None:
@@ -226,7 +229,7 @@ class Cluster:
         return next(iter(self.runtimes.values())).dispatcher
 
     def _is_static(self) -> bool:
-        """Whether nothing but the arrival of requests ever changes anything: a plain open loop on replicas that stay."""
+        """Whether nothing but arrivals ever changes anything: a plain open loop on replicas that stay."""
         runtime = next(iter(self.runtimes.values()))
         static = len(self.runtimes) == 1 and runtime.scaler is None and not self.failures.expected
         return static and not self.sessions.watch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from dynosim.policies.registry import make
 from dynosim.policies.routing.kv_aware import KVAware
 from dynosim.simulation import engine as core
 from dynosim.simulation.pool import Pool
-from dynosim.simulation.state import CACHED, DISK, HOST, REFERENCED
+from dynosim.simulation.state import CACHED, DISK, HOST, PREFILL_BUSY, REFERENCED
 from dynosim.workload.table import FloatArray, IntArray, Workload
 
 LOADS = ("outstanding", "prefill_load", "kv_load", "active_blocks", "n_waiting", "n_arriving")
@@ -50,6 +51,9 @@ class Dispatcher:
         """Row that has crashed -> requests on it, which wait for the crash to be noticed."""
         self.parked: list[tuple[int, float]] = []
         """(request, since when) that found nobody serving."""
+        self._held: list[tuple[int, float, int, int, float]] = []
+        """Heap of (priority, key, order, request, since when): waiting while every replica has its fill of prefill."""
+        self._held_so_far = 0
         self.cold_start_s = np.zeros(len(workload))
         """Shape (n,): how long each request was parked before its first pass."""
         self.sent, self.sent_tokens = 0, 0
@@ -66,6 +70,7 @@ class Dispatcher:
         self._compiled: KVAware | None = None
         if isinstance(self.router, KVAware):
             limits["predict_s"] = self.router.predicted_ttl_s
+            limits["watch_prompts"] = self.router.queue_threshold is not None
             self._weights = np.array(self.router.weights(pool.role))
             if type(self.router) is KVAware and not self.report_interval_s:
                 self._compiled = self.router
@@ -92,12 +97,13 @@ class Dispatcher:
                 if math.isnan(self.pool.engine.jobs["scheduled"][i]):
                     self.cold_start_s[i] += time - since
                 self.send(i, time)
+        self.release(time)
 
     def choose(self, i: int, time: float) -> int:
         """Return the row that the router picks for request *i*; at least one serves."""
         if self._compiled:
             draw = self._compiled.draws(len(self._input))[i]
-            position = core.route(self.pool.handle, self.rows, self._weights, draw, i, time)
+            position: int = core.route(self.pool.handle, self.rows, self._weights, draw, i, time)
         else:
             self._job, self._time, self._looked_up = i, time, False
             position = self.router.route(self._request(i), self._view if self._is_live else self._make_view())
@@ -120,13 +126,14 @@ class Dispatcher:
     def compiled(self) -> bool:
         """Whether all that is sent can be routed in compiled code, one request after the other."""
         limits = self.pool.engine.limits[0]
-        return self._compiled is not None and not limits["tiers"] and not limits["lag_s"]
+        return self._compiled is not None and not any(limits[name] for name in ("tiers", "lag_s", "watch_prompts"))
 
     def route_all(self, handles: IntArray, requests: IntArray, times: FloatArray, first: int, until: float) -> int:
         """Send those of *requests*, from the *first* on, that come by *until*; return the next one."""
         assert self._compiled is not None
         draws = self._compiled.draws(len(self._input))
-        return core.route_all(handles, self.rows, self._weights, draws, requests, times, first, until)
+        following: int = core.route_all(handles, self.rows, self._weights, draws, requests, times, first, until)
+        return following
 
     def submit(self, i: int, row: int, time: float) -> None:
         """Queue request *i* on *row*."""
@@ -140,10 +147,42 @@ class Dispatcher:
 
     def send(self, i: int, time: float) -> None:
         """Route request *i* and queue it."""
-        if len(self.rows):
-            self.submit(i, self.choose(i, time), time)
-        else:
+        if not len(self.rows):
             self.parked.append((i, time))
+        elif self._is_full():
+            self._held_so_far += 1
+            heappush(self._held, (self._priority[i], self._place(i, time), self._held_so_far, i, time))
+        else:
+            self.submit(i, self.choose(i, time), time)
+
+    def release(self, time: float) -> None:
+        """Send on the requests that wait at the router, as far as replicas have room."""
+        while self._held and len(self.rows) and not self._is_full():
+            *_, i, since = heappop(self._held)
+            self.pool.engine.job_waits[i, PREFILL_BUSY] += time - since
+            self.submit(i, self.choose(i, time), time)
+
+    def _is_full(self) -> bool:
+        """Whether every replica has more prefill queued than its router wants (Dynamo's ``router_queue_threshold``)."""
+        if not self.pool.engine.limits[0]["watch_prompts"]:
+            return False
+        assert isinstance(self.router, KVAware)
+        most = (self.router.queue_threshold or 0.0) * self.pool.config.max_num_batched_tokens
+        return bool((self.pool.engine.rows["prefill_load"][self.rows] > most).all())
+
+    def _place(self, i: int, time: float) -> float:
+        """Return the key of request *i* among those that wait at the router: lower goes first."""
+        assert isinstance(self.router, KVAware)
+        if self.router.queue_policy == "wspt":
+            core.look_up(self.pool.handle, i, time)
+            cached = int(self.pool.engine.overlap[CACHED, self.rows].max()) * self.pool.capacity.block_size
+            return float(self._input[i] - cached)
+        return -time if self.router.queue_policy == "lcfs" else time
+
+    @property
+    def unsent(self) -> list[int]:
+        """Requests that no replica has: they found nobody serving, or all full."""
+        return [i for i, _ in self.parked] + [held[3] for held in self._held]
 
     def cached_tokens(self, i: int, row: int, time: float) -> int:
         """Return the prompt tokens of request *i* that the router's index shows on *row*; the last one is computed."""
@@ -156,9 +195,9 @@ class Dispatcher:
         core.settle_all(self.pool.handle, time)
         self._loads = tuple(load.copy() for load in self._live)
 
-    def parked_tokens(self) -> int:
-        """Return the prompt tokens of the requests that found nobody serving."""
-        return sum(self._input[i] for i, _ in self.parked)
+    def unsent_tokens(self) -> int:
+        """Return the prompt tokens of the requests that no replica has."""
+        return sum(self._input[i] for i in self.unsent)
 
     def _request(self, i: int) -> RequestView:
         hashes = self._hash_ids[self._offsets[i] : self._offsets[i + 1]]

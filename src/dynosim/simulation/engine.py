@@ -219,7 +219,7 @@ def _advance_alone(handles, until):
     """Run one replica after the other up to *until* if none affects another and nobody watches; says whether it did."""
     e = open_engine(handles[0])
     lim = e.limits[0]
-    if len(handles) > 1 or lim.watch or lim.tiers > 0 or lim.lag_s > 0.0:
+    if len(handles) > 1 or lim.watch or lim.watch_prompts or lim.tiers > 0 or lim.lag_s > 0.0:
         return False
     rows = _replica_rows(e)
     for replica in range(len(e.rows) // rows):

@@ -18,7 +18,7 @@ NONE = np.int64(-1)  # a typed constant: a literal would compile every function 
 LOCAL, REMOTE, MOVING, LANDED, LOADING, LOADED = 0, 1, 2, 3, 4, 5
 """Where a job's prompt KV is: computed here; on another replica; on its way from there; arrived from there, about to
 decode; on its way from a lower tier; arrived from there, the rest of the prompt still to compute."""
-PREFILL_DONE, FINISHED, RESERVED = 0, 1, 2
+PREFILL_DONE, FINISHED, RESERVED, PROMPT_DONE = 0, 1, 2, 3
 """Kinds of events the cluster may watch."""
 VLLM, SGLANG, NO_EVICT = 0, 1, 2
 """Schedulers; TensorRT-LLM under MAX_UTILIZATION schedules like vLLM."""
@@ -171,7 +171,8 @@ LIMITS = np.dtype(
         ("remote", "i8"),  # decode pool: prompts are prefilled elsewhere
         ("hold", "i8"),  # prefill pool: blocks stay until released, outputs end after one token
         ("first_token", "i8"),
-        ("watch", "i8"),  # whether finishes are reported as events
+        ("watch", "i8"),  # whether finishes are reported as events,
+        ("watch_prompts", "i8"),  # and ends of prompts in pools that decode too
         ("fused", "i8"),
         ("tokens_per_decode", "i8"),
         ("seed", "i8"),

@@ -188,12 +188,9 @@ def test_every_option_of_kv_aware_counts(option: str, value: float, pool: dict[s
 
 def test_a_queue_at_the_router_serves_short_prompts_first() -> None:
     """Without one, a request waits behind whom it was sent to."""
-    router, queue = {"policy": "kv_aware"}, {"router_queue_threshold": 0.0}
+    queues = [{"router_queue_threshold": 0.0, "router_queue_policy": name} for name in ("fcfs", "lcfs", "wspt")]
     first, last, short = (
-        _ttft_s(
-            _simulate(workload, {"policy": "kv_aware", "options": queue | {"router_queue_policy": name}}, replicas=4)
-        )
-        for name in ("fcfs", "lcfs", "wspt")
+        _ttft_s(_simulate(_rush(60.0), {"policy": "kv_aware", "options": options}, replicas=4)) for options in queues
     )
     assert short.mean() < 0.7 * first.mean()
     assert last.max() > first.max()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from dynosim.simulation import build, compiled, engine
+from dynosim.simulation.compiled import Handle
 
 FOLDER = Path(compiled.__file__).parent
 CALLERS = {"build.py", "pool.py"}
@@ -66,6 +68,15 @@ def test_a_folder_that_cannot_be_written_to_keeps_nothing(tmp_path: Path, monkey
     assert compiled._object_code() == b"code"
 
 
+def test_a_process_that_reads_compiled_code_does_not_import_numba() -> None:
+    compiled.load()
+    code = (
+        "import json, sys; from dynosim.simulation import compiled; compiled.load(); print(json.dumps([*sys.modules]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "numba" not in json.loads(run.stdout)
+
+
 def test_entries_refuse_what_they_were_not_compiled_for() -> None:
     compiled.load()
     for wrong in ((), (0, 0.0), (np.zeros(3, np.int64), 0.0), (np.zeros((3, 3), np.int32), 0.0)):
@@ -74,7 +85,7 @@ def test_entries_refuse_what_they_were_not_compiled_for() -> None:
 
 
 def test_parameters_of_entries_are_of_known_types() -> None:
-    def strange(handle, colour): ...  # type: ignore[no-untyped-def]
+    def strange(handle: Handle, colour: complex) -> None: ...
 
     with pytest.raises(TypeError, match="colour"):
         build._kinds(strange)

@@ -12,17 +12,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import types
 
 from dynosim.simulation import admission, index, kv_cache, queues, sglang, tiers, vllm
 from dynosim.simulation.admission import blocks_of, cache_of, emit, grow
-from dynosim.simulation.compiled import inner, unit
+from dynosim.simulation.compiled import inner
 from dynosim.simulation.gaps import record_gaps
 from dynosim.simulation.passes import pass_time_together, run_decodes, stall, through_stages
 from dynosim.simulation.state import (
     BATCH_SLOTS,
     DECODE_BUSY,
-    ENGINE,
     FINISHED,
     KV_BLOCKS,
     NONE,
@@ -177,7 +175,7 @@ def _let_ended_leave(e, r):
     rep.n_running, rep.n_ended = kept, 0
 
 
-@unit(types.int64(ENGINE, types.int64, types.float64, types.float64))
+@inner
 def _choose(e, r, now, seen):
     """Let row *r*, to which those who came by *seen* are known, choose its next pass; returns how many decode passes
     nothing can change in, as far as it knows."""
@@ -265,7 +263,7 @@ def _has_requests(e, g):
     return requests
 
 
-@unit(types.void(ENGINE, types.int64))
+@inner
 def plan(e, g):
     """Schedule the next pass of the rows that start with *g*, or their next run of pure decode passes."""
     now, lim = start_together(e, g), e.limits[0]
@@ -513,7 +511,7 @@ def _clear_out(e, r):
     rep.planned, rep.end = 0, math.inf
 
 
-@unit(types.void(ENGINE, types.int64))
+@inner
 def commit(e, g):
     """Make the planned passes' effects visible at their end."""
     e.limits[0].clock = e.rows[g].end

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -43,6 +43,7 @@ PYTHON_API = (
 """What entries call to unpack their arguments and to return."""
 METH_FASTCALL = 0x80
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Handle = Handles = Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 """Annotations of an entry's parameters: a handle, those of several pools, arrays."""
@@ -63,16 +64,10 @@ def share(*functions: Callable[..., Any]) -> None:
     shared_functions.extend(functions)
 
 
-def entry(function: Callable[..., Any]) -> Any:
-    """Declare a function for Python to call; the annotations of its parameters, or else their names, say what it takes
-    (``build.TYPES``, ``build.NAMED``)."""
+def entry(function: Function) -> Function:
+    """Declare a function for Python to call; the annotations of its parameters say what it takes (``build.TYPES``)."""
     entries.append(function)
     return function
-
-
-def unit(signature: Any) -> Callable[..., Any]:
-    """Declare an inner function."""
-    return inner
 
 
 class State:
@@ -90,9 +85,6 @@ class Opener:
 
     def __init__(self, state: State) -> None:
         self.state = state
-
-
-opener = Opener
 
 
 def handle_of(arrays: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
@@ -116,8 +108,6 @@ def load() -> None:
     for function in entries:
         function.__globals__[function.__name__] = _builtin(function)
 
-
-load_units = load
 
 _kept: list[Any] = []
 """What has to outlive every call: LLVM's engine, and the definitions of the built-in functions."""

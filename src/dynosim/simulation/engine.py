@@ -21,7 +21,7 @@ from dynosim.simulation.batching import (
     start_together,
     wake,
 )
-from dynosim.simulation.compiled import Floats, Ints, entry, inner
+from dynosim.simulation.compiled import Floats, Handle, Handles, Ints, entry, inner
 from dynosim.simulation.passes import run_decodes
 from dynosim.simulation.state import (
     BY_DECODE,
@@ -244,7 +244,7 @@ def _hand_over(handles, e, time):
 
 
 @entry
-def next_event(handles, until):
+def next_event(handles: Handles, until: float) -> tuple[int, int]:
     """Run all pools and links in time order until a pass reports events, or to *until*.
 
     A pass that would start at *until* is left to the next call, so that whatever happens then can still join. Returns
@@ -283,7 +283,7 @@ def next_event(handles, until):
 
 
 @entry
-def submit(handle, r, j, time):
+def submit(handle: Handle, r: int, j: int, time: float) -> None:
     """Queue job *j* on row *r* at *time*, up to which the row has been run."""
     _submit(open_engine(handle), r, j, time)
 
@@ -298,7 +298,7 @@ def _submit(e, r, j, time):
 
 
 @entry
-def submit_all(handle, row_of, times):
+def submit_all(handle: Handle, row_of: Ints, times: Floats) -> None:
     """Queue all jobs on their rows at their times, which do not decrease; those on row NONE are left out."""
     e = open_engine(handle)
     for j in range(len(row_of)):
@@ -307,7 +307,7 @@ def submit_all(handle, row_of, times):
 
 
 @entry
-def release(handle, j, time):
+def release(handle: Handle, j: int, time: float) -> None:
     """Free the blocks of a finished prefill that hands nothing off."""
     e = open_engine(handle)
     r = e.jobs[j].row
@@ -351,13 +351,13 @@ def _split(e, g, time):
 
 
 @entry
-def settle_all(handle, time):
+def settle_all(handle: Handle, time: float) -> None:
     """Bring every row to *time*: what the passes that have ended by then have done can be read."""
     _settle_all(open_engine(handle), time)
 
 
 @entry
-def stop(handle, time):
+def stop(handle: Handle, time: float) -> None:
     """End the run at *time*: those still in a queue have waited until then."""
     e = open_engine(handle)
     _settle_all(e, time)
@@ -401,13 +401,13 @@ def _look_below(e, r, j):
 
 
 @entry
-def look_up(handle, j, time):
+def look_up(handle: Handle, j: int, time: float) -> None:
     """Fill ``overlap`` with the blocks of the prompt of job *j* that every row has at *time*."""
     _look_up(open_engine(handle), j, time)
 
 
 @entry
-def route(handle, rows: Ints, weights: Floats, draw: float, j, time):
+def route(handle: Handle, rows: Ints, weights: Floats, draw: float, j: int, time: float) -> int:
     """Return the position in *rows* of the one that ``kv_aware`` sends job *j* to."""
     e = open_engine(handle)
     _look_up(e, j, time)
@@ -415,7 +415,16 @@ def route(handle, rows: Ints, weights: Floats, draw: float, j, time):
 
 
 @entry
-def route_all(handles, rows: Ints, weights: Floats, draws: Floats, requests: Ints, times, first: int, until):
+def route_all(
+    handles: Handles,
+    rows: Ints,
+    weights: Floats,
+    draws: Floats,
+    requests: Ints,
+    times: Floats,
+    first: int,
+    until: float,
+) -> int:
     """Send those of *requests*, from the *first* on, that come by *until* as ``route`` does; returns the next one."""
     e = open_engine(handles[0])
     while first < len(requests) and times[requests[first]] <= until:
@@ -463,7 +472,7 @@ def _boot(e, replica, time):
 
 
 @entry
-def boot(handle, replica, time):
+def boot(handle: Handle, replica: int, time: float) -> None:
     """A replica starts at *time* with empty caches."""
     _boot(open_engine(handle), replica, time)
 
@@ -532,7 +541,7 @@ def _off(e, r, time):
 
 
 @entry
-def crash(handles, pool, replica, time):
+def crash(handles: Handles, pool: int, replica: int, time: float) -> None:
     """A replica stops at *time*: its batch, queue, cache and copies are gone, and so are hand-offs that have not landed
     of prompts it holds. The cluster sends the requests again."""
     e = open_engine(handles[pool])
@@ -560,7 +569,7 @@ def crash(handles, pool, replica, time):
 
 
 @entry
-def withdraw(handle, j, time):
+def withdraw(handle: Handle, j: int, time: float) -> None:
     """Take job *j*, whose prompt will not be prefilled, off its decode row."""
     e = open_engine(handle)
     _withdraw(e, j)
@@ -568,7 +577,7 @@ def withdraw(handle, j, time):
 
 
 @entry
-def restart(handle, j):
+def restart(handle: Handle, j: int) -> None:
     """Job *j*, in no queue and no batch, is as if it had never run here; if it had begun, all since is preemption."""
     e = open_engine(handle)
     job, begun = e.jobs[j], e.jobs[j].scheduled

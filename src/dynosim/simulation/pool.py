@@ -15,7 +15,7 @@ from dynosim.policies import registry
 from dynosim.policies.base import QueueView, SchedulingPolicy
 from dynosim.simulation import gaps, state
 from dynosim.simulation.arrays import sparse_zeros
-from dynosim.simulation.compiled import handle_of, load_units
+from dynosim.simulation.compiled import handle_of, load
 from dynosim.simulation.network import Network
 from dynosim.simulation.nodes import PrefixNodes, prefix_nodes
 from dynosim.simulation.records import TokenGaps
@@ -47,7 +47,7 @@ class Pool:
         watch: bool,
         seed: int,
     ) -> None:
-        load_units()
+        load()
         role, config = plan.role, plan.config
         self.plan, self.role, self.config, self.capacity = plan, role, config, plan.capacity
         self.tables = effective_tables(plan)

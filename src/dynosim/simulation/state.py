@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.simulation.compiled import State, opener
+from dynosim.simulation.compiled import Opener, State
 
 NONE = np.int64(-1)  # a typed constant: a literal would compile every function twice
 LOCAL, REMOTE, MOVING, LANDED, LOADING, LOADED = 0, 1, 2, 3, 4, 5
@@ -318,5 +318,5 @@ _TABLES = (
 ENGINE = State(
     "Engine", {name: (np.dtype(_DTYPES.get(name, np.float64)), 2 if name in _TABLES else 1) for name in Engine._fields}
 )
-open_engine = opener(ENGINE)
+open_engine = Opener(ENGINE)
 """In compiled code: the Engine behind a handle."""

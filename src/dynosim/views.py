@@ -7,27 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from dynosim.hardware.prices import price_list
 from dynosim.metrics import slo_violations
-from dynosim.objectives import Objective
 from dynosim.report.analysis import prices
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
 from dynosim.run import Prediction
-from dynosim.search.view import known, noise, trial_detail, trial_view
+from dynosim.search.view import known, noise, objective_view, trial_detail, trial_view
 
 if TYPE_CHECKING:
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
-
-
-def objective_view(objective: Objective) -> dict[str, str]:
-    """Return what is needed to label an objective."""
-    return {
-        "name": objective.name,
-        "display": objective.display,
-        "unit": objective.unit,
-        "direction": objective.direction,
-        "kind": objective.kind,
-    }
 
 
 def explained(trial: Trial) -> dict[str, Any]:

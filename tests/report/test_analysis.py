@@ -186,8 +186,8 @@ def test_hypervolume_never_falls_and_ends_at_the_studys() -> None:
 def test_data_has_every_axis_and_parts_that_sum_to_the_latency(objectives: int) -> None:
     study = make_study(40, objectives)
     page = data(study)
-    assert [axis["key"] for axis in page["axes"]][:objectives] == [o.name for o in study.objectives]
-    assert set(AXES) <= {axis["key"] for axis in page["axes"]}
+    assert [axis["name"] for axis in page["axes"]][:objectives] == [o.name for o in study.objectives]
+    assert set(AXES) <= {axis["name"] for axis in page["axes"]}
     for shown, trial in zip(page["trials"], study.trials, strict=True):
         assert (shown["parts"] is None) == (trial.outcome.status is not Status.COMPLETE)
         if shown["parts"]:
@@ -196,12 +196,12 @@ def test_data_has_every_axis_and_parts_that_sum_to_the_latency(objectives: int) 
 
 
 def test_a_scalar_slo_is_bounded_from_its_side() -> None:
-    bounds = {slo["key"]: slo["better"] for slo in data(make_study(1))["slo"]}
+    bounds = {slo["name"]: slo["direction"] for slo in data(make_study(1))["slo"]}
     assert bounds == {
-        "time_to_first_token.p99": "lower",
-        "inter_token_latency.p99": "lower",
-        "good_request_fraction.min": "higher",
-        "served_request_fraction.min": "higher",
+        "time_to_first_token.p99": "minimize",
+        "inter_token_latency.p99": "minimize",
+        "good_request_fraction.min": "maximize",
+        "served_request_fraction.min": "maximize",
     }
 
 

@@ -22,7 +22,7 @@ from dynosim.report.infeasible import why_infeasible
 from dynosim.search import pareto
 from dynosim.search.ties import points, preference
 from dynosim.search.trial import Status
-from dynosim.search.view import gpu_counts, layout, trial_view
+from dynosim.search.view import gpu_counts, layout, objective_view, trial_view
 from dynosim.space import Parameter, Range
 from dynosim.uncertainty.model_band import Band, evidence_class, is_measured
 from dynosim.uncertainty.sampling import BATCHES, LEVELS, MIN_BATCH, MIN_TAIL, as_lengths
@@ -392,7 +392,7 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
         "space": study.space.name,
         "objectives": [_objective(objective) for objective in study.objectives],
         "axes": axes,
-        "parts": [{"key": part, "label": METRICS[part].display.removesuffix(" time")} for part in LATENCY_PARTS],
+        "parts": [{"name": part, "label": METRICS[part].display.removesuffix(" time")} for part in LATENCY_PARTS],
         "slo": _slo(study),
         "knobs": [{"path": parameter.path, "label": short(parameter.path)} for parameter in study.space.parameters],
         "prices": {gpu: price["usd_per_gpu_hour"] for gpu, price in charged.items()},
@@ -422,28 +422,22 @@ def data(study: Study, run_dir: Path | None = None) -> dict[str, Any]:
 
 
 def _objective(objective: Objective) -> dict[str, str]:
-    return {
-        "key": objective.name,
-        "label": _capital(objective.display),
-        "display": objective.display,
-        "unit": objective.unit,
-        "better": "higher" if objective.direction == "maximize" else "lower",
-        "kind": objective.kind,
-    }
+    return {**objective_view(objective), "label": _capital(objective.display)}
 
 
 def _axes(study: Study) -> list[dict[str, Any]]:
     axes = {objective.name: _objective(objective) for objective in study.objectives}
-    for key in AXES:
-        if key not in axes:
-            axes[key] = {"key": key, **_describe(key)}
+    for name in AXES:
+        if name not in axes:
+            axes[name] = {"name": name, **_describe(name)}
     return list(axes.values())
 
 
 def _describe(key: str) -> dict[str, Any]:
     name, _, stat = key.partition(".")
     info = METRICS[name]
-    return {"label": _capital(f"{info.display} {stat}".strip()), "unit": info.unit, "better": info.better or "lower"}
+    direction = "maximize" if info.better == "higher" else "minimize"
+    return {"label": _capital(f"{info.display} {stat}".strip()), "unit": info.unit, "direction": direction}
 
 
 def _capital(text: str) -> str:
@@ -453,11 +447,11 @@ def _capital(text: str) -> str:
 def _slo(study: Study) -> list[dict[str, Any]]:
     return [
         {
-            "key": bound.name,
+            "name": bound.name,
             "bound": bound.value,
             "label": _capital(bound.label),
             "unit": METRICS[bound.metric].unit,
-            "better": "lower" if bound.upper else "higher",
+            "direction": "minimize" if bound.upper else "maximize",
         }
         for bound in bounds_of(study.slo)
     ]
@@ -499,7 +493,7 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
     outcome = trial.outcome
     flat: Mapping[str, float] = outcome.flat_metrics()
     flat = {**flat, **dict(zip((o.name for o in study.objectives), outcome.values or (), strict=False))}
-    shown = {axis["key"]: flat[axis["key"]] for axis in axes if axis["key"] in flat}
+    shown = {axis["name"]: flat[axis["name"]] for axis in axes if axis["name"] in flat}
     intervals = {key: trial.interval(key, value) for key, value in shown.items()}
     return {
         **trial_view(trial),

@@ -1,4 +1,4 @@
-"""One trial as a JSON object: files, page, MLflow, command line and service say it in these words."""
+"""One trial, and an objective, as JSON objects: files, page, MLflow, command line and service say it in these words."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ from typing import Any
 from dynosim import plugins
 from dynosim.hardware.gpus import get_gpu
 from dynosim.metrics import Metrics
+from dynosim.objectives import Objective
 from dynosim.search.trial import Trial
 from dynosim.uncertainty.model_band import Band
+
+
+def objective_view(objective: Objective) -> dict[str, str]:
+    """Return what is needed to label an objective."""
+    return {
+        "name": objective.name,
+        "display": objective.display,
+        "unit": objective.unit,
+        "direction": objective.direction,
+        "kind": objective.kind,
+    }
 
 
 def gpu_counts(trial: Trial) -> dict[str, int]:

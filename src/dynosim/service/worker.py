@@ -19,10 +19,9 @@ from dynosim.progress import ProgressMeter
 from dynosim.run import optimize
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
-from dynosim.search.view import trial_view
+from dynosim.search.view import objective_view, trial_view
 from dynosim.service.guard import SPACE_FILE, Allowed, anchored_text, read_space
 from dynosim.service.store import FINAL_STATES, Store
-from dynosim.views import objective_view
 
 STOP_TIMEOUT_S = 30.0
 

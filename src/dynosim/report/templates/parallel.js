@@ -9,14 +9,14 @@ function categorical({ path, label }, rows) {
   const of = t => knob(t.point[path]), seen = [...new Set(rows.map(of))].sort(byValue), stride = Math.ceil(seen.length / 10);
   const at = v => seen.indexOf(v) / Math.max(seen.length - 1, 1);
   const brush = (low, high) => { const some = seen.filter(v => low <= at(v) && at(v) <= high); return { label, of, has: v => some.includes(v), ends: [some[0], some.at(-1)] }; };
-  return { key: path, label, of, at, brush, text: of, size: seen.length, ticks: seen.filter((_, i) => i % stride === 0).map(v => [at(v), v]) };
+  return { name: path, label, of, at, brush, text: of, size: seen.length, ticks: seen.filter((_, i) => i % stride === 0).map(v => [at(v), v]) };
 }
 function numeric(o, rows) {
-  const of = t => value(t, o.key), seen = rows.map(of), low = Math.min(...seen), high = Math.max(...seen), log = low > 0 && high / low > 20;
+  const of = t => value(t, o.name), seen = rows.map(of), low = Math.min(...seen), high = Math.max(...seen), log = low > 0 && high / low > 20;
   const scale = v => log ? Math.log(v) : v, span = scale(high) - scale(low) || 1, at = v => (scale(v) - scale(low)) / span;
   const raw = f => log ? Math.exp(scale(low) + f * span) : low + f * span;
   const brush = (from, to) => { const ends = [raw(from), raw(to)]; return { label: o.label, of, has: v => ends[0] <= v && v <= ends[1], ends }; };
-  return { key: o.key, label: o.label, of, at, brush, text: t => withUnit(of(t), o), size: 2, ticks: [0, 0.25, 0.5, 0.75, 1].map(f => [f, num(raw(f))]) };
+  return { name: o.name, label: o.label, of, at, brush, text: t => withUnit(of(t), o), size: 2, ticks: [0, 0.25, 0.5, 0.75, 1].map(f => [f, num(raw(f))]) };
 }
 function parallel() {
   const node = el("parallel"), rows = D.trials.filter(meets), onFront = view.leader;
@@ -28,7 +28,7 @@ function parallel() {
   const room = Math.max(Math.floor((x(1) - x(0) - 12) / 6.5), 4), cut = text => text.length > room ? `${text.slice(0, room - 1)}…` : text;
   const line = t => `<polyline data-trial="${t.number}" class="${onFront.has(t) ? "front" : ""}${kept(t) ? "" : " out"}" points="${axes.map((a, i) => `${x(i)},${y(a.at(a.of(t)))}`).join(" ")}">` +
     `<title>trial ${t.number} · ${esc(t.label)}\n${axes.map(a => esc(`${a.label}: ${a.text(t)}`)).join("\n")}</title></polyline>`;
-  const brushed = (a, i) => { const brush = state.brushes.get(a.key); if (!brush) return ""; const [low, high] = brush.ends.map(a.at);
+  const brushed = (a, i) => { const brush = state.brushes.get(a.name); if (!brush) return ""; const [low, high] = brush.ends.map(a.at);
     return `<rect class="brush" x="${x(i) - 9}" width="18" y="${y(high) - 4}" height="${y(low) - y(high) + 8}"/>`; };
   const axis = (a, i) => `<line x1="${x(i)}" x2="${x(i)}" y1="${TOP}" y2="${TOP + HEIGHT}"/><text class="name" transform="translate(${x(i)} ${TOP - 12}) rotate(-24)">${esc(a.label)}</text>` +
     a.ticks.map(([f, text]) => `<text class="tick" x="${x(i) - 6}" y="${y(f) + 4}">${esc(cut(text))}</text>`).join("") + brushed(a, i) +
@@ -51,7 +51,7 @@ function drag(grip, axis, start) {
   grip.onpointercancel = parallel;
   grip.onpointerup = event => {
     const [low, high] = [from, at(event)].sort((a, b) => a - b), brush = axis.brush(low, high);
-    if (high - low < 0.02 || brush.ends[0] === undefined) state.brushes.delete(axis.key); else state.brushes.set(axis.key, brush);
+    if (high - low < 0.02 || brush.ends[0] === undefined) state.brushes.delete(axis.name); else state.brushes.set(axis.name, brush);
     filtered();
   };
 }

@@ -23,7 +23,7 @@ function plotAxis(key, drawn) {
   const seen = view.front.length ? near.map(t => value(t, key)) : all, low = Math.min(...seen), high = Math.max(...seen);
   const log = Math.min(...all) > 0 && high / low > 5, scale = v => log ? Math.log10(v) : v;
   const span = scale(high) - scale(low) || Math.abs(scale(high)) || 1;
-  const better = `${axis.better === "higher" ? "higher" : "lower"} is better${log ? ", log scale" : ""}`;
+  const better = `${axis.direction === "maximize" ? "higher" : "lower"} is better${log ? ", log scale" : ""}`;
   return { title: { text: `${title(axis)}<br><span style="font-size:11px;color:${COLOR.muted}">${better}</span>`, standoff: 10, font: { size: 13 } },
     type: log ? "log" : "linear", range: [scale(low) - 0.12 * span, scale(high) + 0.22 * span], ...(log ? decades(Math.min(...all), Math.max(...all)) : {}),
     gridcolor: COLOR.grid, linecolor: COLOR.axis, ticks: "outside", tickcolor: COLOR.axis, zeroline: false, automargin: true, exponentformat: "none", separatethousands: true };
@@ -42,8 +42,8 @@ function modelBands(trials) {
   return { type: "scatter", mode: "lines", name: "model band (picks, pinned)", x: points.map(p => p[0]), y: points.map(p => p[1]), line: { width: 7, color: COLOR.band }, hoverinfo: "skip" };
 }
 function hover(t) {
-  const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.key), o)}</b> ${plusMinus(t, o.key)}${factorsOf(t, o.key) ? ` · real / this ${factors(t, o.key)}` : ""}`);
-  const extra = EXTRA.filter(k => k in t.axes && !D.objectives.some(o => o.key === k)).map(k => `${esc(axisOf(k).label)}: ${withUnit(value(t, k), axisOf(k))}`);
+  const lines = D.objectives.map(o => `${esc(o.label)}: <b>${withUnit(value(t, o.name), o)}</b> ${plusMinus(t, o.name)}${factorsOf(t, o.name) ? ` · real / this ${factors(t, o.name)}` : ""}`);
+  const extra = EXTRA.filter(k => k in t.axes && !D.objectives.some(o => o.name === k)).map(k => `${esc(axisOf(k).label)}: ${withUnit(value(t, k), axisOf(k))}`);
   const changes = t.number === D.baseline ? ["baseline"] : differences(t).slice(0, 9).map(([k, a, b]) => `${esc(k)}: ${a === undefined ? "" : esc(knob(a)) + " → "}${esc(knob(b))}`);
   const leader = view.leader.get(t) || t, flags = [(t.evidence || "") + (leader === t ? "" : `, not told apart from trial ${leader.number}`), t.served < 0.99 ? `serves only ${(100 * t.served).toFixed(0)} % of the requests` : "", t.saturated ? "saturated: backlog grew" : "", meets(t) ? "" : "misses a bound"].filter(Boolean);
   return [`<b>trial ${t.number} · ${esc(t.label)}</b> · ${gpuCount(t)} × ${esc(gpuText(t))}`, ...lines, ...extra, ...flags, "", ...changes].join("<br>");
@@ -72,7 +72,7 @@ function scatter() {
       { mode: "markers+text", text: stars.map(t => pickNames(t).join(", ")), textposition: stars.map((_, i) => i % 2 ? "bottom right" : "top right"), textfont: { ...FONT, size: 13 }, cliponaxis: false }),
     trace("pinned", pinned, { symbol: "circle-open", size: 22, color: COLOR.ink, line: { width: 1.5 } }, { hoverinfo: "skip", showlegend: false }),
   ];
-  if (D.objectives.length === 2 && state.x === D.objectives[0].key && state.y === D.objectives[1].key)
+  if (D.objectives.length === 2 && state.x === D.objectives[0].name && state.y === D.objectives[1].name)
     traces.splice(3, 0, { type: "scatter", mode: "lines", x: view.front.map(t => value(t, state.x)), y: view.front.map(t => value(t, state.y)), line: { shape: "hv", width: 1.5, color: COLOR.accent }, hoverinfo: "skip", showlegend: false });
   Plotly.react("scatter", traces.filter(t => t.x.length), { ...LAYOUT, xaxis: plotAxis(state.x, all), yaxis: plotAxis(state.y, all), hovermode: "closest",
     margin: { l: 64, r: 16, t: 12, b: 56 }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, itemsizing: "constant" }, uirevision: state.x + state.y }, CONFIG);

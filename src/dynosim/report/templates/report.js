@@ -15,7 +15,7 @@ function plusMinus(t, key) {
 }
 function delta(axis, v, reference) {
   if (v === undefined || !reference) return "";
-  const same = Math.abs(v / reference - 1) < 0.005, better = v < reference === (axis.better === "lower");
+  const same = Math.abs(v / reference - 1) < 0.005, better = v < reference === (axis.direction === "minimize");
   return `<span class="${same ? "muted" : better ? "good" : "bad"}">${same ? "0 %" : percent(v, reference)}</span>`;
 }
 const noise = (t, key) => `<span class="noise">${plusMinus(t, key)}</span>`;
@@ -32,16 +32,16 @@ function differences(t) {
 }
 function cards() {
   const base = baseline();
-  const row = (t, o) => `<tr><td>${esc(o.label)}</td><td>${withUnit(value(t, o.key), o)}</td><td>${base ? delta(o, value(t, o.key), value(base, o.key)) : ""}</td></tr>`;
+  const row = (t, o) => `<tr><td>${esc(o.label)}</td><td>${withUnit(value(t, o.name), o)}</td><td>${base ? delta(o, value(t, o.name), value(base, o.name)) : ""}</td></tr>`;
   el("picks").innerHTML = Object.entries(view.picks).map(([name, t]) => `<div class="card" role="option" data-trial="${t.number}"><h3><b>${esc(name)}</b>` +
     `<span>${esc(t.label)} <span class="muted">${gpuCount(t)} GPUs · trial ${t.number}</span></span></h3><table>${D.objectives.map(o => row(t, o)).join("")}</table></div>`).join("");
   choosable(el("picks"));
 }
 function frontierTable() {
-  const columns = [...D.objectives, ...EXTRA.map(axisOf).filter(a => a && !D.objectives.some(o => o.key === a.key))];
+  const columns = [...D.objectives, ...EXTRA.map(axisOf).filter(a => a && !D.objectives.some(o => o.name === a.name))];
   const said = ["trial", "file", "deployment", "engine", "precision", "router", "GPU"], heads = [...said, "GPUs", ...columns.map(a => esc(title(a))), "evidence"];
   const cells = (t, more) => [t.number, fileOf(t) || "–", esc(t.label) + pickNames(t).map(badge).join("") + more, esc(t.engine), esc(t.precision), esc(t.router), esc(t.gpu),
-    gpuCount(t), ...columns.map(a => num(value(t, a.key)) + noise(t, a.key)), esc(t.evidence || "") + (t.saturated ? ", saturated" : "")];
+    gpuCount(t), ...columns.map(a => num(value(t, a.name)) + noise(t, a.name)), esc(t.evidence || "") + (t.saturated ? ", saturated" : "")];
   const line = (t, more, kind) => ({ attributes: ` data-trial="${t.number}" class="${kind}"`, cells: cells(t, more) });
   const rows = view.rows.flatMap(({ shown, variants }) => {
     const some = variants.filter(kept), open = state.open.has(shown.number) || !kept(shown);
@@ -90,14 +90,14 @@ function select(number) {
   const file = D.run_dir && fileOf(t) && `${D.run_dir}/recommendations/${fileOf(t)}.yaml`;
   const rests = t.rests_on + (Object.keys(t.model_bands).length ? "; 80 % of its measured runs gave between these multiples (real / this) of the number" : "");
   el("detail").innerHTML = `<table id="numbers"></table><p class="muted small">${esc(rests)}</p><table id="changes"></table>` + (file ? `<code>dynosim predict ${esc(file)}</code>` : "");
-  const keys = [...new Set([...D.objectives.map(o => o.key), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.axes);
+  const keys = [...new Set([...D.objectives.map(o => o.name), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.axes);
   table(el("numbers"), ["metric", "value", "real / this", "vs baseline"], keys.map(k => ({ cells: [esc(axisOf(k).label), `${withUnit(value(t, k), axisOf(k))} ${noise(t, k)}`, `<span class="whole">${factors(t, k)}</span>`, base && base !== t ? delta(axisOf(k), value(t, k), value(base, k)) : ""] })), ["metric"]);
   table(el("changes"), ["knob", "baseline", "this trial"], differences(t).map(([k, a, b]) => ({ cells: [esc(k), esc(knob(a)), esc(knob(b))] })), ["knob"]);
   mark();
 }
 function pin(number) { select(number); scatter(); }
 function head() {
-  const base = baseline(), sign = s => s.better === "higher" ? "≥" : "≤";
+  const base = baseline(), sign = s => s.direction === "maximize" ? "≥" : "≤";
   el("title").textContent = D.space;
   el("subtitle").textContent = `${D.study}${D.state === "running" ? " · running" : ""} · SLO: ${D.slo.map(s => `${s.label} ${sign(s)} ${withUnit(s.bound, s)}`).join(", ") || "none"}${base ? ` · baseline ${base.label}; percentages compare with it` : ""}`;
   el("gap").textContent = D.gap ? `By hypervolume ${D.gap}.` : "";
@@ -123,17 +123,17 @@ function slider(label, low, high, get, set, text) {
   node.append(label, input, out); show(); el("whatif").append(node);
 }
 function controls() {
-  const option = a => `<option value="${esc(a.key)}">${esc(title(a))}</option>`, second = D.objectives[1] || D.axes[1];
-  Object.assign(state, { x: D.objectives[0].key, y: second.key, color: (D.objectives[2] || axisOf("gpus") || second).key });
+  const option = a => `<option value="${esc(a.name)}">${esc(title(a))}</option>`, second = D.objectives[1] || D.axes[1];
+  Object.assign(state, { x: D.objectives[0].name, y: second.name, color: (D.objectives[2] || axisOf("gpus") || second).name });
   for (const name of ["x", "y", "color"]) { el(name).innerHTML = D.axes.map(option).join(""); el(name).value = state[name]; el(name).onchange = () => { state[name] = el(name).value; scatter(); }; }
   document.querySelectorAll(".brushed button").forEach(button => button.onclick = () => { state.brushes.clear(); filtered(); });
   reset();
 }
 function reset() {
-  Object.assign(state, { price: { ...D.prices }, bound: Object.fromEntries(D.slo.map(s => [s.key, s.bound])), maxGpus: Infinity });
+  Object.assign(state, { price: { ...D.prices }, bound: Object.fromEntries(D.slo.map(s => [s.name, s.bound])), maxGpus: Infinity });
   el("whatif").innerHTML = "";
   for (const [gpu, usd] of Object.entries(D.prices)) slider(`${gpu} price`, usd / 4, usd * 4, () => state.price[gpu], v => state.price[gpu] = v, v => `$${v.toFixed(2)}/h`);
-  for (const s of D.slo.filter(s => s.bound > 0)) slider(`${s.label} ${s.better === "higher" ? "≥" : "≤"}`, s.bound / 8, s.unit === "ratio" ? 1 : s.bound * 8, () => state.bound[s.key], v => state.bound[s.key] = v, v => withUnit(v, s));
+  for (const s of D.slo.filter(s => s.bound > 0)) slider(`${s.label} ${s.direction === "maximize" ? "≥" : "≤"}`, s.bound / 8, s.unit === "ratio" ? 1 : s.bound * 8, () => state.bound[s.name], v => state.bound[s.name] = v, v => withUnit(v, s));
   const most = Math.max(2, ...D.trials.map(t => t.gpus));
   slider("at most", 1, most, () => Math.min(state.maxGpus, most), v => state.maxGpus = v >= most ? Infinity : Math.max(1, Math.round(v)), v => `${v} GPUs`);
   el("whatif").append(Object.assign(document.createElement("button"), { className: "plain", textContent: "Reset", onclick: () => { reset(); draw(); } }));

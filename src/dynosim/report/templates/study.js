@@ -12,8 +12,8 @@ function num(v) {
   return fixed(v, digits);
 }
 // A bound is rounded to the side on which it still holds.
-function numAtMost(v, better) {
-  const step = 10 ** digitsOf(v), round = better === "lower" ? Math.ceil : Math.floor;
+function numAtMost(v, direction) {
+  const step = 10 ** digitsOf(v), round = direction === "minimize" ? Math.ceil : Math.floor;
   return num(round(v * step * (1 - 1e-12 * Math.sign(v))) / step);
 }
 function percent(v, reference) {
@@ -25,7 +25,7 @@ function percent(v, reference) {
 const shown = unit => ["ratio", "count", "GPUs"].includes(unit) ? "" : unit;
 const withUnit = (v, axis) => `${num(v)} ${shown(axis.unit)}`.trim();
 const title = axis => shown(axis.unit) ? `${axis.label} (${axis.unit})` : axis.label;
-const axisOf = key => D.axes.find(a => a.key === key);
+const axisOf = key => D.axes.find(a => a.name === key);
 const trialOf = number => D.trials.find(t => t.number === number);
 const baseline = () => D.baseline === null ? undefined : trialOf(D.baseline);
 // ---- prices and bounds
@@ -36,15 +36,15 @@ function repriced(t, v, unit) {
 }
 const factorsOf = (t, key) => key in t.axes ? t.model_bands[key.split(".")[0]] : undefined;
 const value = (t, key) => repriced(t, t.axes[key], axisOf(key).unit);
-const touched = () => state.maxGpus !== Infinity || D.slo.some(s => state.bound[s.key] !== s.bound) ||
+const touched = () => state.maxGpus !== Infinity || D.slo.some(s => state.bound[s.name] !== s.bound) ||
   Object.keys(D.prices).some(gpu => state.price[gpu] !== D.prices[gpu]);
 const limits = () => [
-  ...D.slo.map(s => ({ ...s, bound: state.bound[s.key], of: t => repriced(t, t.slo[s.key], s.unit), text: v => `${s.label} ${s.better === "higher" ? "≥" : "≤"} ${v} ${shown(s.unit)}`.trim() })),
-  { better: "lower", bound: state.maxGpus, of: t => t.gpus, text: v => `at most ${v} GPUs` }];
-const holds = (limit, v) => limit.better === "higher" ? v >= limit.bound : v <= limit.bound;
+  ...D.slo.map(s => ({ ...s, bound: state.bound[s.name], of: t => repriced(t, t.slo[s.name], s.unit), text: v => `${s.label} ${s.direction === "maximize" ? "≥" : "≤"} ${v} ${shown(s.unit)}`.trim() })),
+  { direction: "minimize", bound: state.maxGpus, of: t => t.gpus, text: v => `at most ${v} GPUs` }];
+const holds = (limit, v) => limit.direction === "maximize" ? v >= limit.bound : v <= limit.bound;
 const meets = t => t.status === "complete" && limits().every(limit => holds(limit, limit.of(t)));
 // ---- frontier, picks and trade-off: the rules of Study.frontier, Study.picks and report.tradeoff
-const lossesOf = (t, objectives) => objectives.map(o => (o.better === "higher" ? -1 : 1) * value(t, o.key));
+const lossesOf = (t, objectives) => objectives.map(o => (o.direction === "maximize" ? -1 : 1) * value(t, o.name));
 let losses;  // of what is left, in all objectives
 function nondominated(points) {
   const atMost = (a, b) => a.every((v, i) => v <= b[i]);
@@ -121,7 +121,7 @@ function tradeoff(front) {
   const ends = new Set([0, knee(order.map(i => points[i])), order.length - 1]);
   const stops = [...ends].sort((a, b) => a - b).map(i => front[order[i]]);
   if (stops.length === 1) return `No trade-off between ${pair.map(o => o.display).join(" and ")}: trial ${stops[0].number} is best in both.`;
-  const step = (a, b) => pair.map(o => `${percent(value(b, o.key), value(a, o.key))} ${o.display}`).join(" buys ");
+  const step = (a, b) => pair.map(o => `${percent(value(b, o.name), value(a, o.name))} ${o.display}`).join(" buys ");
   const first = `From ${stops.slice(0, 2).map(t => `${t.label} (trial ${t.number})`).join(" to ")}, ${step(stops[0], stops[1])}`;
   return first + (stops[2] ? `; beyond trial ${stops[1].number}, another ${step(stops[1], stops[2])}.` : ".");
 }
@@ -134,5 +134,5 @@ function nothingLeft() {
   const [t, broken] = known.map(t => [t, missed(t)]).sort((a, b) => a[1].length - b[1].length || far(a) - far(b))[0];
   const said = text => broken.map(text).join(" and ");
   return `Nothing is left: ${said(limit => limit.text(num(limit.bound)))} ${broken.length > 1 ? "together leave" : "leaves"} no trial. ` +
-    `${said(limit => limit.text(numAtMost(limit.of(t), limit.better)))} would leave trial ${t.number}.`;
+    `${said(limit => limit.text(numAtMost(limit.of(t), limit.direction)))} would leave trial ${t.number}.`;
 }

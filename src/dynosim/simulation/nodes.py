@@ -82,14 +82,16 @@ def _shared(workload: Workload, block_size: int, merge: bool) -> PrefixNodes:
     width, offsets, ids = _grid(workload, block_size)
     ends = workload.hashed_tokens // block_size
     counts = -(-ends // width)
-    owner = np.repeat(np.arange(n), counts)
-    place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    ids = ids[offsets[owner] + place]
-    covered = np.minimum(ends[owner] - place * width, width)
+    owner = np.repeat(np.arange(n, dtype=np.int32), counts)
+    place = (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)).astype(np.int32)
+    if len(owner) != len(ids):
+        ids = ids[offsets[owner] + place]
+    covered = np.minimum(ends[owner] - place * width, width).astype(np.int32)
     # A full hit computes its last block again, so prompts end there too.
-    again = np.minimum((workload.input_tokens - 1) // block_size, ends)[owner] - place * width
+    again = np.minimum((workload.input_tokens - 1) // block_size, ends).astype(np.int32)[owner] - place * width
     last = place == counts[owner] - 1
-    stops = _pairs(np.concatenate([ids[last], ids]), np.concatenate([covered[last], again]), width)
+    stops = np.union1d(_pairs(ids[last], covered[last], width), _pairs(ids, again, width))
+    del place, last, again
     return _cut(n, owner, ids, covered, stops, width, merge)
 
 
@@ -107,22 +109,25 @@ def _cut(
     np.maximum.at(reach, ids, covered)
     present = np.flatnonzero(reach)
     pieces = np.union1d(stops, present * (width + 1) + reach[present])
-    of, end = pieces // (width + 1), pieces % (width + 1)
+    of, end = (part.astype(np.int32) for part in np.divmod(pieces, width + 1))
     follows = np.concatenate([[False], of[1:] == of[:-1]])
     size = end - np.where(follows, np.concatenate([[0], end[:-1]]), 0)
-    first = np.searchsorted(of, np.arange(len(reach)))
-    root = np.arange(len(pieces))
+    first = np.searchsorted(of, np.arange(len(reach), dtype=np.int32)).astype(np.int32)
+    root = np.arange(len(pieces), dtype=np.int32)
     if merge:
         child, parent = _only_children(owner, ids, len(reach))
-        last = np.searchsorted(of, parent, side="right") - 1
+        last = np.searchsorted(of, parent.astype(np.int32), side="right") - 1
         open_end = ~np.isin(pieces[last], stops)
         root[first[child[open_end]]] = last[open_end]
         while (root[root] != root).any():
             root = root[root]
-    _, node = np.unique(root, return_inverse=True)
-    count = np.searchsorted(pieces, ids * (width + 1) + covered, side="right") - first[ids]
-    which = np.repeat(first[ids] - np.cumsum(count) + count, count) + np.arange(count.sum())
+    node = np.cumsum(root == np.arange(len(root)), dtype=np.int32)[root] - 1
+    del root, follows, of, end
+    count = (np.searchsorted(pieces, ids * (width + 1) + covered, side="right") - first[ids]).astype(np.int32)
+    which = np.repeat(first[ids] - np.cumsum(count) + count, count)
+    which += np.arange(len(which))
     nodes, owners = node[which], np.repeat(owner, count)
+    del which, count
     new = np.concatenate([[True], (nodes[1:] != nodes[:-1]) | (owners[1:] != owners[:-1])])[: len(nodes)]
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owners[new], minlength=n))]).astype(np.int64)
     return PrefixNodes(offsets, nodes[new].astype(np.int64), np.bincount(node, size).astype(np.int64))
@@ -131,6 +136,9 @@ def _cut(
 def _only_children(owner: IntArray, ids: IntArray, n_ids: int) -> tuple[IntArray, IntArray]:
     """Return (child, parent) of the ids that alone follow their parent, and follow no other."""
     inner = owner[1:] == owner[:-1]
-    parent, child = np.divmod(np.unique(ids[:-1][inner] * n_ids + ids[1:][inner]), n_ids)
+    pairs = ids[:-1][inner] * n_ids
+    pairs += ids[1:][inner]
+    pairs.sort()
+    parent, child = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], n_ids)
     alone = (np.bincount(parent, minlength=n_ids)[parent] == 1) & (np.bincount(child, minlength=n_ids)[child] == 1)
     return child[alone], parent[alone]

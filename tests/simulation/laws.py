@@ -39,7 +39,7 @@ def run(deployment: DeploymentConfig, workload: Workload, seed: int = 0) -> Run:
         pools.append(Pool(*args, **kwargs))
         return pools[-1]
 
-    with mock.patch.object(cluster, "Pool", keep):
+    with mock.patch.object(cluster, "Pool", keep), mock.patch.object(cluster.Cluster, "release"):
         return Run(deployment, workload, simulate(deployment, workload, seed), pools)
 
 

@@ -1291,7 +1291,7 @@ class OracleCore:
 
         def arrive(time: float) -> None:
             self.insert(rank, job, places, 0)
-            for blocks in held:
+            for blocks in reversed(held):
                 rank.cache.give(blocks)
             job.storing = False
             self.store(job, time)

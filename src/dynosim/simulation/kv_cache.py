@@ -260,11 +260,15 @@ def _detach(e, cache, s):
 def _promote(e, cache, key):
     """Let lookups of node *key* go on in copies of the blocks that follow what they find."""
     while cache.copies > 0:
-        blocks, s = blocks_from(e, find(e, cache, key)), find(e, cache, _copies(key))
+        blocks, s, end = blocks_from(e, find(e, cache, key)), find(e, cache, _copies(key)), np.int64(1 << 60)
         while s != 0 and not e.slots[s].at <= blocks < e.slots[s].at + e.slots[s].count:
+            if e.slots[s].at > blocks:
+                end = min(end, np.int64(e.slots[s].at))  # from there on an earlier copy is found
             s = np.int64(e.slots[s].more)
         if s == 0:
             return
+        if e.slots[s].at + e.slots[s].count > end:
+            _split(e, cache, s, end - e.slots[s].at)
         if e.slots[s].at < blocks:
             _split(e, cache, s, blocks - e.slots[s].at)
             s = np.int64(e.slots[s].more)

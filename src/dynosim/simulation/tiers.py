@@ -143,7 +143,7 @@ def stored(e, r, j, first, last, tier, time):
         key = e.hash_ids[job.hash_start + i]
         _insert(e, c, key, e.node_blocks[key])
     if tier == 0:
-        for i in range(first, last):
+        for i in range(last - 1, first - 1, -1):
             key = e.hash_ids[job.hash_start + i]
             kv_cache.unpin(e, cache, key, e.node_blocks[key])
         job.storing = 0

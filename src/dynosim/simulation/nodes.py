@@ -8,9 +8,11 @@ for thousands of tokens of a conversation, and the caches visit a few nodes per 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynosim.workload.table import IntArray, Workload
 
@@ -95,14 +97,14 @@ def _shared(workload: Workload, block_size: int, merge: bool) -> PrefixNodes:
     return _cut(n, owner, ids, covered, stops, width, merge)
 
 
-def _pairs(ids: IntArray, ends: IntArray, width: int) -> IntArray:
+def _pairs(ids: IntArray, ends: NDArray[Any], width: int) -> IntArray:
     """Return sorted id x (width + 1) + end, of those where something ends inside the id or at its end."""
     inside = (ends > 0) & (ends <= width)
     return np.unique(ids[inside] * (width + 1) + ends[inside])
 
 
 def _cut(
-    n: int, owner: IntArray, ids: IntArray, covered: IntArray, stops: IntArray, width: int, merge: bool
+    n: int, owner: NDArray[Any], ids: IntArray, covered: NDArray[Any], stops: IntArray, width: int, merge: bool
 ) -> PrefixNodes:
     """Cut every id into pieces at its *stops*, and join pieces that follow each other in every request into nodes."""
     reach = np.zeros(int(ids.max(initial=-1)) + 1, np.int64)
@@ -133,7 +135,7 @@ def _cut(
     return PrefixNodes(offsets, nodes[new].astype(np.int64), np.bincount(node, size).astype(np.int64))
 
 
-def _only_children(owner: IntArray, ids: IntArray, n_ids: int) -> tuple[IntArray, IntArray]:
+def _only_children(owner: NDArray[Any], ids: IntArray, n_ids: int) -> tuple[IntArray, IntArray]:
     """Return (child, parent) of the ids that alone follow their parent, and follow no other."""
     inner = owner[1:] == owner[:-1]
     pairs = ids[:-1][inner] * n_ids

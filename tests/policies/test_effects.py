@@ -115,7 +115,7 @@ def test_longest_prefix_reuses_more_of_a_small_cache() -> None:
 # -------------------------------------------------------------------------------------------------------------- routing
 
 
-@pytest.mark.parametrize("router", ["session_affinity", "prefix_affinity", "kv_aware"])
+@pytest.mark.parametrize("router", ["session_affinity", "prefix_affinity", "kv_aware", "llm_d"])
 def test_conversations_find_their_cache_again(router: str) -> None:
     workload = _chats()
     blind, found = (_simulate(workload, name, replicas=7) for name in ("round_robin", router))

@@ -240,6 +240,36 @@ def test_kv_aware_draws_by_the_documented_softmax() -> None:
     assert all(abs(chosen[i] - expected[i]) < 5 * np.sqrt(expected[i]) for i in range(3))
 
 
+def test_llm_d_weighs_queue_cache_and_prefix() -> None:
+    def second(waiting: Any = 0, used: Any = 0.0, **options: float) -> int:
+        """Return where a prompt goes whose equal went to replica 0, which scores 3 for it."""
+        router = _make("llm_d", **options)
+        router.route(_request(), _view(used=[0.0, 0.1]))
+        return router.route(_request(), _view(waiting=waiting, used=used))
+
+    assert second() == 0
+    assert second(waiting=[9, 0]) == 0, "2 for the shorter queue"
+    assert second(waiting=[9, 0], used=[0.6, 0.0]) == 1, "and 1.2 for the emptier cache"
+    assert second(waiting=[9, 0], used=[0.4, 0.0]) == 0
+    assert second(waiting=[9, 0], queue_scorer_weight=4.0) == 1
+    assert second(used=[0.9, 0.0], kv_cache_utilization_scorer_weight=4.0) == 1
+    assert second(waiting=[9, 0], prefix_cache_scorer_weight=1.0) == 1
+
+
+def test_llm_d_forgets_what_it_has_no_room_for() -> None:
+    def again(**options: int) -> int:
+        router = _make("llm_d", **options)
+        router.route(_request(), _view(used=[0.0, 0.1]))
+        other = _request(input_tokens=1024, block_hashes=np.arange(2, 4))
+        router.route(other, _view(used=[0.0, 0.9]))
+        return router.route(_request(), _view(used=[0.2, 0.0]))
+
+    assert again() == 0
+    assert again(lru_capacity_per_server=64) == 1
+    assert again(max_prefix_tokens=500) == 1
+    assert again(lru_capacity_per_server=64, block_size=32) == 0
+
+
 class OffByOne:
     """A user's mistake: replicas are numbered from 0."""
 

@@ -152,7 +152,7 @@ def make_pool(choices: Choices, moe: bool, engine: str) -> dict[str, Any]:
 def make_router(choices: Choices) -> dict[str, Any]:
     policies = ("round_robin", "kv_aware", "least_outstanding", "random", "power_of_two", "session_affinity")
     return {
-        "policy": choices.of(*policies, "prefix_affinity", "priority_aware"),
+        "policy": choices.of(*policies, "prefix_affinity", "priority_aware", "llm_d"),
         "load_report_interval_s": choices.of(0.0, 0.0, 0.93),
         "kv_event_lag_s": choices.of(0.0, 0.0, 0.137),
     }

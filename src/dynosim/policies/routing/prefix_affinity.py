@@ -7,9 +7,10 @@ loaded replica at min and max unfinished requests:
     otherwise, where more than cache_threshold of the prompt is known:        the replica it was last sent to
     otherwise:                                                               the least loaded replica
 
-(``rust/README.md`` and ``src/router.rs`` of sgl-project/sglang, whose defaults these are). The index holds max_blocks
-prompt blocks and forgets the least recently used one first (Dynamo's router_max_tree_size). Each block remembers one
-replica only, the one it was last sent to; SGLang's tree remembers all.
+Rule and defaults are those of the gateway's own configuration (``CacheAwareConfig`` in ``policies/mod.rs`` of
+sgl-project/sglang: 0.5, 32, 1.1); its command line has others (0.3, 64, 1.5). The index holds max_blocks prompt blocks
+and forgets the least recently used one first; the gateway bounds the characters of its tree (2^26) at intervals. Each
+block remembers one replica only, the one it was last sent to; the gateway's tree remembers all.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class PrefixAffinity:
         self,
         cache_threshold: float = 0.5,
         balance_abs_threshold: int = 32,
-        balance_rel_threshold: float = 1.0001,
+        balance_rel_threshold: float = 1.1,
         max_blocks: int = 1 << 20,
     ) -> None:
         check_at_least(0.0, cache_threshold=cache_threshold, balance_abs_threshold=balance_abs_threshold)

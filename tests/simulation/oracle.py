@@ -1139,6 +1139,31 @@ class OracleCore:
         costs = [0.0] * len(o.e.rows)
         return kv_aware.choose(weights, draw, o.jobs[j].input, int(o.lim["block_size"]), rows, seen, costs)
 
+    def send(self, handle: np.ndarray, rows: np.ndarray, weights: np.ndarray, draw: float, j: int, time: float) -> None:
+        self.submit(handle, int(rows[self.route(handle, rows, weights, draw, j, time)]), j, time)
+
+    def route_to_event(
+        self,
+        handles: np.ndarray,
+        rows: np.ndarray,
+        weights: np.ndarray,
+        draws: np.ndarray,
+        requests: np.ndarray,
+        times: np.ndarray,
+        first: int,
+        until: float,
+    ) -> tuple[int, int, int]:
+        for place in range(first, len(requests)):
+            j = int(requests[place])
+            if times[j] > until:
+                break
+            found = self.next_event(handles, float(times[j]))
+            if found[0]:
+                return *found, place
+            self.send(handles[0], rows, weights, draws[j], j, float(times[j]))
+            first = place + 1
+        return *self.next_event(handles, until), first
+
     # -------------------------------------------------------------------------------------------------------- failures
 
     def boot(self, handle: np.ndarray, replica: int, time: float) -> None:

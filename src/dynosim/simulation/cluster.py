@@ -89,9 +89,9 @@ class Cluster:
     def run(self) -> None:
         """Serve the whole workload, or what is served of it by its end."""
         self.failures.start()
-        if self._is_static() and not self._dispatcher.router.looks:
+        if self._is_static() and len(self.runtimes) == 1 and not self._dispatcher.router.looks:
             self._submit_all()
-        elif self._is_static() and self._dispatcher.compiled:
+        elif self._is_static() and self.flow.direct and self._dispatcher.compiled:
             self._to_route = self._admitted()
         else:
             self._start_ticks()
@@ -143,13 +143,11 @@ class Cluster:
 
     def _run_on_the_clock(self) -> None:
         """Let the engines run to the next callback, or to the first event that somebody waits for, till all is done."""
-        clock, handles = self.clock, self.handles
+        clock = self.clock
         while True:
             until = min(clock.peek(), self.end_s)
             if until > clock.now:
-                if len(self._to_route):
-                    self._route_all(until)
-                count, index = core.next_event(handles, until)
+                count, index = self._next_event(until)
                 if count:
                     self._report(index, count)
                     continue
@@ -230,9 +228,8 @@ class Cluster:
 
     def _is_static(self) -> bool:
         """Whether nothing but arrivals ever changes anything: a plain open loop on replicas that stay."""
-        runtime = next(iter(self.runtimes.values()))
-        static = len(self.runtimes) == 1 and runtime.scaler is None and not self.failures.expected
-        return static and not self.sessions.watch
+        changing = any(runtime.scaler or runtime.dispatcher.report_interval_s for runtime in self._runtimes)
+        return not (changing or self.failures.expected or self.sessions.watch)
 
     def _admitted(self) -> IntArray:
         """Return the requests that will be sent and can run."""
@@ -245,11 +242,17 @@ class Cluster:
         core.submit_all(runtime.pool.handle, row_of, arrival_s)
         self._have_come(self.workload.end_s)
 
-    def _route_all(self, until: float) -> None:
-        """Send what comes by *until*, the replicas running up to each arrival."""
-        arrival_s = self.sessions.arrival_s
-        self._routed = self._dispatcher.route_all(self.handles, self._to_route, arrival_s, self._routed, until)
-        self._have_come(until)
+    def _next_event(self, until: float) -> tuple[int, int]:
+        """Run the engines to their next event or to *until*; returns (number of events, index of their pool)."""
+        if not len(self._to_route):
+            found: tuple[int, int] = core.next_event(self.handles, until)
+            return found
+        count, index, self._routed = self._dispatcher.next_event(
+            self.handles, self._to_route, self.sessions.arrival_s, self._routed, until
+        )
+        if count == 0:
+            self._have_come(until)
+        return count, index
 
     def _have_come(self, time: float) -> None:
         self.sessions.unsent = len(self.workload) - int(np.searchsorted(self.sessions.arrival_s, time, "right"))

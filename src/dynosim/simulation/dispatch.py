@@ -68,12 +68,14 @@ class Dispatcher:
         limits = pool.engine.limits[0]
         limits["indexed"] = indexed or self.router.looks
         self._compiled: KVAware | None = None
+        self._holds = isinstance(self.router, KVAware) and self.router.queue_threshold is not None
+        limits["watch_prompts"] = self._holds
         if isinstance(self.router, KVAware):
             limits["predict_s"] = self.router.predicted_ttl_s
-            limits["watch_prompts"] = self.router.queue_threshold is not None
             self._weights = np.array(self.router.weights(pool.role))
             if type(self.router) is KVAware and not self.report_interval_s:
                 self._compiled = self.router
+                self._draws = self.router.draws(len(workload))
         self._job, self._time, self._looked_up = 0, 0.0, False
 
     def rows_of(self, replica: int) -> IntArray:
@@ -102,8 +104,7 @@ class Dispatcher:
     def choose(self, i: int, time: float) -> int:
         """Return the row that the router picks for request *i*; at least one serves."""
         if self._compiled:
-            draw = self._compiled.draws(len(self._input))[i]
-            position: int = core.route(self.pool.handle, self.rows, self._weights, draw, i, time)
+            position: int = core.route(self.pool.handle, self.rows, self._weights, self._draws[i], i, time)
         else:
             self._job, self._time, self._looked_up = i, time, False
             position = self.router.route(self._request(i), self._view if self._is_live else self._make_view())
@@ -125,15 +126,17 @@ class Dispatcher:
     @property
     def compiled(self) -> bool:
         """Whether all that is sent can be routed in compiled code, one request after the other."""
-        limits = self.pool.engine.limits[0]
-        return self._compiled is not None and not any(limits[name] for name in ("tiers", "lag_s", "watch_prompts"))
+        return self._compiled is not None and not self._holds
 
-    def route_all(self, handles: IntArray, requests: IntArray, times: FloatArray, first: int, until: float) -> int:
-        """Send those of *requests*, from the *first* on, that come by *until*; return the next one."""
-        assert self._compiled is not None
-        draws = self._compiled.draws(len(self._input))
-        following: int = core.route_all(handles, self.rows, self._weights, draws, requests, times, first, until)
-        return following
+    def next_event(
+        self, handles: IntArray, requests: IntArray, times: FloatArray, first: int, until: float
+    ) -> tuple[int, int, int]:
+        """Run the engines to their next event or to *until*, and send those of *requests*, from the *first* on, that
+        come by then; return (number of events, index of their pool, next request)."""
+        found: tuple[int, int, int] = core.route_to_event(
+            handles, self.rows, self._weights, self._draws, requests, times, first, until
+        )
+        return found
 
     def submit(self, i: int, row: int, time: float) -> None:
         """Queue request *i* on *row*."""
@@ -152,6 +155,10 @@ class Dispatcher:
         elif self._is_full():
             self._held_so_far += 1
             heappush(self._held, (self._priority[i], self._place(i, time), self._held_so_far, i, time))
+        elif self._compiled and not self.lost:
+            self.sent += 1
+            self.sent_tokens += self._input[i]
+            core.send(self.pool.handle, self.rows, self._weights, self._draws[i], i, time)
         else:
             self.submit(i, self.choose(i, time), time)
 
@@ -164,7 +171,7 @@ class Dispatcher:
 
     def _is_full(self) -> bool:
         """Whether every replica has more prefill queued than its router wants (Dynamo's ``router_queue_threshold``)."""
-        if not self.pool.engine.limits[0]["watch_prompts"]:
+        if not self._holds:
             return False
         assert isinstance(self.router, KVAware)
         most = (self.router.queue_threshold or 0.0) * self.pool.config.max_num_batched_tokens

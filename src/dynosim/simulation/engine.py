@@ -250,6 +250,11 @@ def next_event(handles: Handles, until: float) -> tuple[int, int]:
     A pass that would start at *until* is left to the next call, so that whatever happens then can still join. Returns
     (number of events, index of their pool).
     """
+    return _next_event(handles, until)
+
+
+@inner
+def _next_event(handles, until):
     if _advance_alone(handles, until):
         return 0, 0
     net = open_engine(handles[0]).net
@@ -414,8 +419,20 @@ def route(handle: Handle, rows: Ints, weights: Floats, draw: float, j: int, time
     return routing.kv_aware(e, rows, weights, draw, j)
 
 
+@inner
+def _route(e, rows, weights, draw, j, time):
+    _look_up(e, j, time)
+    _submit(e, rows[routing.kv_aware(e, rows, weights, draw, j)], j, time)
+
+
 @entry
-def route_all(
+def send(handle: Handle, rows: Ints, weights: Floats, draw: float, j: int, time: float) -> None:
+    """Queue job *j* where ``route`` says."""
+    _route(open_engine(handle), rows, weights, draw, j, time)
+
+
+@entry
+def route_to_event(
     handles: Handles,
     rows: Ints,
     weights: Floats,
@@ -424,16 +441,19 @@ def route_all(
     times: Floats,
     first: int,
     until: float,
-) -> int:
-    """Send those of *requests*, from the *first* on, that come by *until* as ``route`` does; returns the next one."""
+) -> tuple[int, int, int]:
+    """Like ``next_event``, and send those of *requests*, from the *first* on, that come to the first pool by then, as
+    ``route`` does. Returns the next request too."""
     e = open_engine(handles[0])
     while first < len(requests) and times[requests[first]] <= until:
         j = requests[first]
-        _advance_alone(handles, times[j])
-        _look_up(e, j, times[j])
-        _submit(e, rows[routing.kv_aware(e, rows, weights, draws[j], j)], j, times[j])
+        count, pool = _next_event(handles, times[j])
+        if count > 0:
+            return count, pool, first
+        _route(e, rows, weights, draws[j], j, times[j])
         first += 1
-    return first
+    count, pool = _next_event(handles, until)
+    return count, pool, first
 
 
 # ------------------------------------------------------------------------------------------------ starting and failing

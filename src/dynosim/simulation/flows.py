@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from dynosim.workload.table import FloatArray, Workload
 
 class Aggregated:
     """Every replica prefills and decodes."""
+
+    direct: ClassVar[bool] = True
+    """Whether a request that comes is sent to the first pool and nowhere else."""
 
     def __init__(self, runtimes: Mapping[str, PoolRuntime]) -> None:
         (self._runtime,) = runtimes.values()
@@ -60,6 +64,7 @@ class Disaggregated:
     ) -> None:
         self._prefill, self._decode, self._sessions = runtimes["prefill"], runtimes["decode"], sessions
         self._bounds, self._destination_first = split.local_prefill, self._decode.pool.plan.rules.destination_first
+        self.direct = not (self._bounds or self._destination_first)
         self._input = workload.input_tokens.data
         self._output = workload.output_tokens.data
         self._moves = workload.output_tokens > 1

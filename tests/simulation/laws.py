@@ -138,7 +138,7 @@ def blocks_are_conserved(done: Run) -> None:
             # At a stop, copies to lower tiers may still be on their way.
             drained = idle and math.isinf(done.workload.end_s)
             assert cache["free_blocks"] == pool.capacity.blocks or not drained, "blocks are held by nobody"
-        for name in ("outstanding", "prefill_load", "kv_load"):
+        for name in ("outstanding", "prefill_load", "kv_load", "active_blocks"):
             assert not e.rows[name].any() or not idle, name
             assert (e.rows[name] >= 0).all(), name
 

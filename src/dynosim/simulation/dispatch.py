@@ -76,6 +76,7 @@ class Dispatcher:
             if type(self.router) is KVAware and not self.report_interval_s:
                 self._compiled = self.router
                 self._draws = self.router.draws(len(workload))
+                self._draw = self._draws.data
         self._job, self._time, self._looked_up = 0, 0.0, False
 
     def rows_of(self, replica: int) -> IntArray:
@@ -104,7 +105,7 @@ class Dispatcher:
     def choose(self, i: int, time: float) -> int:
         """Return the row that the router picks for request *i*; at least one serves."""
         if self._compiled:
-            position: int = core.route(self.pool.handle, self.rows, self._weights, self._draws[i], i, time)
+            position: int = core.route(self.pool.handle, self.rows, self._weights, self._draw[i], i, time)
         else:
             self._job, self._time, self._looked_up = i, time, False
             position = self.router.route(self._request(i), self._view if self._is_live else self._make_view())
@@ -158,7 +159,7 @@ class Dispatcher:
         elif self._compiled and not self.lost:
             self.sent += 1
             self.sent_tokens += self._input[i]
-            core.send(self.pool.handle, self.rows, self._weights, self._draws[i], i, time)
+            core.send(self.pool.handle, self.rows, self._weights, self._draw[i], i, time)
         else:
             self.submit(i, self.choose(i, time), time)
 

@@ -62,11 +62,13 @@ def _deployment(pool: dict[str, object] | None = None, **engine: object) -> Depl
 
 FOREIGN = "deployment.engine: max_prefill_tokens has no effect under engine vllm: it is a setting of sglang"
 PAGES = "max_num_batched_tokens (256) must be at least block_size (512): SGLang prefills whole pages"
+NULL = "num_gpu_blocks_override (1) must be above 1, the blocks that vLLM never gives out"
 
 
 @pytest.mark.parametrize(
     ("deployment", "said"),
     [
+        (_deployment({"num_gpu_blocks_override": 1}, name="vllm"), f"deployment: {NULL}"),
         (_deployment(name="vllm", max_prefill_tokens=7), FOREIGN),
         (_deployment({"block_size": 512, "max_num_batched_tokens": 256}, name="sglang"), f"deployment: {PAGES}"),
     ],

@@ -42,6 +42,7 @@ def test_unknown_options_are_refused(kind: Kind, name: str) -> None:
         ("router", "kv_aware", {"router_temperature": -1.0}, "router_temperature"),
         ("router", "kv_aware", {"overlap_score_credit": "much"}, "overlap_score_credit"),
         ("router", "kv_aware", {"host_cache_hit_weight": float("nan")}, "host_cache_hit_weight"),
+        ("router", "kv_aware", {"router_predicted_ttl_secs": True}, "router_predicted_ttl_secs"),
         ("router", "least_outstanding", {"unit": "words"}, "unit"),
         ("router", "prefix_affinity", {"max_blocks": 0}, "max_blocks"),
         ("router", "prefix_affinity", {"balance_rel_threshold": 0.5}, "balance_rel_threshold"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynosim.simulation import arrays
 from dynosim.simulation.arrays import LARGE, sparse_zeros
 
 
@@ -20,6 +21,12 @@ def test_they_are_zeros_that_can_be_written(shape: int | tuple[int, ...]) -> Non
     assert not made.any()
     made[...] = 1
     assert made.all()
+
+
+def test_a_kernel_without_huge_pages_has_none_to_avoid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses the advice as one that it does not know."""
+    monkeypatch.setattr(arrays.mmap, "MADV_NOHUGEPAGE", 1 << 20)
+    assert not sparse_zeros(LARGE, np.int8).any()
 
 
 def test_a_touched_byte_takes_a_page_and_not_a_huge_one() -> None:

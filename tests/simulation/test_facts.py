@@ -65,6 +65,15 @@ def _sized(kv_tokens: int, clients: int = 64) -> Metrics:
     return _run(_deployment(**pool), _lengths(3000, 300, 400), load)
 
 
+def test_active_seats_are_what_slots_are_counted_by() -> None:
+    load = {"type": "concurrency", "concurrency": 64}
+    seats, active = (
+        _run(_deployment(timing="polynomial", **pool), _lengths(100, 300, 200), load)
+        for pool in ({"max_num_seqs": 8}, {"max_num_seqs": 256, "max_num_active_seqs": 8})
+    )
+    assert 0.8 < _value(seats, "batch_slot_utilization") == _value(active, "batch_slot_utilization")
+
+
 def test_kv_capacity_sets_a_cliff() -> None:
     """64 clients with contexts of about 3,300 tokens need 210,000: more is of no use, half of it hurts."""
     ample, enough, short = _sized(800_000), _sized(400_000), _sized(80_000)

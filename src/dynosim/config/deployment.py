@@ -301,9 +301,10 @@ class PoolConfig(Config):
     def _parallelism_is_modelled(self) -> PoolConfig:
         if self.pipeline_parallel_size > 1 and self.data_parallel_size > 1:
             raise ValueError("pipeline_parallel_size and data_parallel_size cannot both be above 1: not modelled")
-        if self.max_num_seqs < self.pipeline_parallel_size:
+        if self.running_seqs < self.pipeline_parallel_size:
+            name = "max_num_active_seqs" if self.max_num_active_seqs else "max_num_seqs"
             raise ValueError(
-                f"max_num_seqs ({self.max_num_seqs}) must be at least pipeline_parallel_size"
+                f"{name} ({self.running_seqs}) must be at least pipeline_parallel_size"
                 f" ({self.pipeline_parallel_size}): every micro-batch takes its share of it"
             )
         return self
@@ -317,6 +318,11 @@ class PoolConfig(Config):
                 f" and autoscaler.max_replicas ({scaler.max_replicas})"
             )
         return self
+
+    @property
+    def running_seqs(self) -> int:
+        """Requests that run at once on one scheduler, at most."""
+        return self.max_num_active_seqs or self.max_num_seqs
 
     @property
     def gpus_per_replica(self) -> int:

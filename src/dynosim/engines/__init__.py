@@ -64,9 +64,15 @@ def contradictions(deployment: DeploymentConfig) -> Iterator[tuple[Path, str]]:
                 if field is not None and getattr(section, setting) != field.default:
                     yield path, f"{setting} has no effect under engine {engine.name}: it is a setting of {name}"
     rules = rules_of(engine)
-    for pool in deployment.pools().values() if rules.whole_pages else ():
+    for pool in deployment.pools().values():
+        if pool.num_gpu_blocks_override is not None and pool.num_gpu_blocks_override <= rules.null_blocks:
+            message = (
+                f"num_gpu_blocks_override ({pool.num_gpu_blocks_override}) must be above {rules.null_blocks},"
+                f" the blocks that {rules.title} never gives out"
+            )
+            yield ("deployment",), message
         block_size = pool.block_size or rules.block_size
-        if block_size > pool.max_num_batched_tokens:
+        if rules.whole_pages and block_size > pool.max_num_batched_tokens:
             message = (
                 f"max_num_batched_tokens ({pool.max_num_batched_tokens}) must be at least block_size"
                 f" ({block_size}): {rules.title} prefills whole pages"

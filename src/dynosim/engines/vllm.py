@@ -1,4 +1,4 @@
-"""vLLM V1: scheduler, memory and flags of 0.24 (``vllm serve``), limits and block sizes of 0.33."""
+"""vLLM V1: scheduler and flags of 0.32 (``vllm serve``), limits and block sizes of 0.33."""
 
 from __future__ import annotations
 

@@ -43,5 +43,6 @@ def check_choice(allowed: Sequence[str], **options: str) -> None:
 
 def _check(options: Mapping[str, float], is_allowed: Callable[[float], bool], allowed: str) -> None:
     for name, value in options.items():
-        if not (isinstance(value, int | float) and math.isfinite(value) and is_allowed(value)):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and is_allowed(value)):
             raise ConfigError(f"{value!r}: must be {allowed}", path=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -20,5 +21,6 @@ def sparse_zeros(shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]
     if size < LARGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return np.zeros(shape, dtype)
     area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    area.madvise(mmap.MADV_NOHUGEPAGE)
+    with suppress(OSError):  # a kernel that has no huge pages knows no such advice
+        area.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(area, dtype, math.prod(shape)).reshape(shape)

@@ -73,7 +73,7 @@ def _pool_record(runtime: PoolRuntime, start_s: float, end_s: float) -> PoolReco
         gpus_per_replica=config.gpus_per_replica,
         kv_blocks=pool.capacity.blocks,
         block_size=pool.capacity.block_size,
-        max_num_seqs=config.max_num_seqs,
+        max_num_seqs=config.running_seqs,
         gpu_seconds=replica_s * config.gpus_per_replica,
         busy_s=busy_rows_s / rows_per_replica,
         passes=int(rows["passes"].sum()),

@@ -134,7 +134,7 @@ class Autoscaler:
             queue_requests=int(rows["n_waiting"].sum() + rows["n_arriving"].sum()) + len(d.unsent),
             queued_prefill_tokens=int(rows["prefill_load"].sum()) + d.unsent_tokens(),
             running_requests=sum(int(e.rows["n_running"][d.rows_of(r)].sum()) for r in self._fleet.having(SERVING)),
-            max_num_seqs=pool.config.max_num_seqs * pool.config.data_parallel_size,
+            max_num_seqs=pool.config.running_seqs * pool.config.data_parallel_size,
             kv_utilization=float(1.0 - caches["free_blocks"].sum() / blocks) if blocks else 0.0,
             outstanding_requests=int(e.rows["outstanding"].sum()) + len(d.unsent),
             max_num_batched_tokens=pool.config.max_num_batched_tokens * pool.config.data_parallel_size,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dynosim.config import FixedTiming
 from dynosim.simulation import simulate
 from dynosim.workload.table import Workload
 from simulation.scripted import Fixed
@@ -101,3 +102,15 @@ def test_local_prefill_saves_the_hand_off_and_disturbs_the_decodes() -> None:
     )
     assert always.requests["kv_transfer_s"].sum() == 0.0 < never.requests["kv_transfer_s"].sum()
     assert always.requests["stall_s"].mean() > never.requests["stall_s"].mean() == 0.0
+
+
+@pytest.mark.parametrize(("replicas", "clients"), [(1, 9), (2, 3)])
+def test_a_client_goes_on_when_a_router_looks_the_moment_its_answer_ends(replicas: int, clients: int) -> None:
+    """A pass of 64 prompt tokens and one of decodes take 1/128 s each, exactly, so both end together."""
+    timing = FixedTiming(type="fixed", prefill_ms_per_token=1000 / 128 / 64, decode_ms=1000 / 128)
+    workload = make_table([128] * 60, [9] * 60, session=list(range(60)), concurrency=clients)
+    instant = {"bandwidth_gb_s": 1e300, "latency_us": 0.0}
+    split = {"prefill": {"replicas": replicas}, "decode": {"replicas": replicas}, "kv_transfer": instant}
+    usual = deployment(disaggregated=split, router={"policy": "llm_d"})
+    requests = simulate(usual.model_copy(update={"timing": timing}), workload).requests
+    assert np.sort(requests["arrival_s"])[clients:].tolist() == np.sort(requests["last_token_s"])[:-clients].tolist()

@@ -333,10 +333,11 @@ def _settle(e, g, time):
 
 @inner
 def _split(e, g, time):
-    """Commit those of a run of decode passes that have ended by *time*; the others go on as they were planned."""
+    """Commit those of a run of decode passes that have ended by *time*; the others go on as they were planned, and so
+    does the last one: ``next_event`` reports what it ends."""
     rep, lim, planned = e.rows[g], e.limits[0], e.rows[g].passes_planned
     passes, seconds = run_decodes(e, g, planned, time - rep.now, 0)
-    if rep.now + seconds > time:
+    if rep.now + seconds > time or passes == planned:
         passes -= 1
     if passes <= 0:
         return
@@ -344,9 +345,6 @@ def _split(e, g, time):
     for r in range(g, g + lim.ranks):
         e.rows[r].passes_planned, e.rows[r].end = passes, end
     commit(e, g)
-    if passes == planned:
-        _advance(e, g, time)
-        return
     for r in range(g, g + lim.ranks):
         e.rows[r].context += passes * e.rows[r].n_decode
     end = rep.now + run_decodes(e, g, planned - passes, math.inf, 0)[1]

@@ -228,7 +228,6 @@ def _evict(e, c, s, blocks):
     """Take the last *blocks* blocks of slot *s*, which is in the free queue."""
     cache, slot = e.caches[c], e.slots[s]
     key = np.int64(slot.key)
-    cache.evicted += blocks
     if slot.more != 0 and key >= 0:
         _detach(e, cache, s)
     if blocks < slot.count:

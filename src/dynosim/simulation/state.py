@@ -219,7 +219,6 @@ CACHE = np.dtype(
         ("empty", "i8"),  # free blocks without content
         ("free_blocks", "i8"),  # all of them
         ("num_blocks", "i8"),
-        ("evicted", "i8"),  # blocks with content
     ]
 )
 SLOT = np.dtype([(name, "i4") for name in ("key", "count", "refs", "prev", "next", "chain", "more", "at", "owner")])

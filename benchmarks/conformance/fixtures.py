@@ -61,7 +61,7 @@ def differences(recorded: dict[str, Any], found: dict[str, Any]) -> Iterator[str
     for name in COLUMNS:
         for i, (a, b) in enumerate(zip(recorded.get(name, ()), found[name], strict=False)):
             if not close(name, a, b):
-                yield f"request {i} {name}: recorded {a} (vLLM {recorded['version']}), now {b}"
+                yield f"request {i} {name}: recorded {a} ({recorded['version']}), now {b}"
 
 
 def _text(value: Any, indent: str = "") -> str:

@@ -43,6 +43,14 @@ class Case:
         pairs = ((np.array(self.recorded[name], float), found[name], limit) for name, limit in fixtures.COLUMNS.items())
         return np.stack([np.abs(a - b) <= limit * np.maximum(1.0, np.abs(a)) for a, b, limit in pairs], axis=1)
 
+    def differences(self, found: dict[str, NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
+        """Return what differs: (recorded, found) of each request and column."""
+        names = list(fixtures.COLUMNS)
+        return {
+            f"request {i} {names[k]}": (self.recorded[names[k]][i], found[names[k]][i])
+            for i, k in np.argwhere(~self.equal(found))
+        }
+
 
 def cases(engine: str, names: list[str] | None = None) -> Iterator[Case]:
     """Return the recorded cases of *engine*, or those of the scenarios that are named."""

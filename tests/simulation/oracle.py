@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +31,9 @@ CLIP = 4096  # SGLang: output tokens of one request that admission looks ahead a
 NOTHING = -1  # the queue waits for nothing but the end of the pass
 UNLIMITED = 1 << 60
 OWN = "own"
-RETRACT_STEPS = 20  # SGLang: tokens that must fit for every request after a retraction
+RETRACT_STEPS = 20  # SGLang: tokens that a retraction expects of every request that stays
+FEW_TOKENS = 32  # SGLang: who finds no more may wait for others with the same prompt
+REFRESH_PASSES = 32  # SGLang: what a queue by arrival would find counts as used every so often
 MANY_WAITING = 128  # SGLang: longest prefix first gives way to first come, first served above
 
 
@@ -52,7 +55,7 @@ class Job:
         """As if it had never run here."""
         self.forget_blocks()
         self.visible, self.key, self.kv = 0.0, 0.0, int(self.row["kv"])
-        self.generated = self.named = self.stored = 0
+        self.generated = self.named = self.stored = self.unseen = 0
         self.computing = False
         self.last_token = self.preempted_at = math.nan
         self.stall_mark = self.wait_from = self.load_from = 0.0
@@ -73,6 +76,33 @@ class Job:
         return not self.prefilling and not self.ended
 
 
+@dataclass
+class Room:
+    """SGLang: tokens that are left for prompts of a pass."""
+
+    chunk: int
+    input: int
+    now: int
+    """Of the KV cache,"""
+    kept: float
+    """and of that, without what is kept for answers."""
+    size: int
+    ends: list[Job] | None = None
+    """Who runs, in the order in which they will end."""
+
+    def pages(self, tokens: int) -> int:
+        return -(-tokens // self.size) * self.size
+
+    def charge(self, job: Job, pinned: int) -> None:
+        """Take what the chunk of *job* needs, and its answer if the prompt ends with it."""
+        if job.chunk == 0:
+            return
+        pages, ends = self.pages(job.chunk), job.ctx + job.chunk == job.tokens
+        self.chunk, self.input = self.chunk - pages, self.input - pages
+        self.now -= pages + self.size + pinned
+        self.kept -= pages + self.size + pinned + (min(job.output, CLIP) if ends else 0)
+
+
 class Lane:
     """One running batch: a row of the engine."""
 
@@ -83,6 +113,8 @@ class Lane:
         self.planned = 0, 0, 0  # prefill tokens, decode tokens, decodes
         self.stalled = self.stall_planned = 0.0
         self.full, self.ratio_base, self.ratio_steps = False, 0.0, 0
+        self.flight: list[Job] = []  # in the pass before
+        self.last_end = -math.inf
         self.batch_waits = 0
 
     # ------------------------------------------------------------------------------------------- vLLM and TensorRT-LLM
@@ -197,121 +229,232 @@ class Lane:
     # --------------------------------------------------------------------------------------------------------- SGLang
 
     def schedule_sglang(self, now: float) -> None:
-        """A pass of prefills where one can be formed, else a pass of decodes; both with mixed chunks."""
-        lim = self.rank.pool.lim
-        if not self.running:
-            self.full, self.ratio_base, self.ratio_steps = False, float(lim["init_ratio"]), 0
-        self.form_prefills(now)
-        retracted = (lim["mixed_chunk"] or not self.chunks) and self.decode_all(now)
-        if retracted and not self.running:  # room for somebody else
-            self.rank.reason = NOTHING
-            self.schedule_sglang(now)
+        """A pass of prefills where one can be formed, else a pass of decodes; both with mixed chunks.
 
-    def form_prefills(self, now: float) -> None:
+        Overlapped, the result of the pass before is not known yet: not its tokens, and nobody finds its prompts.
+        """
         rank, lim = self.rank, self.rank.pool.lim
-        size = int(lim["block_size"])
-        decodes = [job for job in self.running if job.decoding]
-        mixed = len(decodes) if lim["mixed_chunk"] else 0
-        rem_chunk, rem_input = int(lim["max_num_batched_tokens"]) - mixed, int(lim["max_prefill_tokens"]) - mixed
-        first = True
-        rem_total = len(rank.cache.free) * size - self.ratio() * sum(map(to_come, decodes))
+        flight, self.flight = self.flight, []
+        fresh = [job for job in flight if job in self.running and job.computing and not job.prefilling]
+        for job in self.running:
+            job.unseen = int(bool(lim["overlap"]) and job in flight and not job.prefilling)
+            if job.blocks and (job.prefilling or (job in fresh and not lim["overlap"])):
+                rank.checkpoint(job, now)
+        self.note_flags(flight, now)
+        self.form_batch(now)
+        for job in fresh if lim["overlap"] else ():
+            if job in self.running and job.blocks:
+                rank.checkpoint(job, now)
 
-        def pages(tokens: int) -> int:
-            return tokens if tokens <= rem_chunk else max(rem_chunk, 0) // size * size
+    def note_flags(self, flight: list[Job], now: float) -> None:
+        """The batch is not full any more once it has merged into that of a prefill pass, or has nobody left."""
+        decodes = [job for job in self.running if not job.prefilling]
+        prefilled = any(job.computing for job in flight)
+        merged = all(job in flight for job in self.running) or any(job.prefilling for job in self.running)
+        if not decodes or (prefilled and merged):
+            self.full = False
+        if not self.running and now > self.last_end:
+            self.ratio_base, self.ratio_steps = float(self.rank.pool.lim["init_ratio"]), 0
 
+    def form_batch(self, now: float) -> None:
+        rank, lim = self.rank, self.rank.pool.lim
+        decodes = [job for job in self.running if not job.prefilling]
+        self.form_prefills(now, decodes, len(decodes) if lim["mixed_chunk"] else 0)
+        if lim["ordered"]:
+            self.full = False
+        if not self.chunks:
+            if self.decode_or_retract(now) and not self.running:  # room for somebody else
+                rank.reason, self.full = NOTHING, False
+                self.form_batch(now)
+            return
+        going = [job for job in self.running if job.decoding]
+        if lim["mixed_chunk"] and self.lacking(going) <= len(rank.cache.free):
+            self.decode_all(going)
+        else:
+            for job in going:
+                job.chunk = 0
+
+    def form_prefills(self, now: float, decodes: list[Job], mixed: int) -> None:
+        """The chunk of a prompt that has begun, then the queue's head, again and again."""
+        rank, lim, size = self.rank, self.rank.pool.lim, int(self.rank.pool.lim["block_size"])
+        free = len(rank.cache.free) * size - mixed
+        room = Room(
+            int(lim["max_num_batched_tokens"]) - mixed, int(lim["max_prefill_tokens"]) - mixed, free, free, size
+        )
+        room.kept -= self.ratio() * sum(map(to_come, decodes))
         for job in self.running:
             if job.prefilling:
-                job.chunk = pages(job.tokens - job.ctx)
-                rank.register(job, job.ctx + job.chunk)
-                rem_chunk, rem_input = rem_chunk - job.chunk, rem_input - job.chunk
-                first = job.chunk == 0
+                limit = int(room.kept) if 1 <= room.kept < room.chunk else max(room.chunk, 0)
+                have = (len(job.blocks) + len(rank.cache.free)) * size - job.ctx
+                job.chunk = min(job.tokens - job.ctx, limit, have)
+                rank.grow(job, job.ctx + job.chunk)
+                room.charge(job, 0)
                 break
-        while rank.waiting:
-            if len(self.running) >= lim["max_num_seqs"]:
-                rank.reason, self.full = s.BATCH_SLOTS, True
-                return
-            job = rank.candidate()
-            if job.kv == s.LANDED:
-                rem_total -= to_come(job)
-                self.join(job, 0, now)
-                continue
-            if self.full:
-                rank.reason = s.KV_BLOCKS
-                return
-            if job.kv == s.REMOTE:
-                if not rank.reserve(job, now):
-                    rank.reason = s.KV_BLOCKS
-                    return
-                continue
-            if rem_chunk <= 0 or (not first and rem_input <= 0):
-                rank.reason = s.TOKEN_BUDGET
-                return
-            if job.kv == s.LOADED:
-                needs, rest, chunk = to_come(job), job.tokens - job.ctx, pages(job.tokens - job.ctx)
-                if not first and rest >= rem_input:
-                    chunk = 0
-            else:
-                loading = rank.load(job, now)
-                if loading == "blocked":
-                    rank.reason = s.KV_BLOCKS
-                    return
-                if loading == "started":
-                    continue
-                hit, found = rank.match(job, job.tokens)
-                rest = job.tokens - hit
-                needs = rest + to_come(job) + rank.cache.pinned(found) * size
-                crowded = bool(self.running) and needs >= rem_total
-                if crowded or rank.needed(job.tokens, hit) > len(rank.cache.free) - rank.cache.pinned(found):
-                    rank.reason, self.full = s.KV_BLOCKS, True
-                    return
-                chunk = 0 if rank.clip(rest, rem_chunk) == 0 else pages(rest)
-                if not first and rest >= rem_input:
-                    chunk = 0
-                if chunk:
-                    rank.attach(job, hit, found, job.tokens)
-                    job.ctx = hit
-                    self.note_cached(job, hit)
-            if chunk == 0:
-                rank.reason = s.TOKEN_BUDGET
-                return
-            self.join(job, chunk, now)
-            first = False
-            rem_total, rem_chunk, rem_input = rem_total - needs, rem_chunk - chunk, rem_input - chunk
-            if chunk < rest:
-                rank.reason = s.TOKEN_BUDGET
-                return
+        seats = len(self.running) < lim["max_num_seqs"] or lim["ordered"]
+        if self.chunks or (seats and not self.full):
+            self.look_over()
+        begun = bool(self.chunks)
+        while rank.waiting and self.admit(rank.waiting[0], room, now, begun):
+            begun = bool(self.chunks)
+        chunks = self.chunks
+        generous = sum(job.chunk + (size if size > 1 else 0) for job in chunks)
+        taken = sum(rank.pool.blocks(job.ctx + job.chunk) - rank.pool.blocks(job.ctx) for job in chunks)
+        rank.cache.make_room(rank.pool.blocks(generous) - taken)
+
+    def look_over(self) -> None:
+        """Order the queue, and use what it would find: all of it, or every so often its head last."""
+        rank, lim = self.rank, self.rank.pool.lim
+        if lim["longest_prefix"] and len(rank.waiting) <= MANY_WAITING:
+            places: dict[Job, float] = {}
+            for job in rank.waiting:
+                rank.touch(job, job.tokens + 1)
+                holds = job.kv in (s.LANDED, s.LOADED)
+                places[job] = -math.inf if holds else -rank.match(job, job.tokens)[0]
+                few = [other for other in places if -FEW_TOKENS <= places[other] <= 0 and other is not job]
+                if places[job] >= -FEW_TOKENS and any(rank.shares(job, other) for other in few):
+                    places[job] = math.inf
+            rank.waiting.sort(key=places.__getitem__)
+        elif rank.waiting:
+            if rank.refreshes % REFRESH_PASSES == 0:
+                for job in reversed(rank.waiting[:MANY_WAITING]):
+                    rank.touch(job, job.tokens + 1)
+            rank.refreshes += 1
+
+    def admit(self, job: Job, room: Room, now: float, begun: bool) -> bool:
+        """Take the queue's head into the pass; False, with the reason, where that ends the pass."""
+        rank, lim = self.rank, self.rank.pool.lim
+        if job.kv != s.LANDED and min(room.kept, room.now) > 0 and min(room.chunk, room.input) <= 0:
+            return self.stop(s.TOKEN_BUDGET)
+        if len(self.running) >= lim["max_num_seqs"]:
+            self.full = True
+            return self.stop(s.BATCH_SLOTS)
+        if job.kv == s.LANDED:
+            room.kept -= to_come(job)
+            self.join(job, 0, now)
+            return True
+        if self.full:
+            return self.stop(s.KV_BLOCKS)
+        if job.kv == s.REMOTE:
+            return rank.reserve(job, now) or self.stop(s.KV_BLOCKS)
+        if job.kv == s.LOCAL:
+            rank.touch(job, job.tokens)
+            loading = rank.load(job, now)
+            if loading != "no":
+                return loading == "started" or self.stop(s.KV_BLOCKS)
+            if self.crowded(job, room):
+                self.full = bool(self.running)
+                return self.stop(s.KV_BLOCKS)
+        hit, found = rank.match(job, job.tokens) if job.kv == s.LOCAL else (job.ctx, [])
+        if not lim["chunked"] and begun and room.pages(job.tokens - hit) >= room.input:
+            return self.stop(s.TOKEN_BUDGET)
+        chunk = self.first_chunk(hit, job.tokens - hit, room)
+        if chunk <= 0:
+            return self.stop(s.TOKEN_BUDGET)
+        pinned = rank.cache.pinned(found) * room.size
+        if job.kv == s.LOCAL:
+            shared = lim["lanes"] > 1 or lim["remote"] or lim["tiers"] > 0
+            rank.attach(job, hit, found, job.tokens if shared else hit + chunk)
+            job.ctx = hit
+            self.note_cached(job, hit)
+        self.join(job, chunk, now)
+        room.charge(job, pinned)
+        if min(room.kept, room.now) <= 0:
+            self.full = True
+            return self.stop(s.KV_BLOCKS)
+        return True
+
+    def stop(self, reason: int) -> bool:
+        self.rank.reason = reason
+        return False
+
+    def crowded(self, job: Job, room: Room) -> bool:
+        """Whether the KV cache has no room for a request and what is kept for answers."""
+        rank = self.rank
+        hit, found = rank.match(job, job.tokens)
+        pinned = rank.cache.pinned(found)
+        if rank.pool.lim["foresees"]:
+            crowded = self.crowds(job, room)
+        else:
+            crowded = job.tokens - hit + to_come(job) + room.size + pinned * room.size >= room.kept
+        return (crowded and bool(self.running)) or rank.needed(job.tokens, hit) > len(rank.cache.free) - pinned
+
+    def crowds(self, job: Job, room: Room) -> bool:
+        """Whether those that run, each until its end is known, leave too little at some time if *job* joins."""
+        need = room.pages(job.tokens) + room.size
+        if need > min(room.now, room.kept):
+            return True
+        if room.ends is None:
+            others = [[other for other in self.running if other.prefilling == chunk] for chunk in (False, True)]
+            room.ends = sorted([job, *others[0], *others[1]], key=left)
+        else:
+            later = [i for i, other in enumerate(room.ends) if left(other) >= left(job)]
+            room.ends.insert(later[0] if later else len(room.ends) - 1, job)
+        free = room.now - need
+        for i, other in enumerate(room.ends):
+            rest = len(room.ends) - i
+            if free - left(other) * rest <= rest:
+                return True
+            free += other.tokens - other.unseen
+        return False
+
+    def first_chunk(self, begin: int, tokens: int, room: Room) -> int:
+        """All if it fits; else up to the end of a page, or nothing without chunks, unless no pass could hold it."""
+        lim = self.rank.pool.lim
+        if (tokens if lim["foresees"] or not lim["chunked"] else room.pages(tokens)) <= room.chunk:
+            return tokens
+        if not lim["chunked"] and tokens <= lim["max_num_batched_tokens"]:
+            return 0
+        if lim["foresees"]:
+            return room.chunk
+        return (begin + room.chunk // room.size * room.size) // room.size * room.size - begin
 
     def ratio(self) -> float:
         lim = self.rank.pool.lim
         return max(self.ratio_base - self.ratio_steps * float(lim["ratio_decay"]), float(lim["min_ratio"]))
 
-    def decode_all(self, now: float) -> bool:
-        """Give every decode its next tokens; retract some where blocks run out, and say so."""
-        rank = self.rank
+    def decode_or_retract(self, now: float) -> bool:
+        """Give every decode its next tokens; say whether some were retracted because blocks ran out. While others are
+        about to leave, nobody decodes instead."""
         decodes = [job for job in self.running if job.decoding]
-        short = self.lacking(decodes) > len(rank.cache.free)
+        short = self.lacking(decodes) > len(self.rank.cache.free)
+        if short and any(job.ended for job in self.running):
+            return False
         if short:
             self.retract(decodes, now)
-        for job in decodes:
-            job.chunk = rank.pool.decode_tokens(job)
-            rank.grow(job, job.ctx + job.chunk)
+        self.decode_all(decodes)
         return short
 
-    def lacking(self, decodes: list[Job], steps: int | None = None) -> int:
-        """Blocks that *decodes* lack for their next pass, or for *steps* more tokens each."""
-        rank = self.rank
-        return sum(rank.missing(job, job.ctx + (steps or rank.pool.decode_tokens(job))) for job in decodes)
+    def decode_all(self, decodes: list[Job]) -> None:
+        self.rank.cache.make_room(len(decodes))
+        for job in decodes:
+            job.chunk = self.rank.pool.decode_tokens(job)
+            self.rank.grow(job, job.ctx + job.chunk)
+
+    def lacking(self, decodes: list[Job]) -> int:
+        """Blocks that *decodes* lack for their next pass."""
+        return sum(self.rank.missing(job, job.ctx + self.rank.pool.decode_tokens(job)) for job in decodes)
 
     def retract(self, decodes: list[Job], now: float) -> None:
-        """Until the others fit for some time; the last only if its next pass does not fit."""
-        free = self.rank.cache.free
-        while decodes and self.lacking(decodes, RETRACT_STEPS if len(decodes) > 1 else None) > len(free):
-            victim = min(decodes, key=lambda job: (job.generated, -job.input, -self.running.index(job)))
+        """Until the others fit."""
+        rank = self.rank
+        while decodes and self.lacking(decodes) > len(rank.cache.free):
+            victim = min(decodes, key=lambda job: (job.generated - job.unseen, -job.input, -self.running.index(job)))
             decodes.remove(victim)
+            self.lose_token(victim)
             self.preempt(victim, now, front=False)
-        done, most = sum(job.generated for job in decodes), sum(job.output for job in decodes)
+            rank.cache.make_room(rank.pool.blocks(RETRACT_STEPS * len(decodes)))
+        done, most = sum(job.generated - job.unseen for job in decodes), sum(job.output for job in decodes)
         self.ratio_base = min(1.0, (done + RETRACT_STEPS * len(decodes)) / (most + 1))
-        self.ratio_steps, self.full = 0, False
+        self.ratio_steps, self.full = -1, False
+
+    def lose_token(self, job: Job) -> None:
+        """Whose token is on its way while it is retracted never gets it."""
+        job.generated -= job.unseen
+        if job.unseen and job.generated < 2:
+            job.row[("first", "second")[job.generated]] = math.nan
+        if job.generated == 0:
+            job.last_token = math.nan
+        job.unseen = 0
 
     # ------------------------------------------------------------------------------------------------------------ both
 
@@ -338,7 +481,8 @@ class Lane:
             elif job.generated == 0 and not math.isnan(job.preempted_at):
                 job.row["preempted_prefill_s"] += now - job.preempted_at
                 job.preempted_at = math.nan
-            rank.register(job, job.ctx + chunk)
+            if not rank.pool.sglang:
+                rank.register(job, job.ctx + chunk)
         job.kv = s.LOCAL
         self.running.append(job)
         rank.admissions += 1
@@ -479,7 +623,12 @@ class Lane:
         ended = [job for job in self.running if job.ended]
         for job in ended:
             self.running.remove(job)
-            self.rank.register(job, job.ctx)
+            if job.blocks:  # not handed off at once
+                self.rank.register(job, job.ctx)
+            if self.rank.pool.sglang:
+                self.full = False
+                if job.blocks:
+                    self.rank.pool.world.store(job, self.unit.now)
             if not self.rank.pool.lim["hold"]:
                 self.rank.release(job)
         return bool(ended)
@@ -488,10 +637,11 @@ class Lane:
         rank, lim = self.rank, self.rank.pool.lim
         job.row["last"] = end
         job.row["stall_s"] += self.stalled - job.stall_mark
-        self.full = False
         rank.pool.e.rows[self.row]["finished"] += 1
-        # Overlapped, the last token is not known yet when the next pass is chosen.
-        rank.register(job, job.ctx - (lim["overlap"] > 0 and not job.computing))
+        if not (rank.pool.sglang and lim["overlap"]):
+            self.full = False
+            # Overlapped, the last token is not known yet when the next pass is chosen.
+            rank.register(job, job.ctx - (lim["overlap"] > 0 and not job.computing))
         rank.pool.world.store(job, end)
         if not lim["hold"]:
             rank.count_out(job, end)
@@ -508,7 +658,7 @@ class Rank:
         self.pool, self.row = pool, row
         self.lanes = [Lane(self, row + k) for k in range(lanes)]
         self.stage_free = [0.0] * lanes
-        self.admissions = 0
+        self.admissions = self.refreshes = 0
         self.tiers = [pool.tier(row, t) for t in range(int(pool.lim["tiers"]))]
         self.clear()
 
@@ -516,7 +666,7 @@ class Rank:
         self.arrivals: list[Job] = []
         self.waiting: list[Job] = []
         self.bound: set[Job] = set()  # hold blocks without running: on their way, landed, loaded
-        self.cache = Cache(int(self.pool.lim["num_blocks"]), self.pool.world)
+        self.cache = Cache(int(self.pool.lim["num_blocks"]), self.pool.world, leaves=self.pool.sglang)
         self.reason = s.DECODE_BUSY
         for lane in self.lanes:
             lane.running, lane.full, lane.ratio_steps = [], False, 0
@@ -529,8 +679,9 @@ class Rank:
     def insert(self, job: Job) -> None:
         """Last, or in its place where the queue has an order, but behind those that hold blocks."""
         places = range(self.holders(), len(self.waiting))
+        order = (lambda job: job.key) if self.pool.sglang else precedence
         ordered = self.pool.lim["ordered"]
-        later = (i for i in places if ordered and precedence(job) < precedence(self.waiting[i]))
+        later = (i for i in places if ordered and order(job) < order(self.waiting[i]))
         self.waiting.insert(next(later, len(self.waiting)), job)
 
     def holders(self) -> int:
@@ -627,6 +778,8 @@ class Rank:
         """Hold the found blocks and take new ones for the rest."""
         assert hit == len(found) * int(self.pool.lim["block_size"])
         self.cache.hold(found)
+        if found:
+            self.cache.part(found[-1])
         job.blocks, job.hashed = list(found), len(found)
         self.grow(job, tokens)
 
@@ -635,10 +788,32 @@ class Rank:
         if not self.pool.caching:
             return
         whole = tokens // int(self.pool.lim["block_size"])
-        for i in range(job.hashed, whole):
-            self.cache.name(job.blocks[i], job.keys[i])
+        if self.pool.sglang:
+            self.cache.insert(job.blocks, job.keys, job.hashed, whole)
+        else:
+            for i in range(job.hashed, whole):
+                self.cache.name(job.blocks[i], job.keys[i])
         job.hashed = max(job.hashed, whole)
         job.named = max(job.named, sum(first + blocks <= job.hashed for _, first, blocks in job.nodes))
+
+    def checkpoint(self, job: Job, now: float) -> None:
+        """SGLang: what a prompt has so far goes into the tree; a leaf ends where the prompt does."""
+        self.register(job, min(job.input, job.ctx))
+        self.register(job, job.ctx)
+        self.pool.world.store(job, now)
+
+    def touch(self, job: Job, tokens: int) -> None:
+        """SGLang: what a lookup finds was used last of all that nobody holds."""
+        found = self.match(job, tokens)[1]
+        if self.cache.pinned(found) and not job.blocks:
+            self.cache.part(found[-1])
+            self.cache.use(found)
+
+    def shares(self, job: Job, other: Job) -> bool:
+        """SGLang: whether a request would find enough once the other is computed."""
+        pairs = zip(job.keys, other.keys, strict=False)
+        common = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(job.keys), len(other.keys)))
+        return common * int(self.pool.lim["block_size"]) >= FEW_TOKENS
 
     def check(self) -> None:
         """Every block is free, or held by those who say so; copies to lower tiers hold some as well."""
@@ -845,6 +1020,7 @@ class Unit:
     def commit(self) -> None:
         end, world = self.end, self.lanes[0].rank.pool.world
         for lane in self.lanes:
+            lane.flight, lane.last_end = [job for job in lane.running if job.chunk > 0], end
             lane.account(end - self.now)
             if lane.rank.pool.lim["scheduler"] == s.SGLANG and not lane.chunks and lane.decodes:
                 lane.ratio_steps += 1
@@ -873,6 +1049,7 @@ class Oracle:
     def __init__(self, world: OracleCore, pool: Pool, workload: Workload) -> None:
         self.world, self.e, self.lim, self.handle = world, pool.engine, pool.engine.limits[0], pool.handle
         self.workload, self.caching = workload, pool.config.enable_prefix_caching
+        self.sglang = bool(self.lim["scheduler"] == s.SGLANG)
         e, self.origin = self.e, s.REMOTE if self.lim["remote"] else s.LOCAL
         self.store: Tier | None = None
         self.drafts = int(self.lim["tokens_per_decode"]) - 1
@@ -991,9 +1168,14 @@ def precedence(job: Job) -> tuple[float, float, int]:
     return job.key, job.arrived, job.index
 
 
+def left(job: Job) -> int:
+    """Output tokens that a request still generates, as far as SGLang knows."""
+    return job.output - job.generated + job.unseen
+
+
 def to_come(job: Job) -> int:
     """Output tokens that SGLang keeps room for."""
-    return min(job.output - job.generated, CLIP)
+    return min(left(job), CLIP)
 
 
 def accepted_drafts(rates: list[float], seed: int, job: int, round_: int, most: int) -> int:

@@ -17,6 +17,9 @@ class Block:
 
     refs: int = 0
     key: Key | None = None
+    up: Block | None = None
+    down: Block | None = None
+    """SGLang: its neighbours in a leaf of the tree, which is evicted as a whole."""
 
 
 class Cache:
@@ -26,7 +29,8 @@ class Cache:
     one at its tail. Several may have the same key; the first that got it is found.
     """
 
-    def __init__(self, blocks: int, clock: Any) -> None:
+    def __init__(self, blocks: int, clock: Any, *, leaves: bool = False) -> None:
+        self.leaves = leaves
         self.free: OrderedDict[Block, None] = OrderedDict((Block(), None) for _ in range(blocks))
         self.size = blocks
         self._by_key: dict[Key, list[Block]] = {}
@@ -39,12 +43,56 @@ class Cache:
 
     def take(self, n: int) -> list[Block]:
         """Take the first *n* blocks of the free queue; what they held is forgotten."""
+        self.make_room(n)
         taken = [self.free.popitem(last=False)[0] for _ in range(n)]
         for block in taken:
             block.refs = 1
             if block.key is not None:
                 self._forget(block, block.key)
         return taken
+
+    def make_room(self, n: int) -> None:
+        """SGLang: evict whole leaves until *n* blocks hold nothing."""
+        held: list[Block] = []
+        for i, block in enumerate(self.free if self.leaves else ()):
+            goes_on = bool(held) and held[-1].up is block
+            if i >= n and not goes_on:
+                break
+            if block.key is not None:
+                held.append(block)
+        for block in held:
+            self._forget(block, block.key)
+            self.free.move_to_end(block, last=False)
+        for block in held:
+            if block.up is not None:
+                self.part(block.up)
+            self.part(block)
+
+    def part(self, block: Block) -> None:
+        """SGLang: a leaf ends with *block*."""
+        if block.down is not None:
+            block.down.up = block.down = None
+
+    def use(self, blocks: list[Block]) -> None:
+        """Those of *blocks* that nobody holds were used last, the first of them last of all."""
+        for block in reversed(blocks):
+            if block.refs == 0:
+                self.free.move_to_end(block)
+
+    def insert(self, blocks: list[Block], keys: list[Key], start: int, end: int) -> None:
+        """SGLang: put a request's blocks from *start* on into the tree; its own give way to equal ones that are there,
+        and the others are a leaf."""
+        found = [self.find(key) for key in keys[start:end]]
+        there = next((i for i, block in enumerate(found) if block is None), len(found)) + start
+        self.hold(found[: there - start])
+        self.give(blocks[start:there])
+        blocks[start:there] = found[: there - start]
+        if there > start:
+            self.part(blocks[there - 1])
+        for i in range(there, end):
+            self.name(blocks[i], keys[i])
+            if i > there:
+                blocks[i - 1].down, blocks[i].up = blocks[i], blocks[i - 1]
 
     def _forget(self, block: Block, key: Key) -> None:
         self._by_key[key].remove(block)

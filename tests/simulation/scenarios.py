@@ -84,7 +84,9 @@ def make_engine(choices: Choices) -> dict[str, Any]:
     engine["pass_overhead_us"] = choices.of(0.0, 713.7)
     engine["request_overhead_us"] = choices.of(0.0, 91.3)
     drafts = {"num_speculative_tokens": choices.integer(1, 4), "acceptance_rates": (0.8, 0.5), "draft_cost": 0.03}
-    return engine | {"speculative": rarely(choices, drafts)}
+    # SGLang's retraction while drafts are on their way is not compared: what of them is lost is not established.
+    overlapped = name == "sglang" and engine["async_scheduling"]
+    return engine | {"speculative": None if overlapped else rarely(choices, drafts)}
 
 
 def make_tiers(choices: Choices) -> dict[str, Any]:

@@ -186,6 +186,7 @@ EFFECTS = {
     "EngineConfig.batch_wait_max_tokens_ratio": Effect(f"{E}.batch_wait_max_tokens_ratio", 0.01, 0.9, TTFT, +1, {**TRTLLM, f"{E}.batch_wait_timeout_iters": 20}),
     "EngineConfig.pass_overhead_us": Effect(f"{E}.pass_overhead_us", 0.0, 2000.0, ITL, +1),
     "EngineConfig.request_overhead_us": Effect(f"{E}.request_overhead_us", 0.0, 200.0, ITL, +1),
+    "EngineConfig.ignore_eos": Effect(f"{E}.ignore_eos", False, True, "preemptions", -1, {**SGLANG, **TIGHT, **LONG_ANSWERS}),
     "EngineConfig.schedule_conservativeness": Effect(f"{E}.schedule_conservativeness", 0.5, 1.4, "preemptions", -1, {**SGLANG, **TIGHT, **LONG_ANSWERS}),
     "EngineConfig.enable_mixed_chunk": Effect(f"{E}.enable_mixed_chunk", False, True, "inter_chunk_latency.max", -1, SGLANG),
     "EngineConfig.max_prefill_tokens": Effect(f"{E}.max_prefill_tokens", 16384, 1024, TTFT, 0, {**SGLANG, "workload.load.rate_rps": 40.0}),

@@ -71,6 +71,9 @@ class EngineConfig(Config):
     """CPU time per request of a pass for which the GPU waits: sampling, detokenising, streaming."""
     frontend_ms: NonNegativeFloat | None = None
     """From the client to the engine and back: HTTP, tokenising, detokenising. Part of the time to first token."""
+    ignore_eos: bool = False
+    """SGLang: requests say that they generate their whole output (benchmarks' ``--ignore-eos``), so admission keeps
+    room for all of it, not a share; without prefix caching it looks ahead to when each of them ends."""
     schedule_conservativeness: PositiveFloat = 1.0
     """SGLang: scales the share of the outputs to come that admission keeps tokens for; more retracts less."""
     enable_mixed_chunk: bool = False

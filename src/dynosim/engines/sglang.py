@@ -74,7 +74,10 @@ def _without_flag(launch: Launch) -> dict[str, Any]:
 VERSIONS = {
     "current": EngineRules(
         title="SGLang",
-        settings=("schedule_conservativeness", "enable_mixed_chunk", "max_prefill_tokens", "scheduler_recv_interval"),
+        settings=(
+            "ignore_eos", "schedule_conservativeness", "enable_mixed_chunk", "max_prefill_tokens",
+            "scheduler_recv_interval",
+        ),
         # Chunks: ``handle_gpu_memory_settings`` of ``arg_groups/memory_hook.py``; requests: the least that
         # ``kv_cache_configurator.py`` takes where the KV cache has room for them.
         limits=(Limits(160, 2048, 16384), Limits(60, 2048, 8192), Limits(20, 2048, 4096), Limits(0, 2048, 2048)),

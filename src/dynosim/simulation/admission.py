@@ -63,6 +63,8 @@ def leave_batch(e, r, i):
 def known_tokens(e, j):
     """Computed tokens of job *j* that its engine knows: one that chooses ahead has not seen the last decode's yet."""
     job = e.jobs[j]
+    if e.limits[0].scheduler == SGLANG and e.limits[0].overlap:
+        return 0  # more than its prompt is found only when it has left
     return job.ctx - (e.limits[0].overlap > 0 and not job.prefilling and not job.fresh)
 
 
@@ -198,7 +200,8 @@ def start(e, r, j, hit, chunk):
         job.preempted_prefill_s += rep.now - job.preempted_at
         job.preempted_at = math.nan
     job.ctx, job.chunk, job.prefilling, job.fresh, job.kv = hit, chunk, 1, 0, LOCAL
-    kv_cache.register(e, rep.cache, j, hit + chunk)
+    if e.limits[0].scheduler != SGLANG:
+        kv_cache.register(e, rep.cache, j, hit + chunk)
 
 
 @inner

@@ -165,12 +165,16 @@ def _let_ended_leave(e, r):
         j = e.running[r, i]
         if e.jobs[j].ended:
             e.jobs[j].ended = 0
-            kv_cache.register(e, rep.cache, j, e.jobs[j].ctx)
+            if e.jobs[j].blocks > 0:  # not handed off at once
+                kv_cache.register(e, rep.cache, j, e.jobs[j].ctx)
+            if e.jobs[j].blocks > 0 and e.limits[0].scheduler == SGLANG:
+                tiers.store(e, r, j, rep.now)
             if not e.limits[0].hold:
                 kv_cache.release(e, rep.cache, j)
         else:
             e.running[r, kept] = j
             kept += 1
+    rep.full = 0
     rep.n_left += rep.n_ended
     rep.n_running, rep.n_ended = kept, 0
 
@@ -196,6 +200,8 @@ def _choose(e, r, now, seen):
         return 1
     if e.limits[0].batch_wait_iters > 0 and e.rows[rep.queue].wait_head != NONE:
         return 1  # it counts passes
+    if e.limits[0].scheduler == SGLANG and e.limits[0].ordered and e.rows[rep.queue].wait_head != NONE:
+        return 1  # priorities are looked at in every pass
     looks = e.limits[0].lag_s > 0.0 or (e.limits[0].longest_prefix and rep.wait_head != NONE)
     if looks and _row_growth_evicts(e, r, left):
         return 1  # the router's index, or the choice of who is next, depends on what is evicted when
@@ -299,7 +305,7 @@ def _finish(e, r, j):
     rep, lim, job = e.rows[r], e.limits[0], e.jobs[j]
     job.last = rep.end
     job.stall_s += rep.stalled - job.stall_mark
-    rep.full = 0
+    rep.full &= lim.overlap > 0
     rep.finished += 1
     kv_cache.register(e, rep.cache, j, admission.known_tokens(e, j))
     tiers.store(e, r, j, rep.end)
@@ -375,6 +381,8 @@ def _early_tokens(e, r, j):
 def _commit_decodes(e, r):
     """Apply the planned decode passes to every running request of row *r*."""
     rep, k = e.rows[r], e.rows[r].passes_planned
+    if e.limits[0].scheduler == SGLANG and k > 1:
+        sglang.evict_for_last(e, r, k)
     for i in range(rep.n_running):
         j = e.running[r, i]
         job = e.jobs[j]

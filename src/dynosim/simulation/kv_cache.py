@@ -29,7 +29,7 @@ import numpy as np
 
 from dynosim.simulation.compiled import inner
 from dynosim.simulation.index import note
-from dynosim.simulation.state import NONE
+from dynosim.simulation.state import NONE, SGLANG
 
 # -------------------------------------------------------------------------------------------------------------- slots
 
@@ -75,6 +75,7 @@ def _unused_slot(e, cache, count, refs):
         s = cache.slots_used
     slot = e.slots[s]
     slot.count, slot.refs, slot.prev, slot.next, slot.at, slot.owner = count, refs, 0, 0, 0, NONE
+    slot.joint = slot.joined = 0
     return s
 
 
@@ -190,6 +191,9 @@ def _split(e, cache, s, count):
     rest = e.slots[t]
     rest.key, rest.owner, rest.at, rest.more = slot.key, slot.owner, slot.at + count, slot.more
     slot.count, slot.more = count, t
+    rest.joint, slot.joint = slot.joint, 0
+    if rest.joint != 0:
+        e.slots[np.int64(rest.joint)].joined = t
     cache.copies += slot.key < 0
     if slot.refs == 0:
         rest.prev, rest.next, slot.prev = slot.prev, s, t
@@ -210,9 +214,26 @@ def give(cache, blocks):
 
 
 @inner
+def make_room(e, c, blocks):
+    """SGLang: evict whole leaves of its tree until *blocks* blocks have no content, or all have none."""
+    cache = e.caches[c]
+    while cache.empty < blocks and cache.lru_head != 0:
+        leaf = np.int64(cache.lru_head)
+        while leaf != 0:
+            before, count = np.int64(e.slots[leaf].joined), np.int64(e.slots[leaf].count)
+            _part(e, before)
+            _part(e, leaf)
+            _evict(e, c, leaf, count)
+            give(cache, count)
+            leaf = before if before == cache.lru_head else np.int64(0)
+
+
+@inner
 def take(e, c, blocks):
     """Take *blocks* from the head of the free queue of cache *c*, evicting what they held. They exist."""
     cache = e.caches[c]
+    if e.limits[0].scheduler == SGLANG and c < len(e.rows):
+        make_room(e, c, blocks)
     n = min(cache.empty, blocks)
     cache.empty -= n
     cache.free_blocks -= n
@@ -277,8 +298,8 @@ def _promote(e, cache, key):
 
 @inner
 def pin(e, cache, key, blocks):
-    """Take one reference to the first *blocks* blocks of node *key*."""
-    s = find(e, cache, key)
+    """Take one reference to the first *blocks* blocks of node *key*; returns their last slot, or 0."""
+    s, last = find(e, cache, key), np.int64(0)
     while blocks > 0:
         if e.slots[s].count > blocks:
             _split(e, cache, s, blocks)
@@ -286,7 +307,23 @@ def pin(e, cache, key, blocks):
             dequeue(e, cache, s)
         e.slots[s].refs += 1
         blocks -= e.slots[s].count
-        s = np.int64(e.slots[s].more)
+        s, last = np.int64(e.slots[s].more), s
+    return last
+
+
+@inner
+def _join(e, last, s):
+    """Slot *s* goes on where slot *last* ends, of the same leaf."""
+    if last != 0 and s != 0:
+        e.slots[last].joint, e.slots[s].joined = s, last
+
+
+@inner
+def _part(e, s):
+    """A leaf ends with slot *s*: somebody goes on in another way, or no further."""
+    if s != 0:
+        e.slots[np.int64(e.slots[s].joint)].joined = 0
+        e.slots[s].joint = 0
 
 
 @inner
@@ -340,12 +377,31 @@ def hold(e, c, j, nodes, blocks):
     """Reference the first *blocks* blocks of job *j*, which *nodes* nodes were found to have."""
     job, cache = e.jobs[j], e.caches[c]
     job.nodes = job.before = job.filled = 0
+    last = np.int64(0)
     for i in range(nodes):
         key = e.hash_ids[job.hash_start + i]
         n = min(blocks - job.before, e.node_blocks[key])
-        pin(e, cache, key, n)
+        last = pin(e, cache, key, n)
         e.held[job.hash_start + i] = n
         _fill(e, j, n)
+    _part(e, last)
+
+
+@inner
+def touch(e, c, j, tokens):
+    """SGLang: what job *j* finds of its *tokens* tokens was used last of all that nobody holds."""
+    hit, nodes, free = match(e, c, j, tokens)
+    if free == 0 or e.jobs[j].blocks > 0:
+        return
+    job, cache, blocks, last = e.jobs[j], e.caches[c], hit // e.limits[0].block_size, np.int64(0)
+    for i in range(job.hash_start, job.hash_start + nodes):
+        e.held[i] = min(blocks, e.node_blocks[e.hash_ids[i]])
+        blocks -= e.held[i]
+        last = pin(e, cache, e.hash_ids[i], e.held[i])
+    _part(e, last)
+    for i in range(job.hash_start + nodes - 1, job.hash_start - 1, -1):
+        unpin(e, cache, e.hash_ids[i], e.held[i])
+        e.held[i] = 0
 
 
 @inner
@@ -363,49 +419,84 @@ def _fill(e, j, blocks):
 @inner
 def register(e, c, j, tokens):
     """Hash the full blocks among the first *tokens* tokens of job *j*."""
-    job, lim = e.jobs[j], e.limits[0]
+    job, lim, found, last = e.jobs[j], e.limits[0], np.int64(0), np.int64(0)
     while job.nodes < job.hash_count:
         i = job.hash_start + job.nodes
         full = np.int64(e.node_blocks[e.hash_ids[i]])
         done = min(tokens // lim.block_size - job.before, full)
         if done < job.filled or (done == job.filled and done < full):
             break
+        if done > job.filled and lim.scheduler == SGLANG:
+            found = _adopt(e, c, j, i, done, found)
         if done > job.filled:
-            _hash(e, c, j, i, done)
+            s = _hash(e, c, j, i, done)
+            if lim.scheduler == SGLANG:
+                _join(e, last, s)
+            last = s
         _fill(e, j, done)
         if job.filled > 0:
             break
+    _part(e, found)
     job.named = max(job.named, job.nodes)
+
+
+@inner
+def _adopt(e, c, j, i, blocks, found):
+    """SGLang: take what others have computed of the first *blocks* blocks of a node in place of job *j*'s own. Returns
+    the last slot of it, or *found* without."""
+    cache, key, held = e.caches[c], e.hash_ids[i], np.int64(e.held[i])
+    blocks = min(blocks, blocks_from(e, find(e, cache, key)))
+    if blocks > held:
+        found = pin(e, cache, key, blocks)
+        unpin(e, cache, key, held)
+        e.jobs[j].own -= blocks - held
+        e.jobs[j].filled = e.held[i] = blocks
+        give(cache, blocks - held)
+    return found
+
+
+@inner
+def common(e, i, j):
+    """Return the tokens of whole blocks that jobs *i* and *j* begin with both."""
+    a, b, n, blocks = e.jobs[i], e.jobs[j], 0, 0
+    while n < min(a.hash_count, b.hash_count) and e.hash_ids[a.hash_start + n] == e.hash_ids[b.hash_start + n]:
+        blocks += e.node_blocks[e.hash_ids[a.hash_start + n]]
+        n += 1
+    return blocks * e.limits[0].block_size
 
 
 @inner
 def _hash(e, c, j, i, blocks):
     """Hash what job *j* has computed of its *i*-th node up to *blocks* blocks: found from now on, or copies where
-    equal blocks are found already."""
+    equal blocks are found already. Returns the slot of those that are found."""
     cache, key, job = e.caches[c], np.int64(e.hash_ids[i]), e.jobs[j]
-    first, new = find(e, cache, key), blocks - job.filled
+    first, new, s = find(e, cache, key), blocks - job.filled, np.int64(0)
     job.own -= new
     if e.held[i] == job.filled and blocks_from(e, first) == job.filled:
-        _extend(e, cache, key, first, new, NONE)
+        s = _extend(e, cache, key, first, new, NONE)
         e.held[i] = blocks
     else:
         _extend(e, cache, _copies(key), np.int64(0), new, j)
     _promote(e, cache, key)
     note(e, c, key, blocks_from(e, find(e, cache, key)))
+    return s
 
 
 @inner
 def _extend(e, cache, key, s, blocks, owner):
-    """Add *blocks* blocks to the last slot from *s* on if nobody else uses it, or behind it in one of their own."""
+    """Add *blocks* blocks to the last slot from *s* on if nobody else uses it, or behind it in one of their own.
+    Returns the slot."""
     while s != 0 and e.slots[s].more != 0:
         s = np.int64(e.slots[s].more)
-    if s != 0 and e.slots[s].refs == 1 and e.slots[s].owner == NONE:
+    alone = s != 0 and e.slots[s].refs == 1 and e.slots[s].owner == NONE
+    if alone and e.limits[0].scheduler != SGLANG:  # which evicts what each pass has added by itself
         e.slots[s].count += blocks
-        return
+        return s
     s = _unused_slot(e, cache, blocks, np.int64(1))
     _link(e, cache, key, s)
     if owner != NONE:
         e.slots[s].owner, e.slots[s].at = owner, e.jobs[owner].filled
+    return s
 
 
 @inner

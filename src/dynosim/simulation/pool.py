@@ -221,9 +221,10 @@ def _set_scheduler(row: Any, plan: PoolPlan) -> None:
     row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 and plan.role != "decode" else 0
     row["batch_wait_tokens"] = engine.batch_wait_max_tokens_ratio * row["max_num_batched_tokens"]
     row["max_prefill_tokens"], row["mixed_chunk"] = engine.max_prefill_tokens, engine.enable_mixed_chunk
+    row["foresees"] = engine.ignore_eos and not plan.config.enable_prefix_caching
     if (ratio := rules.new_token_ratio) is not None:
-        row["init_ratio"] = min(ratio.first * engine.schedule_conservativeness, 1.0)
-        row["min_ratio"] = min(ratio.least * row["init_ratio"], 1.0)
+        row["init_ratio"] = 1.0 if engine.ignore_eos else min(ratio.first * engine.schedule_conservativeness, 1.0)
+        row["min_ratio"] = 1.0 if engine.ignore_eos else min(ratio.least * row["init_ratio"], 1.0)
         row["ratio_decay"] = (row["init_ratio"] - row["min_ratio"]) / ratio.steps
 
 

@@ -6,7 +6,7 @@ import math
 
 from dynosim.simulation import kv_cache
 from dynosim.simulation.compiled import inner
-from dynosim.simulation.state import LANDED, LOADED, NONE
+from dynosim.simulation.state import LANDED, LOADED, NONE, SGLANG
 
 LONGEST_PREFIX_LIMIT = 128
 """SGLang falls back to first come, first served above this many waiting requests (``schedule_policy.py``)."""
@@ -77,9 +77,9 @@ def push_preempted(e, q, j):
 
 @inner
 def _goes_before(e, i, j):
-    """Whether job *i* stands before job *j*: by key, then by arrival (vLLM's ``Request.__lt__``)."""
+    """Whether job *i* stands before job *j*: by key, then by arrival (vLLM's ``Request.__lt__``), or as they come."""
     a, b = e.jobs[i], e.jobs[j]
-    if a.key != b.key or not e.limits[0].ordered:
+    if a.key != b.key or not e.limits[0].ordered or e.limits[0].scheduler == SGLANG:
         return a.key <= b.key
     return a.arrived < b.arrived or (a.arrived == b.arrived and i < j)
 
@@ -116,6 +116,23 @@ def candidate(e, q):
             best, best_before, best_hit = j, last, hit
         last, j = j, job.next
     return best_before, best
+
+
+@inner
+def sort(e, q):
+    """Put the jobs of queue *q* in the order of their places, equal ones as they stand."""
+    rep = e.rows[q]
+    j = rep.wait_head
+    rep.wait_head = rep.wait_tail = NONE
+    rep.n_waiting = 0
+    while j != NONE:
+        following, before, i = e.jobs[j].next, rep.wait_tail, rep.wait_head
+        if before != NONE and e.jobs[before].place > e.jobs[j].place:
+            before = NONE
+            while e.jobs[i].place <= e.jobs[j].place:
+                before, i = i, e.jobs[i].next
+        _link(e, q, before, j)
+        j = following
 
 
 # -------------------------------------------------------------------------------------------------------------- waits

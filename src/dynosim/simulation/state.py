@@ -65,6 +65,7 @@ ROW = np.dtype(
         ("reason_since", "f8"),
         ("unpolled", "i8"),  # decode passes since new requests were last looked for
         ("batch_waits", "i8"),  # passes that prompts have waited for company
+        ("refreshes", "i8"),  # SGLang: times that a queue by arrival has been looked at
         ("full", "i8"),  # SGLang: nothing is admitted until a request leaves
         ("ratio_base", "f8"),  # SGLang: new-token ratio, less its decay over
         ("ratio_steps", "i8"),
@@ -124,6 +125,9 @@ JOB = np.dtype(
         ("input", "i4"),
         ("output", "i4"),
         ("generated", "i4"),
+        ("unseen", "i1"),  # SGLang: of those, tokens that the choice of the next pass does not know yet
+        ("place", "i4"),  # SGLang: in a queue by prefix
+        ("later", "i8"),  # SGLang: who ends next, or NONE
         ("ctx", "i4"),
         ("chunk", "i4"),  # tokens in the planned pass
         ("prefilling", "i1"),
@@ -163,6 +167,7 @@ LIMITS = np.dtype(
         ("init_ratio", "f8"),
         ("min_ratio", "f8"),
         ("ratio_decay", "f8"),
+        ("foresees", "i8"),  # SGLang: admission looks ahead to the end of every request
         ("chunked", "i8"),
         ("reserve_full", "i8"),
         ("ordered", "i8"),  # the queue is not first come, first served
@@ -221,7 +226,8 @@ CACHE = np.dtype(
         ("num_blocks", "i8"),
     ]
 )
-SLOT = np.dtype([(name, "i4") for name in ("key", "count", "refs", "prev", "next", "chain", "more", "at", "owner")])
+SLOT_FIELDS = ("key", "count", "refs", "prev", "next", "chain", "more", "at", "owner", "joint", "joined")
+SLOT = np.dtype([(name, "i4") for name in SLOT_FIELDS])
 ENTRY = np.dtype(
     [
         ("expires", "f8"),  # of what is predicted

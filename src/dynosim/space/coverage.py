@@ -66,6 +66,7 @@ launch_overhead_us | ~ a constant per layer of a pass that no graph covers
 pass_overhead_us | ~ a constant added to every pass
 request_overhead_us | ~ a constant per request of a pass
 frontend_ms | ~ a constant in front of every request: HTTP, tokenising, detokenising; not its own queue
+ignore_eos | SGLang: room for whole outputs at admission; without prefix caching a look ahead to every end
 schedule_conservativeness | SGLang: how much room admission keeps for outputs to come; more retracts less
 enable_mixed_chunk | SGLang: prefill passes carry running decodes along
 max_prefill_tokens | SGLang: prompt tokens of one prefill pass over several requests
@@ -101,7 +102,7 @@ enable_expert_parallel | ~ kernels and exchanges of MoE layers from the tables; 
 max_num_seqs | requests that run at once
 max_num_batched_tokens | tokens of a pass: chunk size, stalls of decodes, activation memory (SGLang's chunked_prefill_size)
 enable_chunked_prefill | off: a prompt is computed in one pass, and rejected if longer than one
-enable_prefix_caching | ~ reuse of equal beginnings of prompts, within a pass too (vLLM's rule, for all engines); eviction is LRU
+enable_prefix_caching | ~ reuse of equal beginnings of prompts; within a pass too except under SGLang; eviction is LRU
 block_size | granularity of allocation and reuse
 gpu_memory_utilization | KV blocks
 num_gpu_blocks_override | KV blocks, of which vLLM never gives out one

@@ -39,7 +39,10 @@ def run(deployment: DeploymentConfig, workload: Workload, seed: int = 0) -> Run:
         pools.append(Pool(*args, **kwargs))
         return pools[-1]
 
-    with mock.patch.object(cluster, "Pool", keep), mock.patch.object(cluster.Cluster, "release"):
+    with (
+        mock.patch.object(cluster, "Pool", keep),
+        mock.patch.multiple(cluster.Cluster, keep_results=mock.DEFAULT, release=mock.DEFAULT),
+    ):
         return Run(deployment, workload, simulate(deployment, workload, seed), pools)
 
 

@@ -103,6 +103,12 @@ class Cluster:
             if not self.idle:
                 core.stop(runtime.pool.handle, self.end_s)
 
+    def keep_results(self) -> None:
+        """Give back the memory of what no result is made of: the run is over."""
+        self._events.clear()
+        for runtime in self.runtimes.values():
+            runtime.pool.keep_results()
+
     def records(self) -> NDArray[np.void]:
         """Return shape (n,) of REQUEST_DTYPE: what became of each request."""
         out = request_records(self.served, self.sessions.sent_s, self.failures.retries, self.frontend_s)
@@ -114,7 +120,6 @@ class Cluster:
 
     def release(self) -> None:
         """Give the engines' arrays back: callbacks know the cluster and it them, and Python collects circles late."""
-        self._events.clear()
         for runtime in self.runtimes.values():
             del runtime.pool.engine
 

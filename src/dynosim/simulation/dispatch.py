@@ -17,6 +17,7 @@ from dynosim.policies.base import PoolView, RequestView, Router
 from dynosim.policies.registry import make
 from dynosim.policies.routing.kv_aware import KVAware
 from dynosim.simulation import engine as core
+from dynosim.simulation.arrays import sparse_zeros
 from dynosim.simulation.pool import Pool
 from dynosim.simulation.state import CACHED, DISK, HOST, PREFILL_BUSY, REFERENCED
 from dynosim.workload.table import FloatArray, IntArray, Workload
@@ -54,7 +55,7 @@ class Dispatcher:
         self._held: list[tuple[int, float, int, int, float]] = []
         """Heap of (priority, key, order, request, since when): waiting while every replica has its fill of prefill."""
         self._held_so_far = 0
-        self.cold_start_s = np.zeros(len(workload))
+        self.cold_start_s = sparse_zeros(len(workload), np.float64)
         """Shape (n,): how long each request was parked before its first pass."""
         self.sent, self.sent_tokens = 0, 0
         replicas = pool.engine.rows

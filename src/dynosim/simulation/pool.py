@@ -26,6 +26,8 @@ from dynosim.workload.table import IntArray, Workload
 TABLES = ("tokens_s", "graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s", "expert_s")
 FIRST_TOKEN = {"decode": state.BY_DECODE, "transfer": state.BY_TRANSFER, "prefill": state.BY_PREFILL}
 SCHEDULER = {"in_turn": state.VLLM, "prompts_first": state.SGLANG, "no_evict": state.NO_EVICT}
+RESULTS = ("limits", "rows", "jobs", "job_waits", "row_links", "links", "gap_count", "gap_sum", "gap_range")
+"""Arrays of the engine that a result is made of."""
 LOG_ENTRIES = 1 << 18
 """Room for cache changes that the router does not know of yet; beyond it learns of the oldest early."""
 
@@ -73,8 +75,8 @@ class Pool:
             caches=caches,
             slots=slots,
             buckets=buckets,
-            node_blocks=nodes.blocks.astype(np.int32),
-            hash_ids=nodes.ids.astype(np.int32),
+            node_blocks=nodes.blocks,
+            hash_ids=nodes.ids,
             held=np.zeros(len(nodes.ids) + 1, np.int32),
             events=sparse_zeros(2 * len(workload) + self.rows * config.max_num_seqs, state.EVENT),
             waits=np.zeros((self.rows, len(state.REASONS))),
@@ -110,6 +112,11 @@ class Pool:
         low, high = self.engine.gap_range
         return TokenGaps(self.engine.gap_count, self.engine.gap_sum, float(low), float(high))
 
+    def keep_results(self) -> None:
+        """Give back the memory of what no result is made of: the engine does not run again."""
+        nothing: dict[str, Any] = {name: np.zeros(0) for name in state.Engine._fields if name not in RESULTS}
+        self.engine, self.handle = self.engine._replace(**nothing), np.zeros((0, 3), np.int64)
+
     def _rows(self, network: Network) -> NDArray[Any]:
         rows = np.zeros(self.rows, state.ROW)
         rows["end"], rows["slowdown"] = math.inf, 1.0
@@ -123,7 +130,7 @@ class Pool:
             own["crossing_s"], own["crossing_token_s"] = network.placement.crossing(self.role, replica)
         return rows
 
-    def _caches(self, limits: Any, nodes: IntArray) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
+    def _caches(self, limits: Any, nodes: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
         """Return (caches, slots, buckets) of every row and its tiers."""
         blocks = [self.capacity.blocks] * self.rows
         kinds = []
@@ -142,7 +149,7 @@ def _tiers(config: PoolConfig) -> tuple[TierConfig | None, ...]:
     return offload.host, offload.disk, offload.remote
 
 
-def _empty_caches(blocks: IntArray, nodes: IntArray) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
+def _empty_caches(blocks: IntArray, nodes: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
     """Return caches of *blocks* blocks each for *nodes* of so many. Untouched pages of zeros cost no memory."""
     slots = blocks + 2
     usual = np.clip(blocks / max(nodes.mean(), 1.0) if len(nodes) else 0, 16, 2 * len(nodes) + 16)
@@ -173,7 +180,7 @@ def _empty_index(rows: int, blocks: int, nodes: PrefixNodes) -> dict[str, Any]:
 def _nodes(workload: Workload, config: PoolConfig, block_size: int) -> PrefixNodes:
     """Return the prefix nodes; lower tiers copy and evict a trace's own blocks, so there each stays a node."""
     if not config.enable_prefix_caching:
-        nothing = np.zeros(0, np.int64)
+        nothing = np.zeros(0, np.int32)
         return PrefixNodes(np.zeros(len(workload) + 1, np.int64), nothing, nothing)
     return prefix_nodes(workload, block_size, merge=not any(_tiers(config)))
 

@@ -39,6 +39,7 @@ def simulate(
     """
     cluster = Cluster(deployment, check(deployment), workload, seed, stop)
     cluster.run()
+    cluster.keep_results()
     requests = cluster.records()
     stopped = not cluster.idle
     start_s = min(float(np.nanmin(cluster.sessions.sent_s)), cluster.end_s)

@@ -24,23 +24,23 @@ class Sessions:
         self._workload, self._clock, self._send = workload, clock, send
         self._frontend_s = frontend_s
         """From a client to the router."""
-        self._pending = np.diff(workload.after_offsets)
-        self._roots = np.flatnonzero(self._pending == 0)
+        pending = np.diff(workload.after_offsets)
+        self._roots = np.flatnonzero(pending == 0)
         self._closed = workload.concurrency is not None
         self._linked = len(workload.after_ids) > 0
         self.watch = self._closed or self._linked
         """Whether ``ended`` must be called."""
         self.unsent = len(workload)
         self._ended = bytearray(len(workload))
-        self.arrival_s = workload.arrival_s + frontend_s
+        self.arrival_s = workload.arrival_s + frontend_s if frontend_s else workload.arrival_s
         """Shape (n,): when each request reached the router; NaN for one that has to wait and was not sent yet."""
-        self.sent_s = workload.arrival_s.copy()
+        self.sent_s = workload.arrival_s
         """Shape (n,): when its client sent it."""
         if self._linked:
-            self._dependents = _inverse(workload.after_offsets, workload.after_ids)
+            self._pending, self._dependents = pending, _inverse(workload.after_offsets, workload.after_ids)
         if self.watch:
-            later = slice(None) if self._closed else self._pending > 0
-            self.arrival_s[later] = self.sent_s[later] = np.nan
+            later = np.full(len(workload), True) if self._closed else pending > 0
+            self.arrival_s, self.sent_s = (np.where(later, np.nan, times) for times in (self.arrival_s, self.sent_s))
         if self._closed:
             self._remaining = np.bincount(workload.session)
             self._roots = self._roots[np.argsort(workload.session[self._roots], kind="stable")]

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from dynosim.config import DeploymentConfig
 from dynosim.errors import DynosimError
 from dynosim.simulation import simulate
+from dynosim.simulation.records import REJECTED
 from simulation.scenarios import Choices, Drawn, make_deployment, make_workload
+from simulation.tables import deployment, make_table
 
 INTERPRETED = "simulation.scripted:Interpreted"
 
@@ -49,3 +51,10 @@ def test_compiled_routers_decide_as_in_python(data: st.DataObject) -> None:
     interpreted = run(INTERPRETED)
     for name in compiled.dtype.names:
         np.testing.assert_array_equal(compiled[name], interpreted[name], err_msg=name)
+
+
+def test_a_run_of_which_nothing_fits_ends_when_the_last_request_has_come() -> None:
+    workload = make_table([1000] * 3, [9] * 3, [0.0, 1.0, 5.0])
+    result = simulate(deployment(pool={"num_gpu_blocks_override": 9}, router={"policy": "kv_aware"}), workload)
+    assert (result.requests["status"] == REJECTED).all()
+    assert (result.stopped, result.duration_s) == ("", 0.0)

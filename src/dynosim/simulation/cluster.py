@@ -82,7 +82,7 @@ class Cluster:
         self.lost: dict[str, float] = {}
         """SLO that the run was ended for -> lower bound of its violation."""
         self._stop = stop if self.admissible.any() else None
-        self._to_route: IntArray = np.zeros(0, np.int64)
+        self._to_route: IntArray | None = None
         self._routed = 0
         """Requests that are routed in compiled code, and how many of them have been so far."""
 
@@ -249,7 +249,7 @@ class Cluster:
 
     def _next_event(self, until: float) -> tuple[int, int]:
         """Run the engines to their next event or to *until*; returns (number of events, index of their pool)."""
-        if not len(self._to_route):
+        if self._to_route is None:
             found: tuple[int, int] = core.next_event(self.handles, until)
             return found
         count, index, self._routed = self._dispatcher.next_event(

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import njit
 
-from dynosim.simulation import build, compiled, engine
-from dynosim.simulation.compiled import Handle
+from dynosim.simulation import build, compiled, engine, gaps
+from dynosim.simulation.compiled import Floats, Handle
+from simulation.histogram import make_gaps
 
 FOLDER = Path(compiled.__file__).parent
 CALLERS = {"build.py", "pool.py"}
@@ -82,6 +84,18 @@ def test_entries_refuse_what_they_were_not_compiled_for() -> None:
     for wrong in ((), (0, 0.0), (np.zeros(3, np.int64), 0.0), (np.zeros((3, 3), np.int32), 0.0)):
         with pytest.raises((TypeError, BufferError)):
             engine.settle_all(*wrong)
+
+
+def _count(count: Floats, total: Floats, limits: Floats) -> None:
+    gaps.record_gaps(count, total, limits, 0.5, 0.25, 4, 1)
+
+
+def test_a_process_that_has_used_numba_otherwise_compiles_all_that_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compiled before, as numba does it by itself or by a try that failed, is part of the object file too."""
+    make_gaps([(0.5, 0.25, 4, 1)])
+    njit(_count)(np.zeros(gaps.BINS), np.zeros(gaps.BINS), np.array([1.0, 0.0]))
+    monkeypatch.setattr(build, "entries", [_count])
+    assert all(build.object_code() for _ in range(2))
 
 
 def test_parameters_of_entries_are_of_known_types() -> None:

@@ -57,9 +57,9 @@ def close(name: str, a: float, b: float) -> bool:
 
 
 def differences(recorded: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
-    """Yield one line per value that differs: request, field, recorded, now."""
-    for name in COLUMNS:
-        for i, (a, b) in enumerate(zip(recorded.get(name, ()), found[name], strict=False)):
+    """Yield one line per value that differs: request, field, recorded, now; nothing where nothing is recorded yet."""
+    for name in COLUMNS if recorded else ():
+        for i, (a, b) in enumerate(zip(recorded[name], found[name], strict=True)):
             if not close(name, a, b):
                 yield f"request {i} {name}: recorded {a} ({recorded['version']}), now {b}"
 

@@ -163,7 +163,7 @@ def main() -> None:
         if not args.case or name in args.case:
             case["peer"] = peer(args.peer, case)
             show(name, ours(case), case["peer"])
-    if args.write:
+    if args.write and not args.trace:
         FILE.write_text(json.dumps({"version": VERSION, "cases": cases}, indent=1) + "\n")
 
 

@@ -132,6 +132,7 @@ def blocks_are_conserved(done: Run) -> None:
             slots = e.slots[cache["slot_base"] + 1 : cache["slots_used"] + 1]
             held = e.jobs["own"][np.isin(e.jobs["row"], np.flatnonzero(e.rows["cache"] == row))].sum()
             free = _queue(e, cache)
+            assert cache["slots_used"] - cache["slot_base"] <= cache["num_blocks"] + 1, "more slots than blocks"
             assert sum(e.slots["count"][free]) + cache["empty"] == cache["free_blocks"]
             assert len(set(free)) == len(free)
             assert not e.slots["refs"][free].any()

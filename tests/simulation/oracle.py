@@ -57,7 +57,7 @@ class Job:
         self.visible, self.key, self.kv = 0.0, 0.0, int(self.row["kv"])
         self.generated = self.named = self.stored = self.unseen = 0
         self.computing = False
-        self.last_token = self.preempted_at = math.nan
+        self.last_token = self.token_before = self.preempted_at = math.nan
         self.stall_mark = self.wait_from = self.load_from = 0.0
 
     def forget_blocks(self) -> None:
@@ -449,6 +449,10 @@ class Lane:
 
     def lose_token(self, job: Job) -> None:
         """Whose token is on its way while it is retracted never gets it."""
+        if job.unseen and job.generated > 1:
+            if job.index >= self.rank.pool.lim["warmup"]:
+                self.rank.pool.gaps.remove(job.last_token - job.token_before)
+            job.last_token = job.token_before
         job.generated -= job.unseen
         if job.unseen and job.generated < 2:
             job.row[("first", "second")[job.generated]] = math.nan
@@ -608,7 +612,7 @@ class Lane:
                 job.preempted_at = math.nan
             if not math.isnan(job.last_token) and job.index >= pool.lim["warmup"]:
                 pool.gaps.append(end - job.last_token)
-            job.last_token = end
+            job.token_before, job.last_token = job.last_token, end
 
     def finish_all(self, end: float) -> None:
         """Let requests end; overlapped, the next pass has been chosen as if they went on, so they stay until then."""

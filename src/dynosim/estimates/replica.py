@@ -95,7 +95,7 @@ def replica(plan: PoolPlan, prices: PriceConfig, demand: Demand) -> tuple[Any, .
         tiers.remote.size_gib * 2**30 / kv_bytes if tiers.remote else 0.0,
         pool.enable_prefix_caching,
         pool.replicas,
-        pool.max_num_seqs,
+        pool.running_seqs,
         scaler.min_replicas if scaler else np.nan,
         scaler.max_replicas if scaler else np.nan,
     )

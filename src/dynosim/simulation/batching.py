@@ -360,6 +360,7 @@ def _token(e, r, j):
 def _show_gap(e, j, time):
     """Record a token gap that is longer than one pass: after a hand-off or a preemption."""
     job = e.jobs[j]
+    job.gap_s = time - job.gap_from
     if not math.isnan(job.gap_from):
         if j >= e.limits[0].warmup:
             record_gaps(e.gap_count, e.gap_sum, e.gap_range, time - job.gap_from, 0.0, 1, 1)
@@ -388,7 +389,7 @@ def _commit_decodes(e, r):
         job = e.jobs[j]
         if job.generated < 2:
             _early_tokens(e, r, j)
-        elif not math.isnan(job.gap_from):
+        else:
             _show_gap(e, j, rep.end)
         job.ctx += k
         job.generated += k

@@ -13,6 +13,7 @@ import numpy as np
 
 from dynosim.simulation import admission, kv_cache, queues, tiers
 from dynosim.simulation.compiled import inner
+from dynosim.simulation.gaps import record_gaps
 from dynosim.simulation.state import BATCH_SLOTS, KV_BLOCKS, LANDED, LOADED, LOCAL, NONE, REMOTE, TOKEN_BUDGET
 
 CLIP_OUTPUT_TOKENS = 4096
@@ -399,8 +400,14 @@ def _fewest_generated(e, r):
 
 
 @inner
-def _forget_unseen(job):
-    """The token of a pass on its way is lost on who is retracted meanwhile."""
+def _forget_unseen(e, r, j):
+    """The token of a pass on its way is lost on who is retracted meanwhile, and with it its gap."""
+    job, rep = e.jobs[j], e.rows[r]
+    if job.unseen and job.generated > 1:
+        gap_s = rep.last_end - rep.last_start if math.isnan(job.gap_s) else job.gap_s
+        job.gap_from = rep.last_end - gap_s
+        if j >= e.limits[0].warmup:
+            record_gaps(e.gap_count, e.gap_sum, e.gap_range, gap_s, 0.0, 1, -1)
     job.generated -= job.unseen
     if job.unseen and job.generated == 0:
         job.first = math.nan
@@ -415,7 +422,7 @@ def _retract(e, r, decodes):
     cache = admission.cache_of(e, r)
     while decodes > 0 and _missing_blocks(e, r) > cache.free_blocks:
         v = _fewest_generated(e, r)
-        _forget_unseen(e.jobs[e.running[r, v]])
+        _forget_unseen(e, r, e.running[r, v])
         queues.insert(e, e.rows[r].queue, admission.preempt(e, r, v, 0))
         decodes -= 1
         kv_cache.make_room(e, e.rows[r].cache, admission.blocks_of(e, RETRACT_STEPS * decodes))

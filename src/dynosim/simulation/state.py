@@ -106,6 +106,7 @@ JOB = np.dtype(
         ("second", "f8"),
         ("last", "f8"),
         ("gap_from", "f8"),  # when the last token was shown, if not one pass ago
+        ("gap_s", "f8"),  # its last token gap, if not one pass
         ("preempted_at", "f8"),  # NaN unless it has lost its blocks and not caught up yet
         ("preempted_prefill_s", "f8"),  # without blocks before the first token,
         ("preempted_decode_s", "f8"),  # and after it, until the next one

@@ -98,7 +98,7 @@ JOB = np.dtype(
         ("visible", "f8"),  # in the queue from then on
         ("arrived", "f8"),  # there for the first time
         ("key", "f8"),  # place in the queue: lower first
-        ("order", "i8"),  # place among all admissions to its queue
+        ("order", "i4"),  # place among all admissions to its queue
         ("static_key", "f8"),  # what the scheduling policy says of it
         ("scheduled", "f8"),
         ("landed", "f8"),
@@ -113,7 +113,7 @@ JOB = np.dtype(
         ("stall_mark", "f8"),  # the row's ``stalled`` when this job's decoding last began
         ("stall_s", "f8"),
         ("load_from", "f8"),  # when its KV started to come up from lower tiers
-        ("hash_start", "i8"),
+        ("hash_start", "i4"),
         ("hash_count", "i4"),
         ("nodes", "i4"),  # leading nodes that are computed,
         ("before", "i4"),  # their blocks,
@@ -144,7 +144,7 @@ JOB = np.dtype(
         ("cached_remote", "i4"),
         ("preemptions", "i4"),
         ("row", "i8"),
-        ("next", "i8"),
+        ("next", "i4"),
         ("kv", "i1"),
         ("prefill_load", "i4"),
     ]

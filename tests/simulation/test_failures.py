@@ -18,6 +18,7 @@ from dynosim.simulation.cluster import Cluster
 from dynosim.simulation.failures import MAX_RETRIES
 from dynosim.simulation.records import COMPLETED, FAILED
 from dynosim.workload.table import Workload
+from simulation import laws
 from simulation.tables import DECODE_S, PREFILL_S, assert_time_adds_up, deployment, make_table
 
 CRASH = {"pool": "mixed", "replica": 0, "at_s": 0.5, "down_s": 20.0}
@@ -233,3 +234,12 @@ def test_any_crashes_leave_a_lawful_run(data: st.DataObject) -> None:
         assert (requests["status"] == COMPLETED).all()
     if failures["on_crash"] == "migrate" and engine == "mixed":
         assert result.gaps.count.sum() == (requests["output_tokens"] - 1).sum()
+
+
+@pytest.mark.parametrize("order", ["fcfs", "lcfs", "wspt"])
+def test_who_waits_at_the_router_is_sent_once_whatever_crashes(order: str) -> None:
+    router = {"policy": "kv_aware", "options": {"router_queue_threshold": 0.01, "router_queue_policy": order}}
+    crashes = [CRASH | {"pool": "decode", "replica": at_s % 2, "at_s": at_s, "down_s": 2.0} for at_s in range(3, 30, 3)]
+    failures = {"crashes": crashes, "detection_s": 0.5}
+    config = deployment("roofline", engine={"name": "sglang"}, disaggregated=SPLIT, failures=failures, router=router)
+    laws.check(laws.run(config, _busy(300, 40.0)))

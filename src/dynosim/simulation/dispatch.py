@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,11 @@ class Dispatcher:
             core.send(self.pool.handle, self.rows, self._weights, self._draw[i], i, time)
         else:
             self.submit(i, self.choose(i, time), time)
+
+    def forget(self, i: int) -> None:
+        """Request *i* does not wait at the router any more: it is sent anew, or given up."""
+        self._held = [held for held in self._held if held[3] != i]
+        heapify(self._held)
 
     def release(self, time: float) -> None:
         """Send on the requests that wait at the router, as far as replicas have room."""

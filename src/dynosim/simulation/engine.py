@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from dynosim.simulation import index, kv_cache, links, queues, routing, tiers
-from dynosim.simulation.admission import set_aside
+from dynosim.simulation.admission import leave_batch, set_aside
 from dynosim.simulation.batching import (
     commit,
     growth_evicts,
@@ -594,11 +594,25 @@ def withdraw(handle: Handle, j: int, time: float) -> None:
     _interrupt(e, e.rows[e.jobs[j].row].queue, time, 0)
 
 
+@inner
+def _leave_early(e, j):
+    """Job *j*, which has ended, does not stay in its batch until the next pass is chosen."""
+    first = e.jobs[j].row
+    for r in range(first, first + e.limits[0].lanes):
+        for i in range(e.rows[r].n_running - 1, -1, -1):
+            if e.running[r, i] == j:
+                leave_batch(e, r, i)
+                e.rows[r].n_ended -= 1
+    e.jobs[j].ended = 0
+
+
 @entry
 def restart(handle: Handle, j: int) -> None:
     """Job *j*, in no queue and no batch, is as if it had never run here; if it had begun, all since is preemption."""
     e = open_engine(handle)
     job, begun = e.jobs[j], e.jobs[j].scheduled
+    if job.ended:
+        _leave_early(e, j)
     e.held[job.hash_start : job.hash_start + job.hash_count] = 0
     job.generated = job.ctx = job.chunk = job.prefilling = job.prefill_load = 0
     job.blocks = job.own = job.nodes = job.before = job.filled = 0

@@ -128,6 +128,7 @@ class Disaggregated:
         """
         decode = self._decode.pool
         self._settle(i, time, runtime)
+        self._decode.dispatcher.forget(i)
         if keep and decode.engine.jobs["generated"][i] > 0:
             decode.engine.jobs["kv"][i] = LOCAL
             self._decode.dispatcher.send(i, time)
@@ -135,6 +136,7 @@ class Disaggregated:
             core.restart(decode.handle, i)
             self._decode.dispatcher.send(i, time)
         else:
+            self._prefill.dispatcher.forget(i)
             core.restart(decode.handle, i)
             core.restart(self._prefill.pool.handle, i)
             self.local[i] = self._sent[i] = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ COLUMNS = {"ttft_s": 1e-6, "finish_s": 1e-6, "cached_tokens": 0, "preemptions": 
 """What is compared of each request -> tolerance, absolute and relative; cached tokens of the first admission."""
 DIGITS = 9
 """Times are recorded to the nanosecond."""
+
+
+Serve = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""(deployment, workload) -> what became of each request; see ``COLUMNS``."""
 
 
 def paths(engine: str, names: list[str] | None = None) -> list[Path]:
@@ -62,6 +66,24 @@ def differences(recorded: dict[str, Any], found: dict[str, Any]) -> Iterator[str
         for i, (a, b) in enumerate(zip(recorded[name], found[name], strict=True)):
             if not close(name, a, b):
                 yield f"request {i} {name}: recorded {a} ({recorded['version']}), now {b}"
+
+
+def rerun(engine: str, version: str, serve: Serve, names: list[str], *, keep: bool) -> int:
+    """Serve the scenarios of *engine* in both modes, print what differs and, with *keep*, record; returns the exit
+    code."""
+    found = 0
+    for path in paths(engine, names):
+        scenario = read(path)
+        for mode in MODES:
+            now = serve(deployment(scenario, mode), scenario["workload"]) | {"version": version}
+            for line in differences(scenario["recorded"].get(mode, {}), now):
+                print(f"{path.stem} {mode} {line}")
+                found += 1
+            scenario["recorded"][mode] = now
+        if keep:
+            write(path, scenario)
+    print(f"{engine} {version}: {found} differences")
+    return int(found > 0 and not keep)
 
 
 def _text(value: Any, indent: str = "") -> str:

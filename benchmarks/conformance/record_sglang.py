@@ -13,6 +13,7 @@ import argparse
 import importlib.metadata
 import logging
 import sys
+from functools import partial
 from typing import Any
 
 import fixtures
@@ -40,21 +41,10 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="record instead of comparing")
     parser.add_argument("--passes", action="store_true", help="print every pass")
     parser.add_argument("names", nargs="*", help="scenarios; all where none is named")
-    arguments, differences = parser.parse_args(), 0
-    version = {"version": importlib.metadata.version("sglang")}
+    arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    for path in fixtures.paths("sglang", arguments.names):
-        scenario = fixtures.read(path)
-        for mode in fixtures.MODES:
-            found = version | serve(fixtures.deployment(scenario, mode), scenario["workload"], arguments.passes)
-            for line in fixtures.differences(scenario["recorded"].get(mode, {}), found):
-                print(f"{path.stem} {mode} {line}")
-                differences += 1
-            scenario["recorded"][mode] = found
-        if arguments.write:
-            fixtures.write(path, scenario)
-    print(f"SGLang {version['version']}: {differences} differences")
-    return int(differences > 0 and not arguments.write)
+    version, serves = importlib.metadata.version("sglang"), partial(serve, show=arguments.passes)
+    return fixtures.rerun("sglang", version, serves, arguments.names, keep=arguments.write)
 
 
 if __name__ == "__main__":

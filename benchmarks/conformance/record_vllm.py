@@ -61,21 +61,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="record instead of comparing")
     parser.add_argument("names", nargs="*", help="scenarios; all where none is named")
-    arguments, differences = parser.parse_args(), 0
+    arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # that a CPU is slower than a GPU
-    for path in fixtures.paths("vllm", arguments.names):
-        scenario = fixtures.read(path)
-        for mode in fixtures.MODES:
-            found = serve(fixtures.deployment(scenario, mode), scenario["workload"]) | {"version": vllm.__version__}
-            recorded = scenario["recorded"].get(mode, {})
-            for line in fixtures.differences(recorded, found):
-                print(f"{path.stem} {mode} {line}")
-                differences += 1
-            scenario["recorded"][mode] = found
-        if arguments.write:
-            fixtures.write(path, scenario)
-    print(f"vLLM {vllm.__version__}: {differences} differences")
-    return int(differences > 0 and not arguments.write)
+    return fixtures.rerun("vllm", vllm.__version__, serve, arguments.names, keep=arguments.write)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def _tiers(config: PoolConfig) -> tuple[TierConfig | None, ...]:
 
 
 def _empty_caches(blocks: IntArray, nodes: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
-    """Return caches of *blocks* blocks each for *nodes* of so many. Untouched pages of zeros cost no memory."""
+    """Return caches of *blocks* blocks each, for nodes of *nodes* blocks. Untouched pages of zeros cost no memory."""
     slots = blocks + 2
     usual = np.clip(blocks / max(nodes.mean(), 1.0) if len(nodes) else 0, 16, 2 * len(nodes) + 16)
     buckets = 2 ** np.ceil(np.log2(np.minimum(usual, blocks + 1))).astype(np.int64)

@@ -21,12 +21,12 @@ CLIP_OUTPUT_TOKENS = 4096
 RETRACT_STEPS = 20
 """Tokens that a retraction supposes of all that stay, and evicts for (SGLANG_RETRACT_DECODE_STEPS)."""
 FEW_CACHED_TOKENS = 32
-"""A request that finds at most so many waits behind all others if it shares at least
+"""A request that finds at most these waits behind all others if it shares at least
 ``IN_BATCH_TOKENS`` with an earlier such one, and so will find them (IN_BATCH_PREFIX_CACHING_CHECK_THRESHOLD)."""
 IN_BATCH_TOKENS = 32
 """IN_BATCH_PREFIX_CACHING_DEPRIORITIZE_THRESHOLD."""
 REFRESH_PASSES = 32
-"""What those who wait in turn would find counts as used every so many times (WAITING_PREFIX_REFRESH_INTERVAL)."""
+"""Passes after which what waiting requests would find counts as used again (WAITING_PREFIX_REFRESH_INTERVAL)."""
 LAST_PLACE = 1 << 30
 UNKNOWN = -2
 

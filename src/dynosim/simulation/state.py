@@ -237,7 +237,7 @@ ENTRY = np.dtype(
         ("cached", "i4"),  # leading blocks in the KV cache, as far as the router has heard
         ("predicted", "i4"),
         ("active", "i4"),  # leading blocks of prompts of unfinished requests,
-        ("refs", "i4"),  # which are so many
+        ("refs", "i4"),  # and the number of those requests
         ("next", "i4"),  # entry of this node
         ("prev", "i4"),
         ("chain", "i4"),

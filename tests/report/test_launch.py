@@ -192,7 +192,10 @@ def test_only_a_model_with_mtp_layers_drafts_with_them(engine, said):
     assert "draft model" not in script
     script = _script(engine, "llama-3.1-70b", {"engine": dict(more)})
     assert "speculative" not in script
-    assert "# 2 draft tokens: llama-3.1-70b has no MTP layer: choose a draft model or n-gram method\n" in script
+    assert (
+        "# 2 draft tokens by mtp: no layers of llama-3.1-70b make them: add the engine's flags for the drafter\n"
+        in script
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ deployment:
     schedule_conservativeness: {choices: [0.3, 1.0], when: {name: sglang}}
     enable_mixed_chunk: {choices: [false, true], when: {name: sglang}}
     capacity_scheduler_policy: {choices: [GUARANTEED_NO_EVICT, MAX_UTILIZATION], when: {name: trtllm}}
-    speculative: {choices: [null, {num_speculative_tokens: 1}, {num_speculative_tokens: 3}]}
+    speculative:
+      choices:
+        [null, {num_speculative_tokens: 1, acceptance_length: 1.8}, {num_speculative_tokens: 3, acceptance_length: 2.5}]
   mode: {choices: [aggregated, disaggregated]}
   aggregated:
     replicas: {range: {min: 1, max: 4}}

@@ -193,6 +193,8 @@ EFFECTS = {
     "EngineConfig.scheduler_recv_interval": Effect(f"{E}.scheduler_recv_interval", 1, 30, TTFT, +1, SGLANG),
     "EngineConfig.capacity_scheduler_policy": Effect(f"{E}.capacity_scheduler_policy", "GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "preemptions", +1, {**TRTLLM, **TIGHT}),
     "SpeculativeConfig.num_speculative_tokens": Effect(f"{SPEC}.num_speculative_tokens", 1, 3, ITL, -1, SPECULATIVE),
+    "SpeculativeConfig.method": Effect(f"{SPEC}.method", "ngram", "eagle3", ITL, +1, SPECULATIVE),
+    "SpeculativeConfig.acceptance_length": Effect(f"{SPEC}.acceptance_length", 1.2, 2.6, ITL, -1, {"deployment.engine.speculative": {"num_speculative_tokens": 2}}),
     "SpeculativeConfig.acceptance_rates": Effect(f"{SPEC}.acceptance_rates", [0.1], [0.9], "acceptance_length", +1, SPECULATIVE),
     "SpeculativeConfig.draft_cost": Effect(f"{SPEC}.draft_cost", 0.0, 0.5, ITL, +1, SPECULATIVE),
     "RooflineTiming.compute_efficiency": Effect(f"{D}.timing.compute_efficiency", 0.6, 0.3, "prefill_time", +1),

@@ -95,14 +95,16 @@ def test_without_additions_the_tables_are_the_source_s(timing):
 
 @pytest.mark.parametrize("drafted", [0, 1, 3, 7])
 def test_tables_cover_the_largest_pass_and_are_indexed_by_requests(drafted):
-    speculative = {"speculative": SpeculativeConfig(num_speculative_tokens=drafted)} if drafted else None
+    speculative = (
+        {"speculative": SpeculativeConfig(num_speculative_tokens=drafted, acceptance_length=1.5)} if drafted else None
+    )
     tables = _effective(engine=speculative)
     assert len(tables.tokens_s) == BUDGET + SEQS * (1 + drafted) + 1
     assert len(tables.graph_tokens_s) == len(tables.decode_s) == len(tables.decode_context) == SEQS + 1
 
 
 def _speculating(drafted, draft_cost=0.0, **options):
-    config = SpeculativeConfig(num_speculative_tokens=drafted, draft_cost=draft_cost)
+    config = SpeculativeConfig(num_speculative_tokens=drafted, acceptance_length=1.5, draft_cost=draft_cost)
     return _effective(engine={"speculative": config}, **options)
 
 

@@ -33,15 +33,34 @@ SECTIONS = {
 
 
 class SpeculativeConfig(Config):
-    """Speculative decoding: every decode pass checks drafted tokens beside the next one (MTP, EAGLE, n-gram)."""
+    """Speculative decoding: every decode pass checks drafted tokens beside the next one."""
 
+    method: Literal["mtp", "eagle", "eagle3", "dspark", "ngram", "draft_model"] = "mtp"
+    """What makes the drafts (vLLM's names): the model's own multi-token head, a trained one, earlier text, a model."""
     num_speculative_tokens: int = Field(ge=1, le=16)
     """Draft tokens per request and pass."""
-    acceptance_rates: tuple[Probability, ...] = Field(default=(0.85, 0.3, 0.0), min_length=1)
+    acceptance_length: float | None = Field(default=None, ge=1.0)
+    """Mean tokens of a request per decode pass, the next one included: what servers report. Where neither this nor
+    ``acceptance_rates`` is given, what was measured of the model, method and number of drafts."""
+    acceptance_rates: tuple[Probability, ...] | None = Field(default=None, min_length=1)
     """Probability that draft token 1, 2, ... is accepted if all before it were; the last value holds for all further
-    ones. The default is that of NVIDIA Dynamo's mocker (1.2)."""
-    draft_cost: NonNegativeFloat = 0.02
-    """Time of making one draft token as a share of a decode pass: about 1 / layers for one MTP layer, 0 for n-gram."""
+    ones."""
+    draft_cost: NonNegativeFloat | None = None
+    """Time of making one draft token as a share of a decode pass; not given: 1 / layers for a head of one layer, 0 for
+    n-grams."""
+
+    @model_validator(mode="after")
+    def _acceptance_is_said_once(self) -> SpeculativeConfig:
+        if self.acceptance_length is None:
+            return self
+        if self.acceptance_rates is not None:
+            raise ValueError("acceptance_length and acceptance_rates say the same: give one of them")
+        if self.acceptance_length > 1 + self.num_speculative_tokens:
+            raise ValueError(
+                f"acceptance_length ({self.acceptance_length:g}) must be at most 1 + num_speculative_tokens"
+                f" ({1 + self.num_speculative_tokens})"
+            )
+        return self
 
 
 class EngineConfig(Config):

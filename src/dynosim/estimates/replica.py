@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import PriceConfig, SpeculativeConfig
+from dynosim.config import PriceConfig
 from dynosim.estimates.demand import QUANTILES, Demand
 from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.prices import usd
@@ -88,7 +88,7 @@ def replica(plan: PoolPlan, prices: PriceConfig, demand: Demand) -> tuple[Any, .
         stages,
         prefill_s[0],
         prefill_s[1:],
-        (tables.graph_tokens_s[BATCHES] + np.array(attention)) / tokens_per_pass(plan.engine.speculative),
+        (tables.graph_tokens_s[BATCHES] + np.array(attention)) / plan.tokens_per_pass,
         capacity.tokens / (demand.input_tokens + demand.output_tokens) / stages,
         kv_bytes,
         ranks * capacity.tokens / demand.input_tokens + below / kv_bytes,
@@ -99,12 +99,3 @@ def replica(plan: PoolPlan, prices: PriceConfig, demand: Demand) -> tuple[Any, .
         scaler.min_replicas if scaler else np.nan,
         scaler.max_replicas if scaler else np.nan,
     )
-
-
-def tokens_per_pass(speculative: SpeculativeConfig | None) -> float:
-    """Return the mean tokens of a request per decode pass: 1 + sum over k of p_1 ... p_k."""
-    if speculative is None:
-        return 1.0
-    rates = np.array(speculative.acceptance_rates)
-    drafted = np.minimum(np.arange(speculative.num_speculative_tokens), len(rates) - 1)
-    return 1.0 + float(np.cumprod(rates[drafted]).sum())

@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+
 from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
 from dynosim.engines import EngineRules, rules_of
 from dynosim.errors import InfeasibleError
+from dynosim.hardware.acceptance import acceptance_rates
 from dynosim.hardware.gpus import GPU, get_gpu
 from dynosim.hardware.memory import (
     KVCapacity,
@@ -76,6 +79,18 @@ class PoolPlan:
         """Tokens of one request that a decode pass computes: one, and those that were drafted."""
         speculative = self.engine.speculative
         return 1 + (speculative.num_speculative_tokens if speculative else 0)
+
+    @cached_property
+    def acceptance_rates(self) -> tuple[float, ...]:
+        """Probability that draft 1, 2, ... is accepted if all before it were; InfeasibleError where nobody knows."""
+        return acceptance_rates(self.engine.speculative, self.model) if self.engine.speculative else (0.0,)
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Mean tokens of a request per decode pass: 1 + sum over k of p_1 ... p_k."""
+        rates = np.array(self.acceptance_rates)
+        drafted = np.minimum(np.arange(self.tokens_per_decode - 1), len(rates) - 1)
+        return 1.0 + float(np.cumprod(rates[drafted]).sum())
 
     @cached_property
     def kv_bytes_per_token(self) -> int:

@@ -6,6 +6,7 @@ from dynosim.config import DeploymentConfig
 from dynosim.config.deployment import SECTIONS
 from dynosim.engines import contradictions
 from dynosim.errors import InfeasibleError
+from dynosim.hardware.acceptance import acceptance_rates, draft_cost
 from dynosim.hardware.models import ModelCard, MoE, get_model, precision_of
 from dynosim.hardware.plan import PoolPlan, pool_plans
 
@@ -20,6 +21,8 @@ def check(deployment: DeploymentConfig) -> dict[str, PoolPlan]:
     if said not in ("none", deployment.quantization):
         raise InfeasibleError(f"{deployment.model} is a checkpoint of another precision: use quantization {said!r}")
     plans = pool_plans(deployment)
+    if deployment.engine.speculative is not None:  # both raise where neither the configuration nor a measurement says
+        _ = draft_cost(deployment.engine.speculative, model), acceptance_rates(deployment.engine.speculative, model)
     for role, plan in plans.items():
         try:
             _check_precision(plan)

@@ -14,7 +14,7 @@ from dynosim.engines import Launch
 from dynosim.hardware.models import precision_of
 from dynosim.hardware.plan import PoolPlan, pool_plans
 
-MTP = ("deepseek-v3", "deepseek-v3.2", "glm-5")
+MTP = ("deepseek-v3", "deepseek-v3.2", "glm-5", "qwen3.5-397b-a17b")
 """Models whose checkpoint has layers for multi-token prediction."""
 
 
@@ -38,8 +38,15 @@ def _launch(plan: PoolPlan) -> Launch:
         block_size=plan.block_size,
         fp8_cache=plan.kv_dtype == "fp8",
         quantises=plan.deployment.quantization == "fp8" and not published,
-        draft_tokens=plan.tokens_per_decode - 1 or None if plan.model.name in MTP else None,
+        draft_tokens=_own_drafts(plan),
     )
+
+
+def _own_drafts(plan: PoolPlan) -> int | None:
+    """Return the number of drafts that the checkpoint's own layers make."""
+    speculative = plan.engine.speculative
+    own = speculative is not None and speculative.method == "mtp" and plan.model.name in MTP
+    return plan.tokens_per_decode - 1 if own else None
 
 
 def _checkpoint(plan: PoolPlan) -> str:
@@ -64,10 +71,9 @@ def _comments(plan: PoolPlan, launch: Launch) -> list[str]:
         out.append(f"# autoscaler: {scaler.policy} {said}")
     if gpus > (node := (deployment.topology or TopologyConfig()).gpus_per_node):
         out.append(f"# multi-node: {gpus} GPUs, {node} in a node: {plan.rules.multi_node}")
-    if (drafts := plan.tokens_per_decode - 1) and not launch.draft_tokens:
-        out.append(
-            f"# {drafts} draft tokens: {deployment.model} has no MTP layer: choose a draft model or n-gram method"
-        )
+    if plan.engine.speculative and not launch.draft_tokens:
+        drafts = f"# {plan.tokens_per_decode - 1} draft tokens by {plan.engine.speculative.method}"
+        out.append(f"{drafts}: no layers of {deployment.model} make them: add the engine's flags for the drafter")
     if deployment.quantization == "nvfp4" and precision_of(launch.checkpoint) != "nvfp4":
         out.append(f"# no NVFP4 checkpoint of {deployment.model} is known here: quantise {launch.checkpoint} first")
     out += [f"# no flag for {name}: {value}" for name, value in _without_flag(plan, launch).items()]

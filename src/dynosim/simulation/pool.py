@@ -63,7 +63,6 @@ class Pool:
             f"{role} pool",
             rng.stream(seed, role),
         )
-        speculative = plan.engine.speculative
         limits = _limits(plan, self.tables, workload, policy)
         limits["pool"], limits["watch"], limits["seed"] = index, watch or role == "prefill", seed & (2**62 - 1)
         caches, slots, buckets = self._caches(limits[0], nodes.blocks)
@@ -87,7 +86,7 @@ class Pool:
             net=network.net,
             links=network.links,
             transfers=network.transfers,
-            accept=np.array(speculative.acceptance_rates if speculative else (0.0,)),
+            accept=np.array(plan.acceptance_rates),
             tier_blocks=np.zeros(state.MAX_TIERS, np.int64),
             gap_count=np.zeros(gaps.BINS),
             gap_sum=np.zeros(gaps.BINS),

@@ -76,7 +76,9 @@ batch_wait_timeout_iters | TensorRT-LLM: passes for which prompts wait for compa
 batch_wait_max_tokens_ratio | TensorRT-LLM: tokens of a pass, as a share of the budget, at which prompts stop waiting
 
 [SpeculativeConfig]
+method | acceptance and time of a draft, where they are not given
 num_speculative_tokens | longer bursts of tokens, more work per pass
+acceptance_length | ~ tokens per pass, at one rate for every draft
 acceptance_rates | ~ tokens per pass; drawn independently per request and pass, not from text
 draft_cost | ~ time of a draft token as a share of a decode pass
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dynosim.config import TopologyConfig
 from dynosim.engines import Behaviour, behaviour
+from dynosim.hardware.acceptance import draft_cost
 from dynosim.hardware.models import ModelCard
 from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.roofline import verification_cost
@@ -47,7 +48,7 @@ def verify_drafts(tables: PassTables, plan: PoolPlan, *, hardware: bool) -> Pass
         tables,
         graph_tokens_s=tables.graph_tokens_s[::tokens],
         decode_context=context,
-        decode_s=cost * tables.decode_s[rows] + (tokens - 1) * speculative.draft_cost * plain_s,
+        decode_s=cost * tables.decode_s[rows] + (tokens - 1) * draft_cost(speculative, plan.model) * plain_s,
     )
 
 

@@ -21,9 +21,11 @@ from dynosim.calibration.readers import MeasuredRun
 from dynosim.calibration.replay import Replay
 from dynosim.config import Scenario
 from dynosim.errors import DynosimError
+from dynosim.fidelity.deployments import deployment_of
 from dynosim.fidelity.measurements import Measurement, read_measurements
-from dynosim.fidelity.replay import deployment_of, timed, workload_of
+from dynosim.fidelity.replay import timed
 from dynosim.fidelity.validate import find_set
+from dynosim.fidelity.workloads import workload_of
 from dynosim.metrics import METRICS
 from dynosim.workload import load_workload
 

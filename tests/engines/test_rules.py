@@ -17,7 +17,7 @@ from dynosim.space import SearchSpace
 
 SRC = Path(dynosim.__file__).parent
 VERSIONS = [(name, version) for name, versions in ENGINES.items() for version in versions]
-LISTS = ("config/deployment.py", "timing/bundle.py", "fidelity/runs.py")
+LISTS = ("config/deployment.py", "timing/bundle.py", "fidelity/names.py", "fidelity/flags.py", "fidelity/scripts.py")
 """Files that list names: the schema's, the bundled packs, and the launch scripts of measured runs."""
 
 

@@ -21,10 +21,11 @@ from dynosim import cli
 from dynosim.engines import Behaviour
 from dynosim.errors import ConfigError
 from dynosim.fidelity import document, validate
+from dynosim.fidelity.deployments import deployment_of
 from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import Measurement, files_of, read_measurements
 from dynosim.fidelity.replay import Outcome, replay
-from dynosim.fidelity.runs import deployment_of, requests_of, workload_of
+from dynosim.fidelity.workloads import requests_of, workload_of
 from dynosim.search import workers
 from fidelity.rows import MOE, exact, outcome, sweep, write_set
 

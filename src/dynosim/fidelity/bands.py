@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from dynosim.fidelity.errors import E2E, LOAD_THROUGHPUT, TPOT, TTFT, Pair, grouped, labels_of, pairs_of
-from dynosim.fidelity.runs import card_of
+from dynosim.fidelity.names import card_of
 
 if TYPE_CHECKING:
     from dynosim.fidelity.replay import Outcome

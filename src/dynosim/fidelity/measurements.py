@@ -11,9 +11,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from dynosim.errors import ConfigError
+from dynosim.fidelity.notes import Notes, read_notes
 
 COLUMNS = (
     "id", "source", "commit", "licence", "model", "precision", "gpu", "n_gpus", "tp", "engine", "engine_version", "isl",
@@ -26,14 +28,8 @@ REQUIRED = ("id", "model", "gpu", "n_gpus", "engine", "isl", "osl", "concurrency
 MEASURED = ("tpot_ms_mean", "tpot_ms_p99", "ttft_ms_mean", "ttft_ms_p99", "output_tok_s_per_gpu")
 """Columns with what was measured; more stands in the notes."""
 
-NOTED = {
-    "e2e_ms_mean": r"E2E mean ([\d.]+)",
-    "e2e_ms_p99": r"E2E mean [\d.]+ p99 ([\d.]+)",
-    "kv_transfer_ms": r"KV transfer time ([\d.]+) ms",
-    "prefix_hit_percent": r"GPU prefix-cache hit tokens ([\d.]+) %",
-    "host_hit_percent": r"CPU-tier hit tokens ([\d.]+) %",
-}
-"""Measured values that the notes state, by pattern."""
+NOTED = ("e2e_ms_mean", "e2e_ms_p99", "kv_transfer_ms", "prefix_hit_percent", "host_hit_percent")
+"""Facts of the notes that were measured."""
 
 METRICS = (*MEASURED, *NOTED)
 
@@ -73,21 +69,45 @@ class Measurement:
         """Whether the notes call the numbers disturbed."""
         return "QUALITY:" in self.notes
 
+    @cached_property
+    def _read(self) -> Notes:
+        return read_notes(self.notes)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What the notes state beside settings, by name (``fidelity.notes``)."""
+        return self._read.facts
+
+    @property
+    def flags(self) -> Mapping[str, str]:
+        """The settings of the server that the notes state, by name."""
+        return self._read.flags
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Phrases of the notes that nobody knows."""
+        return self._read.unread
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether prompts and answers had pools of their own."""
+        return "disaggregated" in self.facts or "decode_workers" in self.facts
+
+    @property
+    def measured_on(self) -> str:
+        """ISO date, empty where the notes do not say it."""
+        return re.sub(r"^(\d{4})-?(\d{2})-?(\d{2})$", r"\1-\2-\3", self.facts.get("measured_on", ""))
+
     @property
     def sweep(self) -> str:
         """What all rows share that differ in the load only."""
-        layout = self.noted(r"(?:prefill|decode) \d+ worker.*?adp\d+ ep\d+\).*?\)") or ""
+        layout = " ".join(value for name, value in self.facts.items() if name.startswith(("prefill_", "decode_")))
         workload = re.sub(r"-(c\d+|s\d+|bs\d+)(?=-|$)", "", self.id)
         parts = (
             self.source, self.model, self.precision, self.gpu, self.n_gpus, self.tp, self.engine, self.engine_version,
             *(() if "multi-turn" in self.load_kind else (self.isl, self.osl)), self.load_kind, layout, workload,
         )  # fmt: skip
         return " ".join(str(part) for part in parts if part not in (None, ""))
-
-    def noted(self, pattern: str) -> str | None:
-        """Return the first group of *pattern* in the notes (all of it where it has none), or None."""
-        found = re.search(pattern, self.notes)
-        return found and (found.group(1) if found.re.groups else found.group())
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -135,8 +155,8 @@ def _rows(reader: csv.DictReader[str], file: Path, seen: set[str]) -> Iterator[M
 
 def _row(row: Mapping[str, str], folder: Path) -> Measurement:
     measured = {name: _number(row[name], name) for name in MEASURED if row[name]}
-    noted = {name: re.search(pattern, row["notes"]) for name, pattern in NOTED.items()}
-    measured |= {name: float(found.group(1)) for name, found in noted.items() if found}
+    facts = read_notes(row["notes"]).facts
+    measured |= {name: float(facts[name]) for name in NOTED if name in facts}
     load = re.match(r"inf|[\d.]+", row["concurrency_or_rate"])
     n_gpus = _count(row["n_gpus"], "n_gpus")
     if row["output_tok_s_total"] and "output_tok_s_per_gpu" not in measured:

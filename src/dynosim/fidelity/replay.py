@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from dynosim.config import DeploymentConfig, PriceConfig, RooflineTiming
 from dynosim.errors import DynosimError, InfeasibleError, NoPackError, TimingError
+from dynosim.fidelity.deployments import run_of
 from dynosim.fidelity.measurements import Measurement
-from dynosim.fidelity.runs import deployment_of, requests_of
+from dynosim.fidelity.workloads import requests_of
 from dynosim.hardware.models import get_model
 from dynosim.hardware.plan import PoolPlan, pool_plans
 from dynosim.hardware.startup import check
@@ -38,35 +39,43 @@ class Outcome:
     """Why there is no prediction."""
     requests: Mapping[str, NDArray[np.float64]] | None = None
     """Per-request columns, where the row has a per-request log."""
+    deployment: DeploymentConfig | None = None
+    """What was simulated, or could not be."""
+    unread: tuple[str, ...] = ()
+    """Flags and phrases of the row's notes that are not simulated."""
 
 
 def replay(measurement: Measurement) -> Outcome:
     """Simulate the run of *measurement*; a run that cannot be simulated says why."""
+    outcome = Outcome(measurement, {})
     try:
-        deployment = timed(_fitting(deployment_of(measurement)))
-        result = _simulated(measurement, deployment)
-        if not (result.requests["status"] == COMPLETED).any():
-            raise InfeasibleError("no request was completed")
-        metrics = summarize(result, {}, PriceConfig())
+        deployment, unread = run_of(measurement)
+        outcome = replace(outcome, deployment=deployment, unread=unread)
+        return _predicting(replace(outcome, deployment=timed(_fitting(deployment))))
     except DynosimError as error:
-        return Outcome(measurement, {}, problem=str(error))
+        return replace(outcome, problem=str(error))
     except ValidationError as error:
-        return Outcome(measurement, {}, problem=error.errors()[0]["msg"])
-    keep = measurement.load_kind.startswith(("closed-loop multi-turn", "open-loop trace"))
-    return Outcome(
-        measurement,
-        _predicted(measurement, metrics, result),
-        evidence_class(deployment) or "",
-        None,
-        _requests(result) if keep else None,
-    )
+        return replace(outcome, problem=error.errors()[0]["msg"])
+
+
+def _predicting(outcome: Outcome) -> Outcome:
+    """Return *outcome* with what its deployment does under the row's load."""
+    row, deployment = outcome.measurement, outcome.deployment
+    assert deployment is not None
+    result = _simulated(row, deployment)
+    if not (result.requests["status"] == COMPLETED).any():
+        raise InfeasibleError("no request was completed")
+    predicted = _predicted(row, summarize(result, {}, PriceConfig()), result)
+    keep = row.load_kind.startswith(("closed-loop multi-turn", "open-loop trace"))
+    evidence = evidence_class(deployment) or ""
+    return replace(outcome, predicted=predicted, evidence=evidence, requests=_requests(result) if keep else None)
 
 
 def _simulated(row: Measurement, deployment: DeploymentConfig) -> SimulationResult:
     """Simulate the row; clients that stop at a number of answers leave the rest unsent, so that few are ever idle."""
     workload = requests_of(row)
     result = simulate(deployment, workload)
-    stop = int(row.noted(r"stop issuing after (\d+) completed") or 0)
+    stop = int(row.facts.get("stop_after", 0))
     ended_s = np.sort(result.requests["last_token_s"][result.requests["status"] == COMPLETED])
     if not 0 < stop < len(ended_s):
         return result

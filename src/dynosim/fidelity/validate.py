@@ -43,7 +43,6 @@ MEASURED = Path(__file__).with_name("measured")
 """The set that comes with the package; its README names the sources."""
 BANDS = Path(__file__).parents[1] / "uncertainty" / "bands.json"
 MAX_REASON = 200
-_LOG = re.compile(r"[\w.-]+_requests\.(?:csv|jsonl)\.gz")
 
 Replay = Callable[[Measurement], Outcome]
 Listener = Callable[[Outcome, int, int], None]
@@ -153,8 +152,8 @@ def read_log(row: Measurement) -> Columns | None:
     """Return the measured per-request columns that *row* names and that lie beside the set, in order of arrival."""
     import pandas as pd  # which workers need not load
 
-    name = _LOG.search(row.notes)
-    file = row.folder / name.group() if name else None
+    name = row.facts.get("log")
+    file = row.folder / name if name else None
     if file is None or not file.is_file():
         return None
     return _timestamps(pd.read_json(file, lines=True)) if ".jsonl" in file.name else _columns(pd.read_csv(file))

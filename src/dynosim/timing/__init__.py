@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from dynosim.timing.base import ForwardTimes, PassTables
 from dynosim.timing.calibrated import calibrate, profile_of
 from dynosim.timing.effective import add_overheads, add_stage_transfers, add_write_through, verify_drafts
 from dynosim.timing.fixed import FixedTimes
-from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, Size, find_pack
+from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, PackTimes, Size, find_pack
 from dynosim.timing.polynomial import PolynomialTimes
 from dynosim.timing.roofline import RooflineTimes
 
@@ -46,11 +48,25 @@ def forward_times(plan: PoolPlan) -> ForwardTimes:
     if own:
         message = f"no timing pack for {plugins.short(own[0])}: use timing type 'roofline', or {plugins.FORMS}"
         raise NoPackError(message, path="deployment.timing")
-    key = PackKey(
+    return _pack(plan, Size(pool.tensor_parallel_size, pool.data_parallel_size))
+
+
+def pack_key(plan: PoolPlan) -> PackKey:
+    """Return what the pack of a pool is made for, of the newest kernels."""
+    deployment = plan.deployment
+    return PackKey(
         plan.model.name, plan.gpu_name, plan.engine.name, deployment.quantization, deployment.kv_cache_dtype,
-        pool.enable_expert_parallel, plan.engine.version,
+        plan.config.enable_expert_parallel,
     )  # fmt: skip
-    return find_pack(key, Size(pool.tensor_parallel_size, pool.data_parallel_size))
+
+
+def _pack(plan: PoolPlan, size: Size) -> PackTimes:
+    """Return the pack of the engine's version where there is one, else that of the newest kernels."""
+    key = pack_key(plan)
+    if plan.engine.version != key.version:
+        with suppress(NoPackError):
+            return find_pack(replace(key, version=plan.engine.version), size)
+    return find_pack(key, size)
 
 
 def _custom(timing: CustomTiming, plan: PoolPlan) -> ForwardTimes:

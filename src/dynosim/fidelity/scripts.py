@@ -1,0 +1,168 @@
+"""What the sources' public launch scripts say where a row's notes are silent, as data.
+
+Flags have their engine's own names. A script counts for rows of its source, engine, model, GPU and dates; where several
+count, the later one wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynosim.fidelity.measurements import Measurement
+
+Value = Any | Callable[[Measurement], Any]
+"""Of a flag: itself, or what the script computes from the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """What one script, or several that agree, starts servers with."""
+
+    name: str
+    """Path in the source's repository."""
+    engine: str
+    source: str = ".*InferenceX"
+    model: str = ""
+    gpu: str = ""
+    precision: str = ""
+    """Patterns of the beginning of those columns; empty is any."""
+    disaggregated: bool | None = False
+    since: str = ""
+    until: str = "9"
+    """First and last date of measurement (ISO)."""
+    when: Callable[[Measurement], bool] = lambda row: True
+    flags: Mapping[str, Value] = field(default_factory=dict)
+
+    def counts_for(self, row: Measurement, engine: str) -> bool:
+        """Whether *row* was started by it."""
+        columns = (
+            (self.source, row.source),
+            (self.model, row.model),
+            (self.gpu, row.gpu),
+            (self.precision, row.precision or ""),
+        )
+        return (
+            engine == self.engine
+            and all(re.match(pattern, column) for pattern, column in columns)
+            and self.disaggregated in (None, row.disaggregated)
+            and self.since <= row.measured_on <= self.until
+            and self.when(row)
+        )
+
+
+def _ranks(row: Measurement) -> int:
+    return int(row.facts.get("attention_dp", 1))
+
+
+def _load(row: Measurement) -> int:
+    return int(row.load or 1)
+
+
+def _rounded_tokens(per_request: Callable[[Measurement], int], least: int = 0) -> Callable[[Measurement], int]:
+    """Return what scripts give ``max_num_tokens``: tokens of all decodes, a prompt and 64, rounded up to 64."""
+    return lambda row: max(-(-(per_request(row) + int(row.isl) + 64) // 64) * 64, least)
+
+
+def _mtp(row: Measurement) -> bool:
+    return row.facts.get("spec_decoding") == "mtp"
+
+
+SCRIPTS = (
+    Script(
+        name="experimental/multiturn/vllm_benchmark/sweep_experiment.sh",
+        engine="vllm",
+        when=lambda row: "multi-turn" in row.load_kind,
+        flags={"cudagraph_mode": "FULL_DECODE_ONLY", "attention_backend": "FLASHINFER"},
+    ),
+    Script(
+        name="benchmarks/70b_fp8_b200_docker.sh",
+        engine="vllm", model=".*Llama-3", gpu="B200",
+        flags={"cudagraph_mode": "FULL_DECODE_ONLY"},
+    ),
+    Script(
+        name="benchmarks/70b_fp8_h200_trt_slurm.sh",
+        engine="trtllm", model=".*Llama-3",
+        when=lambda row: row.isl == row.osl == 1024 and (row.tp or 8) < 8,
+        flags={"batch_wait_timeout_iters": 20, "batch_wait_max_tokens_ratio": 0.9},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_h200.sh",
+        engine="sglang",
+        flags={"max_prefill_tokens": 32768, "chunked_prefill_size": 32768},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_b200.sh",
+        engine="sglang", model=".*DeepSeek", gpu="B[23]00", precision="fp8",
+        flags={
+            "mem_fraction_static": lambda row: 0.82 if row.tp == 8 else 0.95,
+            "chunked_prefill_size": lambda row: 32768 if row.tp == 8 else 8192,
+            "max_prefill_tokens": lambda row: 32768 if row.tp == 8 else 8192,
+            "max_running_requests": lambda row: 128 if row.tp == 8 else 32,
+            "cuda_graph_max_bs": lambda row: 128 if row.tp == 8 else 32,
+            "scheduler_recv_interval": lambda row: 30 if _load(row) >= 16 and row.tp == 8 else 10,
+        },
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_b200_mtp.sh",
+        engine="sglang", model=".*DeepSeek", gpu="B[23]00", precision="fp8", when=_mtp,
+        flags={"max_running_requests": 256, "cuda_graph_max_bs": 256},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp4_b200.sh",
+        engine="sglang", model=".*DeepSeek", gpu="B200", precision="fp4",
+        flags={"scheduler_recv_interval": lambda row: 30 if _load(row) >= 16 else 10},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_b200_trt.sh",
+        engine="trtllm", model=".*DeepSeek",
+        flags={"max_num_tokens": _rounded_tokens(_load)},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_b200_trt.sh",
+        engine="trtllm", model=".*DeepSeek", since="2026-02",
+        flags={"max_num_tokens": _rounded_tokens(_load, least=8192)},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_b200_trt_mtp.sh",
+        engine="trtllm", model=".*DeepSeek", when=_mtp,
+        flags={
+            "drafts": lambda row: 1 if _ranks(row) > 1 else 3,
+            "max_batch_size": lambda row: max(_load(row) // _ranks(row), 1),
+            "max_num_tokens": _rounded_tokens(
+                lambda row: (2 if _ranks(row) > 1 else 4) * max(_load(row) // _ranks(row), 1)
+            ),
+        },
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_b200_trt_mtp.sh",
+        engine="trtllm", disaggregated=True, when=_mtp,
+        flags={"drafts": lambda row: 1 if int(row.facts.get("decode_dp", 1)) > 1 else 3},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp4_b200_mtp.sh",
+        engine="sglang", disaggregated=None, when=_mtp,
+        flags={"drafts": 3},
+    ),
+    *(
+        Script(
+            name="generator rules of launch files of AIConfigurator, taken to have run its gap analysis",
+            engine=engine, source=".*gap-analysis", disaggregated=None,
+            flags={flag: lambda row: _load(row) + int(row.isl) + 1500},
+        )
+        for engine, flag in (
+            ("vllm", "max_num_batched_tokens"), ("sglang", "chunked_prefill_size"), ("trtllm", "max_num_tokens"),
+        )
+    ),
+)  # fmt: skip
+
+
+def flags_of(row: Measurement, engine: str) -> dict[str, Any]:
+    """Return the flags of the scripts that started *row*."""
+    flags: dict[str, Value] = {}
+    for script in SCRIPTS:
+        if script.counts_for(row, engine):
+            flags |= script.flags
+    return {name: value(row) if callable(value) else value for name, value in flags.items()}

@@ -61,6 +61,15 @@ def test_launch_bound_gemms_are_refused(monkeypatch):
         aic.build_pack(PackKey("qwen3-32b", "b200_sxm", "vllm", "fp8"), [Size(2)])
 
 
+def test_tensorrt_llm_on_blackwell_has_the_precompiled_experts_but_for_attention_data_parallelism():
+    key = PackKey("deepseek-v3", "b200_sxm", "trtllm", "fp8")
+    pack = load_pack(BUNDLED / key.filename)
+    for size, share in ((Size(8), 0.6), (Size(1, 8), 1.0)):
+        library_s = sum(aic.Kernels.compile(key, size, "trtllm").decode(4, 2).values()) / 1e3
+        tables = pack.tables(size, 8, 8192)
+        assert tables.graph_tokens_s[4] + tables.decode_s[4, 0] == pytest.approx(share * library_s, rel=0.1)
+
+
 def test_a_gpu_without_tables_is_a_timing_error(tmp_path):
     with pytest.raises(TimingError, match="has no data"):
         timing.build("llama-3.1-8b", "mi300x", "vllm", tensor_parallel_sizes=(1,), out_dir=tmp_path)

@@ -49,7 +49,7 @@ class Behaviour:
     moe_launches: float = 1.0
     """Launches of an expert layer over those of a dense one."""
     mla_launches: float = 0.0
-    """Further ones of latent attention."""
+    """Further ones of latent attention, and of the shared experts beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,9 @@ class Kernels:
     """On Blackwell experts of MXFP4 get activations of MXFP8, not of bf16."""
     block_fp8_gemms_of: str | None = None
     """Engine whose tables price block-scaled FP8 GEMMs; None: its own."""
+    trtllm_gen_experts_of: str | None = None
+    """Engine whose tables price block-scaled FP8 and NVFP4 experts on data-centre Blackwell, without attention data
+    parallelism; None: its own."""
 
 
 class NewTokenRatio(NamedTuple):

@@ -6,7 +6,18 @@ from typing import Any
 
 import yaml
 
-from dynosim.engines.base import Behaviour, EngineRules, Flags, Launch, Limits, Memory, gib, share_of_free, shell
+from dynosim.engines.base import (
+    Behaviour,
+    EngineRules,
+    Flags,
+    Kernels,
+    Launch,
+    Limits,
+    Memory,
+    gib,
+    share_of_free,
+    shell,
+)
 
 
 def _command(launch: Launch) -> str:
@@ -84,9 +95,13 @@ VERSIONS = {
             kv_bytes=share_of_free,
         ),
         one_gpu_per_rank=True,
+        # Launch scripts set ``moe_config.backend: TRTLLM`` but for attention data parallelism, where CUTLASS and
+        # DeepGEMM have more throughput (InferenceX ``dsr1_fp{4,8}_b200_trt.sh``; AUTO is CUTLASS). Of TensorRT-LLM the
+        # tables have those two only; SGLang runs the precompiled kernels through FlashInfer.
+        kernels=Kernels(trtllm_gen_experts_of="sglang"),
         behaviour=Behaviour(  # an expert layer is one operator
             overlap=True, piecewise=False, launch_us=850.0, pass_us=0.0, request_us=0.0, frontend_ms=8.0,
-            serial_us=1000.0, prefill_slowdown=1.1,
+            serial_us=1000.0, prefill_slowdown=1.1, mla_launches=2.0,
         ),
         scheduler="no_evict",
         first_token="prefill",  # the orchestrator returns the context phase's token

@@ -8,6 +8,8 @@ need, as found by reading version 0.12.0's tables:
 - vLLM's block-FP8 GEMMs were timed with launch overhead and are priced with SGLang's tables; the weight GEMMs of every
   pack must then reach 25 % of the HBM roofline at m = 8.
 - The part of prefill attention that does not grow with the sequence is charged once per pass.
+- TensorRT-LLM's experts on Blackwell come from SGLang's tables, which have the precompiled kernels that launch scripts
+  choose.
 - MLA blocks contain their projections. They are split into a token-wise part and attention proper, which the library's
   own mixed passes do not do (they drop decode attention).
 - Quantisation modes are given, never inferred.
@@ -83,6 +85,8 @@ DEEP_EP_BYTES = {"moe_pre_dispatch": 1, "moe_post_dispatch": 2}
 """DeepEP's measurements between two nodes of H800 (its README): RDMA bandwidth of a GPU, latency of a small dispatch
 and combine; hidden states go out in FP8 and come back in bf16."""
 
+TRTLLM_GEN_GPUS = ("b200_sxm", "b300_sxm", "gb200", "gb300")
+"""GPUs that TensorRT-LLM's precompiled kernels ("trtllm-gen", FlashInfer has them too) are for."""
 ATTENTION = ("attention", "mla_block")
 EXPERTS = ("moe_pre_dispatch", "moe", "moe_post_dispatch")
 MIN_ROOFLINE_SHARE = 0.25
@@ -240,6 +244,14 @@ def gemm_engine(key: PackKey) -> str:
     return (block_fp8 and ENGINES[key.engine]["current"].kernels.block_fp8_gemms_of) or key.engine
 
 
+def expert_engine(key: PackKey, size: Size) -> str:
+    """Return the engine whose tables price the experts of *key*."""
+    model, kernels = get_model(key.model), ENGINES[key.engine]["current"].kernels
+    scaled = key.quantization == "nvfp4" or (key.quantization == "fp8" and model.fp8_block is not None)
+    trtllm_gen = scaled and model.moe is not None and key.gpu in TRTLLM_GEN_GPUS and size.data_parallel == 1
+    return (trtllm_gen and kernels.trtllm_gen_experts_of) or key.engine
+
+
 class _Sampler:
     """Samples one parallel size: one row of a pack."""
 
@@ -247,8 +259,15 @@ class _Sampler:
         self.key, self.size, self.model = key, size, get_model(key.model)
         self.kernels = Kernels.compile(key, size, key.engine)
         self.bf16_cache = self._with_bf16_cache()
-        donor = gemm_engine(key)
-        self.donor = None if donor == key.engine else Kernels.compile(key, size, donor)
+        donors = {"_gemm": gemm_engine(key), "moe": expert_engine(key, size), "moe_overlap": self._overlap_engine()}
+        self.donors = {
+            ending: Kernels.compile(key, size, engine) for ending, engine in donors.items() if engine != key.engine
+        }
+
+    def _overlap_engine(self) -> str:
+        """The one whose experts or whose GEMMs run beside them: decodes tell of both in one number."""
+        experts = expert_engine(self.key, self.size)
+        return gemm_engine(self.key) if experts == self.key.engine else experts
 
     def _with_bf16_cache(self) -> Kernels | None:
         """The same with a bf16 cache, where latent attention has an FP8 one: some tables of that are several times
@@ -280,12 +299,12 @@ class _Sampler:
 
     def _prefill_operations(self, tokens: int) -> Operations:
         own = self._across_nodes(self.kernels.prefill(1, tokens), tokens)
-        return self._with_donor(own, self.donor.prefill(1, tokens)) if self.donor else own
+        return self._with_donors(own, lambda donor: donor.prefill(1, tokens))
 
     def _decode_operations(self, batch: int) -> Operations:
         context = int(CONTEXT_NODES[0])
         own = self._across_nodes(self.kernels.decode(batch, context), batch)
-        return self._with_donor(own, self.donor.decode(batch, context)) if self.donor else own
+        return self._with_donors(own, lambda donor: donor.decode(batch, context))
 
     def _across_nodes(self, operations: Operations, tokens: int) -> Operations:
         """Price the exchange of expert-parallel ranks on several nodes as all-to-all, which sends a token once to each
@@ -304,11 +323,11 @@ class _Sampler:
         overlap = max(operations["moe_overlap"] - gathered, 0.0) + sum(exchange.values())
         return operations | {"moe_overlap": overlap}
 
-    @staticmethod
-    def _with_donor(own: Operations, donor: Operations) -> Operations:
-        """Take the GEMMs, and the shared experts' that run beside the routed ones, from the donor engine."""
-        replaced = {name for name in own if name.endswith(("_gemm", "moe_overlap"))}
-        return own | {name: donor[name] for name in replaced & donor.keys()}
+    def _with_donors(self, own: Operations, query: Callable[[Kernels], Operations]) -> Operations:
+        """Take from each donor engine the kernels whose names end as it says."""
+        for ending, donor in self.donors.items():
+            own = own | {name: time for name, time in query(donor).items() if name in own and name.endswith(ending)}
+        return own
 
     @staticmethod
     def _token_wise(operations: Callable[[int], Operations], nodes: NDArray[np.int64]) -> Array:
@@ -408,9 +427,9 @@ def _monotone(table: Array) -> Array:
 
 
 def _provenance(key: PackKey) -> dict[str, Any]:
-    measured = {
-        engine: resolve_query_version(key.gpu, engine, key.version) for engine in (key.engine, gemm_engine(key))
-    }
+    gemms, experts = gemm_engine(key), expert_engine(key, Size(1))
+    engines = {key.engine, gemms, experts}
+    measured = {engine: resolve_query_version(key.gpu, engine, key.version) for engine in engines}
     moe = get_model(key.model).moe is not None
     expert_tokens = _grid_limit(key, measured, "moe/moe_perf", "num_tokens") if moe else 0
     tokens = (_grid_limit(key, measured, "gemm/gemm_perf", "m"), expert_tokens)
@@ -426,7 +445,8 @@ def _provenance(key: PackKey) -> dict[str, Any]:
         "system": key.gpu,
         "engine": key.engine,
         "engine_version": measured[key.engine],
-        "gemm_tables": f"{gemm_engine(key)} {measured[gemm_engine(key)]}",
+        "gemm_tables": f"{gemms} {measured[gemms]}",
+        **({"expert_tables": f"{experts} {measured[experts]}"} if experts != key.engine else {}),
         "quant_modes": quant_modes(key, key.engine),
         "measured_tokens": min(limit for limit in tokens if limit),
         **({"measured_expert_tokens": expert_tokens} if expert_tokens else {}),

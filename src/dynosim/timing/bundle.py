@@ -27,7 +27,7 @@ def bundled_keys() -> Iterator[tuple[PackKey, list[Size]]]:
             yield key, [Size(4), Size(8), *(data_parallel_sizes(engine, 4, 8) if gpu in LARGE_GPUS else ())]
         for gpu in LARGE_GPUS:
             key = PackKey("deepseek-v3", gpu, engine, "fp8", expert_parallel=expert_parallel)
-            yield key, [Size(8), *data_parallel_sizes(engine, 8, 16)]
+            yield key, [*_small(gpu), Size(8), *data_parallel_sizes(engine, 8, 16)]
     yield from _further_keys(dense)
 
 
@@ -46,9 +46,14 @@ def _further_keys(dense: list[Size]) -> Iterator[tuple[PackKey, list[Size]]]:
     for gpu, engine, model in product(MODERN_GPUS, ("vllm", "sglang"), ("llama-3.1-8b", "llama-3.1-70b")):
         yield PackKey(model, gpu, engine, "fp8", "bf16"), dense
     for gpu, expert_parallel in product(LARGE_GPUS, (False, True)):
-        sizes = [Size(8), *data_parallel_sizes("sglang", 8)]
+        sizes = [*_small(gpu), Size(8), *data_parallel_sizes("sglang", 8)]
         yield PackKey("deepseek-v3", gpu, "sglang", "fp8", "bf16", expert_parallel), sizes
     yield PackKey("qwen3-235b-a22b", "h200_sxm", "vllm", "fp8", "bf16"), [Size(4), Size(8)]
+
+
+def _small(gpu: str) -> list[Size]:
+    """Return the sizes that hold DeepSeek-V3 in FP8 below a whole node."""
+    return [Size(4)] if gpu == "b200_sxm" else []
 
 
 def data_parallel_sizes(engine: str, *gpus: int) -> list[Size]:

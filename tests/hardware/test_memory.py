@@ -124,15 +124,15 @@ def test_override_wins_even_where_nothing_would_fit():
         (("llama-3.1-70b", "h100_sxm", 4, "nvfp4"), {}, "no FP4 tensor cores"),
         (("nvidia/Llama-3.1-8B-Instruct-FP8", "h100_sxm", 1), {}, "of another precision: use quantization 'fp8'"),
         (("llama-3.1-70b", "h100_sxm", 4), {"enable_expert_parallel": True}, "is dense"),
-        (("llama-3.1-70b", "h100_sxm", 16), {}, "exceeds the 8 GPUs"),
+        (("llama-3.1-70b", "h100_sxm", 12), {}, "exceeds the 8 GPUs that h100_sxm links, and is no multiple"),
         (("qwen3-235b-a22b", "h200_sxm", 8, "fp8", "sglang"), {}, "to 192 columns, not a multiple of their 128-wide"),
         (("gpt-oss-120b", "h200_sxm", 2, "fp8"), {}, "published in its own precision only"),
         (("llama-3.1-70b", "h200_sxm", 2), {"data_parallel_size": 2}, "is dense: data_parallel_size has no experts"),
         (("llama-3.1-8b", "h200_sxm", 1), {"pipeline_parallel_size": 33}, "exceeds the 32 layers"),
         (
             ("qwen3-235b-a22b", "h200_sxm", 2),
-            {"data_parallel_size": 5, "enable_expert_parallel": True},
-            "tensor_parallel_size 2 x data_parallel_size 5 does not divide the 128 experts",
+            {"data_parallel_size": 5},
+            "tensor_parallel_size 2 x data_parallel_size 5 does not divide the 1536 expert width",
         ),
         (("qwen3-235b-a22b", "h200_sxm", 1), {"data_parallel_size": 7}, "does not divide the 1536 expert width"),
         (("qwen3-235b-a22b", "h200_sxm", 2, "fp8", "sglang"), {"data_parallel_size": 4}, "to 192 columns, not"),
@@ -217,3 +217,21 @@ def test_more_memory_fraction_or_fewer_pass_tokens_never_cost_blocks(model, tp, 
 
     assert blocks(fraction, 8192) <= blocks(fraction + 0.05, 8192)
     assert blocks(fraction, 8192) <= blocks(fraction, 2048)
+
+
+def test_experts_that_the_gpus_do_not_divide_are_there_more_than_once():
+    capacity = {
+        gpus: _capacity(
+            "deepseek-v3", "gb200", 1, "fp8", "sglang", data_parallel_size=gpus, enable_expert_parallel=True
+        )
+        for gpus in (32, 43, 48, 64)
+    }
+    slots = {gpus: -(-256 // gpus) for gpus in capacity}
+    weights = {gpus: sized.weights_bytes_per_gpu for gpus, sized in capacity.items()}
+    expert = (weights[32] - weights[64]) / (slots[32] - slots[64])
+    assert weights[32] - weights[48] == pytest.approx(2 * expert, rel=1e-6)
+    assert weights[43] == weights[48], "6 experts on each"
+
+
+def test_a_tensor_parallel_group_may_fill_several_nodes():
+    check(_deployment("llama-3.1-70b", "h100_sxm", 16))

@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from dynosim.config import DeploymentConfig, PriceConfig, RooflineTiming
-from dynosim.errors import DynosimError, InfeasibleError, NoPackError, TimingError
+from dynosim.errors import DynosimError, InfeasibleError, TimingError
 from dynosim.fidelity.deployments import run_of
 from dynosim.fidelity.measurements import Measurement
 from dynosim.fidelity.workloads import requests_of
 from dynosim.hardware.models import get_model
-from dynosim.hardware.plan import PoolPlan, pool_plans
+from dynosim.hardware.plan import pool_plans
 from dynosim.hardware.startup import check
 from dynosim.metrics import Metrics, summarize
 from dynosim.simulation import SimulationResult, simulate
 from dynosim.simulation.records import COMPLETED
-from dynosim.timing import build, forward_times
-from dynosim.timing.pack import DEFAULT_SIZES
+from dynosim.timing import build_missing, forward_times
 from dynosim.uncertainty.model_band import evidence_class
 
 
@@ -108,32 +107,14 @@ def timed(deployment: DeploymentConfig) -> DeploymentConfig:
 
     A pack that is not at hand is built where the extra ``[aic]`` is installed.
     """
+    plans = pool_plans(deployment).values()
     try:
-        for plan in pool_plans(deployment).values():
-            try:
-                forward_times(plan)
-            except NoPackError as error:
-                if "make one with" not in str(error):  # it was tried: the tables lack it
-                    raise
-                _build_pack(plan)
-                forward_times(plan)
+        build_missing(plans)
+        for plan in plans:
+            forward_times(plan)
         return deployment
     except TimingError:
         return deployment.model_copy(update={"timing": RooflineTiming()})
-
-
-def _build_pack(plan: PoolPlan) -> None:
-    deployment, pool = plan.deployment, plan.config
-    build(
-        deployment.model,
-        deployment.gpu,
-        deployment.engine.name,
-        deployment.quantization,
-        kv_cache_dtype=deployment.kv_cache_dtype,
-        expert_parallel=pool.enable_expert_parallel,
-        tensor_parallel_sizes=tuple({*DEFAULT_SIZES, pool.tensor_parallel_size}),
-        data_parallel_sizes=tuple({1, pool.data_parallel_size}),
-    )
 
 
 def _predicted(row: Measurement, metrics: Metrics, result: SimulationResult) -> dict[str, float]:

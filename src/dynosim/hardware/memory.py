@@ -10,6 +10,7 @@ models, and LoRA adapters.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dynosim.config import PoolConfig
@@ -58,10 +59,20 @@ def kv_bytes_per_token(model: ModelCard, tensor_parallel_size: int, dtype: str) 
 
 
 def weights_bytes_per_gpu(
-    model: ModelCard, tensor_parallel_size: int, quantization: str, data_parallel_size: int = 1
+    model: ModelCard,
+    tensor_parallel_size: int,
+    quantization: str,
+    data_parallel_size: int = 1,
+    expert_parallel: bool = False,
 ) -> int:
-    """Return the bytes of weights on one GPU; sliced experts and whole experts (expert parallel) take the same."""
-    shards = {"expert": tensor_parallel_size * data_parallel_size}
+    """Return the bytes of weights on one GPU; sliced experts and whole ones (expert parallel) take the same.
+
+    But whole ones that the GPUs do not divide are there more than once: 256 on 48 GPUs take 288 slots, 6 on each.
+    """
+    gpus: float = tensor_parallel_size * data_parallel_size
+    if expert_parallel and model.moe is not None:
+        gpus = model.moe.experts / math.ceil(model.moe.experts / gpus)
+    shards = {"expert": gpus}
     return round(
         sum(
             weight.bytes_per_gpu(shards.get(weight.role, tensor_parallel_size), quantization)

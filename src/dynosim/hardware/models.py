@@ -39,7 +39,7 @@ class Weight:
     native_bytes: float = 2.0
     """Bytes per parameter of the unquantised checkpoint."""
 
-    def bytes_per_gpu(self, tensor_parallel_size: int, quantization: str) -> float:
+    def bytes_per_gpu(self, tensor_parallel_size: float, quantization: str) -> float:
         """Bytes that one of *tensor_parallel_size* GPUs holds."""
         shards = min(tensor_parallel_size, self.max_shards or tensor_parallel_size)
         return self.parameters / shards * self.bytes_per_parameter(quantization)

@@ -113,7 +113,9 @@ class PoolPlan:
 
     def _stage(self, stage: ModelCard) -> KVCapacity:
         pool, memory, tp = self.config, self.rules.memory, self.config.tensor_parallel_size
-        weights = weights_bytes_per_gpu(stage, tp, self.deployment.quantization, pool.data_parallel_size)
+        weights = weights_bytes_per_gpu(
+            stage, tp, self.deployment.quantization, pool.data_parallel_size, pool.enable_expert_parallel
+        )
         activations = activation_bytes_per_gpu(stage, memory, pool)
         runtime = round(memory.runtime_bytes + communication_bytes(tp))
         used = weights + activations + runtime

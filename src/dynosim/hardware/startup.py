@@ -60,8 +60,11 @@ def _check_parallelism(plan: PoolPlan) -> None:
 
 def _check_links(plan: PoolPlan) -> None:
     tp, gpu, topology = plan.config.tensor_parallel_size, plan.gpu, plan.deployment.topology
-    if tp > gpu.scale_up_gpus:
-        raise InfeasibleError(f"tensor_parallel_size {tp} exceeds the {gpu.scale_up_gpus} GPUs that {gpu.name} links")
+    if tp > gpu.scale_up_gpus and tp % gpu.scale_up_gpus:
+        raise InfeasibleError(
+            f"tensor_parallel_size {tp} exceeds the {gpu.scale_up_gpus} GPUs that {gpu.name} links,"
+            f" and is no multiple of them"
+        )
     if topology is not None:
         linked = topology.gpus_per_node * (topology.nodes_per_rack if topology.nvlink_domain == "rack" else 1)
         if linked > gpu.scale_up_gpus:
@@ -90,11 +93,13 @@ def _check_experts(plan: PoolPlan, moe: MoE) -> None:
     group = f"tensor_parallel_size {pool.tensor_parallel_size}"
     if pool.data_parallel_size > 1:
         group += f" x data_parallel_size {pool.data_parallel_size}"
-    what, size = ("experts", moe.experts) if pool.enable_expert_parallel else ("expert width", moe.intermediate)
+    if pool.enable_expert_parallel:
+        return  # experts that the GPUs do not divide are there twice, so that all have as many
+    size = moe.intermediate
     if size % gpus:
-        raise InfeasibleError(f"{group} does not divide the {size} {what} of {model.name}")
-    sliced = not plan.rules.slices_scale_blocks and not pool.enable_expert_parallel
-    blocks = model.fp8_block if plan.deployment.quantization == "fp8" and sliced else None
+        raise InfeasibleError(f"{group} does not divide the {size} expert width of {model.name}")
+    sliced = plan.deployment.quantization == "fp8" and not plan.rules.slices_scale_blocks
+    blocks = model.fp8_block if sliced else None
     if blocks and size // gpus % blocks:
         raise InfeasibleError(
             f"{group} slices the FP8 experts of {model.name} to {size // gpus} columns, not a multiple of their"

@@ -19,11 +19,11 @@ from dynosim.timing.base import ForwardTimes, PassTables
 from dynosim.timing.calibrated import calibrate, profile_of
 from dynosim.timing.effective import add_overheads, add_stage_transfers, add_write_through, verify_drafts
 from dynosim.timing.fixed import FixedTimes
-from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, PackTimes, Size, find_pack
+from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, PackTimes, Size, find_pack, load_pack
 from dynosim.timing.polynomial import PolynomialTimes
 from dynosim.timing.roofline import RooflineTimes
 
-__all__ = ["ForwardTimes", "PassTables", "build", "effective_tables", "forward_times", "frontend_s"]
+__all__ = ["ForwardTimes", "PassTables", "build", "build_missing", "effective_tables", "forward_times", "frontend_s"]
 
 
 def forward_times(plan: PoolPlan) -> ForwardTimes:
@@ -48,7 +48,7 @@ def forward_times(plan: PoolPlan) -> ForwardTimes:
     if own:
         message = f"no timing pack for {plugins.short(own[0])}: use timing type 'roofline', or {plugins.FORMS}"
         raise NoPackError(message, path="deployment.timing")
-    return _pack(plan, Size(pool.tensor_parallel_size, pool.data_parallel_size))
+    return _pack(plan)
 
 
 def pack_key(plan: PoolPlan) -> PackKey:
@@ -60,9 +60,14 @@ def pack_key(plan: PoolPlan) -> PackKey:
     )  # fmt: skip
 
 
-def _pack(plan: PoolPlan, size: Size) -> PackTimes:
+def pack_size(plan: PoolPlan) -> Size:
+    """Return the parallel size of a replica of a pool."""
+    return Size(plan.config.tensor_parallel_size, plan.config.data_parallel_size)
+
+
+def _pack(plan: PoolPlan) -> PackTimes:
     """Return the pack of the engine's version where there is one, else that of the newest kernels."""
-    key = pack_key(plan)
+    key, size = pack_key(plan), pack_size(plan)
     if plan.engine.version != key.version:
         with suppress(NoPackError):
             return find_pack(replace(key, version=plan.engine.version), size)
@@ -135,18 +140,34 @@ def build(
 ) -> Path:
     """Make the timing pack of a configuration from measured kernel tables and return its path.
 
-    Raises TimingError without the extra ``[aic]``, and where the tables lack the configuration; ConfigError for unknown
-    models, GPUs and engines.
+    Sizes that the file has already are kept. Raises TimingError without the extra ``[aic]``, and where the tables lack
+    the configuration; ConfigError for unknown models, GPUs and engines.
     """
     if engine not in ENGINES:
         raise ConfigError(f"{engine!r}: {nearest(engine, ENGINES)}allowed: {', '.join(ENGINES)}", path="engine")
     key = PackKey(
         get_model(model).name, get_gpu(gpu).name, engine, quantization, kv_cache_dtype, expert_parallel, version
     )
+    return _build(key, [Size(*size) for size in product(tensor_parallel_sizes, data_parallel_sizes)], out_dir)
+
+
+def build_missing(plans: Collection[PoolPlan], out_dir: Path = Path(USER_FOLDER)) -> None:
+    """Make the timing packs that *plans* need and that are not at hand; TimingError where the tables lack one."""
+    missing: dict[PackKey, list[Size]] = {}
+    for plan in plans:
+        try:
+            forward_times(plan)
+        except NoPackError:
+            missing.setdefault(pack_key(plan), []).append(pack_size(plan))
+    for key, sizes in missing.items():
+        _build(key, sizes, out_dir)
+
+
+def _build(key: PackKey, sizes: Collection[Size], out_dir: Path) -> Path:
     try:
         from dynosim.timing.aic import build_pack
     except ImportError as error:
         raise TimingError("building timing packs needs the extra: pip install 'dynosim[aic]'") from error
-    path = out_dir / key.filename
-    build_pack(key, [Size(*size) for size in product(tensor_parallel_sizes, data_parallel_sizes)]).save(path)
+    path, pack = out_dir / key.filename, build_pack(key, sizes)
+    (load_pack(path).joined(pack) if path.is_file() else pack).save(path)
     return path

@@ -103,7 +103,7 @@ def build_pack(key: PackKey, sizes: Iterable[Size]) -> Pack:
     rows, reasons = {}, {}
     for size in sizes:
         try:
-            rows[size] = _Sampler(key, size).sample()
+            rows[size] = _sampled(key, size)
         except (TimingError, *LIBRARY_ERRORS) as error:
             reasons[size.label] = (str(error).splitlines() or [type(error).__name__])[0]
     if not rows:
@@ -127,6 +127,16 @@ def build_pack(key: PackKey, sizes: Iterable[Size]) -> Pack:
         **{name: values.astype(np.float32) for name, values in nodes.items()},
         **tables,
     )
+
+
+def _sampled(key: PackKey, size: Size) -> dict[str, Array]:
+    """Return the row of *size*; expert groups are measured at powers of two, others lie between two of them."""
+    ranks = size.data_parallel
+    if not key.expert_parallel or ranks & (ranks - 1) == 0:
+        return _Sampler(key, size).sample()
+    below = 2 ** (ranks.bit_length() - 1)
+    low, high = (_Sampler(key, size._replace(data_parallel=near)).sample() for near in (below, 2 * below))
+    return {name: low[name] + (ranks / below - 1.0) * (high[name] - low[name]) for name in low}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -37,6 +37,9 @@ MAX_CHUNKS = 64
 """Rows of the prefill table; passes with more chunks are rare and read the last row."""
 
 Array32 = NDArray[np.float32]
+_BY_SIZE = (
+    "tensor_parallel_sizes", "data_parallel_sizes", "tokens_s", "expert_s", "graph_s", "prefill_s", "decode_s",
+)  # fmt: skip
 
 
 class Size(NamedTuple):
@@ -132,6 +135,18 @@ class Pack:
         """The rows of the tables."""
         pairs = zip(self.tensor_parallel_sizes.tolist(), self.data_parallel_sizes.tolist(), strict=True)
         return [Size(*pair) for pair in pairs]
+
+    def joined(self, other: Pack) -> Pack:
+        """Return *other* with the sizes of this pack that it lacks, as far as both were made the same way."""
+        nodes = [item.name for item in fields(self) if item.name not in (*_BY_SIZE, "provenance")]
+        same = [np.array_equal(getattr(self, name), getattr(other, name)) for name in nodes]
+        made, made_other = ({**pack.provenance, "without_data": None} for pack in (self, other))
+        kept = [row for row, size in enumerate(self.sizes) if size not in other.sizes]
+        if made != made_other or not all(same):
+            return other
+        rows = {name: np.concatenate([getattr(self, name)[kept], getattr(other, name)]) for name in _BY_SIZE}
+        reasons = self.provenance["without_data"] | other.provenance["without_data"]
+        return replace(other, **rows, provenance=other.provenance | {"without_data": reasons})
 
     def save(self, path: Path) -> None:
         """Write the pack as a compressed .npz."""

@@ -91,7 +91,8 @@ class RooflineTimes:
         latency = model.layers * (
             SMALL_KERNELS_PER_LAYER * KERNEL_LATENCY_S + all_reduces * ALL_REDUCE_LATENCY_S
         )  # fmt: skip
-        exchange = all_reduce_bound_s(model, gpu, tp, tokens) + self._expert_exchange_s(gpu, tokens)
+        network = NETWORK_BYTES_S * self.timing.network_efficiency
+        exchange = all_reduce_bound_s(model, gpu, tp, tokens, network) + self._expert_exchange_s(gpu, tokens)
         compute = token_wise_bound_s(model, gpu, tp, self.quantization, tokens, dp)
         return np.where(tokens > 0, compute + exchange + latency, 0.0)
 

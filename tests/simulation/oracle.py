@@ -125,7 +125,7 @@ class Lane:
         budget, preempted = self.schedule_running(longest)
         if preempted:
             self.rank.reason = s.KV_BLOCKS
-        elif self.waits_for_company():
+        elif self.waits_for_company() or self.unit.held:
             self.rank.reason = s.TOKEN_BUDGET
         else:
             self.schedule_waiting(now, budget, longest)
@@ -925,6 +925,7 @@ class Unit:
         self.now, self.end = 0.0, math.inf
         self.last_start = 0.0
         self.unpolled = 0  # decode passes since new requests were looked for
+        self.held, self.lone_passes, self.full_passes = False, 0, 0
         self.planned = False
         self.pipeline = len(lanes[0].rank.lanes) > 1
 
@@ -966,6 +967,8 @@ class Unit:
     def choose(self, seen: float) -> bool:
         """Let every batch choose its next pass; False where there is nothing to run, but room that was not there."""
         before = sum(len(lane.running) for lane in self.lanes)
+        if self.lanes[0].rank.pool.lim["balance_iters"]:
+            self.hold_prompts(seen)
         for lane in self.lanes:
             for job in lane.running:
                 job.chunk = 0
@@ -981,6 +984,22 @@ class Unit:
             if lane.rank.reason == NOTHING:
                 lane.rank.reason = lane.busy()
         return self.chosen() or sum(len(lane.running) for lane in self.lanes) >= before
+
+    def hold_prompts(self, seen: float) -> None:
+        """TensorRT-LLM: prompts wait until every rank has some."""
+        lim, ranks = self.lanes[0].rank.pool.lim, []
+        for lane in self.lanes:
+            lane.rank.look(self.now, seen)
+            decodes = [job for job in lane.running if not job.prefilling]
+            ranks.append((len(decodes), bool(lane.rank.waiting) or len(decodes) < len(lane.running)))
+        everyone_decodes = all(decodes for decodes, _ in ranks)
+        if all(prompts and decodes < lim["max_num_seqs"] for decodes, prompts in ranks):
+            waited, most, self.lone_passes = self.full_passes, lim["balance_wait_iters"], 0
+            self.held = everyone_decodes and waited < most
+            self.full_passes = waited + 1 if self.held else 0
+        else:
+            self.held = everyone_decodes and self.lone_passes + 1 < lim["balance_iters"]
+            self.lone_passes = self.lone_passes + 1 if self.held else 0
 
     def chosen(self) -> bool:
         return any(job.chunk > 0 for lane in self.lanes for job in lane.running)

@@ -73,6 +73,12 @@ MOE = {
     "deployment.timing": {"type": "pack"},
     f"{POOL}.tensor_parallel_size": 4,
 }
+RANKS = {
+    **MOE,
+    f"{POOL}.tensor_parallel_size": 1,
+    f"{POOL}.data_parallel_size": 4,
+    f"{POOL}.enable_expert_parallel": True,
+}
 SPECULATIVE = {"deployment.engine.speculative": {"num_speculative_tokens": 2, "acceptance_rates": [0.8]}}
 SCALED = {
     f"{POOL}.replicas": 1,
@@ -184,6 +190,9 @@ EFFECTS = {
     "EngineConfig.frontend_ms": Effect(f"{E}.frontend_ms", 0.0, 50.0, TTFT, +1),
     "EngineConfig.batch_wait_timeout_iters": Effect(f"{E}.batch_wait_timeout_iters", 0, 20, TTFT, +1, {**TRTLLM, f"{E}.batch_wait_max_tokens_ratio": 0.9}),
     "EngineConfig.batch_wait_max_tokens_ratio": Effect(f"{E}.batch_wait_max_tokens_ratio", 0.01, 0.9, TTFT, +1, {**TRTLLM, f"{E}.batch_wait_timeout_iters": 20}),
+    "EngineConfig.attention_dp_enable_balance": Effect(f"{E}.attention_dp_enable_balance", False, True, TTFT, +1, {**TRTLLM, **RANKS}),
+    "EngineConfig.attention_dp_timeout_iters": Effect(f"{E}.attention_dp_timeout_iters", 2, 60, TTFT, +1, {**TRTLLM, **RANKS, f"{E}.attention_dp_enable_balance": True}),
+    "EngineConfig.attention_dp_batching_wait_iters": Effect(f"{E}.attention_dp_batching_wait_iters", 0, 30, TTFT, +1, {**TRTLLM, **RANKS, f"{E}.attention_dp_enable_balance": True}),
     "EngineConfig.pass_overhead_us": Effect(f"{E}.pass_overhead_us", 0.0, 2000.0, ITL, +1),
     "EngineConfig.request_overhead_us": Effect(f"{E}.request_overhead_us", 0.0, 200.0, ITL, +1),
     "EngineConfig.ignore_eos": Effect(f"{E}.ignore_eos", False, True, "preemptions", -1, {**SGLANG, **TIGHT, **LONG_ANSWERS}),

@@ -107,6 +107,12 @@ class EngineConfig(Config):
     """TensorRT-LLM: the most passes that prompts wait, while others decode, for
     ``batch_wait_max_tokens_ratio`` x ``max_num_batched_tokens`` tokens of company."""
     batch_wait_max_tokens_ratio: float = Field(default=0.0, ge=0.0, le=1.0)
+    attention_dp_enable_balance: bool = False
+    """TensorRT-LLM: prompts start on all data-parallel ranks in one pass, which otherwise wait for each other's."""
+    attention_dp_timeout_iters: PositiveInt = 50
+    """TensorRT-LLM: the most passes that prompts wait for those of the other ranks."""
+    attention_dp_batching_wait_iters: NonNegativeInt = 10
+    """TensorRT-LLM: passes that they wait on, once all ranks have some."""
     speculative: SpeculativeConfig | None = None
 
 

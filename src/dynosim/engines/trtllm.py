@@ -59,6 +59,12 @@ def _options(launch: Launch) -> dict[str, Any]:
     if engine.batch_wait_timeout_iters:
         options["batch_wait_timeout_iters"] = engine.batch_wait_timeout_iters
         options["batch_wait_max_tokens_ratio"] = engine.batch_wait_max_tokens_ratio
+    if engine.attention_dp_enable_balance:
+        options["attention_dp_config"] = {
+            "enable_balance": True,
+            "timeout_iters": engine.attention_dp_timeout_iters,
+            "batching_wait_iters": engine.attention_dp_batching_wait_iters,
+        }
     if launch.quantises:
         options["quant_config"] = {"quant_algo": "FP8"}
     if launch.draft_tokens:
@@ -85,7 +91,10 @@ def _without_flag(launch: Launch) -> dict[str, Any]:
 VERSIONS = {
     "current": EngineRules(
         title="TensorRT-LLM",
-        settings=("capacity_scheduler_policy", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio"),
+        settings=(
+            "capacity_scheduler_policy", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio",
+            "attention_dp_enable_balance", "attention_dp_timeout_iters", "attention_dp_batching_wait_iters",
+        ),
         limits=(Limits(0, 2048, 8192),),  # ``llmapi/llm_args.py``: no classes of GPUs
         block_size=32,
         memory=Memory(

@@ -51,6 +51,9 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "kv_cache_free_gpu_mem_fraction": Field("pool", "gpu_memory_utilization"),
         "batch_wait_timeout_iters": Field("engine", "batch_wait_timeout_iters"),
         "batch_wait_max_tokens_ratio": Field("engine", "batch_wait_max_tokens_ratio"),
+        "enable_balance": Field("engine", "attention_dp_enable_balance"),
+        "timeout_iters": Field("engine", "attention_dp_timeout_iters"),
+        "batching_wait_iters": Field("engine", "attention_dp_batching_wait_iters"),
     },
 }
 """Engine -> flag of its server -> field, beside those that all have."""

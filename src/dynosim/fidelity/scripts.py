@@ -137,6 +137,11 @@ SCRIPTS = (
         },
     ),
     Script(
+        name="benchmarks/dsr1_fp8_b200_trt.sh and its siblings",
+        engine="trtllm", model=".*DeepSeek", when=lambda row: _ranks(row) > 1,
+        flags={"enable_balance": True, "timeout_iters": 60, "batching_wait_iters": 0},
+    ),
+    Script(
         name="benchmarks/dsr1_fp8_b200_trt_mtp.sh",
         engine="trtllm", disaggregated=True, when=_mtp,
         flags={"drafts": lambda row: 1 if int(row.facts.get("decode_dp", 1)) > 1 else 3},

@@ -198,7 +198,8 @@ def _choose(e, r, now, seen):
         return left
     if preempted or e.limits[0].lanes > 1 or e.limits[0].tokens_per_decode > 1 or rep.n_decode < rep.n_running:
         return 1
-    if e.limits[0].batch_wait_iters > 0 and e.rows[rep.queue].wait_head != NONE:
+    counts = e.limits[0].batch_wait_iters > 0 and e.rows[rep.queue].wait_head != NONE
+    if counts or e.limits[0].balance_iters > 0:
         return 1  # it counts passes
     if e.limits[0].scheduler == SGLANG and e.limits[0].ordered and e.rows[rep.queue].wait_head != NONE:
         return 1  # priorities are looked at in every pass
@@ -253,6 +254,11 @@ def _choose_together(e, g, now, seen):
     """Let the rows that start with *g* choose. Returns (decode passes nothing can change in, decodes, prompt tokens,
     whether to choose again: nothing is in the pass, but somebody has left. vLLM then waits for the pass on its way)."""
     passes, decodes, prefill, left = np.int64(1 << 60), np.int64(0), np.int64(0), np.int64(0)
+    if e.limits[0].balance_iters > 0:
+        e.limits[0].clock = now
+        for r in range(g, g + e.limits[0].ranks):
+            queues.look(e, e.rows[r].queue, now, seen)
+        vllm.hold_prompts(e, g)
     for r in range(g, g + e.limits[0].ranks):
         passes = min(passes, _choose(e, r, now, seen))
         rep = e.rows[r]

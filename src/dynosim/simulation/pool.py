@@ -225,6 +225,11 @@ def _set_scheduler(row: Any, plan: PoolPlan) -> None:
     row["recv_interval"] = engine.scheduler_recv_interval if engine.scheduler_recv_interval > 1 else 0
     # TensorRT-LLM holds prompts back only, and none under attention data parallelism (``PyExecutor._schedule``).
     row["batch_wait_iters"] = engine.batch_wait_timeout_iters if row["ranks"] == 1 and plan.role != "decode" else 0
+    if engine.attention_dp_enable_balance and row["ranks"] > 1 and plan.role == "mixed":
+        row["balance_iters"], row["balance_wait_iters"] = (
+            engine.attention_dp_timeout_iters,
+            engine.attention_dp_batching_wait_iters,
+        )
     row["batch_wait_tokens"] = engine.batch_wait_max_tokens_ratio * row["max_num_batched_tokens"]
     row["max_prefill_tokens"], row["mixed_chunk"] = engine.max_prefill_tokens, engine.enable_mixed_chunk
     row["foresees"] = engine.ignore_eos and not plan.config.enable_prefix_caching

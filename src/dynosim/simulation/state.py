@@ -64,7 +64,9 @@ ROW = np.dtype(
         ("reason", "i8"),  # what the queue waits for, since:
         ("reason_since", "f8"),
         ("unpolled", "i8"),  # decode passes since new requests were last looked for
-        ("batch_waits", "i8"),  # passes that prompts have waited for company
+        ("batch_waits", "i8"),  # passes that prompts have waited for company, or for those of other ranks,
+        ("rank_waits", "i8"),  # and then on, once all ranks had some
+        ("held", "i8"),  # prompts wait in this pass, on all ranks of this leader
         ("refreshes", "i8"),  # SGLang: times that a queue by arrival has been looked at
         ("full", "i8"),  # SGLang: nothing is admitted until a request leaves
         ("ratio_base", "f8"),  # SGLang: new-token ratio, less its decay over
@@ -190,6 +192,8 @@ LIMITS = np.dtype(
         ("recv_interval", "i8"),  # SGLang: decode passes from one look for new requests to the next
         ("batch_wait_iters", "i8"),  # TensorRT-LLM: prompts wait at most this many passes
         ("batch_wait_tokens", "f8"),  # for a pass of at least this many tokens
+        ("balance_iters", "i8"),  # TensorRT-LLM: prompts wait at most this many passes for those of all ranks,
+        ("balance_wait_iters", "i8"),  # and this many more
         ("destination_first", "i8"),  # decode pool: blocks are reserved before the prompt is prefilled
         ("tiers", "i8"),
         ("tier_cache", "i8"),  # row r keeps tier k (0, 1, ...) in cache tier_cache + k rows + r

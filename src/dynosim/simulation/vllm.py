@@ -195,6 +195,8 @@ def schedule(e, r):
         return True, KV_BLOCKS
     if e.limits[0].batch_wait_iters > 0 and _waits_for_company(e, r):
         return preempted, TOKEN_BUDGET
+    if e.rows[r - r % e.limits[0].ranks].held:
+        return preempted, TOKEN_BUDGET
     return preempted, _schedule_waiting(e, r, budget, longest)
 
 
@@ -217,3 +219,26 @@ def _waits_for_company(e, r):
         return False
     rep.batch_waits = 0 if rep.batch_waits >= lim.batch_wait_iters else rep.batch_waits + 1
     return rep.batch_waits > 0
+
+
+@inner
+def hold_prompts(e, g):
+    """Decide whether prompts stay in the queues of the rows that start with *g*, so that all ranks compute some in one
+    pass (TensorRT-LLM's ``PyExecutor._balance_adp_requests``). The wait counts passes, with or without prompts."""
+    lim, first, prompts, decodes, seats = e.limits[0], e.rows[g], 0, 0, 0
+    for r in range(g, g + lim.ranks):
+        rep, decoding = e.rows[r], 0
+        for i in range(rep.n_running):
+            decoding += not e.jobs[e.running[r, i]].prefilling
+        prompts += rep.n_running > decoding or e.rows[rep.queue].wait_head != NONE
+        decodes += decoding > 0
+        seats += decoding < lim.max_num_seqs
+    if prompts == lim.ranks and seats == lim.ranks:
+        first.batch_waits = 0
+        first.held = decodes == lim.ranks and first.rank_waits < lim.balance_wait_iters
+        first.rank_waits = first.rank_waits + 1 if first.held else 0
+        return
+    first.batch_waits += 1
+    first.held = decodes == lim.ranks and first.batch_waits < lim.balance_iters
+    if not first.held:
+        first.batch_waits = 0

@@ -74,6 +74,9 @@ scheduler_recv_interval | SGLang: decode passes from one look for new requests t
 capacity_scheduler_policy | TensorRT-LLM: whole contexts reserved at admission, or only the next blocks
 batch_wait_timeout_iters | TensorRT-LLM: passes for which prompts wait for company
 batch_wait_max_tokens_ratio | TensorRT-LLM: tokens of a pass, as a share of the budget, at which prompts stop waiting
+attention_dp_enable_balance | TensorRT-LLM: prompts of all data-parallel ranks start in one pass
+attention_dp_timeout_iters | TensorRT-LLM: passes that they wait for each other
+attention_dp_batching_wait_iters | TensorRT-LLM: passes that they wait on once all ranks have some
 
 [SpeculativeConfig]
 method | acceptance and time of a draft, where they are not given

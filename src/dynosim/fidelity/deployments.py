@@ -28,6 +28,10 @@ from dynosim.fidelity.scripts import flags_of
 RDMA_EFFICIENCY = 0.85
 HAND_OFF_LATENCY_US = 1500.0
 """Of Mooncake's hand-offs: 84 % of the line rate and 1.6 ms each, over all lengths of its disaggregated runs."""
+RANDOM_WORDS_RATE = 0.618
+"""Of drafts where prompts are random words: 1.99 tokens per pass of 2 drafts by DeepSeek-V4-Flash's MTP, vLLM's random
+data set (vllm-project/vllm, pull request 41044, rejection sampling). Text that means something is accepted more often.
+"""
 
 Sizes = dict[str, Any]
 """Replicas and parallel sizes of a pool, as ``PoolConfig`` has them."""
@@ -145,7 +149,8 @@ def _speculative(row: Measurement, flags: Mapping[str, Any]) -> dict[str, Any] |
     drafts = int(row.facts.get("drafts") or flags.get("drafts") or 0)
     if not drafts:
         raise ConfigError(f"{method}: neither notes nor a launch script say how many tokens are drafted", path="notes")
-    return {"method": method, "num_speculative_tokens": drafts}
+    rates = {"acceptance_rates": [RANDOM_WORDS_RATE]} if "random_range_ratio" in row.facts else {}
+    return {"method": method, "num_speculative_tokens": drafts, **rates}
 
 
 # ---- layout -------------------------------------------------------------------------------------------------------

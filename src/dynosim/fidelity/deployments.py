@@ -52,28 +52,35 @@ def deployment_of(row: Measurement) -> DeploymentConfig:
 
 def run_of(row: Measurement) -> Run:
     """Return what *row* says was run; ConfigError for what dynosim does not know."""
-    engine = engine_of(row)
-    flags = flags_of(row, engine) | {name: _value(row, text) for name, text in row.flags.items()}
-    settings = {name: found for name, value in flags.items() if (found := setting_of(engine, name, value))}
-    unread = [f"{name} {text}" for name, text in row.flags.items() if name not in settings and not is_idle(name)]
-    pools = {role: _pool(row, engine, sizes, settings.values()) for role, sizes in _layout(row, engine).items()}
+    engine, layout = engine_of(row), _layout(row, engine_of(row))
+    said = {name: _value(row, text) for name, text in row.flags.items()}
+    flags = {role: flags_of(row, engine, role) | said for role in layout}
+    settings = {role: _settings(engine, flags[role]) for role in layout}
+    every = {name: value for role in reversed(layout) for name, value in flags[role].items()}
+    fields = _settings(engine, every).values()
     deployment = DeploymentConfig.model_validate(
         {
             "model": row.model,
             "gpu": card_of(row.gpu),
-            **_precisions(row, engine, flags.get("kv_cache_dtype")),
+            **_precisions(row, engine, every.get("kv_cache_dtype")),
             "engine": {
                 "name": engine,
                 "version": version_of(row, engine),
-                "speculative": _speculative(row, flags),
-                **{field.name: value for field, value in settings.values() if field.section == "engine"},
+                "speculative": _speculative(row, every),
+                **{field.name: value for field, value in fields if field.section == "engine"},
             },
-            **_sections(row, pools),
+            **_sections(row, {role: _pool(row, engine, layout[role], settings[role].values()) for role in layout}),
         }
     )
     if deployment.num_gpus() != row.n_gpus:
         raise ConfigError(f"{row.n_gpus}: the layout {deployment.label()} has {deployment.num_gpus()}", path="n_gpus")
+    known = set().union(*settings.values())
+    unread = [f"{name} {text}" for name, text in row.flags.items() if name not in known and not is_idle(name)]
     return Run(deployment, (*unread, *row.unread))
+
+
+def _settings(engine: str, flags: Mapping[str, Any]) -> dict[str, tuple[Field, Any]]:
+    return {name: found for name, value in flags.items() if (found := setting_of(engine, name, value))}
 
 
 def _sections(row: Measurement, pools: Mapping[str, Sizes]) -> dict[str, Any]:

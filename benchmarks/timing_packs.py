@@ -18,7 +18,6 @@ import numpy as np
 from dynosim.timing.aic import Kernels
 from dynosim.timing.base import PassTables
 from dynosim.timing.bundle import bundled_keys, rebuild
-from dynosim.timing.cuda_graphs import padded_batches
 from dynosim.timing.pack import BUNDLED, PackKey, Size, load_pack
 
 PASSES = 200
@@ -26,9 +25,8 @@ LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
 
 
 def decode_errors(tables: PassTables, kernels: Kernels, rng: np.random.Generator) -> Iterator[float]:
-    padded = padded_batches(256)
     for _ in range(PASSES):
-        batch = int(padded[round(2 ** rng.uniform(0, 8))])
+        batch = round(2 ** rng.uniform(0, 8))
         context = round(2 ** rng.uniform(6, 15))
         attention = np.interp(batch * context, tables.decode_context[batch], tables.decode_s[batch])
         library = sum(kernels.decode(batch, context).values()) / 1e3

@@ -20,7 +20,7 @@ from dynosim.hardware.models import get_model
 from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.roofline import verification_cost
 from dynosim.timing import effective_tables, forward_times
-from dynosim.timing.cuda_graphs import padded_batches
+from dynosim.timing.cuda_graphs import run_batches
 
 SOURCES = (FixedTiming(), PolynomialTiming(), RooflineTiming())
 SEQS, BUDGET = 32, 512
@@ -85,10 +85,12 @@ def test_an_empty_pass_takes_no_time():
 @pytest.mark.parametrize("timing", SOURCES, ids=lambda timing: timing.type)
 def test_without_additions_the_tables_are_the_source_s(timing):
     deployment = _deployment(timing)
-    effective = effective_tables(PoolPlan.of(deployment, "mixed"))
-    source = forward_times(PoolPlan.of(deployment, "mixed")).tables(max_num_seqs=SEQS, max_num_batched_tokens=BUDGET)
+    plan = PoolPlan.of(deployment, "mixed")
+    effective = effective_tables(plan)
+    source = forward_times(plan).tables(max_num_seqs=SEQS, max_num_batched_tokens=BUDGET)
     assert effective.tokens_s[: BUDGET + 1].tolist() == source.tokens_s.tolist()
-    for name in ("graph_tokens_s", "decode_context", "decode_s", "prefill_seq", "prefill_share_s"):
+    assert effective.graph_tokens_s.tolist() == source.graph_tokens_s[run_batches(plan.graphs, SEQS)].tolist()
+    for name in ("decode_context", "decode_s", "prefill_seq", "prefill_share_s"):
         assert getattr(effective, name).tolist() == getattr(source, name).tolist()
     assert effective.chunk_s == 0.0
 
@@ -111,8 +113,8 @@ def _speculating(drafted, draft_cost=0.0, **options):
 def test_verification_computes_all_tokens_and_reads_the_cache_once():
     plain, tables = _effective(max_num_seqs=4 * SEQS), _speculating(3)
     batches = np.arange(1, SEQS + 1)
-    assert (padded_batches(4 * SEQS)[4 * batches] >= 4 * batches).all()
-    assert tables.graph_tokens_s[batches].tolist() == plain.graph_tokens_s[4 * batches].tolist()
+    run = run_batches(PoolPlan.of(_deployment(), "mixed").graphs, SEQS)[batches]
+    assert tables.graph_tokens_s[batches].tolist() == plain.graph_tokens_s[4 * run].tolist()
     assert tables.decode_s[batches].tolist() == plain.decode_s[batches].tolist()
 
 

@@ -11,7 +11,6 @@ from dynosim.hardware.models import get_model
 from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.roofline import decode_bound_s, prefill_bound_s
 from dynosim.timing import forward_times
-from dynosim.timing.cuda_graphs import capture_sizes, padded_batches
 
 LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
 
@@ -83,17 +82,3 @@ def test_roofline_is_near_the_measured_kernels():
     tables = _tables(RooflineTiming())
     assert _decode_s(tables, 1, 512) == pytest.approx(12.2e-3, rel=0.1)
     assert tables.tokens_s[2048] == pytest.approx(128e-3 * 0.96, rel=0.25)
-
-
-def test_capture_sizes_are_vllms():
-    assert capture_sizes(256).tolist() == [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
-    assert capture_sizes(4).tolist() == [1, 2, 4, 8]
-
-
-@given(max_num_seqs=st.integers(1, 1024))
-def test_a_batch_is_padded_to_the_next_capture_and_eager_above(max_num_seqs):
-    padded = padded_batches(max_num_seqs)
-    sizes = set(capture_sizes(max_num_seqs).tolist())
-    assert padded[0] == 0
-    for batch in range(1, max_num_seqs + 1):
-        assert padded[batch] == min((size for size in sizes if size >= batch), default=batch)

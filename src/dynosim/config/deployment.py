@@ -21,6 +21,7 @@ from pydantic import (
 from dynosim.config.base import CUSTOM, Config, Custom
 
 EngineName = Literal["vllm", "sglang", "trtllm"]
+Version = Annotated[str, Field(pattern=r"^(current|v?\d+(\.\d+)+\S*)$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -67,8 +68,10 @@ class EngineConfig(Config):
     """The serving engine whose kernels and scheduler are modelled."""
 
     name: EngineName = "vllm"
-    version: str = "current"
-    """Version slot of the timing data; ``current`` is the newest measured one."""
+    version: Version = "current"
+    """The engine's own version, such as ``0.18.0``: its defaults and rules are those of the newest record that is not
+    newer (``dynosim.engines``), and kernel tables measured on that version are read where there are some. ``current``
+    is the newest."""
     async_scheduling: bool | None = None
     """Choose a pass while the one before runs (vLLM's argument; SGLang's and TensorRT-LLM's overlap scheduler): no gap
     between passes, and who comes during a pass misses the next one too. Not given: on, where pass times are those
@@ -79,8 +82,9 @@ class EngineConfig(Config):
     attention_backend: Literal["auto", "FLASHINFER"] = "auto"
     """Decode attention: the kernels of the timing source, or FlashInfer's own (vLLM's ``use_trtllm_attention=0``),
     which take as long as if every context were as long as the longest of the batch."""
-    max_cudagraph_capture_size: PositiveInt = 512
-    """Largest pass, in tokens, that is captured (vLLM's argument)."""
+    max_cudagraph_capture_size: PositiveInt | None = None
+    """Largest pass, in tokens, that is captured (vLLM's argument; SGLang's ``cuda_graph_max_bs``; TensorRT-LLM's
+    ``cuda_graph_config.max_batch_size``, with padding). Not given: the engine's default on the GPU."""
     launch_overhead_us: NonNegativeFloat | None = None
     """CPU time to launch the kernels of one layer where no CUDA graph covers a pass: it takes at least so much per
     layer. This and the other overheads, where not given: the engine's (``dynosim.engines``), or none under formulas."""
@@ -280,13 +284,17 @@ class PoolConfig(Config):
     experts, so every pass ends with the slowest rank."""
     enable_expert_parallel: bool = False
     """MoE only: shard experts over the tensor-parallel group instead of slicing each of them."""
-    max_num_seqs: PositiveInt = 256
-    max_num_batched_tokens: PositiveInt = 8192
+    max_num_seqs: PositiveInt | None = None
+    """Requests that run at once on one scheduler. This and what else is not given below is what the engine's version
+    takes on the GPU (``dynosim.engines``)."""
+    max_num_batched_tokens: PositiveInt | None = None
+    """Tokens of one pass of one scheduler (SGLang's ``chunked_prefill_size``)."""
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     block_size: PositiveInt | None = None
-    """Tokens per KV block; where not given the engine's default: vLLM 16, SGLang 1, TensorRT-LLM 32."""
-    gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Tokens per KV block; where not given what the engine's attention kernels take."""
+    gpu_memory_utilization: float | None = Field(default=None, gt=0.0, le=1.0)
+    """vLLM's argument, SGLang's ``mem_fraction_static`` or TensorRT-LLM's ``free_gpu_memory_fraction``."""
     num_gpu_blocks_override: PositiveInt | None = None
     """KV blocks of one replica, or of one data-parallel rank; computed from GPU memory where not given."""
     scheduling_policy: str = "fcfs"
@@ -308,19 +316,16 @@ class PoolConfig(Config):
 
     @model_validator(mode="after")
     def _budget_covers_decodes(self) -> PoolConfig:
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ValueError(
-                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least"
-                f" max_num_seqs ({self.max_num_seqs})"
-            )
+        budget, seqs = self.max_num_batched_tokens, self.max_num_seqs
+        if budget is not None and seqs is not None and budget < seqs:
+            raise ValueError(f"max_num_batched_tokens ({budget}) must be at least max_num_seqs ({seqs})")
         return self
 
     @model_validator(mode="after")
     def _active_are_seated(self) -> PoolConfig:
-        if self.max_num_active_seqs is not None and self.max_num_active_seqs > self.max_num_seqs:
-            raise ValueError(
-                f"max_num_active_seqs ({self.max_num_active_seqs}) must be at most max_num_seqs ({self.max_num_seqs})"
-            )
+        active, seqs = self.max_num_active_seqs, self.max_num_seqs
+        if active is not None and seqs is not None and active > seqs:
+            raise ValueError(f"max_num_active_seqs ({active}) must be at most max_num_seqs ({seqs})")
         if self.long_prefill_token_threshold_adaptive and not self.long_prefill_token_threshold:
             raise ValueError("long_prefill_token_threshold_adaptive has no effect without long_prefill_token_threshold")
         return self
@@ -329,10 +334,11 @@ class PoolConfig(Config):
     def _parallelism_is_modelled(self) -> PoolConfig:
         if self.pipeline_parallel_size > 1 and self.data_parallel_size > 1:
             raise ValueError("pipeline_parallel_size and data_parallel_size cannot both be above 1: not modelled")
-        if self.running_seqs < self.pipeline_parallel_size:
-            name = "max_num_active_seqs" if self.max_num_active_seqs else "max_num_seqs"
+        name = "max_num_active_seqs" if self.max_num_active_seqs else "max_num_seqs"
+        running = getattr(self, name)
+        if running is not None and running < self.pipeline_parallel_size:
             raise ValueError(
-                f"{name} ({self.running_seqs}) must be at least pipeline_parallel_size"
+                f"{name} ({running}) must be at least pipeline_parallel_size"
                 f" ({self.pipeline_parallel_size}): every micro-batch takes its share of it"
             )
         return self
@@ -348,11 +354,6 @@ class PoolConfig(Config):
         return self
 
     @property
-    def running_seqs(self) -> int:
-        """Requests that run at once on one scheduler, at most."""
-        return self.max_num_active_seqs or self.max_num_seqs
-
-    @property
     def gpus_per_replica(self) -> int:
         """GPUs of one replica."""
         return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
@@ -361,6 +362,20 @@ class PoolConfig(Config):
     def max_replicas(self) -> int:
         """Most replicas that can be provisioned at once."""
         return self.autoscaler.max_replicas if self.autoscaler else self.replicas
+
+
+class StartedPool(PoolConfig):
+    """A pool whose engine has filled in what was not given."""
+
+    max_num_seqs: PositiveInt
+    max_num_batched_tokens: PositiveInt
+    block_size: PositiveInt
+    gpu_memory_utilization: float
+
+    @property
+    def running_seqs(self) -> int:
+        """Requests that run at once on one scheduler, at most."""
+        return min(self.max_num_active_seqs or self.max_num_seqs, self.max_num_seqs)
 
 
 class LinkConfig(Config):

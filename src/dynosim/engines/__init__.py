@@ -4,35 +4,73 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, get_args
 
-from dynosim.config import Config, DeploymentConfig, EngineConfig
+from dynosim.config import Config, DeploymentConfig, EngineConfig, StartedPool
 from dynosim.config.deployment import EngineName
 from dynosim.config.schema import Path
-from dynosim.engines.base import Behaviour, EngineRules, Launch
+from dynosim.engines.base import Behaviour, EngineRules, Graphs, Launch, Server
 
 __all__ = [
     "ENGINES",
     "Behaviour",
     "EngineRules",
+    "Graphs",
     "Launch",
+    "Server",
     "behaviour",
     "contradictions",
     "rules_of",
+    "started",
 ]
 
-ENGINES: dict[str, dict[str, EngineRules]] = {
-    name: importlib.import_module(f"dynosim.engines.{name}").VERSIONS for name in get_args(EngineName)
-}
-"""Name -> version -> rules; ``current`` are those of the newest one."""
+
+def _by_version(name: str) -> dict[str, EngineRules]:
+    versions: tuple[EngineRules, ...] = importlib.import_module(f"dynosim.engines.{name}").VERSIONS
+    return {"current": versions[0]} | {rules.version: rules for rules in versions}
+
+
+ENGINES: dict[str, dict[str, EngineRules]] = {name: _by_version(name) for name in get_args(EngineName)}
+"""Name -> first version that has them -> rules, the newest first; ``current`` are the newest."""
 
 
 def rules_of(engine: EngineConfig) -> EngineRules:
-    """Return the rules of *engine*; of a version without rules of its own, those of the newest."""
-    versions = ENGINES[engine.name]
-    return versions.get(engine.version, versions["current"])
+    """Return the rules of *engine*: the newest that its version has; the oldest ones of still older versions."""
+    return _rules(engine.name, engine.version)
+
+
+@lru_cache(maxsize=256)
+def _rules(name: str, version: str) -> EngineRules:
+    if version == "current":
+        return ENGINES[name][version]
+    known = [(rules, _release(rules.version)) for rules in ENGINES[name].values()]
+    return next((rules for rules, release in known if release <= _release(version)), known[-1][0])
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the numbers of a release; candidates, development builds and dates after them leave no trace."""
+    return tuple(map(int, re.findall(r"\d+", version.split("rc")[0])))[:3]
+
+
+def started(server: Server) -> StartedPool:
+    """Return the pool of *server* with what it leaves open as the version of its engine fills it in."""
+    rules, pool = rules_of(server.engine), server.pool
+    limits, ranks = server.among(rules.limits), pool.data_parallel_size if rules.ranks_share_limits else 1
+    budget = pool.max_num_batched_tokens or max(limits.max_num_batched_tokens // ranks, pool.max_num_seqs or 1)
+    seqs = limits.max_num_seqs
+    filled: dict[str, Any] = {
+        "max_num_batched_tokens": budget,
+        "max_num_seqs": pool.max_num_seqs or (min(seqs, budget) if rules.decodes_take_budget else seqs),
+        "block_size": pool.block_size
+        or rules.backend_block_sizes.get(rules.attention_backend(server), rules.block_size),
+    }
+    server = replace(server, pool=pool.model_copy(update=filled))
+    filled["gpu_memory_utilization"] = pool.gpu_memory_utilization or rules.utilization(rules, server)
+    return StartedPool.model_construct(**dict(pool) | filled)
 
 
 def behaviour(engine: EngineConfig, *, hardware: bool) -> Behaviour:
@@ -45,8 +83,6 @@ def behaviour(engine: EngineConfig, *, hardware: bool) -> Behaviour:
         "request_us": engine.request_overhead_us,
         "frontend_ms": engine.frontend_ms,
     }
-    if engine.cudagraph_mode is not None:
-        said["piecewise"] = engine.cudagraph_mode == "FULL_AND_PIECEWISE"
     found = replace(own, **{name: value for name, value in said.items() if value is not None})
     serial = engine.pass_overhead_us is None and not found.overlap
     return replace(found, pass_us=found.pass_us + found.serial_us) if serial else found
@@ -69,12 +105,5 @@ def contradictions(deployment: DeploymentConfig) -> Iterator[tuple[Path, str]]:
             message = (
                 f"num_gpu_blocks_override ({pool.num_gpu_blocks_override}) must be above {rules.null_blocks},"
                 f" the blocks that {rules.title} never gives out"
-            )
-            yield ("deployment",), message
-        block_size = pool.block_size or rules.block_size
-        if rules.whole_pages and block_size > pool.max_num_batched_tokens:
-            message = (
-                f"max_num_batched_tokens ({pool.max_num_batched_tokens}) must be at least block_size"
-                f" ({block_size}): {rules.title} prefills whole pages"
             )
             yield ("deployment",), message

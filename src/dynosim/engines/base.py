@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from dynosim.config import EngineConfig, PoolConfig, TierConfig
+from dynosim.config import EngineConfig, PoolConfig, StartedPool, TierConfig
 
 Flags = dict[str, Any]
 """Flag without dashes -> value; True is a bare flag, None and False are left out."""
@@ -22,6 +22,58 @@ class Limits(NamedTuple):
     memory_gib: float
     max_num_seqs: int
     max_num_batched_tokens: int
+    graph_batches: tuple[int, int] = (0, 0)
+    """Largest captured batch on fewer than four GPUs, and on more."""
+    excepted: str = " "
+    """Beginning of the names of GPUs that count as smaller ones."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server as its engine finds it when it starts: what it was told, the model, and one of its GPUs."""
+
+    role: str
+    engine: EngineConfig
+    pool: PoolConfig
+    model: str
+    mla: bool
+    fp8_cache: bool
+    gpu: str
+    architecture: str
+    """``sm90``, ``cdna3``, ...; empty where the GPU's card does not say."""
+    memory_bytes: int
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all attention ranks of one pipeline stage."""
+        return self.pool.tensor_parallel_size * self.pool.data_parallel_size
+
+    @property
+    def blackwell(self) -> bool:
+        """Whether it runs on data-centre Blackwell: the SM100 family."""
+        return self.architecture in ("sm100", "sm103")
+
+    @property
+    def tokens_per_decode(self) -> int:
+        """Tokens of one request that a decode pass computes: one, and those that were drafted."""
+        speculative = self.engine.speculative
+        return 1 + (speculative.num_speculative_tokens if speculative else 0)
+
+    def among(self, limits: tuple[Limits, ...]) -> Limits:
+        """Return the class of *limits*, the largest first, that its GPU is in."""
+        gib = self.memory_bytes / 2**30
+        return next(own for own in limits if gib >= own.memory_gib and not self.gpu.startswith(own.excepted))
+
+
+class Graphs(NamedTuple):
+    """The passes that CUDA graphs cover."""
+
+    batches: tuple[int, ...] = ()
+    """Requests of the captured decode passes, increasing."""
+    padded: bool = True
+    """A batch between two of them runs the larger graph, with dummy requests; else it is launched kernel by kernel."""
+    mixed_tokens: int = 0
+    """Largest pass with prompt chunks that a graph covers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +86,6 @@ class Behaviour:
 
     overlap: bool = False
     """Passes are chosen while the one before runs."""
-    piecewise: bool = True
-    """CUDA graphs cover small passes with prompt chunks too."""
     launch_us: float = 0.0
     """Per layer of a pass that no graph covers, at least. What is fitted agrees with the 0.8 ms of "dispatch overhead"
     in AIConfigurator 0.12.0 (TTFT of vLLM)."""
@@ -105,10 +155,9 @@ class Launch:
 
     role: str
     engine: EngineConfig
-    pool: PoolConfig
+    pool: StartedPool
     checkpoint: str
     """On the Hugging Face Hub, or a path."""
-    block_size: int
     fp8_cache: bool
     quantises: bool
     """The server has to quantise the checkpoint itself."""
@@ -126,12 +175,29 @@ class EngineRules:
     """One version of an engine."""
 
     title: str
+    version: str
+    """The first release, of those that were read, that has these rules."""
+    until: str
+    """The last one."""
+    as_of: str
+    """Month in which they were read."""
     settings: tuple[str, ...] = ()
     """Fields of ``EngineConfig`` and ``PoolConfig`` that no other engine has."""
     limits: tuple[Limits, ...]
     """By GPU memory, the largest first."""
+    ranks_share_limits: bool = False
+    """The token budget is divided over attention data-parallel ranks."""
+    decodes_take_budget: bool = True
+    """Decodes are in the token budget, so no more requests run than it has tokens."""
+    utilization: Callable[[EngineRules, Server], float]
+    """``gpu_memory_utilization`` where it is not given."""
+    graphs: Callable[[EngineRules, Server], Graphs]
+    graph_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Architecture or model -> largest captured pass in tokens; ``""`` is any other."""
     block_size: int
     """Tokens per KV block."""
+    attention_backend: Callable[[Server], str] = lambda server: ""
+    """The backend that a server chooses, as far as its block size differs."""
     backend_block_sizes: Mapping[str, int] = field(default_factory=dict)
     """Attention backend -> tokens per KV block under it, where that differs."""
     null_blocks: int = 0
@@ -162,6 +228,11 @@ class EngineRules:
     """Settings that the server has no flag for, where they differ from what it does by itself; others are None."""
     multi_node: str
     """How a replica larger than a node is started."""
+
+    @property
+    def label(self) -> str:
+        """The rules in words."""
+        return f"{self.title} {self.version} to {self.until}, read {self.as_of}"
 
 
 def shell(words: list[str], flags: Mapping[str, Any]) -> str:

@@ -10,10 +10,12 @@ from dynosim.engines.base import (
     Behaviour,
     EngineRules,
     Flags,
+    Graphs,
     Kernels,
     Launch,
     Limits,
     Memory,
+    Server,
     gib,
     share_of_free,
     shell,
@@ -41,7 +43,7 @@ def _options(launch: Launch) -> dict[str, Any]:
     engine, pool, host = launch.engine, launch.pool, launch.pool.kv_offload.host
     cache = {
         "enable_block_reuse": pool.enable_prefix_caching,
-        "tokens_per_block": launch.block_size,
+        "tokens_per_block": pool.block_size,
         "free_gpu_memory_fraction": pool.gpu_memory_utilization,
         "dtype": "fp8" if launch.fp8_cache else "auto",
         **({"host_cache_size": int(host.size_gib * 2**30 / pool.gpus_per_replica)} if host else {}),
@@ -56,6 +58,8 @@ def _options(launch: Launch) -> dict[str, Any]:
         options["disable_overlap_scheduler"] = True
     if engine.cudagraph_mode == "NONE":
         options["cuda_graph_config"] = None
+    elif engine.max_cudagraph_capture_size:
+        options["cuda_graph_config"] = {"enable_padding": True, "max_batch_size": engine.max_cudagraph_capture_size}
     if engine.batch_wait_timeout_iters:
         options["batch_wait_timeout_iters"] = engine.batch_wait_timeout_iters
         options["batch_wait_max_tokens_ratio"] = engine.batch_wait_max_tokens_ratio
@@ -83,19 +87,36 @@ def _without_flag(launch: Launch) -> dict[str, Any]:
         "kv_offload.offload_prompt_only": tiers.offload_prompt_only,
         "kv_offload.disk": gib(tiers.disk),
         "cudagraph_mode": None if graphs == "NONE" else graphs,
-        "max_cudagraph_capture_size": launch.said("max_cudagraph_capture_size"),
         "kv_offload.remote": gib(tiers.remote),
     }
 
 
-VERSIONS = {
-    "current": EngineRules(
+def _graphs(rules: EngineRules, server: Server) -> Graphs:
+    """``CudaGraphConfig`` of ``llmapi/llm_args.py``: without a size that is asked for nothing is padded."""
+    engine, seqs = server.engine, server.pool.max_num_seqs or 0
+    if engine.cudagraph_mode == "NONE":
+        return Graphs()
+    largest = engine.max_cudagraph_capture_size
+    if largest is None:
+        return Graphs(tuple(size for size in (*range(1, 33), 64, 128) if size <= seqs), padded=False)
+    sizes = {1, 2, 4, *range(8, 129, 8), *(2**power for power in range(8, largest.bit_length())), largest}
+    mixed = largest if engine.cudagraph_mode == "FULL_AND_PIECEWISE" else 0
+    return Graphs(tuple(sorted({min(size, seqs) for size in sizes if size <= largest})), mixed_tokens=mixed)
+
+
+VERSIONS = (
+    EngineRules(
         title="TensorRT-LLM",
+        version="1.0",
+        until="1.4",
+        as_of="2026-11",
         settings=(
             "capacity_scheduler_policy", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio",
             "attention_dp_enable_balance", "attention_dp_timeout_iters", "attention_dp_batching_wait_iters",
         ),
         limits=(Limits(0, 2048, 8192),),  # ``llmapi/llm_args.py``: no classes of GPUs
+        utilization=lambda rules, server: 0.9,
+        graphs=_graphs,
         block_size=32,
         memory=Memory(
             activation_coefficients={1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
@@ -109,7 +130,7 @@ VERSIONS = {
         # tables have those two only; SGLang runs the precompiled kernels through FlashInfer.
         kernels=Kernels(trtllm_gen_experts_of="sglang"),
         behaviour=Behaviour(  # an expert layer is one operator
-            overlap=True, piecewise=False, launch_us=850.0, pass_us=0.0, request_us=0.0, frontend_ms=8.0,
+            overlap=True, launch_us=850.0, pass_us=0.0, request_us=0.0, frontend_ms=8.0,
             serial_us=1000.0, prefill_slowdown=1.1, mla_launches=2.0,
         ),
         scheduler="no_evict",
@@ -117,5 +138,6 @@ VERSIONS = {
         command=_command,
         without_flag=_without_flag,
         multi_node="start it under mpirun or srun, through trtllm-llmapi-launch",
-    )
-}  # fmt: skip
+    ),
+)  # fmt: skip
+"""One record: the defaults of 1.0, 1.2 and 1.3 are the same where they are modelled."""

@@ -57,6 +57,8 @@ class GPU:
     usd_per_hour: Annotated[Mapping[str, PositiveFloat], BeforeValidator(_of_every_table)]
     """Price table -> USD per GPU-hour; a user's card may have one number for all tables."""
     power_w: PositiveFloat
+    architecture: str = ""
+    """``sm80`` to ``sm121``, ``cdna3``, ``cdna4``: what engines choose kernels and graph sizes by."""
     specification_source: str = OWN
     price_source: str = OWN
 
@@ -78,6 +80,7 @@ def _gpu(
     usd_per_hour: tuple[float, float, float],
     power_kw: float,
     source: str,
+    architecture: str,
     *,
     fp4_tflops: float | None = None,
     scale_up_gpus: int = 8,
@@ -93,6 +96,7 @@ def _gpu(
         scale_up_gpus=scale_up_gpus,
         usd_per_hour=MappingProxyType(dict(zip(PRICE_TABLES, usd_per_hour, strict=True))),
         power_w=power_kw * 1e3,
+        architecture=architecture,
         specification_source=source,
         price_source=price_source,
     )
@@ -104,35 +108,35 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
         for gpu in (
             # A100 power: DGX A100 system power per GPU times the survey's H100 all-in factor (1.73 / 1.275 kW).
             _gpu("a100_sxm", 80, 2.039, 312, None, 300, (0.67, 0.87, 0.67), 1.10,
-                 "NVIDIA A100 data sheet", price_source=A100_PRICE),
+                 "NVIDIA A100 data sheet", "sm80", price_source=A100_PRICE),
             _gpu("h100_sxm", 80, 3.35, 989, 1978, 450, (1.30, 1.69, 1.30), 1.73,
-                 "NVIDIA H100 data sheet"),
+                 "NVIDIA H100 data sheet", "sm90"),
             _gpu("h200_sxm", 141, 4.8, 989, 1978, 450, (1.41, 1.74, 1.60), 1.73,
-                 "NVIDIA H200 data sheet"),
+                 "NVIDIA H200 data sheet", "sm90"),
             _gpu("b200_sxm", 180, 7.7, 2250, 4500, 900, (1.95, 2.34, 2.90), 2.17,
-                 "NVIDIA DGX B200 data sheet", fp4_tflops=9000),
+                 "NVIDIA DGX B200 data sheet", "sm100", fp4_tflops=9000),
             _gpu("b300_sxm", 275040 / 1024, 7.75, 2250, 4500, 900, (2.34, 2.808, 3.48), 2.17,
-                 "NVIDIA DGX B300 data sheet", fp4_tflops=14000),
+                 "NVIDIA DGX B300 data sheet", "sm103", fp4_tflops=14000),
             _gpu("gb200", 189471 / 1024, 8.0, 2500, 5000, 900, (2.21, 2.75, 3.30), 2.10,
-                 "NVIDIA GB200 NVL72 data sheet", fp4_tflops=10000, scale_up_gpus=72),
+                 "NVIDIA GB200 NVL72 data sheet", "sm100", fp4_tflops=10000, scale_up_gpus=72),
             _gpu("gb300", 284208 / 1024, 8.0, 2500, 5000, 900, (2.652, 3.30, 3.96), 2.10,
-                 "NVIDIA GB300 NVL72 data sheet", fp4_tflops=15000, scale_up_gpus=72),
+                 "NVIDIA GB300 NVL72 data sheet", "sm103", fp4_tflops=15000, scale_up_gpus=72),
             _gpu("l40s", 46068 / 1024, 0.864, 362.05, 733, 32, (0.39, 0.51, 0.39), 0.80,
-                 "NVIDIA L40S data sheet; PCIe 4.0 x16 in place of NVLink", price_source=L40S_PRICE),
+                 "NVIDIA L40S data sheet; PCIe 4.0 x16 in place of NVLink", "sm89", price_source=L40S_PRICE),
             _gpu("rtx_pro_6000_server", 97887 / 1024, 1.792, 467.8, 935.6, 64, (0.52, 0.68, 0.52), 1.05,
-                 "NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet; PCIe 5.0 x16 in place of NVLink",
+                 "NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet; PCIe 5.0 x16 in place of NVLink", "sm120",
                  fp4_tflops=1871.2, price_source=RTX_PRICE),
             # H20: Hopper with a seventh of the H100's compute and all of its links; H20-3e has the H200's memory.
             _gpu("h20_sxm", 96, 4.0, 148, 296, 450, (0.78, 1.01, 0.78), 1.20,
-                 "NVIDIA H20 product brief", price_source=H20_PRICE),
+                 "NVIDIA H20 product brief", "sm90", price_source=H20_PRICE),
             _gpu("h20_3e", 141, 4.8, 148, 296, 450, (0.91, 1.18, 0.91), 1.20,
-                 "NVIDIA H20 product brief, HBM3e variant", price_source=H20_PRICE),
+                 "NVIDIA H20 product brief, HBM3e variant", "sm90", price_source=H20_PRICE),
             _gpu("mi300x", 192, 5.3, 1307.4, 2614.9, 448, (1.12, 1.40, 1.55), 1.79,
-                 "AMD Instinct MI300X data sheet"),
+                 "AMD Instinct MI300X data sheet", "cdna3"),
             _gpu("mi325x", 256, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,
-                 "AMD Instinct MI325X data sheet"),
+                 "AMD Instinct MI325X data sheet", "cdna3"),
             _gpu("mi355x", 288, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
-                 "AMD Instinct MI355X data sheet", fp4_tflops=10066.3),
+                 "AMD Instinct MI355X data sheet", "cdna4", fp4_tflops=10066.3),
         )
     }
 )  # fmt: skip

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dynosim.config import PoolConfig
+from dynosim.config import StartedPool
 from dynosim.engines.base import Memory
 from dynosim.hardware.models import ModelCard
 
@@ -81,7 +81,7 @@ def weights_bytes_per_gpu(
     )
 
 
-def activation_bytes_per_gpu(model: ModelCard, memory: Memory, pool: PoolConfig) -> int:
+def activation_bytes_per_gpu(model: ModelCard, memory: Memory, pool: StartedPool) -> int:
     """Return the peak activations of a pass of ``max_num_batched_tokens`` tokens of every rank on one GPU.
 
     The block-scaled dispatch workspace of DeepSeek's experts is tokens of all ranks x hidden x experts x top_k / EP /

@@ -12,8 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
-from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
-from dynosim.engines import EngineRules, rules_of
+from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, StartedPool
+from dynosim.engines import EngineRules, Graphs, Server, rules_of, started
 from dynosim.errors import InfeasibleError
 from dynosim.hardware.acceptance import acceptance_rates
 from dynosim.hardware.gpus import GPU, get_gpu
@@ -34,17 +34,31 @@ class PoolPlan:
     role: str
     """``mixed``, ``prefill`` or ``decode``."""
     deployment: DeploymentConfig
-    config: PoolConfig
+    config: StartedPool
+    """With what the engine fills in where the deployment leaves it open."""
     model: ModelCard
     gpu: GPU
     rules: EngineRules
+    graphs: Graphs
 
     @classmethod
     def of(cls, deployment: DeploymentConfig, role: str, config: PoolConfig | None = None) -> PoolPlan:
         """Return the plan of the pool of *role*, or of *config* in its place; ConfigError for unknown cards."""
         own = config or deployment.pools()[role]
-        model, gpu = get_model(deployment.model), get_gpu(deployment.pool_gpu(own))
-        return cls(role, deployment, own, model, gpu, rules_of(deployment.engine))
+        model, gpu, rules = get_model(deployment.model), get_gpu(deployment.pool_gpu(own)), rules_of(deployment.engine)
+        server = Server(
+            role=role,
+            engine=deployment.engine,
+            pool=own,
+            model=model.name,
+            mla=model.mla is not None,
+            fp8_cache=_kv_dtype(deployment) == "fp8",
+            gpu=gpu.name,
+            architecture=gpu.architecture,
+            memory_bytes=gpu.memory_bytes,
+        )
+        config = started(server)
+        return cls(role, deployment, config, model, gpu, rules, rules.graphs(rules, replace(server, pool=config)))
 
     @property
     def engine(self) -> EngineConfig:
@@ -59,14 +73,7 @@ class PoolPlan:
     @property
     def kv_dtype(self) -> str:
         """``bf16`` or ``fp8``: ``auto`` follows the checkpoint."""
-        if self.deployment.kv_cache_dtype != "auto":
-            return self.deployment.kv_cache_dtype
-        return "bf16" if self.deployment.quantization == "none" else "fp8"
-
-    @property
-    def block_size(self) -> int:
-        """Tokens per KV block."""
-        return self.config.block_size or self.rules.block_size
+        return _kv_dtype(self.deployment)
 
     @property
     def offloads_prompt_only(self) -> bool:
@@ -122,10 +129,10 @@ class PoolPlan:
         budget = memory.kv_bytes(self.gpu.memory_bytes, used, pool.gpu_memory_utilization)
         per_token = kv_bytes_per_token(stage, tp, self.kv_dtype)
         # A stage of sliding-window layers only keeps next to nothing per token.
-        blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * self.block_size, 1))
+        blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * pool.block_size, 1))
         return KVCapacity(
             blocks=blocks - self.rules.null_blocks,
-            block_size=self.block_size,
+            block_size=pool.block_size,
             bytes_per_token=per_token * tp,
             gpu_memory_bytes=self.gpu.memory_bytes,
             weights_bytes_per_gpu=weights,
@@ -146,6 +153,12 @@ class PoolPlan:
 def pool_plans(deployment: DeploymentConfig) -> dict[str, PoolPlan]:
     """Return role -> plan of every pool of *deployment*; ConfigError for unknown cards."""
     return {role: PoolPlan.of(deployment, role) for role in deployment.pools()}
+
+
+def _kv_dtype(deployment: DeploymentConfig) -> str:
+    if deployment.kv_cache_dtype != "auto":
+        return deployment.kv_cache_dtype
+    return "bf16" if deployment.quantization == "none" else "fp8"
 
 
 def _gib(size: float) -> str:

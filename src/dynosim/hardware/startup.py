@@ -27,6 +27,7 @@ def check(deployment: DeploymentConfig) -> dict[str, PoolPlan]:
         try:
             _check_precision(plan)
             _check_parallelism(plan)
+            _check_pages(plan)
             _ = plan.capacity  # raises where nothing fits
         except InfeasibleError as error:
             raise InfeasibleError(f"{SECTIONS[role]}: {error}") from error
@@ -56,6 +57,15 @@ def _check_parallelism(plan: PoolPlan) -> None:
         raise InfeasibleError(f"{model.name} is dense: enable_expert_parallel has no experts to shard")
     elif pool.data_parallel_size > 1:
         raise InfeasibleError(f"{model.name} is dense: data_parallel_size has no experts to share; use more replicas")
+
+
+def _check_pages(plan: PoolPlan) -> None:
+    budget, block = plan.config.max_num_batched_tokens, plan.config.block_size
+    if plan.rules.whole_pages and block > budget:
+        raise InfeasibleError(
+            f"max_num_batched_tokens ({budget}) must be at least block_size ({block}):"
+            f" {plan.rules.title} prefills whole pages"
+        )
 
 
 def _check_links(plan: PoolPlan) -> None:

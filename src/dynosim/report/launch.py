@@ -35,7 +35,6 @@ def _launch(plan: PoolPlan) -> Launch:
         engine=plan.engine,
         pool=plan.config,
         checkpoint=_checkpoint(plan),
-        block_size=plan.block_size,
         fp8_cache=plan.kv_dtype == "fp8",
         quantises=plan.deployment.quantization == "fp8" and not published,
         draft_tokens=_own_drafts(plan),

@@ -17,6 +17,7 @@ from dynosim.hardware.models import get_model
 from dynosim.hardware.plan import PoolPlan
 from dynosim.timing.base import ForwardTimes, PassTables
 from dynosim.timing.calibrated import calibrate, profile_of
+from dynosim.timing.cuda_graphs import pad, run_batches
 from dynosim.timing.effective import add_overheads, add_stage_transfers, add_write_through, verify_drafts
 from dynosim.timing.fixed import FixedTimes
 from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, PackTimes, Size, find_pack, load_pack
@@ -115,11 +116,12 @@ def effective_tables(plan: PoolPlan) -> PassTables:
     KV offloading, the engine's overheads and the calibration in them. A pass still goes through the whole model: with P
     stages each takes a P-th of it.
     """
-    decode_tokens = plan.config.max_num_seqs * plan.tokens_per_decode
+    seqs = plan.config.max_num_seqs
+    decode_tokens = int(run_batches(plan.graphs, seqs).max()) * plan.tokens_per_decode
     budget = plan.config.max_num_batched_tokens + decode_tokens
     tables = source_tables(plan, max_num_seqs=decode_tokens, max_num_batched_tokens=budget)
     hardware = forward_times(plan).knows_hardware
-    tables = verify_drafts(tables, plan, hardware=hardware)
+    tables = pad(verify_drafts(tables, plan, hardware=hardware), plan.graphs, seqs)
     if hardware:
         tables = add_write_through(add_stage_transfers(tables, plan), plan)
     return calibrate(add_overheads(tables, plan, hardware=hardware), profile_of(plan.deployment))

@@ -18,6 +18,7 @@ from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.roofline import verification_cost
 from dynosim.hardware.topology import stage_bytes
 from dynosim.timing.base import PassTables
+from dynosim.timing.cuda_graphs import launch_uncovered
 
 PADDED = {"auto": 0.0, "FLASHINFER": 1.0}
 """Attention backend -> share of the padding that decode attention computes. The tables' kernels split long contexts
@@ -39,7 +40,7 @@ def verify_drafts(tables: PassTables, plan: PoolPlan, *, hardware: bool) -> Pass
     speculative, tokens = plan.engine.speculative, plan.tokens_per_decode
     if speculative is None:
         return tables
-    rows = slice(None, plan.config.max_num_seqs + 1)
+    rows = slice(None, len(tables.graph_tokens_s[::tokens]))
     plain_s, context = tables.decode_s[rows] + tables.graph_tokens_s[rows, None], tables.decode_context[rows]
     cost = 1.0
     if hardware:
@@ -104,22 +105,13 @@ def add_overheads(tables: PassTables, plan: PoolPlan, *, hardware: bool) -> Pass
         prefill_share_s=tables.prefill_share_s * own.prefill_slowdown,
         overlap=own.overlap,
         decode_skew=PADDED[engine.attention_backend],
-        eager_tokens=engine.max_cudagraph_capture_size if own.piecewise else 0,
+        eager_tokens=plan.graphs.mixed_tokens,
         eager_s=launch_s,
     )
     tables = _add(tables, own.pass_us * 1e-6, 0.0, 0.0)
     batches = np.arange(len(tables.decode_s))[:, None]
     tables = replace(tables, decode_s=tables.decode_s + request_s * batches, chunk_s=tables.chunk_s + request_s)
-    return _launched(tables, launch_s) if engine.cudagraph_mode == "NONE" else tables
-
-
-def _launched(tables: PassTables, launch_s: float) -> PassTables:
-    """Let decode-only passes take the launch time at least, at contexts of 1,024 tokens; what attention takes beyond
-    comes on top."""
-    rows = zip(tables.decode_context[1:], tables.decode_s[1:], strict=True)
-    attention_s = [0.0, *(np.interp(1024 * (b + 1), context, taken) for b, (context, taken) in enumerate(rows))]
-    least_s = (launch_s - np.array(attention_s)) * (np.arange(len(attention_s)) > 0)
-    return replace(tables, graph_tokens_s=np.maximum(tables.graph_tokens_s, least_s[: len(tables.graph_tokens_s)]))
+    return launch_uncovered(tables, plan.graphs, launch_s)
 
 
 def _launch_s(own: Behaviour, model: ModelCard) -> float:

@@ -19,6 +19,7 @@ import json
 import os
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,7 +28,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from dynosim.errors import NoPackError, TimingError
 from dynosim.timing.base import PassTables
-from dynosim.timing.cuda_graphs import padded_batches
 
 BUNDLED = Path(__file__).parent / "packs"
 USER_FOLDER = "timing_packs"
@@ -165,7 +165,7 @@ class Pack:
         batches = np.arange(max_num_seqs + 1)
         chunks = np.arange(MAX_CHUNKS + 1)
         passes = interpolate(np.arange(max_num_batched_tokens + 1), self.tokens, self.tokens_s[row])
-        graphs = interpolate(padded_batches(max_num_seqs), self.graph_batch, self.graph_s[row])
+        graphs = interpolate(batches, self.graph_batch, self.graph_s[row])
         kernels = interpolate(chunks, self.chunks, self.prefill_s[row])
         passes[0] = graphs[0] = 0.0
         return PassTables(
@@ -210,13 +210,16 @@ class PackTimes:
 
 
 def find_pack(key: PackKey, size: Size) -> PackTimes:
-    """Return the pack of *key* from the user's folders or the bundle; NoPackError with the command that makes it."""
+    """Return the pack of *key* from the user's folders or the bundle, else that of the newest version of its engine;
+    NoPackError with the command that makes it."""
     gpus = size.tensor_parallel * size.data_parallel
     ranks = f" ({size.data_parallel} data-parallel ranks)" if size.data_parallel > 1 else ""
     what = f"{key.model} on {gpus} x {key.gpu}{ranks} with {key.engine}, quantization {key.quantization}"
-    for folder in (os.environ.get("DYNOSIM_TIMING_PACKS", USER_FOLDER), USER_FOLDER, BUNDLED):
+    folders = (os.environ.get("DYNOSIM_TIMING_PACKS", USER_FOLDER), USER_FOLDER, BUNDLED)
+    newest = replace(key, version="current")
+    for own, folder in product(dict.fromkeys((key, newest)), folders):
         # A tenth of what Path takes; asked for every candidate.
-        file = os.path.abspath(os.path.join(folder, key.filename))
+        file = os.path.abspath(os.path.join(folder, own.filename))
         if not os.path.isfile(file):
             continue
         pack = load_pack(path := Path(file))
@@ -224,15 +227,13 @@ def find_pack(key: PackKey, size: Size) -> PackTimes:
             return PackTimes(path, size)
         if reason := pack.provenance["without_data"].get(size.label):
             raise NoPackError(f"no kernel times for {what}: {reason}", path="deployment.timing")
-    make = f"make one with `{key.build_command(size)}`, if aiconfigurator-core has its kernel times"
+    make = f"make one with `{newest.build_command(size)}`, if aiconfigurator-core has its kernel times"
     message = f"no timing pack for {what}: {make}, or use timing type 'roofline'"
     raise NoPackError(message, path=_culprit(key))
 
 
 def _culprit(key: PackKey) -> str:
     """Return the field that no pack at hand has, as far as one alone is to blame."""
-    if key.version != "current":
-        return "deployment.engine.version"
     return "deployment.timing" if any(BUNDLED.glob(f"*.{key.gpu}.*.npz")) else "deployment.gpu"
 
 

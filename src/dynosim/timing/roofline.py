@@ -25,7 +25,6 @@ from dynosim.hardware.roofline import (
     token_wise_bound_s,
 )
 from dynosim.timing.base import PassTables
-from dynosim.timing.cuda_graphs import padded_batches
 
 KERNEL_LATENCY_S = 3e-6
 """Floor of one memory-bound kernel (aiconfigurator-core 0.12.0, ``mem_empirical_constant_latency``)."""
@@ -63,7 +62,7 @@ class RooflineTimes:
         share = prefill_attention_bound_s(self.model, gpu, self.tensor_parallel_size, sequences)
         return PassTables(
             tokens_s=self._tokens_s(gpu, np.arange(max_num_batched_tokens + 1)),
-            graph_tokens_s=self._tokens_s(gpu, padded_batches(max_num_seqs)),
+            graph_tokens_s=self._tokens_s(gpu, np.arange(max_num_seqs + 1)),
             decode_context=contexts,
             decode_s=decode_attention_bound_s(self.model, gpu, self.tensor_parallel_size, self.kv_dtype, contexts),
             prefill_seq=sequences,

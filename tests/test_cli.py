@@ -203,7 +203,7 @@ def test_config_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "expand", "mine.yaml"]) == cli.OK
     expanded = capsys.readouterr().out
     data = yaml.safe_load(expanded)
-    assert data["deployment"]["aggregated"]["gpu_memory_utilization"] == 0.9
+    assert data["deployment"]["aggregated"]["enable_chunked_prefill"] is True
     assert data["deployment"]["aggregated"]["replicas"] == {"choices": [1, 2, 3, 4]}
     again = SearchSpace.parse(expanded)
     space = SearchSpace.load("tiny")

@@ -429,6 +429,7 @@ def _predict(args: argparse.Namespace) -> int:
         _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view)
         print(view["bottleneck"])
         print(f"prices: {terminal.prices_line(view['prices'])}")
+        print(f"engine rules: {view['engine_rules']}")
         print(f"SLO: {'missed: ' + ', '.join(missed) if missed else 'met' if view['slo_violations'] else 'none given'}")
     return OK
 

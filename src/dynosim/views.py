@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dynosim.engines import rules_of
 from dynosim.hardware.prices import price_list
 from dynosim.metrics import slo_violations
 from dynosim.report.analysis import prices
@@ -64,4 +65,5 @@ def prediction_view(prediction: Prediction) -> dict[str, Any]:
         "bottleneck": bottleneck(metrics.flat(), scenario.slo),
         "prices": price_list(scenario.deployment.gpu_counts(), scenario.prices),
         "timing": prediction.result.timing,
+        "engine_rules": rules_of(scenario.deployment.engine).label,
     }

@@ -10,8 +10,9 @@ import pytest
 
 import dynosim
 from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
-from dynosim.engines import ENGINES, contradictions, rules_of
+from dynosim.engines import ENGINES, behaviour, contradictions, rules_of
 from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.startup import check
 from dynosim.space import SearchSpace
 
@@ -50,8 +51,90 @@ def test_a_setting_belongs_to_one_engine() -> None:
     assert max(settings.values()) == 1
 
 
-def test_a_version_without_rules_of_its_own_has_those_of_the_newest() -> None:
-    assert rules_of(EngineConfig(name="sglang", version="0.0.1")) is ENGINES["sglang"]["current"]
+@pytest.mark.parametrize(
+    ("name", "version", "found"),
+    [
+        ("sglang", "current", "0.5.20"),
+        ("sglang", "0.5.23", "0.5.20"),
+        ("sglang", "v0.5.12.post1", "0.5.12"),
+        ("sglang", "0.5.9", "0.5"),
+        ("sglang", "0.4.6", "0.5"),
+        ("vllm", "0.27.1rc1.dev3+gabc", "0.23"),
+        ("vllm", "1.0.0", "0.28"),
+        ("vllm", "0.20.0", "0.20"),
+        ("trtllm", "1.2.0rc6.post3", "1.0"),
+    ],
+)
+def test_a_version_has_the_newest_rules_that_are_not_newer(name: str, version: str, found: str) -> None:
+    assert rules_of(EngineConfig(name=name, version=version)) is ENGINES[name][found]
+
+
+def test_a_version_is_a_number() -> None:
+    with pytest.raises(ValueError, match="version"):
+        EngineConfig(version="newest")
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu", "pool", "seqs", "budget", "share"),
+    [
+        ("vllm", "h200_sxm", {}, 1024, 8192, 0.92),
+        ("vllm", "b200_sxm", {}, 1024, 16384, 0.92),
+        ("vllm", "a100_sxm", {}, 256, 2048, 0.92),
+        ("vllm", "l40s", {}, 256, 2048, 0.92),
+        ("vllm", "h200_sxm", {"max_num_batched_tokens": 512}, 512, 512, 0.92),
+        ("vllm", "h200_sxm", {"gpu_memory_utilization": 0.8, "max_num_seqs": 7}, 7, 8192, 0.8),
+        ("sglang", "h200_sxm", {}, 2048, 8192, 0.903),
+        ("trtllm", "b200_sxm", {}, 2048, 8192, 0.9),
+    ],
+)
+def test_what_is_not_given_is_the_engine_s_own_on_the_gpu(
+    engine: str, gpu: str, pool: dict[str, object], seqs: int, budget: int, share: float
+) -> None:
+    deployment = _deployment(pool, name=engine).model_copy(update={"gpu": gpu})
+    plan = PoolPlan.of(deployment, "mixed")
+    assert (plan.config.max_num_seqs, plan.config.max_num_batched_tokens) == (seqs, budget)
+    assert plan.config.gpu_memory_utilization == pytest.approx(share, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("version", "budget", "share", "overlap"),
+    [("0.28", 16384, 0.92, True), ("0.26", 8192, 0.92, True), ("0.19", 8192, 0.9, True), ("0.13", 8192, 0.9, False)],
+)
+def test_defaults_move_with_the_version(version: str, budget: int, share: float, overlap: bool) -> None:
+    deployment = _deployment(name="vllm", version=version).model_copy(update={"gpu": "b200_sxm"})
+    config = PoolPlan.of(deployment, "mixed").config
+    assert (config.max_num_batched_tokens, config.gpu_memory_utilization) == (budget, share)
+    assert behaviour(deployment.engine, hardware=True).overlap is overlap
+
+
+def test_attention_ranks_share_sglang_s_chunk() -> None:
+    deployment = DeploymentConfig.model_validate(
+        {
+            "model": "deepseek-v3", "gpu": "h200_sxm", "quantization": "fp8", "engine": {"name": "sglang"},
+            "aggregated": {"data_parallel_size": 8, "enable_expert_parallel": True},
+        }
+    )  # fmt: skip
+    assert PoolPlan.of(deployment, "mixed").config.max_num_batched_tokens == 1024
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "gpu", "dtype", "block"),
+    [
+        ("vllm", "llama-3.1-8b", "h200_sxm", "auto", 16),
+        ("vllm", "deepseek-v3", "h200_sxm", "bf16", 16),
+        ("vllm", "deepseek-v3", "h200_sxm", "fp8", 64),
+        ("vllm", "deepseek-v3", "b200_sxm", "bf16", 32),
+        ("vllm", "deepseek-v3.2", "b200_sxm", "bf16", 64),
+        ("sglang", "deepseek-v3", "h200_sxm", "bf16", 1),
+        ("sglang", "deepseek-v3", "b200_sxm", "bf16", 64),
+        ("sglang", "gpt-oss-120b", "b200_sxm", "auto", 64),
+        ("sglang", "gpt-oss-120b", "h200_sxm", "auto", 1),
+        ("trtllm", "deepseek-v3", "b200_sxm", "auto", 32),
+    ],
+)
+def test_blocks_are_those_of_the_attention_kernels(engine: str, model: str, gpu: str, dtype: str, block: int) -> None:
+    deployment = _deployment(name=engine).model_copy(update={"model": model, "gpu": gpu, "kv_cache_dtype": dtype})
+    assert PoolPlan.of(deployment, "mixed").config.block_size == block
 
 
 def _deployment(pool: dict[str, object] | None = None, **engine: object) -> DeploymentConfig:
@@ -70,7 +153,10 @@ NULL = "num_gpu_blocks_override (1) must be above 1, the blocks that vLLM never 
     [
         (_deployment({"num_gpu_blocks_override": 1}, name="vllm"), f"deployment: {NULL}"),
         (_deployment(name="vllm", max_prefill_tokens=7), FOREIGN),
-        (_deployment({"block_size": 512, "max_num_batched_tokens": 256}, name="sglang"), f"deployment: {PAGES}"),
+        (
+            _deployment({"block_size": 512, "max_num_batched_tokens": 256}, name="sglang"),
+            f"deployment.aggregated: {PAGES}",
+        ),
     ],
 )
 def test_what_an_engine_could_not_be_started_with(deployment: DeploymentConfig, said: str) -> None:

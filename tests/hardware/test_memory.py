@@ -11,6 +11,8 @@ from dynosim.hardware.models import MODELS, get_model
 from dynosim.hardware.plan import PoolPlan
 from dynosim.hardware.startup import check
 
+STATED = {"block_size": 1, "gpu_memory_utilization": 0.9, "max_num_batched_tokens": 8192}
+
 
 def _deployment(model, gpu, tp, quantization="none", engine="vllm", kv_cache_dtype="auto", **pool):
     return DeploymentConfig(
@@ -19,7 +21,7 @@ def _deployment(model, gpu, tp, quantization="none", engine="vllm", kv_cache_dty
         quantization=quantization,
         kv_cache_dtype=kv_cache_dtype,
         engine=EngineConfig(name=engine),
-        aggregated=PoolConfig(tensor_parallel_size=tp, **{"block_size": 1, **pool}),
+        aggregated=PoolConfig(tensor_parallel_size=tp, **{**STATED, **pool}),
     )
 
 

@@ -71,7 +71,7 @@ def make_metrics(scenario: Scenario) -> Metrics:
     gpus, pool = deployment.num_gpus(), list(deployment.pools().values())[-1]
     fast = 1.25 if deployment.gpu == "h200_sxm" else 1.0
     speed = fast * pool.replicas * pool.tensor_parallel_size**0.85 * (1.15 if deployment.disaggregated else 1.0)
-    load = min(6.5 / speed * (1.0 + 6.4 / pool.max_num_seqs), 0.995)
+    load = min(6.5 / speed * (1.0 + 6.4 / (pool.max_num_seqs or 256)), 0.995)
     gap = 42.0 / pool.tensor_parallel_size**0.55 * (0.7 + 0.5 * load) / fast
     prefill = 900.0 / pool.tensor_parallel_size**0.8
     parts = {

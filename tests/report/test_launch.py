@@ -81,7 +81,7 @@ def test_attention_ranks_are_part_of_sglangs_tensor_parallel_size():
         "dp-size": "4",
         "enable-dp-attention": True,
         "ep-size": "8",
-        "max-running-requests": "1024",
+        "max-running-requests": "8192",
     }.items() <= flags.items()
     vllm = _flags(
         _script(

@@ -36,9 +36,9 @@ def test_aggregated_by_hand() -> None:
     assert found["first_token_s"] == pytest.approx(0.1)
     assert found["step_s"] == pytest.approx(0.02)
     assert found["prefill_load"] == pytest.approx(rate_rps * 0.1 / 2)
-    assert found["decode_load"] == pytest.approx(rate_rps / 2 * 10 * 0.02 / 256)
+    assert found["decode_load"] == pytest.approx(rate_rps / 2 * 10 * 0.02 / 1024)
     assert found["load"] == pytest.approx(found["prefill_load"] + found["decode_load"])
-    assert found["kv_requests"] == pytest.approx(256)  # max_num_seqs; memory would hold far more
+    assert found["kv_requests"] == pytest.approx(1024)  # max_num_seqs of an H100; memory would hold far more
 
 
 ROUTER = """

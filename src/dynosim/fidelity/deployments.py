@@ -15,8 +15,6 @@ from dynosim.engines import ENGINES
 from dynosim.errors import ConfigError
 from dynosim.fidelity.flags import (
     FP8_CACHE_OF_CHECKPOINT,
-    MAX_NUM_BATCHED_TOKENS,
-    MAX_NUM_SEQS,
     Field,
     is_idle,
     setting_of,
@@ -128,14 +126,15 @@ def _precisions(row: Measurement, engine: str, kv_cache_dtype: str | None) -> di
 
 
 def _pool(row: Measurement, engine: str, sizes: Sizes, settings: Iterable[tuple[Field, Any]]) -> Sizes:
-    fields = {"max_num_seqs": MAX_NUM_SEQS[engine], "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS}
+    fields: Sizes = {}
     for field, value in settings:
         if field.section == "pool":
             ranks = sizes.get("data_parallel_size", 1) if field.of_all_ranks else 1
             fields[field.name] = max(value // ranks, 1) if ranks > 1 else value
-    if row.gpu.startswith("B200"):
-        fields["max_num_seqs"] = int(row.facts.get("max_num_seqs_on_b200", fields["max_num_seqs"]))
-    fields["max_num_seqs"] = min(fields["max_num_seqs"], fields["max_num_batched_tokens"])
+    if row.gpu.startswith("B200") and "max_num_seqs_on_b200" in row.facts:
+        fields["max_num_seqs"] = int(row.facts["max_num_seqs_on_b200"])
+    if {"max_num_seqs", "max_num_batched_tokens"} <= {*fields}:
+        fields["max_num_seqs"] = min(fields["max_num_seqs"], fields["max_num_batched_tokens"])
     return sizes | fields | _cache(row, fields.get("block_size"))
 
 

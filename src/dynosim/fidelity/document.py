@@ -336,7 +336,6 @@ PUBLISHED_NOTE = (
 
 CONSTANTS = {
     "overlap": "passes are chosen while the one before runs",
-    "piecewise": "CUDA graphs cover small passes with prompt chunks",
     "launch_us": "launch of a layer without a CUDA graph, at least, µs",
     "pass_us": "CPU time of a pass, µs",
     "request_us": "CPU time of a pass per request in it, µs",

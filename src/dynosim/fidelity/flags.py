@@ -39,6 +39,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "chunked_prefill_size": Field("pool", "max_num_batched_tokens", of_all_ranks=True),
         "max_running_requests": Field("pool", "max_num_seqs", of_all_ranks=True),
         "max_prefill_tokens": Field("engine", "max_prefill_tokens"),
+        "cuda_graph_max_bs": Field("engine", "max_cudagraph_capture_size"),
         "scheduler_recv_interval": Field("engine", "scheduler_recv_interval"),
         "enable_mixed_chunk": Field("engine", "enable_mixed_chunk"),
         "schedule_conservativeness": Field("engine", "schedule_conservativeness"),
@@ -49,6 +50,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "max_num_tokens": Field("pool", "max_num_batched_tokens"),
         "free_gpu_memory_fraction": Field("pool", "gpu_memory_utilization"),
         "kv_cache_free_gpu_mem_fraction": Field("pool", "gpu_memory_utilization"),
+        "cuda_graph_max_batch_size": Field("engine", "max_cudagraph_capture_size"),
         "batch_wait_timeout_iters": Field("engine", "batch_wait_timeout_iters"),
         "batch_wait_max_tokens_ratio": Field("engine", "batch_wait_max_tokens_ratio"),
         "enable_balance": Field("engine", "attention_dp_enable_balance"),
@@ -60,9 +62,6 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
 
 FP8_CACHE_OF_CHECKPOINT = {"trtllm"}
 """Engines that keep an FP8 cache for an FP8 checkpoint without being told."""
-MAX_NUM_SEQS = {"vllm": 256, "sglang": 1024, "trtllm": 2048}
-MAX_NUM_BATCHED_TOKENS = 8192
-"""Of the versions that were measured, where neither notes nor a script say them."""
 
 _IDLE = {"max_model_len", "hicache", "ignore_eos"}
 """Flags that change nothing where no field holds them: prompts and answers fit the model's length, a tier that is off

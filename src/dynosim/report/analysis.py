@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dynosim.config.scenario import SERVED
+from dynosim.engines import rules_of
 from dynosim.hardware.prices import price_list
 from dynosim.metrics import LATENCY_PARTS, METRICS, bounds_of
 from dynosim.report.bottleneck import bottleneck
@@ -188,6 +189,11 @@ def prices(study: Study) -> dict[str, dict[str, Any]]:
     """Return GPU -> its price per hour and where that is from, of all GPUs that trials have."""
     gpus = [gpu for trial in study.trials for gpu in trial.scenario.deployment.gpu_counts()]
     return price_list(gpus, study.space.reference.prices)
+
+
+def engine_rules(study: Study) -> str:
+    """Return the engine versions whose defaults and rules were simulated, and when they were read."""
+    return "; ".join(sorted({rules_of(trial.scenario.deployment.engine).label for trial in study.trials}))
 
 
 def priors_line(study: Study) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim import __version__
 from dynosim.config.load import dump_scenario
 from dynosim.files import write_whole
-from dynosim.report.analysis import leader_of, prices, recommendation_numbers
+from dynosim.report.analysis import engine_rules, leader_of, prices, recommendation_numbers
 from dynosim.report.html import html
 from dynosim.report.launch import launch_script
 from dynosim.search.view import lossless, trial_view
@@ -130,6 +130,7 @@ def environment(study: Study) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "dependencies": {name: version(name) for name in _dependencies()},
+        "engine_rules": engine_rules(study),
         "space": study.space.name,
         "space_hash": study.space.content_hash(),
         "seed": reference.seed,
@@ -164,7 +165,7 @@ def _source_state() -> dict[str, Any]:
 
 def _footer(origin: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of the origin that a reader of the page needs."""
-    versions = ("study", "written", "dynosim", "git_sha", "python", "platform")
+    versions = ("study", "written", "dynosim", "git_sha", "engine_rules", "python", "platform")
     keys = (*versions, "seed", "space_hash", "workload_hash", "price_hash")
     shown = {key.replace("_", " "): str(origin[key]) for key in keys if origin.get(key) is not None}
     if origin.get("git_dirty"):

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from dynosim.config import Scenario, TopologyConfig
-from dynosim.engines import Launch
+from dynosim.engines import Launch, rules_of
 from dynosim.hardware.models import precision_of
 from dynosim.hardware.plan import PoolPlan, pool_plans
 
@@ -22,6 +22,7 @@ def launch_script(scenario: Scenario) -> str:
     """Return a shell script with the command that starts one replica, for every pool of *scenario*."""
     deployment = scenario.deployment
     lines = ["#!/bin/sh", f"# {scenario.name or 'dynosim'}: {deployment.label()} of {deployment.model}, simulated"]
+    lines.append(f"# flags and defaults of {rules_of(deployment.engine).label}; other versions may start otherwise")
     for plan in pool_plans(deployment).values():
         launch = _launch(plan)
         lines += ["", *_comments(plan, launch), plan.rules.command(launch)]

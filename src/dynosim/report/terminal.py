@@ -18,6 +18,7 @@ from dynosim.config.load import show
 from dynosim.metrics import METRICS
 from dynosim.report.analysis import (
     difference,
+    engine_rules,
     factors,
     folded,
     frontier_line,
@@ -268,6 +269,7 @@ def next_steps(study: Study, run_dir: Path, tracking_uri: str | None) -> Text:
         lines.append(f"models    {priors_line(study)}")
     if study.trials:
         lines.append(f"prices    {prices_line(prices(study))}")
+        lines.append(f"engines   {engine_rules(study)}")
     lines.append(f"report    {run_dir / 'report.html'}")
     if tracking_uri is not None:
         elsewhere = ["--runs-dir", str(run_dir.parent)] if run_dir.parent != Path("runs") else []

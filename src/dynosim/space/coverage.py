@@ -57,11 +57,11 @@ mode | aggregated: one pool serves all; disaggregated: a prefill pool hands KV c
 
 [EngineConfig]
 name | scheduler, memory rules, kernels, block size and first-token rule of vLLM V1, SGLang or TensorRT-LLM
-version | ~ version of the measured kernels; the scheduler is that of the newest one | timing/test_pack.py::test_a_missing_pack_names_the_command
+version | ~ defaults and rules of that version, and kernel tables measured on it where there are some; the scheduler is the newest one's | engines/test_rules.py::test_defaults_move_with_the_version
 async_scheduling | a pass is chosen while the one before runs: no gaps, and who comes during a pass misses the next one too
 cudagraph_mode | ~ passes without a graph take at least the launch time of their layers
 attention_backend | ~ vLLM: FlashInfer's own decode kernels, which pad to the longest context of the batch
-max_cudagraph_capture_size | ~ largest pass with prompt chunks that a graph covers; decode batches pad to vLLM's default sizes
+max_cudagraph_capture_size | largest batch, under vLLM also largest pass with prompt chunks, that a graph covers
 launch_overhead_us | ~ a constant per layer of a pass that no graph covers
 pass_overhead_us | ~ a constant added to every pass
 request_overhead_us | ~ a constant per request of a pass
@@ -104,12 +104,12 @@ tensor_parallel_size | pass times, KV blocks, bandwidth of the links
 pipeline_parallel_size | ~ KV blocks, micro-batches, bubbles; stages are equal, chunks of one prompt do not overlap: TTFT up to P times
 data_parallel_size | attention ranks with a queue and cache each; every pass waits for the slowest rank
 enable_expert_parallel | ~ kernels and exchanges of MoE layers from the tables; expert imbalance is theirs
-max_num_seqs | requests that run at once
+max_num_seqs | requests that run at once; not given, the engine's default on the GPU, as for the next two
 max_num_batched_tokens | tokens of a pass: chunk size, stalls of decodes, activation memory (SGLang's chunked_prefill_size)
 enable_chunked_prefill | off: a prompt is computed in one pass, and rejected if longer than one
 enable_prefix_caching | ~ reuse of equal beginnings of prompts; within a pass too except under SGLang; eviction is LRU
-block_size | granularity of allocation and reuse
-gpu_memory_utilization | KV blocks
+block_size | granularity of allocation and reuse; not given, that of the attention kernels
+gpu_memory_utilization | KV blocks, by each engine's own rule
 num_gpu_blocks_override | KV blocks, of which vLLM never gives out one
 scheduling_policy | order of the waiting queue
 scheduling_options | arguments of the scheduling policy | policies/test_contracts.py::test_wrong_options_are_named

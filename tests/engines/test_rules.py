@@ -93,7 +93,7 @@ def test_what_is_not_given_is_the_engine_s_own_on_the_gpu(
     deployment = _deployment(pool, name=engine).model_copy(update={"gpu": gpu})
     plan = PoolPlan.of(deployment, "mixed")
     assert (plan.config.max_num_seqs, plan.config.max_num_batched_tokens) == (seqs, budget)
-    assert plan.config.gpu_memory_utilization == pytest.approx(share, abs=0.001)
+    assert plan.config.gpu_memory_utilization == pytest.approx(share, abs=0.0015)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "max_num_tokens": Field("pool", "max_num_batched_tokens"),
         "free_gpu_memory_fraction": Field("pool", "gpu_memory_utilization"),
         "kv_cache_free_gpu_mem_fraction": Field("pool", "gpu_memory_utilization"),
-        "cuda_graph_max_batch_size": Field("engine", "max_cudagraph_capture_size"),
+        "cuda_graph_max_bs": Field("engine", "max_cudagraph_capture_size"),
         "batch_wait_timeout_iters": Field("engine", "batch_wait_timeout_iters"),
         "batch_wait_max_tokens_ratio": Field("engine", "batch_wait_max_tokens_ratio"),
         "enable_balance": Field("engine", "attention_dp_enable_balance"),

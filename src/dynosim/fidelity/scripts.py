@@ -235,13 +235,13 @@ _DISAGGREGATED = (
 SCRIPTS = (
     Script(
         name="all that start TensorRT-LLM: cuda_graph_config has enable_padding and covers every batch",
-        engine="trtllm", source=".*", disaggregated=None,
-        flags={"cuda_graph_max_batch_size": 2048},
+        engine="trtllm", source=".*", role="",
+        flags={"cuda_graph_max_bs": 2048},
     ),
     Script(
         name="benchmarks/*_trt*.sh",
         engine="trtllm",
-        flags={"cuda_graph_max_batch_size": lambda row: max(_load(row) // _ranks(row), 1)},
+        flags={"cuda_graph_max_bs": lambda row: max(_load(row) // _ranks(row), 1)},
     ),
     Script(
         name="experimental/multiturn/vllm_benchmark/sweep_experiment.sh",

@@ -127,12 +127,13 @@ class PackTiming(Config):
 
 
 class RooflineTiming(Config):
-    """FLOPs, bytes and bandwidths of the model and GPU cards, with efficiency factors."""
+    """FLOPs, bytes and bandwidths of the model and GPU cards, with efficiency factors: the GPU's own by default."""
 
     type: Literal["roofline"] = "roofline"
-    compute_efficiency: float = Field(default=0.6, gt=0.0, le=1.0)
-    memory_efficiency: float = Field(default=0.75, gt=0.0, le=1.0)
-    network_efficiency: float = Field(default=0.7, gt=0.0, le=1.0)
+    compute_efficiency: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Of every precision, and of attention."""
+    memory_efficiency: float | None = Field(default=None, gt=0.0, le=1.0)
+    network_efficiency: float | None = Field(default=None, gt=0.0, le=1.0)
 
 
 class PolynomialTiming(Config):

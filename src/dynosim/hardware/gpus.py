@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from dynosim import plugins
 from dynosim.errors import ConfigError, nearest
@@ -37,6 +37,36 @@ H20_PRICE = "not in the survey: its H100 price x 0.60 (x 0.70 with HBM3e), an as
 def _of_every_table(price: Any) -> Any:
     """Return one price as that of every table."""
     return dict.fromkeys(PRICE_TABLES, price) if isinstance(price, int | float) else price
+
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Achieved:
+    """What kernels reach of a card's peaks, and what each takes at least: the constants of roofline times.
+
+    The defaults are NVIDIA's: a fit of that source to the kernel tables of A100, H100, H200 and B200 (32 models and
+    sizes of all engines), which it meets within 12 % on average (docs/timing.md).
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    bf16: Share = 0.9
+    """Of the tensor-core peak, in weight matrices of many rows, beside the traffic of weights and activations."""
+    fp8: Share = 0.6
+    fp4: Share = 0.3
+    attention: Share = 0.6
+    """Of the bf16 peak, in prefill attention."""
+    memory: Share = 0.85
+    fp8_latents: Share | None = None
+    """Of the memory bandwidth, in decodes of latent attention over an FP8 cache; None: as elsewhere."""
+    network: Share = 0.7
+    kernel_s: NonNegativeFloat = 3e-6
+    """Floor of a kernel that has next to nothing to do (aiconfigurator-core 0.12.0,
+    ``mem_empirical_constant_latency``)."""
+    all_reduce_s: NonNegativeFloat = 8e-6
+    """Floor of an all-reduce over the scale-up link."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +91,7 @@ class GPU:
     """``sm80`` to ``sm121``, ``cdna3``, ``cdna4``: what engines choose kernels and graph sizes by."""
     specification_source: str = OWN
     price_source: str = OWN
+    achieved: Achieved = Achieved()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "usd_per_hour", _of_every_table(self.usd_per_hour))
@@ -85,6 +116,7 @@ def _gpu(
     fp4_tflops: float | None = None,
     scale_up_gpus: int = 8,
     price_source: str = SURVEY,
+    achieved: Achieved = Achieved(),
 ) -> GPU:
     tflops = dict(zip(PRECISIONS, (bf16_tflops, fp8_tflops, fp4_tflops), strict=True))
     return GPU(
@@ -99,8 +131,20 @@ def _gpu(
         architecture=architecture,
         specification_source=source,
         price_source=price_source,
+        achieved=achieved,
     )
 
+
+H20 = Achieved(bf16=0.95, fp8=0.9, attention=0.9)
+"""A seventh of an H100's tensor cores with all of its memory and caches, which is what else limits an H100."""
+CDNA3 = Achieved(
+    bf16=0.55, fp8=0.45, attention=0.45, memory=0.8, fp8_latents=0.2, kernel_s=4.3e-6,
+    all_reduce_s=16e-6,
+)  # fmt: skip
+CDNA4 = Achieved(
+    bf16=0.6, fp8=0.5, fp4=0.3, attention=0.45, memory=0.85, fp8_latents=0.2, kernel_s=2.6e-6,
+    all_reduce_s=10e-6,
+)  # fmt: skip
 
 GPUS: Mapping[str, GPU] = MappingProxyType(
     {
@@ -128,15 +172,15 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
                  fp4_tflops=1871.2, price_source=RTX_PRICE),
             # H20: Hopper with a seventh of the H100's compute and all of its links; H20-3e has the H200's memory.
             _gpu("h20_sxm", 96, 4.0, 148, 296, 450, (0.78, 1.01, 0.78), 1.20,
-                 "NVIDIA H20 product brief", "sm90", price_source=H20_PRICE),
+                 "NVIDIA H20 product brief", "sm90", price_source=H20_PRICE, achieved=H20),
             _gpu("h20_3e", 141, 4.8, 148, 296, 450, (0.91, 1.18, 0.91), 1.20,
-                 "NVIDIA H20 product brief, HBM3e variant", "sm90", price_source=H20_PRICE),
+                 "NVIDIA H20 product brief, HBM3e variant", "sm90", price_source=H20_PRICE, achieved=H20),
             _gpu("mi300x", 192, 5.3, 1307.4, 2614.9, 448, (1.12, 1.40, 1.55), 1.79,
-                 "AMD Instinct MI300X data sheet", "cdna3"),
+                 "AMD Instinct MI300X data sheet", "cdna3", achieved=CDNA3),
             _gpu("mi325x", 256, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,
-                 "AMD Instinct MI325X data sheet", "cdna3"),
+                 "AMD Instinct MI325X data sheet", "cdna3", achieved=CDNA3),
             _gpu("mi355x", 288, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
-                 "AMD Instinct MI355X data sheet", "cdna4", fp4_tflops=10066.3),
+                 "AMD Instinct MI355X data sheet", "cdna4", fp4_tflops=10066.3, achieved=CDNA4),
         )
     }
 )  # fmt: skip

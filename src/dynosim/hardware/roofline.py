@@ -17,19 +17,25 @@ from numpy.typing import ArrayLike, NDArray
 
 from dynosim.hardware.gpus import GPU
 from dynosim.hardware.memory import kv_bytes_per_token
-from dynosim.hardware.models import ModelCard, Role
+from dynosim.hardware.models import ModelCard, MoE, Role, Weight
 
 Array = NDArray[np.float64]
 
 
-def peak_flops(gpu: GPU, quantization: str) -> float:
-    """Return the dense tensor-core peak in the precision of the weights."""
-    return gpu.flops[{"none": "bf16", "fp8": "fp8", "nvfp4": "fp4"}[quantization]]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
-def flops_per_token(model: ModelCard) -> float:
-    """Return 2 FLOPs per active parameter: one multiply-add each (Kaplan et al., arXiv 2001.08361, section 2.1)."""
-    return 2.0 * model.active_parameters
+POPULARITY_SHAPE = 1.5
+"""Of the experts' popularity: the kernel tables of AIConfigurator, timed under power laws, are met best by 1.5 to 2."""
+
+
+def _peak_flops(gpu: GPU, weight: Weight, quantization: str) -> float:
+    """Return the dense tensor-core peak in the precision that *weight* is multiplied in: experts that are published in
+    four bits (gpt-oss, Kimi-K2.5) meet activations of bf16."""
+    stored = weight.bytes_per_parameter(quantization)
+    if quantization == "none" or stored >= 2:
+        return gpu.flops["bf16"]
+    return gpu.flops["fp8" if stored >= 1 else "fp4"]
 
 
 def attention_flops(model: ModelCard, new_tokens: ArrayLike, cached_tokens: ArrayLike = 0) -> Array:
@@ -55,23 +61,60 @@ def weight_bytes_read(
     quantization: str,
     tokens: ArrayLike,
     data_parallel_size: int = 1,
-    roles: Collection[Role] = get_args(Role),
+    roles: Collection[Role] = ROLES,
 ) -> Array:
     """Return the bytes of the weights of *roles* that one GPU reads for *tokens* tokens of every data-parallel rank.
 
-    An MoE pass reads the experts that its tokens reach, E (1 - (1 - k / E)^n) of E under uniform routing of the n
-    tokens of all ranks, whose GPUs share the experts.
+    An MoE pass reads the experts that the tokens of all ranks, whose GPUs share them, reach.
     """
     count = np.asarray(tokens, dtype=float)
     share = {"embedding": np.zeros_like(count)}
     if model.moe is not None:
-        share["expert"] = 1.0 - (1.0 - model.moe.top_k / model.moe.experts) ** (count * data_parallel_size)
+        share["expert"] = experts_reached(model.moe, count * data_parallel_size)
     gpus = {"expert": tensor_parallel_size * data_parallel_size}
     read = np.zeros_like(count)
     for weight in (weight for weight in model.weights() if weight.role in roles):
         size = weight.bytes_per_gpu(gpus.get(weight.role, tensor_parallel_size), quantization)
         read = read + share.get(weight.role, 1.0) * size
     return read
+
+
+def experts_reached(moe: MoE, tokens: ArrayLike) -> Array:
+    """Return the share of a layer's experts that *tokens* tokens reach.
+
+    Popularity of experts that is gamma-distributed with shape s gives 1 - (1 + m / s)^-s for m = n k / E tokens per
+    expert in the mean (the zero class of a negative binomial distribution); equal popularity, s without bounds, is
+    1 - exp(-m).
+    """
+    mean = np.asarray(tokens, dtype=float) * moe.top_k / moe.experts
+    return 1.0 - (1.0 + mean / POPULARITY_SHAPE) ** -POPULARITY_SHAPE
+
+
+def weight_times_s(
+    model: ModelCard,
+    gpu: GPU,
+    tensor_parallel_size: int,
+    quantization: str,
+    tokens: ArrayLike,
+    data_parallel_size: int = 1,
+    roles: Collection[Role] = ROLES,
+) -> tuple[Array, Array]:
+    """Return the least times of the FLOPs and of the bytes of the weight matrices of *roles* for *tokens* tokens of
+    every data-parallel rank.
+
+    2 FLOPs per active parameter, one multiply-add each (Kaplan et al., arXiv 2001.08361, section 2.1). Only the last
+    token of each request needs the vocabulary projection; it is counted in bytes but not in FLOPs. The experts compute
+    the tokens of all ranks on the GPUs of all ranks: as many FLOPs per GPU as for one rank.
+    """
+    count = np.asarray(tokens, dtype=float)
+    active = {"embedding": 0.0, "head": 0.0, "expert": model.moe.top_k / model.moe.experts if model.moe else 1.0}
+    token_s = sum(
+        2.0 * weight.parameters * active.get(weight.role, 1.0) / _peak_flops(gpu, weight, quantization)
+        for weight in model.weights()
+        if weight.role in roles
+    )
+    traffic = weight_bytes_read(model, tensor_parallel_size, quantization, count, data_parallel_size, roles)
+    return count * token_s / tensor_parallel_size, traffic / gpu.memory_bandwidth_bytes_s
 
 
 def token_wise_bound_s(
@@ -83,34 +126,8 @@ def token_wise_bound_s(
     data_parallel_size: int = 1,
 ) -> Array:
     """Return the least time of the weight matrices for *tokens* tokens of every data-parallel rank: the larger of
-    compute and weight traffic.
-
-    Only the last token of each request needs the vocabulary projection; it is counted in bytes but not in FLOPs.
-    The experts compute the tokens of all ranks on the GPUs of all ranks: as many FLOPs per GPU as for one rank.
-    """
-    count = np.asarray(tokens, dtype=float)
-    head = sum(weight.parameters for weight in model.weights() if weight.role == "head")
-    flops = count * (flops_per_token(model) - 2.0 * head) / tensor_parallel_size
-    traffic = weight_bytes_read(model, tensor_parallel_size, quantization, count, data_parallel_size)
-    return np.maximum(flops / peak_flops(gpu, quantization), traffic / gpu.memory_bandwidth_bytes_s)
-
-
-def expert_bound_s(
-    model: ModelCard,
-    gpu: GPU,
-    tensor_parallel_size: int,
-    quantization: str,
-    tokens: ArrayLike,
-    data_parallel_size: int = 1,
-) -> Array:
-    """Return the least time of the routed experts alone for *tokens* tokens of every data-parallel rank."""
-    assert model.moe is not None
-    count = np.asarray(tokens, dtype=float)
-    experts = sum(weight.parameters for weight in model.weights() if weight.role == "expert")
-    flops = 2.0 * experts * model.moe.top_k / model.moe.experts * count / tensor_parallel_size
-    roles: tuple[Role, ...] = ("expert",)
-    traffic = weight_bytes_read(model, tensor_parallel_size, quantization, count, data_parallel_size, roles)
-    return np.maximum(flops / peak_flops(gpu, quantization), traffic / gpu.memory_bandwidth_bytes_s)
+    compute and weight traffic."""
+    return np.maximum(*weight_times_s(model, gpu, tensor_parallel_size, quantization, tokens, data_parallel_size))
 
 
 def prefill_attention_bound_s(
@@ -120,25 +137,37 @@ def prefill_attention_bound_s(
     return attention_flops(model, new_tokens, cached_tokens) / tensor_parallel_size / gpu.flops["bf16"]
 
 
+def decode_attention_times_s(
+    model: ModelCard, gpu: GPU, tensor_parallel_size: int, kv_dtype: str, total_context_tokens: ArrayLike
+) -> tuple[Array, Array]:
+    """Return the least times of the FLOPs of decode attention over *total_context_tokens* tokens, in bf16, and of
+    reading their KV cache once.
+
+    MLA decodes on the compressed cache: every head scores and sums whole latents (arXiv 2405.04434, section 2.1.2).
+    """
+    context = np.asarray(total_context_tokens, dtype=float)
+    layers = model.layers - model.sliding_window_layers
+    width = 2 * model.head_dim if model.mla is None else 2 * model.mla.kv_lora_rank + model.mla.rope_head_dim
+    flops = layers * 2 * model.heads / tensor_parallel_size * width
+    per_token = kv_bytes_per_token(model, tensor_parallel_size, kv_dtype)
+    return context * flops / gpu.flops["bf16"], context * per_token / gpu.memory_bandwidth_bytes_s
+
+
 def decode_attention_bound_s(
     model: ModelCard, gpu: GPU, tensor_parallel_size: int, kv_dtype: str, total_context_tokens: ArrayLike
 ) -> Array:
-    """Return the least time to read the KV cache of *total_context_tokens* tokens once."""
-    per_token = kv_bytes_per_token(model, tensor_parallel_size, kv_dtype)
-    return np.asarray(total_context_tokens, dtype=float) * per_token / gpu.memory_bandwidth_bytes_s
+    """Return the least time of decode attention over *total_context_tokens* tokens: the larger of compute and KV
+    traffic."""
+    return np.maximum(*decode_attention_times_s(model, gpu, tensor_parallel_size, kv_dtype, total_context_tokens))
 
 
 def verification_cost(model: ModelCard, gpu: GPU, tensor_parallel_size: int, kv_dtype: str, query_tokens: int) -> float:
     """Return how much longer decode attention takes at least for *query_tokens* tokens of a request than for one.
 
-    One read of the KV cache serves them all, so it is 1 until the FLOPs, 2 per multiply-add in bf16, take longer. MLA
-    decodes on the compressed cache: every head scores and sums whole latents (arXiv 2405.04434, section 2.1.2).
+    One read of the KV cache serves them all, so it is 1 until the FLOPs take longer.
     """
-    layers = model.layers - model.sliding_window_layers
-    width = 2 * model.head_dim if model.mla is None else 2 * model.mla.kv_lora_rank + model.mla.rope_head_dim
-    compute_s = layers * 2 * model.heads / tensor_parallel_size * width / gpu.flops["bf16"]
-    read_s = kv_bytes_per_token(model, tensor_parallel_size, kv_dtype) / gpu.memory_bandwidth_bytes_s
-    return max(read_s, query_tokens * compute_s) / max(read_s, compute_s)
+    compute_s, read_s = decode_attention_times_s(model, gpu, tensor_parallel_size, kv_dtype, 1)
+    return float(max(read_s, query_tokens * compute_s) / max(read_s, compute_s))
 
 
 def all_reduce_bound_s(

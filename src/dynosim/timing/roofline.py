@@ -1,44 +1,54 @@
-"""Pass times of any model on any GPU from its cards: roofline bounds over efficiencies, plus launch latencies.
+"""Pass times of any model on any GPU from its cards: FLOPs and bytes over efficiencies, plus latencies.
 
-The bounds of ``hardware.roofline`` are evaluated on a derated GPU: peak FLOPs, memory and link bandwidth times the
-efficiencies of the configuration. Kernel sums of real engines (the timing packs) reach 0.46-0.75 of the compute peak in
-long prefill and 0.70-0.82 of the memory bandwidth in decode. Left out: expert load imbalance, and what engines do
-differently; use a timing pack where there is one.
+FLOPs and bytes are those of ``hardware.roofline`` on a derated GPU: peaks times what kernels reach of them
+(``hardware.gpus.Achieved``, or the efficiencies of the configuration). Compute and traffic of weight matrices add up:
+kernels overlap them in part only, and are many. Left out: expert load imbalance, and what engines do differently; use
+a timing pack where there is one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.config import RooflineTiming
-from dynosim.hardware.gpus import GPU
-from dynosim.hardware.models import ModelCard
+from dynosim.hardware.gpus import GPU, Achieved
+from dynosim.hardware.models import ModelCard, Role
 from dynosim.hardware.roofline import (
+    ROLES,
+    Array,
     all_reduce_bound_s,
-    decode_attention_bound_s,
-    expert_bound_s,
+    decode_attention_times_s,
+    experts_reached,
     prefill_attention_bound_s,
-    token_wise_bound_s,
+    weight_times_s,
 )
 from dynosim.timing.base import PassTables
 
-KERNEL_LATENCY_S = 3e-6
-"""Floor of one memory-bound kernel (aiconfigurator-core 0.12.0, ``mem_empirical_constant_latency``)."""
-H100_FLOPS_PER_BYTE = 989e12 / 3.35e12
-"""Balance of the GPU that ``compute_efficiency`` is that of."""
-SMALL_KERNELS_PER_LAYER = 6
-"""Two norms, rotary embedding, KV write, activation and attention epilogue."""
-ALL_REDUCE_LATENCY_S = 8e-6
-"""Floor of a small custom all-reduce over NVLink."""
+LAYER_KERNELS = 12
+"""Of a dense layer, floors and all: norms, projections, rotary embedding, KV write, attention, activation."""
+MOE_KERNELS = 8
+"""More of an expert layer: router, top-k, sorting, quantisation, second matrices, sum."""
+MLA_KERNELS = 12
+"""More of latent attention: low-rank projections and their norms, absorbed matrices, merging of splits."""
+LAYER_PASSES = 20
+"""Hidden states that a layer's operations read and write, in widths of the model: norms, residuals, quantisation, the
+inputs and outputs of matrices."""
+EXPERT_PASSES = 8
+"""The same of each copy that is routed to an expert: gathering, quantisation, both matrices, the weighted sum."""
+EXPERT_ROWS = 32
+"""Rows that an expert computes in vain: half a tile."""
 NETWORK_BYTES_S = 50e9
 """Per GPU and direction between NVLink domains: one 400 Gbit/s port (aiconfigurator-core, ``inter_node_bw``)."""
 MAX_SEQUENCE_TOKENS = 2**20
 SEQUENCE_STEP = 1.02
 """Ratio of neighbouring sequence nodes: chords of a quadratic err by (ratio - 1)^2 / 4 = 1e-4."""
+EXPERT: tuple[Role, ...] = ("expert",)
+DENSE = tuple(role for role in ROLES if role != "expert")
 
 
 @dataclass(frozen=True)
@@ -59,57 +69,103 @@ class RooflineTimes:
         """Return fused tables."""
         gpu, sequences = self._derated_gpu(), _sequence_nodes()
         contexts = np.tile([0.0, float(MAX_SEQUENCE_TOKENS)], (max_num_seqs + 1, 1))
-        share = prefill_attention_bound_s(self.model, gpu, self.tensor_parallel_size, sequences)
+        share = prefill_attention_bound_s(self.model, self.gpu, self.tensor_parallel_size, sequences)
         return PassTables(
             tokens_s=self._tokens_s(gpu, np.arange(max_num_batched_tokens + 1)),
             graph_tokens_s=self._tokens_s(gpu, np.arange(max_num_seqs + 1)),
             decode_context=contexts,
-            decode_s=decode_attention_bound_s(self.model, gpu, self.tensor_parallel_size, self.kv_dtype, contexts),
+            decode_s=self._decode_attention_s(gpu, contexts),
             prefill_seq=sequences,
-            prefill_share_s=np.tile(share, (2, 1)),
+            prefill_share_s=np.tile(share / self.achieved.attention, (2, 1)),
             expert_s=self._expert_s(gpu, np.arange(max_num_batched_tokens + 1)),
-            provenance={"source": "roofline", **self.timing.model_dump(exclude={"type"})},
+            provenance={"source": "roofline", **self.timing.model_dump(exclude={"type"}, exclude_none=True)},
+        )
+
+    @property
+    def achieved(self) -> Achieved:
+        """What kernels reach: the configuration's efficiencies, or the GPU's where it says nothing."""
+        own, timing = self.gpu.achieved, self.timing
+        compute = timing.compute_efficiency
+        return replace(
+            own,
+            bf16=compute or own.bf16,
+            fp8=compute or own.fp8,
+            fp4=compute or own.fp4,
+            attention=compute or own.attention,
+            memory=timing.memory_efficiency or own.memory,
+            network=timing.network_efficiency or own.network,
         )
 
     def _derated_gpu(self) -> GPU:
-        timing = self.timing
-        # The less a GPU computes per byte that it moves, the closer it comes to its peak: an H20, an H100 with a
-        # seventh of the tensor cores, prefills at 0.7-0.8 of its peak (calibration runs ``mooncake-pd-*``).
-        balance = self.gpu.flops["bf16"] / self.gpu.memory_bandwidth_bytes_s / H100_FLOPS_PER_BYTE
-        compute = 1.0 / (1.0 + balance * (1.0 / timing.compute_efficiency - 1.0))
+        reached = self.achieved
         return replace(
             self.gpu,
-            flops={precision: peak * compute for precision, peak in self.gpu.flops.items()},
-            memory_bandwidth_bytes_s=self.gpu.memory_bandwidth_bytes_s * timing.memory_efficiency,
-            nvlink_bytes_s=self.gpu.nvlink_bytes_s * timing.network_efficiency,
+            flops={precision: peak * getattr(reached, precision) for precision, peak in self.gpu.flops.items()},
+            memory_bandwidth_bytes_s=self.gpu.memory_bandwidth_bytes_s * reached.memory,
+            nvlink_bytes_s=self.gpu.nvlink_bytes_s * reached.network,
         )
 
-    def _tokens_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        model, tp, dp = self.model, self.tensor_parallel_size, self.data_parallel_size
-        all_reduces = (tp > 1) + (tp * dp > 1)
-        latency = model.layers * (
-            SMALL_KERNELS_PER_LAYER * KERNEL_LATENCY_S + all_reduces * ALL_REDUCE_LATENCY_S
-        )  # fmt: skip
-        network = NETWORK_BYTES_S * self.timing.network_efficiency
-        exchange = all_reduce_bound_s(model, gpu, tp, tokens, network) + self._expert_exchange_s(gpu, tokens)
-        compute = token_wise_bound_s(model, gpu, tp, self.quantization, tokens, dp)
-        return np.where(tokens > 0, compute + exchange + latency, 0.0)
+    def _tokens_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> Array:
+        model, tp, ranks = self.model, self.tensor_parallel_size, self.data_parallel_size
+        exchange = self._exchange_s(gpu, tp, tokens) + self._exchange_s(gpu, tp * ranks, tokens * ranks)
+        rows_s = self._rows_s(gpu, LAYER_PASSES * model.layers * tokens)
+        weights_s: Array = self._weights_s(gpu, tokens, DENSE) + self._experts_s(gpu, tokens)
+        return np.where(tokens > 0, weights_s + rows_s + exchange + self._latency_s(), 0.0)
 
-    def _expert_exchange_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        network = NETWORK_BYTES_S * self.timing.network_efficiency
-        ranks = self.data_parallel_size
-        return all_reduce_bound_s(self.model, gpu, self.tensor_parallel_size * ranks, tokens * ranks, network)
+    def _decode_attention_s(self, gpu: GPU, contexts: Array) -> Array:
+        latent = self.gpu.achieved.fp8_latents
+        if self.model.mla is not None and self.kv_dtype == "fp8" and latent is not None:
+            gpu = replace(gpu, memory_bandwidth_bytes_s=self.gpu.memory_bandwidth_bytes_s * latent)
+        compute_s, read_s = decode_attention_times_s(
+            self.model, gpu, self.tensor_parallel_size, self.kv_dtype, contexts
+        )
+        return compute_s + read_s
 
-    def _expert_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        if self.data_parallel_size == 1:
+    def _latency_s(self) -> float:
+        """Floors of all kernels and all-reduces of a pass."""
+        model, tp, reached = self.model, self.tensor_parallel_size, self.gpu.achieved
+        expert_layers = model.layers - model.moe.dense_layers if model.moe else 0
+        kernels = model.layers * (LAYER_KERNELS + MLA_KERNELS * (model.mla is not None)) + MOE_KERNELS * expert_layers
+        all_reduces = model.layers * ((tp > 1) + (tp * self.data_parallel_size > 1))
+        return kernels * reached.kernel_s + all_reduces * reached.all_reduce_s
+
+    def _weights_s(self, gpu: GPU, tokens: NDArray[np.int64], roles: Collection[Role]) -> Array:
+        compute_s, traffic_s = weight_times_s(
+            self.model, gpu, self.tensor_parallel_size, self.quantization, tokens, self.data_parallel_size, roles
+        )
+        return compute_s + traffic_s
+
+    def _rows_s(self, gpu: GPU, rows: NDArray[Any]) -> Array:
+        """Memory traffic of *rows* hidden states in bf16."""
+        return np.asarray(rows * (self.model.hidden * 2 / gpu.memory_bandwidth_bytes_s))
+
+    def _experts_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> Array:
+        """Routed experts for *tokens* tokens of every rank, each expert computing whole tiles of rows."""
+        moe, ranks = self.model.moe, self.data_parallel_size
+        if moe is None:
             return np.zeros(len(tokens))
-        compute = expert_bound_s(
-            self.model, gpu, self.tensor_parallel_size, self.quantization, tokens, self.data_parallel_size
+        copies = moe.top_k * tokens
+        reached = moe.experts / ranks * experts_reached(moe, tokens * ranks)
+        tiles = (copies + EXPERT_ROWS * reached) / np.maximum(copies, 1)
+        compute_s, traffic_s = weight_times_s(
+            self.model, gpu, self.tensor_parallel_size, self.quantization, tokens, ranks, EXPERT
         )
-        return compute + self._expert_exchange_s(gpu, tokens)
+        rows_s = self._rows_s(gpu, EXPERT_PASSES * (self.model.layers - moe.dense_layers) * copies)
+        seconds: Array = compute_s * tiles + traffic_s + rows_s
+        return seconds
+
+    def _exchange_s(self, gpu: GPU, gpus: int, tokens: NDArray[np.int64]) -> Array:
+        """One all-reduce in every layer, or the same traffic around experts that data-parallel ranks share."""
+        return all_reduce_bound_s(self.model, gpu, gpus, tokens, NETWORK_BYTES_S * self.achieved.network)
+
+    def _expert_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> Array:
+        ranks = self.data_parallel_size
+        if ranks == 1:
+            return np.zeros(len(tokens))
+        return self._experts_s(gpu, tokens) + self._exchange_s(gpu, self.tensor_parallel_size * ranks, tokens * ranks)
 
 
-def _sequence_nodes() -> NDArray[np.float64]:
+def _sequence_nodes() -> Array:
     """0, then a geometric grid: attention is quadratic in the sequence."""
     steps = int(np.ceil(np.log(MAX_SEQUENCE_TOKENS / 16) / np.log(SEQUENCE_STEP)))
     return np.concatenate([[0.0], np.geomspace(16, MAX_SEQUENCE_TOKENS, steps + 1)])

@@ -42,7 +42,7 @@ from dataclasses import replace
 from dynosim.hardware.gpus import GPUS
 from dynosim.hardware.models import MODELS
 
-H100_NVL = replace(GPUS["h100_sxm"], name="h100_nvl", memory_bytes=94 * 2**30, usd_per_hour=2.0)
+H100_96GB = replace(GPUS["h100_sxm"], name="h100_96gb", memory_bytes=96 * 2**30, usd_per_hour=2.0)
 BROKEN = replace(GPUS["h100_sxm"], name="broken", power_w=-1)
 SAME = GPUS["h100_sxm"]
 DEEP = replace(MODELS["llama-3.1-8b"], name="deep", layers=64)
@@ -68,18 +68,18 @@ def test_cards_of_files_are_deployed_and_go_by_their_names(folder: Path) -> None
         workers=1,
         overrides=[
             *FAST,
-            "deployment.gpu={choices: [gpu.yaml, cards.py:H100_NVL, h100_sxm]}",
+            "deployment.gpu={choices: [gpu.yaml, cards.py:H100_96GB, h100_sxm]}",
             "optimizer.sampler=random",
             "prices={usd_per_gpu_hour: {mi999: 5.0}}",
-            "budget={inventory: {mi999: 1, h100_nvl: 1, h100_sxm: 1}}",
+            "budget={inventory: {mi999: 1, h100_96gb: 1, h100_sxm: 1}}",
         ],
     )
     assert [trial.outcome.reason for trial in found.trials if not trial.outcome.values] == []
     shown = data(found)
-    assert {gpu for trial in shown["trials"] for gpu in trial["gpu_counts"]} == {"mi999", "h100_nvl", "h100_sxm"}
+    assert {gpu for trial in shown["trials"] for gpu in trial["gpu_counts"]} == {"mi999", "h100_96gb", "h100_sxm"}
     for trial in found.trials:
         gpu = Path(trial.scenario.deployment.gpu).name
-        price = {"gpu.yaml": 5.0, "cards.py:H100_NVL": 2.0, "h100_sxm": get_gpu("h100_sxm").usd_per_hour["neocloud"]}
+        price = {"gpu.yaml": 5.0, "cards.py:H100_96GB": 2.0, "h100_sxm": get_gpu("h100_sxm").usd_per_hour["neocloud"]}
         assert trial.outcome.known_metrics().value("usd_per_hour") == pytest.approx(price[gpu])
     with pytest.raises(ConfigError, match=r"budget.inventory.mi998: 'mi998': no such GPU"):
         run.load_space("tiny", overrides=[*FAST, "budget={inventory: {mi998: 1}}"])
@@ -89,7 +89,7 @@ def test_a_card_has_its_own_price_in_every_table() -> None:
     assert get_gpu("gpu.yaml").memory_bytes == 309_200_000_000
     for table in ("hyperscaler", "neocloud", "three_year_rental"):
         assert price("gpu.yaml", PriceConfig(table=table)).usd_per_gpu_hour == 3.5
-    assert get_gpu("cards.py:H100_NVL").flops == dict(GPUS["h100_sxm"].flops)
+    assert get_gpu("cards.py:H100_96GB").flops == dict(GPUS["h100_sxm"].flops)
     assert get_model("cards.py:DEEP").parameters > MODELS["llama-3.1-8b"].parameters
     assert get_model("model.yaml").moe is not None
 

@@ -13,12 +13,12 @@ _GPUS = (
     (r"A100.*40 ?GB", "a100_sxm_40gb"), (r"A100.*PCIe", "a100_pcie"), (r"A100", "a100_sxm"), (r"A10G?\b", "a10g"),
     (r"GH200", "gh200"), (r"H100.*PCIe", "h100_pcie"), (r"H100.*NVL", "h100_nvl"), (r"H100", "h100_sxm"),
     (r"H200.*NVL", "h200_nvl"), (r"H200", "h200_sxm"), (r"H800", "h800_sxm"), (r"H20-3e", "h20_3e"),
-    (r"H20\b", "h20_sxm"), (r"L40S", "l40s"), (r"L40\b", "l40"), (r"L4\b", "l4"), (r"(RTX[ -]?)?4090", "rtx_4090"),
-    (r"(RTX[ -]?)?5090", "rtx_5090"), (r"RTX[ -]PRO[ -]6000", "rtx_pro_6000_server"), (r"GB200", "gb200"),
+    (r"H20\b", "h20_sxm"), (r"L40S", "l40s"), (r"L40\b", "l40"), (r"L4\b", "l4"), (r"(RTX\W*)?4090", "rtx_4090"),
+    (r"(RTX\W*)?5090", "rtx_5090"), (r"RTX\W*PRO\W*6000", "rtx_pro_6000_server"), (r"GB200", "gb200"),
     (r"GB300", "gb300"), (r"B200", "b200_sxm"), (r"B300", "b300_sxm"), (r"MI300X", "mi300x"), (r"MI325X", "mi325x"),
     (r"MI35[05]X", "mi355x"),
 )  # fmt: skip
-"""Beginning of a GPU's name -> card; the first that fits."""
+"""Beginning of a word in a GPU's name -> card; the first that fits. An MI350X is an MI355X at lower power."""
 
 _ENGINES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm", "nim": "trtllm", "atom": "vllm"}
 """First word of an engine's name -> engine. NIM packs TensorRT-LLM where it has a profile for the GPU (NVIDIA's
@@ -72,7 +72,7 @@ def version_of(row: Measurement, engine: str) -> str:
 
 def card_of(gpu: str) -> str:
     """Return the card of a row's GPU; a name that is none of a card's stays as it is."""
-    return next((card for pattern, card in _GPUS if re.match(pattern, gpu, re.IGNORECASE)), gpu)
+    return next((card for pattern, card in _GPUS if re.search(rf"\b{pattern}", gpu, re.IGNORECASE)), gpu)
 
 
 def quantization_of(row: Measurement) -> str:
@@ -83,7 +83,8 @@ def quantization_of(row: Measurement) -> str:
     if precision not in _QUANTIZATIONS:
         raise ConfigError(f"{row.precision!r}: allowed: {', '.join(_QUANTIZATIONS)}", path="precision")
     model = get_model(row.model)
-    own = model.moe is not None and model.moe.native_bytes < 1  # gpt-oss, Kimi-K2.5
-    if precision in ("int4", "mxfp4") and not own:
+    if model.moe is not None and model.moe.native_bytes < 1:  # gpt-oss, Kimi-K2.5
+        return "none" if not model.fp8_checkpoint else _QUANTIZATIONS[precision]
+    if precision == "int4":
         raise ConfigError(f"{precision}: no {precision} checkpoint of {model.name} is modelled", path="precision")
-    return "none" if own and row.model.startswith("openai/") else _QUANTIZATIONS[precision]
+    return "nvfp4" if precision == "mxfp4" else _QUANTIZATIONS[precision]

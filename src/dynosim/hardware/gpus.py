@@ -30,6 +30,7 @@ SURVEY = "InferenceX-app constants.ts, April 2026"
 A100_PRICE = "not in the survey: its H100 price x 0.52, the ratio of RunPod's list prices, November 2026"
 L40S_PRICE = "not in the survey: its H100 price x 0.30, the ratio of on-demand list prices in 2026"
 
+OTHER_PRICE = "not in the survey: a share of its H100 price, an assumption"
 RTX_PRICE = "not in the survey: its H100 price x 0.40, the ratio of on-demand list prices in 2026"
 H20_PRICE = "not in the survey: its H100 price x 0.60 (x 0.70 with HBM3e), an assumption"
 
@@ -175,6 +176,34 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
                  "NVIDIA H20 product brief", "sm90", price_source=H20_PRICE, achieved=H20),
             _gpu("h20_3e", 141, 4.8, 148, 296, 450, (0.91, 1.18, 0.91), 1.20,
                  "NVIDIA H20 product brief, HBM3e variant", "sm90", price_source=H20_PRICE, achieved=H20),
+            _gpu("h800_sxm", 80, 3.35, 989, 1978, 200, (1.04, 1.35, 1.04), 1.73,
+                 "NVIDIA H100 data sheet; NVLink of 400 GB/s, DeepSeek-V3 technical report (arXiv 2412.19437)", "sm90",
+                 price_source=OTHER_PRICE),
+            _gpu("h100_pcie", 80, 2.0, 756, 1513, 64, (0.98, 1.27, 0.98), 1.10,
+                 "NVIDIA H100 PCIe product brief; PCIe 5.0 x16 in place of NVLink", "sm90", price_source=OTHER_PRICE),
+            _gpu("h100_nvl", 94, 3.9, 835, 1671, 300, (1.04, 1.35, 1.04), 1.15,
+                 "NVIDIA H100 NVL data sheet; a bridge joins two", "sm90", scale_up_gpus=2, price_source=OTHER_PRICE),
+            _gpu("h200_nvl", 141, 4.8, 835, 1671, 450, (1.27, 1.57, 1.44), 1.25,
+                 "NVIDIA H200 NVL data sheet; a bridge joins four", "sm90", scale_up_gpus=4, price_source=OTHER_PRICE),
+            _gpu("gh200", 96, 4.0, 990, 1979, 450, (1.30, 1.69, 1.30), 1.60,
+                 "NVIDIA GH200 Grace Hopper data sheet; one GPU per node", "sm90", scale_up_gpus=1,
+                 price_source=OTHER_PRICE),
+            _gpu("a100_sxm_40gb", 40, 1.555, 312, None, 300, (0.52, 0.68, 0.52), 1.10,
+                 "NVIDIA A100 data sheet", "sm80", price_source=OTHER_PRICE),
+            _gpu("a100_pcie", 80, 1.935, 312, None, 32, (0.61, 0.79, 0.61), 0.80,
+                 "NVIDIA A100 data sheet; PCIe 4.0 x16 in place of NVLink", "sm80", price_source=OTHER_PRICE),
+            _gpu("a10g", 24, 0.6, 70, None, 32, (0.26, 0.34, 0.26), 0.40,
+                 "NVIDIA A10G data sheet; PCIe 4.0 x16 in place of NVLink", "sm86", price_source=OTHER_PRICE),
+            _gpu("l4", 24, 0.3, 121, 242, 32, (0.20, 0.25, 0.20), 0.20,
+                 "NVIDIA L4 data sheet; PCIe 4.0 x16 in place of NVLink", "sm89", price_source=OTHER_PRICE),
+            _gpu("l40", 48, 0.864, 181, 362, 32, (0.33, 0.42, 0.33), 0.70,
+                 "NVIDIA L40 data sheet; PCIe 4.0 x16 in place of NVLink", "sm89", price_source=OTHER_PRICE),
+            _gpu("rtx_4090", 24, 1.008, 165.2, 330.3, 32, (0.16, 0.20, 0.16), 0.75,
+                 "NVIDIA Ada GPU architecture white paper; PCIe 4.0 x16 in place of NVLink", "sm89",
+                 price_source=OTHER_PRICE),
+            _gpu("rtx_5090", 32, 1.792, 209.5, 419, 64, (0.26, 0.34, 0.26), 0.95,
+                 "NVIDIA RTX Blackwell GPU architecture white paper; PCIe 5.0 x16 in place of NVLink", "sm120",
+                 fp4_tflops=1676, price_source=OTHER_PRICE),
             _gpu("mi300x", 192, 5.3, 1307.4, 2614.9, 448, (1.12, 1.40, 1.55), 1.79,
                  "AMD Instinct MI300X data sheet", "cdna3", achieved=CDNA3),
             _gpu("mi325x", 256, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,

@@ -57,7 +57,8 @@ class MLA:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    q_lora_rank: PositiveInt
+    q_lora_rank: NonNegativeInt
+    """0: queries are projected at once (DeepSeek-V2-Lite)."""
     kv_lora_rank: PositiveInt
     nope_head_dim: PositiveInt
     rope_head_dim: PositiveInt
@@ -75,11 +76,17 @@ class MoE:
     intermediate: PositiveInt
     shared_experts: NonNegativeInt = 0
     dense_layers: NonNegativeInt = 0
-    """Leading layers with an ordinary feed-forward block."""
+    """Layers with an ordinary feed-forward block: the leading ones."""
+    interleaved: bool = False
+    """Dense layers lie evenly among the others instead (Llama 4)."""
     router_bias: bool = False
     native_bytes: PositiveFloat = 2.0
     """Bytes per expert parameter of the published checkpoint: 4.25 bits for MXFP4."""
     expert_biases: bool = False
+
+    def dense_before(self, layer: int, layers: int) -> int:
+        """Return how many of the first *layer* of *layers* layers are dense."""
+        return -(-layer * self.dense_layers // layers) if self.interleaved else min(layer, self.dense_layers)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,8 @@ class ModelCard:
     """Block size of the FP8 checkpoint's weight scales; none for per-tensor scales."""
     fp8_checkpoint: bool = True
     """Whether an FP8 checkpoint exists."""
+    tied: bool = False
+    """Embedding and vocabulary projection are one matrix."""
     embeds: bool = True
     predicts: bool = True
     """Whether the first and last layers' surroundings are here: not on every stage of a pipeline."""
@@ -133,7 +142,7 @@ class ModelCard:
         table = self.vocabulary * self.hidden
         norms = self.layers * self._norm_parameters() + (self.hidden if self.predicts else 0)
         return (
-            *((Weight("embedding", table, fp8=False),) if self.embeds else ()),
+            *((Weight("embedding", table, fp8=False),) if self.embeds and not (self.tied and self.predicts) else ()),
             *((Weight("head", table, fp8=False),) if self.predicts else ()),
             Weight("norm", norms, max_shards=1, fp8=False),
             *(self._gqa_weights() if self.mla is None else self._mla_weights(self.mla)),
@@ -154,7 +163,7 @@ class ModelCard:
         windows = [-(-at * self.sliding_window_layers // self.layers) for at in (start, end)]
         moe = self.moe
         if moe is not None:
-            moe = replace(moe, dense_layers=min(max(moe.dense_layers - start, 0), end - start))
+            moe = replace(moe, dense_layers=moe.dense_before(end, self.layers) - moe.dense_before(start, self.layers))
         return replace(
             self,
             layers=end - start,
@@ -181,7 +190,7 @@ class ModelCard:
 
     def _mla_weights(self, mla: MLA) -> tuple[Weight, ...]:
         down = self.hidden * (mla.q_lora_rank + mla.kv_lora_rank + mla.rope_head_dim)
-        query_up = mla.q_lora_rank * self.heads * (mla.nope_head_dim + mla.rope_head_dim)
+        query_up = (mla.q_lora_rank or self.hidden) * self.heads * (mla.nope_head_dim + mla.rope_head_dim)
         kv_up = mla.kv_lora_rank * self.heads * (mla.nope_head_dim + mla.v_head_dim)
         output = self.heads * mla.v_head_dim * self.hidden
         return (
@@ -221,11 +230,10 @@ def _dense(
     return ModelCard(name, layers, hidden, heads, kv_heads, 128, intermediate, vocabulary, aliases=hub)
 
 
-def _qwen2(size: str, layers: int, hidden: int, heads: int, kv_heads: int, intermediate: int) -> ModelCard:
+def _qwen2(size: str, layers: int, hidden: int, heads: int, kv_heads: int, intermediate: int, *more: str) -> ModelCard:
     hub = f"Qwen/Qwen2.5-{size.upper()}"
-    return _dense(
-        f"qwen2.5-{size}", (hub, f"{hub}-Instruct"), layers, hidden, heads, kv_heads, intermediate, 152064
-    )  # fmt: skip
+    names = (hub, f"{hub}-Instruct", f"Qwen/Qwen2.5-Coder-{size.upper()}", *more)
+    return _dense(f"qwen2.5-{size}", names, layers, hidden, heads, kv_heads, intermediate, 152064)
 
 
 def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, intermediate: int, *more: str) -> ModelCard:
@@ -234,19 +242,21 @@ def _llama(name: str, hub_size: str, layers: int, hidden: int, heads: int, inter
     return ModelCard(name, layers, hidden, heads, 8, 128, intermediate, 128256, aliases=aliases)
 
 
-def _qwen3(name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None) -> ModelCard:
+def _qwen3(
+    name: str, layers: int, hidden: int, heads: int, intermediate: int, moe: MoE | None = None, *more: str
+) -> ModelCard:
     hub = "Qwen/Qwen3-" + name.removeprefix("qwen3-").upper().replace("CODER", "Coder")
     hub += "-Instruct" if "Coder" in hub else ""
     return ModelCard(
         name, layers, hidden, heads, 4 if moe and heads <= 64 else 8, 128, intermediate, 151936,
-        aliases=(hub, f"{hub}-FP8"), qk_norm=True, moe=moe, fp8_block=128,
+        aliases=(hub, f"{hub}-FP8", *more), qk_norm=True, moe=moe, fp8_block=128,
     )  # fmt: skip
 
 
 _DEEPSEEK_V3 = ModelCard(
     "deepseek-v3",
     aliases=("deepseek-r1", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-0324", "deepseek-ai/DeepSeek-V3.1",
-     "deepseek-ai/DeepSeek-R1",
+     "deepseek-ai/DeepSeek-V3.1-Terminus", "deepseek-ai/DeepSeek-R1",
      "deepseek-ai/DeepSeek-R1-0528"),
     layers=61, hidden=7168, heads=128, kv_heads=128, head_dim=56, intermediate=18432, vocabulary=129280,
     fp8_block=128, mla=MLA(1536, 512, 128, 64, 128),
@@ -274,12 +284,14 @@ _KIMI_K2 = ModelCard(
 _KIMI_K25 = replace(
     _KIMI_K2,
     name="kimi-k2.5",
-    aliases=("moonshotai/Kimi-K2.5", "nvidia/Kimi-K2.5-NVFP4"),
+    aliases=("moonshotai/Kimi-K2.5", "nvidia/Kimi-K2.5-NVFP4", "moonshotai/Kimi-K2-Thinking"),
     fp8_block=None,
     moe=MoE(384, 8, 2048, shared_experts=1, dense_layers=1, router_bias=True, native_bytes=0.5 + 2 / 32),
 )
 """Its experts are published in INT4 with a bf16 scale per 32 weights."""
-_DEEPSEEK_V32 = replace(_DEEPSEEK_V3, name="deepseek-v3.2", aliases=("deepseek-ai/DeepSeek-V3.2",))
+_DEEPSEEK_V32 = replace(
+    _DEEPSEEK_V3, name="deepseek-v3.2", aliases=("deepseek-ai/DeepSeek-V3.2", "deepseek-ai/DeepSeek-V3.2-Exp")
+)
 _GLM_5 = ModelCard(
     "glm-5",
     aliases=("zai-org/GLM-5", "zai-org/GLM-5-FP8", "nvidia/GLM-5-NVFP4"),
@@ -311,6 +323,69 @@ _LLAMA4_SCOUT = ModelCard(
 )  # fmt: skip
 
 
+_LLAMA4_MAVERICK = replace(
+    _LLAMA4_SCOUT,
+    name="llama-4-maverick",
+    aliases=("meta-llama/Llama-4-Maverick-17B-128E", "meta-llama/Llama-4-Maverick-17B-128E-Instruct"),
+    intermediate=16384,
+    moe=MoE(experts=128, top_k=1, intermediate=8192, shared_experts=1, dense_layers=24, interleaved=True),
+)
+_DEEPSEEK_V2_LITE = ModelCard(
+    "deepseek-v2-lite",
+    aliases=("deepseek-ai/DeepSeek-V2-Lite", "deepseek-ai/DeepSeek-V2-Lite-Chat",
+             "deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct"),
+    layers=27, hidden=2048, heads=16, kv_heads=16, head_dim=128, intermediate=10944, vocabulary=102400,
+    mla=MLA(0, 512, 128, 64, 128), moe=MoE(experts=64, top_k=6, intermediate=1408, shared_experts=2, dense_layers=1),
+)  # fmt: skip
+_DEEPSEEK_V2 = ModelCard(
+    "deepseek-v2",
+    aliases=("deepseek-ai/DeepSeek-V2", "deepseek-ai/DeepSeek-V2-Chat", "deepseek-ai/DeepSeek-V2.5"),
+    layers=60, hidden=5120, heads=128, kv_heads=128, head_dim=40, intermediate=12288, vocabulary=102400,
+    mla=MLA(1536, 512, 128, 64, 128),
+    moe=MoE(experts=160, top_k=6, intermediate=1536, shared_experts=2, dense_layers=1),
+)  # fmt: skip
+_GLM_45 = ModelCard(
+    "glm-4.5",
+    aliases=("zai-org/GLM-4.5", "zai-org/GLM-4.5-FP8", "zai-org/GLM-4.6", "zai-org/GLM-4.6-FP8", "zai-org/GLM-4.7"),
+    layers=92, hidden=5120, heads=96, kv_heads=8, head_dim=128, intermediate=12288, vocabulary=151552, qk_norm=True,
+    moe=MoE(experts=160, top_k=8, intermediate=1536, shared_experts=1, dense_layers=3, router_bias=True),
+)  # fmt: skip
+_GLM_45_AIR = ModelCard(
+    "glm-4.5-air",
+    aliases=("zai-org/GLM-4.5-Air", "zai-org/GLM-4.5-Air-FP8"),
+    layers=46, hidden=4096, heads=96, kv_heads=8, head_dim=128, intermediate=10944, vocabulary=151552,
+    moe=MoE(experts=128, top_k=8, intermediate=1408, shared_experts=1, dense_layers=1, router_bias=True),
+)  # fmt: skip
+_QWEN3_NEXT = ModelCard(
+    "qwen3-next-80b-a3b",
+    aliases=("Qwen/Qwen3-Next-80B-A3B-Instruct", "Qwen/Qwen3-Next-80B-A3B-Instruct-FP8",
+             "Qwen/Qwen3-Next-80B-A3B-Thinking"),
+    layers=48, hidden=2048, heads=16, kv_heads=2, head_dim=256, intermediate=512, vocabulary=151936,
+    qk_norm=True, fp8_block=128, sliding_window_layers=36,
+    moe=MoE(experts=512, top_k=10, intermediate=512, shared_experts=1),
+)  # fmt: skip
+"""As Qwen3.5: its layers of linear attention have the weights of ordinary ones here."""
+_PHI_35_MOE = ModelCard(
+    "phi-3.5-moe",
+    aliases=("microsoft/Phi-3.5-MoE-instruct",),
+    layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=6400, vocabulary=32064,
+    moe=MoE(experts=16, top_k=2, intermediate=6400),
+)  # fmt: skip
+
+
+def _gemma(
+    generation: str, size: str, layers: int, local: int, hidden: int, heads: int, kv_heads: int, head_dim: int,
+    intermediate: int, vocabulary: int,
+) -> ModelCard:  # fmt: skip
+    """Gemma; *local* layers look back 4,096 (2) or 1,024 (3) tokens."""
+    hub = f"google/gemma-{generation}-{size}"
+    return ModelCard(
+        f"gemma-{generation}-{size}", layers, hidden, heads, kv_heads, head_dim, intermediate, vocabulary,
+        aliases=(f"{hub}-it", hub if generation == "2" else f"{hub}-pt"), qk_norm=generation == "3",
+        sliding_window_layers=local, tied=True,
+    )  # fmt: skip
+
+
 def _gpt_oss(size: str, layers: int, experts: int) -> ModelCard:
     return ModelCard(
         f"gpt-oss-{size}",
@@ -325,8 +400,10 @@ MODELS: Mapping[str, ModelCard] = MappingProxyType(
     {
         card.name: card
         for card in (
-            _llama("llama-3.1-8b", "8B", 32, 4096, 32, 14336, "nvidia/Llama-3.1-8B-Instruct-FP8"),
+            _llama("llama-3.1-8b", "8B", 32, 4096, 32, 14336, "nvidia/Llama-3.1-8B-Instruct-FP8",
+                   "meta-llama/Meta-Llama-3-8B", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"),
             _llama("llama-3.1-70b", "70B", 80, 8192, 64, 28672, "meta-llama/Llama-3.3-70B-Instruct",
+                   "meta-llama/Meta-Llama-3-70B", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B",
                    "nvidia/Llama-3.1-70B-Instruct-FP8", "nvidia/Llama-3.3-70B-Instruct-FP8",
                    "nvidia/Llama-3.3-70B-Instruct-FP4"),
             _llama("llama-3.1-405b", "405B", 126, 16384, 128, 53248, "nvidia/Llama-3.1-405B-Instruct-FP8"),
@@ -341,26 +418,60 @@ MODELS: Mapping[str, ModelCard] = MappingProxyType(
             _dense("mistral-7b", ("mistralai/Mistral-7B-v0.1", "mistralai/Mistral-7B-Instruct-v0.1"),
                    32, 4096, 32, 8, 14336, 32000),
             _dense("mistral-nemo-12b", ("mistralai/Mistral-Nemo-Instruct-2407",), 40, 5120, 32, 8, 14336, 131072),
-            _dense("mistral-small-24b", ("mistralai/Mistral-Small-24B-Instruct-2501",), 40, 5120, 32, 8, 32768, 131072),
+            _dense("mistral-small-24b", ("mistralai/Mistral-Small-24B-Instruct-2501",
+                                         "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+                                         "mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+                                         "mistralai/Devstral-Small-2507"), 40, 5120, 32, 8, 32768, 131072),
             _dense("yi-34b", ("01-ai/Yi-34B", "01-ai/Yi-34B-Chat"), 60, 7168, 56, 8, 20480, 64000),
-            _qwen2("7b", 28, 3584, 28, 4, 18944),
-            _qwen2("14b", 48, 5120, 40, 8, 13824),
-            _qwen2("32b", 64, 5120, 40, 8, 27648),
-            _qwen2("72b", 80, 8192, 64, 8, 29568),
+            _dense("mistral-large-123b", ("mistralai/Mistral-Large-Instruct-2411",
+                                          "mistralai/Mistral-Large-Instruct-2407"),
+                   88, 12288, 96, 8, 28672, 32768),
+            _dense("ministral-8b", ("mistralai/Ministral-8B-Instruct-2410",), 36, 4096, 32, 8, 12288, 131072),
+            _dense("codestral-22b", ("mistralai/Codestral-22B-v0.1",), 56, 6144, 48, 8, 16384, 32768),
+            _dense("phi-4", ("microsoft/phi-4",), 40, 5120, 40, 10, 17920, 100352),
+            _dense("phi-3-medium", ("microsoft/Phi-3-medium-128k-instruct", "microsoft/Phi-3-medium-4k-instruct"),
+                   40, 5120, 40, 10, 17920, 32064),
+            replace(_dense("phi-3-mini", ("microsoft/Phi-3-mini-128k-instruct", "microsoft/Phi-3.5-mini-instruct",
+                                          "microsoft/Phi-3-mini-4k-instruct"),
+                           32, 3072, 32, 32, 8192, 32064), head_dim=96),
+            replace(_dense("llama-3.2-1b", ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct"),
+                           16, 2048, 32, 8, 8192, 128256), head_dim=64, tied=True),
+            replace(_dense("llama-3.2-3b", ("meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.2-3B-Instruct"),
+                           28, 3072, 24, 8, 8192, 128256), tied=True),
+            _gemma("2", "9b", 42, 21, 3584, 16, 8, 256, 14336, 256000),
+            _gemma("2", "27b", 46, 23, 4608, 32, 16, 128, 36864, 256000),
+            _gemma("3", "4b", 34, 29, 2560, 8, 4, 256, 10240, 262208),
+            _gemma("3", "12b", 48, 40, 3840, 16, 8, 256, 15360, 262208),
+            _gemma("3", "27b", 62, 52, 5376, 32, 16, 128, 21504, 262208),
+            _qwen2("7b", 28, 3584, 28, 4, 18944, "Qwen/Qwen2-7B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"),
+            _qwen2("14b", 48, 5120, 40, 8, 13824, "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"),
+            _qwen2("32b", 64, 5120, 40, 8, 27648, "Qwen/QwQ-32B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"),
+            _qwen2("72b", 80, 8192, 64, 8, 29568, "Qwen/Qwen2-72B"),
+            replace(_qwen3("qwen3-0.6b", 28, 1024, 16, 3072), tied=True),
+            replace(_qwen3("qwen3-1.7b", 28, 2048, 16, 6144), tied=True),
+            replace(_qwen3("qwen3-4b", 36, 2560, 32, 9728), tied=True),
             _qwen3("qwen3-8b", 36, 4096, 32, 12288),
             _qwen3("qwen3-14b", 40, 5120, 40, 17408),
             _qwen3("qwen3-32b", 64, 5120, 64, 25600),
-            _qwen3("qwen3-30b-a3b", 48, 2048, 32, 6144, MoE(experts=128, top_k=8, intermediate=768)),
+            _qwen3("qwen3-30b-a3b", 48, 2048, 32, 6144, MoE(experts=128, top_k=8, intermediate=768),
+                   "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
             _qwen3("qwen3-235b-a22b", 94, 4096, 64, 12288, MoE(experts=128, top_k=8, intermediate=1536)),
             _qwen3("qwen3-coder-480b-a35b", 62, 6144, 96, 8192, MoE(experts=160, top_k=8, intermediate=2560)),
+            _QWEN3_NEXT,
             _QWEN35,
+            _DEEPSEEK_V2_LITE,
+            _DEEPSEEK_V2,
             _DEEPSEEK_V3,
             _DEEPSEEK_V32,
+            _GLM_45,
+            _GLM_45_AIR,
             _GLM_5,
             _KIMI_K2,
             _KIMI_K25,
             _MINIMAX_M2,
             _LLAMA4_SCOUT,
+            _LLAMA4_MAVERICK,
+            _PHI_35_MOE,
             _MIXTRAL,
             _MIXTRAL_22B,
             _gpt_oss("20b", 24, 32),
@@ -375,7 +486,7 @@ _BY_NAME: Mapping[str, ModelCard] = MappingProxyType(
 
 
 _VARIANT = re.compile(
-    r"[-_.](instruct|chat|base|it|hf|fp8|fp4|nvfp4|bf16|int4|mxfp4|dynamic|static|pertensor|quantized|kv|v0\.\d|\d{4}|"
+    r"[-_.](instruct|thinking|preview|chat|base|it|hf|fp8|fp4|nvfp4|bf16|int4|mxfp4|dynamic|static|pertensor|quantized|kv|v0\.\d|\d{4}|"
     r"(nv)?fp4-v\d)$"
 )
 """What publishers append to a model's name for a fine-tune, a date or a precision."""

@@ -180,3 +180,18 @@ def test_data_parallel_ranks_share_the_experts(ranks, expert_parallel):
     own = many.tokens_s - many.expert_s
     assert (own[1:] > 0).all()
     assert own[-1] < 0.7 * one.tokens_s[-1]
+
+
+def test_latent_projections_without_tuned_tiles_take_longer():
+    """SGLang before 0.5.10 has none for the FP8 of an MI300X."""
+
+    def one_s(version, gpu="mi300x", **deployment):
+        engine = EngineConfig(name="sglang", version=version)
+        pool = PoolConfig(tensor_parallel_size=8)
+        deployment = {"model": "deepseek-v3", "quantization": "fp8", **deployment}
+        own = DeploymentConfig(gpu=gpu, engine=engine, timing=RooflineTiming(), aggregated=pool, **deployment)
+        return effective_tables(PoolPlan.of(own, "mixed")).graph_tokens_s[1]
+
+    assert one_s("0.5.9") - one_s("0.5.12") == pytest.approx(61 * 160e-6)
+    assert one_s("0.5.9", "mi355x") == one_s("0.5.12", "mi355x")
+    assert one_s("0.5.9", model="qwen3-235b-a22b") == one_s("0.5.12", model="qwen3-235b-a22b")

@@ -100,6 +100,9 @@ class Behaviour:
     """Launches of an expert layer over those of a dense one."""
     mla_launches: float = 0.0
     """Further ones of latent attention, and of the shared experts beside it."""
+    untuned_us: Mapping[str, float] = field(default_factory=dict)
+    """GPU architecture -> per layer of latent attention whose FP8 projections have no tuned tiles there, on top of the
+    source's kernels."""
 
 
 @dataclass(frozen=True, kw_only=True)

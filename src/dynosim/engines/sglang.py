@@ -211,7 +211,14 @@ VERSIONS = (
         until="0.5.10",
         graphs=partial(_graphs, mla_tokens=2048, without=("drafts", *_PIECEWISE)),
     ),
-    replace(_SMALL_CHUNKS, version="0.5", until="0.5.9", graphs=_graphs),
+    replace(
+        _SMALL_CHUNKS,
+        version="0.5",
+        until="0.5.9",
+        graphs=_graphs,
+        # sgl-project/sglang pull request 18242 brought tuned tiles and fused kernels; fitted to runs on MI300X before.
+        behaviour=replace(_NEWEST.behaviour, untuned_us={"cdna3": 160.0}),
+    ),
 )
 """The newest first. Piecewise graphs of prompts since 0.5.10, breakable ones since 0.5.16, which take latent attention
 since 0.5.18."""

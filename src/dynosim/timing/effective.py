@@ -108,7 +108,7 @@ def add_overheads(tables: PassTables, plan: PoolPlan, *, hardware: bool) -> Pass
         eager_tokens=plan.graphs.mixed_tokens,
         eager_s=launch_s,
     )
-    tables = _add(tables, own.pass_us * 1e-6, 0.0, 0.0)
+    tables = _add(tables, own.pass_us * 1e-6 + _untuned_s(own, plan), 0.0, 0.0)
     batches = np.arange(len(tables.decode_s))[:, None]
     tables = replace(tables, decode_s=tables.decode_s + request_s * batches, chunk_s=tables.chunk_s + request_s)
     return launch_uncovered(tables, plan.graphs, launch_s)
@@ -118,6 +118,12 @@ def _launch_s(own: Behaviour, model: ModelCard) -> float:
     """CPU time to launch a pass: an expert layer has more kernels than a dense one, and so has latent attention."""
     kernels = own.moe_launches if model.moe else 1.0
     return own.launch_us * 1e-6 * model.layers * (kernels + own.mla_launches * (model.mla is not None))
+
+
+def _untuned_s(own: Behaviour, plan: PoolPlan) -> float:
+    if plan.model.mla is None or plan.deployment.quantization != "fp8":
+        return 0.0
+    return own.untuned_us.get(plan.gpu.architecture, 0.0) * 1e-6 * plan.model.layers
 
 
 def _add(tables: PassTables, pass_s: float, token_s: float, request_s: float) -> PassTables:

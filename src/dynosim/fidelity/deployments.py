@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dynosim.config import DeploymentConfig
@@ -22,6 +23,7 @@ from dynosim.fidelity.flags import (
 from dynosim.fidelity.measurements import Measurement
 from dynosim.fidelity.names import card_of, engine_of, quantization_of, version_of
 from dynosim.fidelity.scripts import flags_of
+from dynosim.hardware.plan import PoolPlan
 
 RDMA_EFFICIENCY = 0.85
 HAND_OFF_LATENCY_US = 1500.0
@@ -70,6 +72,8 @@ def run_of(row: Measurement) -> Run:
             **_sections(row, {role: _pool(row, engine, layout[role], settings[role].values()) for role in layout}),
         }
     )
+    if "mixed" in layout and layout["mixed"].get("replicas", 1) > 1:
+        deployment = _lanes(deployment)
     if deployment.num_gpus() != row.n_gpus:
         raise ConfigError(f"{row.n_gpus}: the layout {deployment.label()} has {deployment.num_gpus()}", path="n_gpus")
     known = set().union(*settings.values())
@@ -190,7 +194,20 @@ def _aggregated(row: Measurement, engine: str) -> Sizes:
         said["TEP"] = said["TP"] if experts > 1 else 1
     ranks, tp = max(said.get("DEP", 1), said.get("DP", 1)), max(said.get("TP", 1), said.get("TEP", 1))
     experts = said.get("DEP", 1) * said.get("TEP", 1)
-    return {"pipeline_parallel_size": stages, **_parallel(engine, tp, ranks, experts)}
+    return {"replicas" if ranks > 1 else "pipeline_parallel_size": stages, **_parallel(engine, tp, ranks, experts)}
+
+
+def _lanes(deployment: DeploymentConfig) -> DeploymentConfig:
+    """Return the pipeline of data-parallel ranks that *deployment* stands for, whose replicas are its lanes.
+
+    A pass of a lane takes as long through all stages as on a replica of that size. But each GPU holds one stage's
+    weights and the blocks of all lanes in that stage's layers.
+    """
+    pool, plan = deployment.aggregated, PoolPlan.of(deployment, "mixed")
+    assert pool is not None
+    blocks = min(replace(plan, model=stage).capacity.blocks for stage in plan.model.stages(pool.replicas))
+    own = {"num_gpu_blocks_override": blocks // pool.replicas + plan.rules.null_blocks}
+    return deployment.model_copy(update={"aggregated": pool.model_copy(update=own)})
 
 
 def _parallel(engine: str, tp: int, ranks: int, experts: int) -> Sizes:

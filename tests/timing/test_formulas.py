@@ -145,3 +145,13 @@ def test_an_efficiency_of_the_configuration_replaces_the_gpu_s():
     assert said.tokens_s[1] > 1.5 * own.tokens_s[1]
     assert said.provenance["memory_efficiency"] == 0.4
     assert "memory_efficiency" not in own.provenance
+
+
+def test_gpus_move_the_copies_of_their_own_experts():
+    """Whole experts on 8 GPUs get an eighth of what slices of all of them get."""
+    whole, sliced = (
+        _tables(RooflineTiming(), model="deepseek-v3", tp=8, quantization="fp8", enable_expert_parallel=parallel)
+        for parallel in (True, False)
+    )
+    copies = 8 * 8192 * 8 * 58 * 7168 * 2 / 4.8e12 / 0.85
+    assert sliced.tokens_s[8192] - whole.tokens_s[8192] == pytest.approx(7 / 8 * copies)

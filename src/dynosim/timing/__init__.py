@@ -40,8 +40,8 @@ def forward_times(plan: PoolPlan) -> ForwardTimes:
         return PolynomialTimes(plan.capacity.tokens)
     if isinstance(timing, RooflineTiming):
         return RooflineTimes(
-            plan.model, plan.gpu, pool.tensor_parallel_size, pool.data_parallel_size, deployment.quantization,
-            plan.kv_dtype, timing,
+            plan.model, plan.gpu, pool.tensor_parallel_size, pool.data_parallel_size, pool.enable_expert_parallel,
+            deployment.quantization, plan.kv_dtype, timing,
         )  # fmt: skip
     if isinstance(timing, CustomTiming):
         return _custom(timing, plan)

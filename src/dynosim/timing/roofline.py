@@ -61,6 +61,7 @@ class RooflineTimes:
     gpu: GPU
     tensor_parallel_size: int
     data_parallel_size: int
+    expert_parallel: bool
     quantization: str
     kv_dtype: str
     timing: RooflineTiming
@@ -140,17 +141,21 @@ class RooflineTimes:
         return np.asarray(rows * (self.model.hidden * 2 / gpu.memory_bandwidth_bytes_s))
 
     def _experts_s(self, gpu: GPU, tokens: NDArray[np.int64]) -> Array:
-        """Routed experts for *tokens* tokens of every rank, each expert computing whole tiles of rows."""
+        """Routed experts for *tokens* tokens of every rank, each expert computing whole tiles of rows.
+
+        A GPU moves the copies that go to its own experts: all of them where it has a slice of every expert.
+        """
         moe, ranks = self.model.moe, self.data_parallel_size
         if moe is None:
             return np.zeros(len(tokens))
-        copies = moe.top_k * tokens
-        reached = moe.experts / ranks * experts_reached(moe, tokens * ranks)
+        copies = moe.top_k * ranks * tokens
+        reached = moe.experts * experts_reached(moe, tokens * ranks)
         tiles = (copies + EXPERT_ROWS * reached) / np.maximum(copies, 1)
         compute_s, traffic_s = weight_times_s(
             self.model, gpu, self.tensor_parallel_size, self.quantization, tokens, ranks, EXPERT
         )
-        rows_s = self._rows_s(gpu, EXPERT_PASSES * (self.model.layers - moe.dense_layers) * copies)
+        own = copies / (self.tensor_parallel_size * ranks if self.expert_parallel else 1)
+        rows_s = self._rows_s(gpu, EXPERT_PASSES * (self.model.layers - moe.dense_layers) * own)
         seconds: Array = compute_s * tiles + traffic_s + rows_s
         return seconds
 

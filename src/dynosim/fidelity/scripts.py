@@ -298,6 +298,58 @@ SCRIPTS = (
         flags={"max_num_tokens": _rounded_tokens(_load, least=8192)},
     ),
     Script(
+        name="benchmarks/dsr1_fp8_b200_trt.sh, once the cache's share was computed in it",
+        engine="trtllm", model=".*DeepSeek", gpu="B", precision="fp8",
+        when=lambda row: not _mtp(row) and "free_gpu_memory_fraction" not in row.flags,
+        flags={
+            "free_gpu_memory_fraction": lambda row: (
+                0.75 if row.isl > 4096 and row.tp == 4 else 0.7 if row.isl <= 4096 and _load(row) >= 256 else 0.8
+            ),
+            "batch_wait_timeout_iters": lambda row: 40 if row.isl == row.osl == 1024 and 64 <= _load(row) < 256 else 0,
+            "batch_wait_max_tokens_ratio": 0.8,
+        },
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_h200_trt.sh",
+        engine="trtllm", model=".*DeepSeek", gpu="H",
+        flags={"cuda_graph_max_bs": 128},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp4_b200_trt.sh",
+        engine="trtllm", model=".*DeepSeek", precision="fp4",
+        flags={"cuda_graph_max_bs": 512},
+    ),
+    Script(
+        name="benchmarks/gptoss_fp4_b200_trt.sh",
+        engine="trtllm", model=".*gpt-oss", gpu="G?B",
+        flags={"max_num_tokens": 20000, "max_batch_size": 512, "free_gpu_memory_fraction": 0.85},
+    ),
+    Script(
+        name="benchmarks/gptoss_fp4_h200_trt.sh",
+        engine="trtllm", model=".*gpt-oss", gpu="H",
+        flags={"max_num_tokens": 20000, "max_batch_size": _load, "free_gpu_memory_fraction": 0.85},
+    ),
+    Script(
+        name="benchmarks/gptoss_fp4_mi300x.sh",
+        engine="vllm", model=".*gpt-oss", gpu="MI",
+        flags={"gpu_memory_utilization": 0.95, "block_size": 64, "cudagraph_mode": "FULL_AND_PIECEWISE"},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp4_mi355x_atom.sh",
+        engine="vllm", when=lambda row: row.engine.lower().startswith("atom"),
+        flags={"kv_cache_dtype": "fp8", "block_size": 16},
+    ),
+    Script(
+        name="benchmarks/dsr1_fp8_mi355x.sh",
+        engine="sglang", gpu="MI",
+        flags={
+            "mem_fraction_static": 0.8,
+            "chunked_prefill_size": lambda row: 131072 if row.gpu.startswith(("MI300X", "MI325X")) else 196608,
+            "max_prefill_tokens": lambda row: 131072 if row.gpu.startswith(("MI300X", "MI325X")) else 196608,
+            "cuda_graph_max_bs": 128,
+        },
+    ),
+    Script(
         name="benchmarks/dsr1_fp8_b200_trt_mtp.sh",
         engine="trtllm", model=".*DeepSeek", when=_mtp,
         flags={

@@ -238,3 +238,9 @@ def test_experts_that_the_gpus_do_not_divide_are_there_more_than_once():
 
 def test_a_tensor_parallel_group_may_fill_several_nodes():
     check(_deployment("llama-3.1-70b", "h100_sxm", 16))
+
+
+@pytest.mark.parametrize(("engine", "layers"), [("vllm", 18), ("sglang", 18 + 0.8 * 18), ("trtllm", 36)])
+def test_sliding_windows_take_what_each_engine_keeps_for_them(engine, layers):
+    capacity = _capacity("gpt-oss-120b", "h200_sxm", 1, "none", engine)
+    assert capacity.bytes_per_token == pytest.approx(layers * 2 * 8 * 64 * 2, abs=1)

@@ -116,6 +116,8 @@ class Memory:
     """CUDA context, libraries, graphs and fragmentation."""
     kv_bytes: Callable[[float, float, float], float]
     """(memory of a GPU, what weights, activations and runtime take of it, ``gpu_memory_utilization``) -> KV bytes."""
+    window_share: float = 0.0
+    """Tokens that layers with a sliding window have room for, over those of the other layers."""
 
 
 def share_of_all(memory: float, used: float, utilization: float) -> float:

@@ -174,6 +174,7 @@ _NEWEST = EngineRules(
         min_activation_bytes=103.5 * 2**20,
         runtime_bytes=4.2 * 2**30,
         kv_bytes=share_of_all,
+        window_share=0.8,  # ``swa_full_tokens_ratio``
     ),
     slices_scale_blocks=False,
     behaviour=Behaviour(

@@ -123,6 +123,7 @@ VERSIONS = (
             min_activation_bytes=70 * 2**20,
             runtime_bytes=3.5 * 2**30,
             kv_bytes=share_of_free,
+            window_share=1.0,  # ``max_attention_window`` is ``max_seq_len`` unless given (``resource_manager.py``)
         ),
         one_gpu_per_rank=True,
         # Launch scripts set ``moe_config.backend: TRTLLM`` but for attention data parallelism, where CUTLASS and

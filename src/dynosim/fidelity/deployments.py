@@ -87,7 +87,8 @@ def _settings(engine: str, flags: Mapping[str, Any]) -> dict[str, tuple[Field, A
 
 def _sections(row: Measurement, pools: Mapping[str, Sizes]) -> dict[str, Any]:
     if "mixed" in pools:
-        return {"mode": "aggregated", "aggregated": pools["mixed"]}
+        # A request goes to the attention rank with the fewest (TensorRT-LLM's ``executor_request_queue.py``, vLLM).
+        return {"mode": "aggregated", "aggregated": pools["mixed"], "router": {"policy": "least_outstanding"}}
     return {"mode": "disaggregated", "disaggregated": {**pools, "kv_transfer": _link(row)}}
 
 

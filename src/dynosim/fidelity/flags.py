@@ -40,6 +40,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "max_running_requests": Field("pool", "max_num_seqs", of_all_ranks=True),
         "max_prefill_tokens": Field("engine", "max_prefill_tokens"),
         "cuda_graph_max_bs": Field("engine", "max_cudagraph_capture_size"),
+        "cudagraph_mode": Field("engine", "cudagraph_mode"),
         "scheduler_recv_interval": Field("engine", "scheduler_recv_interval"),
         "enable_mixed_chunk": Field("engine", "enable_mixed_chunk"),
         "schedule_conservativeness": Field("engine", "schedule_conservativeness"),

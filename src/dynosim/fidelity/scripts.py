@@ -285,7 +285,16 @@ SCRIPTS = (
     Script(
         name="benchmarks/dsr1_fp4_b200.sh",
         engine="sglang", model=".*DeepSeek", gpu="B200", precision="fp4",
-        flags={"scheduler_recv_interval": lambda row: 30 if _load(row) >= 16 else 10},
+        # ``--enable-symm-mem``, under which SGLang leaves out the graphs of prompts.
+        flags={
+            "scheduler_recv_interval": lambda row: 30 if _load(row) >= 16 else 10,
+            "cudagraph_mode": "FULL_DECODE_ONLY",
+        },
+    ),
+    Script(
+        name="benchmarks/gptoss_fp4_b200_trt.sh; what NVIDIA's own offline runs had is not stated",
+        engine="trtllm", source=".*", model=".*gpt-oss", gpu="G?B[23]00",
+        flags={"kv_cache_dtype": "fp8"},
     ),
     Script(
         name="benchmarks/dsr1_fp8_b200_trt.sh",

@@ -45,17 +45,17 @@ class KVCapacity:
         return self.blocks * self.block_size
 
 
-def kv_bytes_per_token(model: ModelCard, tensor_parallel_size: int, dtype: str) -> int:
-    """Return the KV bytes of one token on one GPU.
+def kv_bytes_per_token(model: ModelCard, tensor_parallel_size: int, dtype: str, window_share: float = 0.0) -> int:
+    """Return the KV bytes of one token on one GPU; of layers with a sliding window *window_share* of it.
 
     2 (K and V) x layers x KV heads per GPU x head_dim x dtype bytes; with more GPUs than KV heads each keeps a copy of
     one head. MLA keeps the latent and the rope key, whole on every GPU (arXiv 2405.04434, section 2.1.2).
     """
-    layers = model.layers - model.sliding_window_layers
+    layers = model.layers - (1.0 - window_share) * model.sliding_window_layers
     if model.mla is not None:
-        return layers * (model.mla.kv_lora_rank + model.mla.rope_head_dim) * KV_DTYPE_BYTES[dtype]
+        return round(layers * (model.mla.kv_lora_rank + model.mla.rope_head_dim) * KV_DTYPE_BYTES[dtype])
     heads = -(-model.kv_heads // tensor_parallel_size)
-    return layers * 2 * heads * model.head_dim * KV_DTYPE_BYTES[dtype]
+    return round(layers * 2 * heads * model.head_dim * KV_DTYPE_BYTES[dtype])
 
 
 def weights_bytes_per_gpu(

@@ -102,7 +102,8 @@ class PoolPlan:
     @cached_property
     def kv_bytes_per_token(self) -> int:
         """On one GPU, all layers."""
-        return kv_bytes_per_token(self.model, self.config.tensor_parallel_size, self.kv_dtype)
+        tp, share = self.config.tensor_parallel_size, self.rules.memory.window_share
+        return kv_bytes_per_token(self.model, tp, self.kv_dtype, share)
 
     @cached_property
     def capacity(self) -> KVCapacity:
@@ -127,7 +128,7 @@ class PoolPlan:
         runtime = round(memory.runtime_bytes + communication_bytes(tp))
         used = weights + activations + runtime
         budget = memory.kv_bytes(self.gpu.memory_bytes, used, pool.gpu_memory_utilization)
-        per_token = kv_bytes_per_token(stage, tp, self.kv_dtype)
+        per_token = kv_bytes_per_token(stage, tp, self.kv_dtype, memory.window_share)
         # A stage of sliding-window layers only keeps next to nothing per token.
         blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * pool.block_size, 1))
         return KVCapacity(

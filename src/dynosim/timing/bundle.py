@@ -43,6 +43,8 @@ def _further_keys(dense: list[Size]) -> Iterator[tuple[PackKey, list[Size]]]:
     for engine in ENGINES:
         yield PackKey("llama-3.1-70b", "b200_sxm", engine, "nvfp4"), dense
         yield PackKey("deepseek-v3", "b200_sxm", engine, "nvfp4"), dense[2:]
+        ranks = data_parallel_sizes(engine, 4, 8)
+        yield PackKey("deepseek-v3", "b200_sxm", engine, "nvfp4", expert_parallel=True), [*dense[2:], *ranks]
     for gpu, engine, model in product(MODERN_GPUS, ("vllm", "sglang"), ("llama-3.1-8b", "llama-3.1-70b")):
         yield PackKey(model, gpu, engine, "fp8", "bf16"), dense
     for gpu, expert_parallel in product(LARGE_GPUS, (False, True)):

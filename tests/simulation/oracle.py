@@ -190,6 +190,9 @@ class Lane:
                 return
             job = rank.candidate()
             if job.kv == s.REMOTE:
+                if not rank.has_seat():
+                    rank.reason = s.BATCH_SLOTS
+                    return
                 if not rank.reserve(job, now):
                     rank.reason = s.KV_BLOCKS
                     return
@@ -335,6 +338,8 @@ class Lane:
         if self.full:
             return self.stop(s.KV_BLOCKS)
         if job.kv == s.REMOTE:
+            if not rank.has_seat():
+                return self.stop(s.BATCH_SLOTS)
             return rank.reserve(job, now) or self.stop(s.KV_BLOCKS)
         if job.kv == s.LOCAL:
             rank.touch(job, job.tokens)
@@ -476,6 +481,8 @@ class Lane:
         job.chunk = chunk
         if job.kv == s.LANDED:
             job.stall_mark = self.stalled
+            if rank.pool.lim["first_token"] == s.BY_TRANSFER:
+                job.row["first"] = job.last_token = now
         else:
             job.prefilling = True
             if math.isnan(job.row["scheduled"]):
@@ -847,6 +854,11 @@ class Rank:
         job.row["prefill_load"] = 0
 
     # -------------------------------------------------------------------------------------- hand-offs and lower tiers
+
+    def has_seat(self) -> bool:
+        """Whether one more prompt may be on its way here."""
+        held = sum(len(lane.running) for lane in self.lanes) + sum(job.kv in (s.MOVING, s.LANDED) for job in self.bound)
+        return held < int(self.pool.lim["most_held"])
 
     def reserve(self, job: Job, now: float) -> bool:
         """Reserve blocks for a prompt that will be copied in; False when short."""
@@ -1411,6 +1423,8 @@ class OracleCore:
                 job.row["stall_s"] += lane.stalled - job.stall_mark if job.generated > 0 else 0.0
         if job.kv == s.LANDED:
             job.kv, job.preempted_at = s.LOCAL, time
+            if math.isnan(job.row["first"]):
+                job.generated = 0
         elif job.kv != s.LOCAL:
             job.kv = job.rank.pool.origin
         job.row["prefill_load"] = 0
@@ -1487,8 +1501,9 @@ class OracleCore:
         rule, rank = job.rank.pool.lim["first_token"], job.rank
         job.row["landed"], job.visible, job.kv = time, time, s.LANDED
         job.generated, job.ctx = (0, job.input - 1) if rule == s.BY_DECODE else (1, job.input)
-        shown = {s.BY_DECODE: math.nan, s.BY_TRANSFER: time, s.BY_PREFILL: float(there.row["first"])}
-        job.last_token = shown[int(rule)]
+        job.last_token = math.nan
+        if rule == s.BY_PREFILL:
+            job.row["first"] = job.last_token = float(there.row["first"])
         rank.register(job, job.input)
         rank.waiting.insert(0, job)
         rank.wake(time)

@@ -126,9 +126,9 @@ def test_disaggregated_runs_are_lawful(engine: str) -> None:
     done = laws.run(_make_split(engine=engine), workload)
     laws.check(done)
     requests = done.result.requests[done.result.requests["output_tokens"] > 1]
-    first = {"vllm": "kv_landed_s", "sglang": "kv_landed_s", "trtllm": "prefill_done_s"}[engine]
-    assert (requests["first_token_s"] >= requests[first]).all()
-    assert (requests["first_token_s"] == requests[first]).all() == (engine != "vllm")
+    assert (requests["first_token_s"] >= requests["kv_landed_s"]).all()
+    # vLLM's decode replica computes it; others show the prefill replica's before their next pass: at once when idle.
+    assert (requests["first_token_s"] == requests["kv_landed_s"]).any() == (engine != "vllm")
 
 
 def test_the_run_lasts_from_the_first_arrival_to_the_last_token() -> None:

@@ -73,9 +73,12 @@ def started(server: Server) -> StartedPool:
     return StartedPool.model_construct(**dict(pool) | filled)
 
 
-def behaviour(engine: EngineConfig, *, hardware: bool) -> Behaviour:
-    """Return the behaviour of *engine*: what its configuration says, else the engine's own, or none under formulas."""
-    own = rules_of(engine).behaviour if hardware else Behaviour()
+def behaviour(engine: EngineConfig, *, hardware: bool, role: str = "mixed") -> Behaviour:
+    """Return the behaviour of *engine* in a pool of *role*: what its configuration says, else the engine's own, or none
+    under formulas."""
+    rules = rules_of(engine)
+    own = rules.behaviour if hardware else Behaviour()
+    own = replace(own, overlap=own.overlap and (role != "prefill" or rules.overlaps_prefill))
     said: dict[str, Any] = {
         "overlap": engine.async_scheduling,
         "launch_us": engine.launch_overhead_us,

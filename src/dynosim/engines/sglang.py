@@ -184,6 +184,8 @@ _NEWEST = EngineRules(
     scheduler="prompts_first",
     # ``SGLANG_INIT_NEW_TOKEN_RATIO``, ``SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR``, ``..._NEW_TOKEN_RATIO_DECAY_STEPS``.
     new_token_ratio=NewTokenRatio(first=0.7, least=0.14, steps=600),
+    # ``DecodePreallocQueue``: a prompt on its way has a row of the request table, which has spare ones for few.
+    hand_off_seats=lambda seats: 3 * seats if seats <= 32 else seats,
     first_token="transfer",
     destination_first=True,
     command=_command,

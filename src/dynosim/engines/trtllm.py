@@ -135,7 +135,12 @@ VERSIONS = (
             serial_us=1000.0, prefill_slowdown=1.1, mla_launches=2.0,
         ),
         scheduler="no_evict",
-        first_token="prefill",  # the orchestrator returns the context phase's token
+        # ``PyExecutor``: the overlap scheduler has to be off on context servers; a generation server takes in as many
+        # requests as it has seats, those whose KV is on its way included (``_fetch_new_requests``), and shows the
+        # context server's token before its own first pass (``_handle_first_token_response``).
+        overlaps_prefill=False,
+        hand_off_seats=lambda seats: seats,
+        first_token="transfer",
         command=_command,
         without_flag=_without_flag,
         multi_node="start it under mpirun or srun, through trtllm-llmapi-launch",

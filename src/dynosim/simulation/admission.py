@@ -7,6 +7,7 @@ import math
 from dynosim.simulation import kv_cache, tiers
 from dynosim.simulation.compiled import inner
 from dynosim.simulation.state import (
+    BY_TRANSFER,
     KV_LINK,
     LANDED,
     LOADED,
@@ -48,6 +49,15 @@ def grow(e, r, j, tokens):
         kv_cache.take(e, e.rows[r].cache, need)
         job.own += need
         job.blocks += need
+
+
+@inner
+def running(e, r):
+    """Running requests of all lanes of row *r*'s queue."""
+    requests, queue = 0, e.rows[r].queue
+    for lane in range(queue, queue + e.limits[0].lanes):
+        requests += e.rows[lane].n_running
+    return requests
 
 
 @inner
@@ -153,6 +163,12 @@ def set_aside(e, r, j, sign):
 
 
 @inner
+def has_seat(e, r):
+    """Whether one more prompt computed elsewhere may be on its way to row *r*'s queue."""
+    return running(e, r) + e.rows[e.rows[r].queue].n_coming < e.limits[0].most_held
+
+
+@inner
 def reserve(e, r, j):
     """Reserve the blocks of a prompt that will be copied in, one generated token included; False when short."""
     job, rep = e.jobs[j], e.rows[r]
@@ -162,6 +178,7 @@ def reserve(e, r, j):
         return False
     hold(e, r, j, matched, hit, job.input + 1)
     job.cached, job.kv, job.scheduled = hit, MOVING, rep.now
+    e.rows[rep.queue].n_coming += 1
     set_aside(e, r, j, 1)
     return True
 
@@ -211,6 +228,9 @@ def go_on(e, r, j, budget):
     set_aside(e, r, j, -1)
     if job.kv == LANDED:
         job.kv, job.chunk, job.stall_mark = LOCAL, 1, rep.stalled
+        e.rows[rep.queue].n_coming -= 1
+        if e.limits[0].first_token == BY_TRANSFER:
+            job.first = job.gap_from = rep.now
     else:
         start(e, r, j, job.ctx, min(job.input + job.generated - job.ctx, budget))
     return job.chunk

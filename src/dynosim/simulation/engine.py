@@ -25,7 +25,7 @@ from dynosim.simulation.compiled import Floats, Handle, Handles, Ints, entry, in
 from dynosim.simulation.passes import run_decodes
 from dynosim.simulation.state import (
     BY_DECODE,
-    BY_TRANSFER,
+    BY_PREFILL,
     DISK,
     FINISHED,
     HAND_OFF,
@@ -111,7 +111,8 @@ def _land(e, prefill, j, time):
         job.generated, job.ctx = 0, job.input - 1
     else:
         job.generated, job.ctx = 1, job.input
-        job.gap_from = time if lim.first_token == BY_TRANSFER else there.first
+    if lim.first_token == BY_PREFILL:
+        job.first = job.gap_from = there.first
     r = job.row
     kv_cache.register(e, e.rows[r].cache, j, job.input)
     queues.push_front(e, e.rows[r].queue, j)
@@ -511,6 +512,8 @@ def _lose(e, r, j, time):
     job.storing = job.loading = 0
     if job.kv == LANDED:
         job.kv, job.preempted_at = LOCAL, time
+        if math.isnan(job.first):
+            job.generated = 0  # nobody has seen its token
     elif job.kv != LOCAL:
         job.kv = REMOTE if e.limits[0].remote else LOCAL
 
@@ -526,6 +529,7 @@ def _withdraw(e, j):
         set_aside(e, job.row, j, -1)
         kv_cache.release(e, rep.cache, j)
         job.kv = REMOTE
+        e.rows[rep.queue].n_coming -= 1
     index.leave(e, job.row, j)
     rep.outstanding -= 1
     rep.kv_load -= job.input
@@ -552,7 +556,7 @@ def _off(e, r, time):
         queues.look(e, r, time, time)
         while rep.wait_head != NONE:
             queues.leave(e, r, NONE, rep.wait_head)
-    rep.n_running = rep.n_ended = rep.n_waiting = rep.n_arriving = rep.planned = rep.full = 0
+    rep.n_running = rep.n_ended = rep.n_waiting = rep.n_arriving = rep.n_coming = rep.planned = rep.full = 0
     rep.arrive_head = rep.arrive_tail = rep.wait_tail = NONE
     rep.outstanding = rep.prefill_load = rep.kv_load = rep.reserved_blocks = 0
     rep.now, rep.end = time, math.inf

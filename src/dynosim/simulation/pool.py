@@ -194,6 +194,7 @@ def _limits(
     row, role, config, capacity, rules = limits[0], plan.role, plan.config, plan.capacity, plan.rules
     row["ranks"], row["lanes"] = config.data_parallel_size, config.pipeline_parallel_size
     row["max_num_seqs"] = config.running_seqs // config.pipeline_parallel_size
+    row["most_held"] = rules.hand_off_seats(int(row["max_num_seqs"])) * row["lanes"]
     row["long_prefill_tokens"] = config.long_prefill_token_threshold
     row["long_prefill_adaptive"] = config.long_prefill_token_threshold_adaptive
     row["watermark_blocks"] = int(config.watermark * (capacity.blocks + rules.null_blocks))

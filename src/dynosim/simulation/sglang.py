@@ -298,6 +298,8 @@ def _fill(e, r, room, room_input, left, left_now, begun):
         if rep.full and kv != LANDED:
             return KV_BLOCKS
         if kv == REMOTE:
+            if not admission.has_seat(e, r):
+                return BATCH_SLOTS
             if not admission.reserve(e, r, j):
                 return KV_BLOCKS
         elif kv == LOCAL:

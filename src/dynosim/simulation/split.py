@@ -52,7 +52,7 @@ class Served:
         local, moved = self.ways(rows)
         computed = np.where(local, jobs[1]["first"][rows], jobs[0]["first"][rows])
         by = self.runtimes[0].pool.plan.rules.first_token
-        shown = computed if by == "prefill" else jobs[1]["landed" if by == "transfer" else "first"][rows]
+        shown = computed if by == "prefill" else jobs[1]["first"][rows]
         last = np.where(moved | local, jobs[1]["last"][rows], jobs[0]["last"][rows])
         return np.where(moved, shown, computed), last
 

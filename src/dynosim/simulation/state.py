@@ -48,6 +48,7 @@ ROW = np.dtype(
         ("n_left", "i8"),  # with the last choice, preempted ones included
         ("n_ended", "i8"),  # of those, ended by the last pass
         ("orders", "i8"),  # admissions so far, of the queue's row
+        ("n_coming", "i8"),  # decode pool, of the queue's row: hold blocks for a prompt computed elsewhere, in no batch
         ("n_decode", "i8"),  # in the planned pass
         ("n_measured", "i8"),  # decodes whose gap counts: after the warm-up, not resumed from preemption
         ("prefill_tokens", "i8"),  # in the planned pass
@@ -161,6 +162,7 @@ LIMITS = np.dtype(
         ("ranks", "i8"),
         ("lanes", "i8"),
         ("max_num_seqs", "i8"),  # of one row: that may run
+        ("most_held", "i8"),  # of one queue: that run, or hold blocks for a prompt computed elsewhere
         ("max_num_batched_tokens", "i8"),
         ("long_prefill_tokens", "i8"),  # of one request in a pass while there is another; 0: no limit,
         ("long_prefill_adaptive", "i8"),  # or a fair share of the budget if that is more

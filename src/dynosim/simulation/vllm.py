@@ -18,18 +18,9 @@ from dynosim.simulation.state import BATCH_SLOTS, KV_BLOCKS, LOCAL, NONE, REMOTE
 
 
 @inner
-def _running(e, r):
-    """Running requests of all lanes of row *r*'s queue."""
-    requests, queue = 0, e.rows[r].queue
-    for lane in range(queue, queue + e.limits[0].lanes):
-        requests += e.rows[lane].n_running
-    return requests
-
-
-@inner
 def _longest_chunk(e, r):
     """Most prompt tokens of one request in row *r*'s next pass: all of it for one that is alone."""
-    lim, requests = e.limits[0], e.rows[e.rows[r].queue].n_waiting + _running(e, r)
+    lim, requests = e.limits[0], e.rows[e.rows[r].queue].n_waiting + admission.running(e, r)
     if lim.long_prefill_tokens == 0 or requests <= 1:
         return np.int64(1 << 60)
     fair = lim.max_num_batched_tokens // requests if lim.long_prefill_adaptive else np.int64(0)
@@ -51,7 +42,7 @@ def _admit(e, r, j, budget, longest):
             return 0, TOKEN_BUDGET
         chunk = budget
     wanted = admission.blocks_of(e, admission.wanted(e, j, hit + chunk)) - hit // lim.block_size
-    wanted += lim.watermark_blocks if _running(e, r) > 0 else 0
+    wanted += lim.watermark_blocks if admission.running(e, r) > 0 else 0
     if wanted > admission.cache_of(e, r).free_blocks - pinned - admission.promised(e, r):
         return 0, KV_BLOCKS
     admission.hold(e, r, j, matched, hit, hit + chunk)
@@ -171,6 +162,8 @@ def _schedule_waiting(e, r, budget, longest):
         before, j = queues.candidate(e, q)
         kv, chunk = e.jobs[j].kv, 0
         if kv == REMOTE:
+            if not admission.has_seat(e, r):
+                return BATCH_SLOTS
             if not admission.reserve(e, r, j):
                 return KV_BLOCKS
         elif budget <= 0:

@@ -96,7 +96,7 @@ def add_overheads(tables: PassTables, plan: PoolPlan, *, hardware: bool) -> Pass
     both token-wise curves, of which every pass reads exactly one.
     """
     engine = plan.engine
-    own = behaviour(engine, hardware=hardware)
+    own = behaviour(engine, hardware=hardware, role=plan.role)
     request_s, launch_s = own.request_us * 1e-6, _launch_s(own, plan.model)
     beyond_s = np.maximum(tables.tokens_s - tables.tokens_s[min(SMALL_PASS_TOKENS, len(tables.tokens_s) - 1)], 0.0)
     tables = replace(

@@ -22,7 +22,8 @@ from dynosim.fidelity.flags import (
 )
 from dynosim.fidelity.measurements import Measurement
 from dynosim.fidelity.names import card_of, engine_of, quantization_of, version_of
-from dynosim.fidelity.scripts import flags_of
+from dynosim.fidelity.recipes import RECIPES
+from dynosim.fidelity.scripts import SCRIPTS, flags_of
 from dynosim.hardware.plan import PoolPlan
 
 RDMA_EFFICIENCY = 0.85
@@ -54,7 +55,7 @@ def run_of(row: Measurement) -> Run:
     """Return what *row* says was run; ConfigError for what dynosim does not know."""
     engine, layout = engine_of(row), _layout(row, engine_of(row))
     said = {name: _value(row, text) for name, text in row.flags.items()}
-    flags = {role: flags_of(row, engine, role) | said for role in layout}
+    flags = {role: flags_of((*SCRIPTS, *RECIPES), row, engine, role) | said for role in layout}
     settings = {role: _settings(engine, flags[role]) for role in layout}
     every = {name: value for role in reversed(layout) for name, value in flags[role].items()}
     fields = _settings(engine, every).values()

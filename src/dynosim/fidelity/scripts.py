@@ -6,9 +6,8 @@ count, the later one wins.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,166 +70,6 @@ def _rounded_tokens(per_request: Callable[[Measurement], int], least: int = 0) -
 def _mtp(row: Measurement) -> bool:
     return row.facts.get("spec_decoding") == "mtp"
 
-
-def _dp(row: Measurement, role: str) -> bool:
-    """Whether attention of the pool of *role* is data-parallel."""
-    return int(row.facts.get(f"{role}_dp", 1)) > 1
-
-
-def _decode_ranks(row: Measurement) -> int:
-    """Schedulers of the decode pool."""
-    ranks = int(row.facts.get("decode_dp", 1))
-    # TensorRT-LLM's attention ranks are single GPUs, whatever the source calls their tensor parallelism.
-    per_worker = ranks * int(row.facts.get("decode_tp", 1)) if ranks > 1 else 1
-    return int(row.facts.get("decode_workers", 1)) * per_worker
-
-
-def _decode_batch(row: Measurement) -> int:
-    """Return ``max_batch_size`` of a decode worker, a power of two: under attention data parallelism the largest that
-    the concurrency fills on every rank, else the least that holds it (recipes' names, ``dep16_batch256``)."""
-    each = max(_load(row) / _decode_ranks(row), 1.0)
-    whole = math.floor if _dp(row, "decode") else math.ceil
-    return int(2 ** whole(math.log2(each)))
-
-
-def _recipe_drafts(row: Measurement) -> int:
-    """Three drafts up to batches of 32 (``mtp3``), one above (``mtp1``); a few recipes between take two."""
-    return 3 if _decode_batch(row) <= 32 else 1
-
-
-_RECIPES = "benchmarks/multi_node/srt-slurm-recipes/dsr1"
-_DISAGGREGATED = (
-    Script(
-        name=f"{_RECIPES}/trtllm/*/disagg/ctx*_gen*_batch*_eplb*_mtp*.yaml",
-        engine="trtllm", role="prefill",
-        flags={
-            "max_num_tokens": lambda row: 16640 if row.isl > 4096 else 16384,
-            "max_batch_size": lambda row: 2 if row.isl > 4096 else 16,
-            "free_gpu_memory_fraction": 0.6,
-            "kv_cache_dtype": "fp8",
-        },
-    ),
-    Script(
-        name=f"{_RECIPES}/trtllm/b200-fp4/1k1k/disagg/*/*.yaml",
-        engine="trtllm", role="prefill", gpu="B", when=lambda row: row.isl <= 4096,
-        flags={"max_num_tokens": 10240, "max_batch_size": 8, "free_gpu_memory_fraction": 0.75},
-    ),
-    Script(
-        name=f"{_RECIPES}/trtllm/*/disagg/ctx*_gen*_batch*_eplb*_mtp*.yaml",
-        engine="trtllm", role="decode",
-        flags={
-            "max_batch_size": _decode_batch,
-            "cuda_graph_max_bs": _decode_batch,
-            "max_num_tokens": lambda row: _decode_batch(row) * (1 + _recipe_drafts(row) * _mtp(row)),
-            "free_gpu_memory_fraction": 0.8,
-            "kv_cache_dtype": "fp8",
-            "drafts": _recipe_drafts,
-        },
-    ),
-    Script(
-        name=f"{_RECIPES}/sglang/h200-fp8/*/disagg/*/*.yaml",
-        engine="sglang", gpu="H", role="prefill",
-        flags={
-            "mem_fraction_static": 0.82,
-            "max_prefill_tokens": lambda row: 65536 if _dp(row, "prefill") else 163840,
-            "chunked_prefill_size": lambda row: 65536 if _dp(row, "prefill") else 163840,
-            "max_running_requests": lambda row: 64 if _dp(row, "prefill") else 256,
-        },
-    ),
-    Script(
-        name=f"{_RECIPES}/sglang/h200-fp8/*/disagg/*/*.yaml",
-        engine="sglang", gpu="H", role="decode",
-        flags={"mem_fraction_static": 0.75, "max_running_requests": 128, "cuda_graph_max_bs": 128, "drafts": 2},
-    ),
-    Script(
-        name=f"{_RECIPES}/sglang/h100-fp8/*/disagg/*/h100-fp8-1p*d-max-*.yaml",
-        engine="sglang", gpu="H100", role="prefill",
-        flags={
-            "mem_fraction_static": 0.6,
-            "max_prefill_tokens": 2048,
-            "chunked_prefill_size": 2048,
-            "max_running_requests": lambda row: 2 if row.isl > 4096 else 4,
-        },
-    ),
-    Script(
-        name=f"{_RECIPES}/sglang/h100-fp8/*/disagg/*/h100-fp8-1p*d-max-*.yaml",
-        engine="sglang", gpu="H100", role="decode",
-        flags={
-            "mem_fraction_static": lambda row: 0.85 if _dp(row, "decode") else 0.9,
-            "max_running_requests": lambda row: 64 if _dp(row, "decode") else 128,
-            "cuda_graph_max_bs": lambda row: 64 if _dp(row, "decode") else 128,
-        },
-    ),
-    Script(
-        name=f"{_RECIPES}/sglang/gb200-fp8/*/disagg/stp/*.yaml",
-        engine="sglang", gpu="G?B", role="prefill",
-        flags={
-            "mem_fraction_static": lambda row: 0.8 if _dp(row, "prefill") else 0.95,
-            "chunked_prefill_size": lambda row: 131072 if _dp(row, "prefill") else 8192,
-            "max_running_requests": lambda row: 30000 if _dp(row, "prefill") else 512,
-            "kv_cache_dtype": "fp8",
-        },
-    ),
-    Script(
-        name=f"{_RECIPES}/sglang/gb200-fp8/*/disagg/stp/*.yaml",
-        engine="sglang", gpu="G?B", role="decode",
-        flags={
-            "mem_fraction_static": lambda row: 0.82 if _dp(row, "decode") else 0.95,
-            "max_running_requests": lambda row: 8192 if _dp(row, "decode") else 128,
-            "cuda_graph_max_bs": lambda row: 256 if _dp(row, "decode") else 128,
-            "scheduler_recv_interval": lambda row: 1 if _dp(row, "decode") else 10,
-            "kv_cache_dtype": "fp8",
-        },
-    ),
-    Script(
-        name=f"{_RECIPES}/sglang/b200-fp4/8k1k/disagg-*.yaml",
-        engine="sglang", gpu="B200", precision="fp4", role="prefill",
-        flags={
-            "mem_fraction_static": 0.95,
-            "chunked_prefill_size": 24576,
-            "max_running_requests": lambda row: 2048 if _dp(row, "prefill") else 512,
-        },
-    ),
-    Script(
-        name=f"{_RECIPES}/sglang/b200-fp4/8k1k/disagg-*.yaml",
-        engine="sglang", gpu="B200", precision="fp4", role="decode",
-        flags={
-            "mem_fraction_static": 0.85,
-            "max_running_requests": lambda row: 2048 if _dp(row, "decode") else 512,
-            "cuda_graph_max_bs": lambda row: 1024 if _dp(row, "decode") else 128,
-            "drafts": lambda row: 2 if _dp(row, "decode") or row.isl < 4096 else 3,
-        },
-    ),
-    Script(
-        name="benchmarks/multi_node/amd_utils/models.yaml",
-        engine="sglang", gpu="MI", role="prefill",
-        flags={
-            "mem_fraction_static": 0.8,
-            "chunked_prefill_size": lambda row: (
-                (98304 if row.precision == "fp4" else 131072)
-                if _dp(row, "prefill")
-                else (16384 if row.precision == "fp4" else 262144)
-            ),
-            "max_running_requests": lambda row: 24 if _dp(row, "prefill") else 128,
-            "kv_cache_dtype": "fp8",
-        },
-    ),
-    Script(
-        name="benchmarks/multi_node/amd_utils/models.yaml",
-        engine="sglang", gpu="MI", role="decode",
-        flags={
-            "mem_fraction_static": 0.85,
-            "max_running_requests": lambda row: (
-                4096
-                if _dp(row, "decode")
-                else 256 if int(row.facts.get("decode_ep", 1)) > 1 else 128
-            ),
-            "kv_cache_dtype": "fp8",
-            "drafts": 2,
-        },
-    ),
-)  # fmt: skip
-"""InferenceX's recipes for pools of prompts and of answers."""
 
 SCRIPTS = (
     Script(
@@ -374,7 +213,6 @@ SCRIPTS = (
         engine="trtllm", model=".*DeepSeek", when=lambda row: _ranks(row) > 1,
         flags={"enable_balance": True, "timeout_iters": 60, "batching_wait_iters": 0},
     ),
-    *_DISAGGREGATED,
     *(
         Script(
             name="generator rules of launch files of AIConfigurator, taken to have run its gap analysis",
@@ -388,10 +226,10 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def flags_of(row: Measurement, engine: str, role: str) -> dict[str, Any]:
-    """Return the flags of the scripts that started the pool of *role*."""
+def flags_of(scripts: Iterable[Script], row: Measurement, engine: str, role: str) -> dict[str, Any]:
+    """Return the flags of those of *scripts* that started the pool of *role*."""
     flags: dict[str, Value] = {}
-    for script in SCRIPTS:
+    for script in scripts:
         if script.counts_for(row, engine, role):
             flags |= script.flags
     return {name: value(row) if callable(value) else value for name, value in flags.items()}

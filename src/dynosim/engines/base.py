@@ -223,8 +223,8 @@ class EngineRules:
     or as the first, but admits only what will never have to be evicted."""
     new_token_ratio: NewTokenRatio | None = None
     first_token: Literal["decode", "transfer", "prefill"]
-    """When a disaggregated deployment shows the first token: the decode replica computes it; it shows that of the prefill
-    replica once the request is in its batch; or the prefill replica shows it at once."""
+    """When a disaggregated deployment shows the first token: the decode replica computes it; it shows the prefill
+    replica's once the request is in its batch; or the prefill replica shows it at once."""
     overlaps_prefill: bool = True
     """A prefill replica chooses passes while the one before runs, where the engine does."""
     hand_off_seats: Callable[[int], int] = lambda seats: 1 << 40

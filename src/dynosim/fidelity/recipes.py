@@ -188,7 +188,7 @@ RECIPES = (
         engine="sglang", role="prefill", gpu="GB[23]00",
         flags={
             "kv_cache_dtype": "fp8", "attention_backend": "trtllm_mla", "mem_fraction_static": 0.8,
-            "chunked_prefill_size": lambda row: 131072 if _ranks(row, "decode") > 4 else 24576,
+            "chunked_prefill_size": lambda row: 131072 if int(row.facts.get("decode_dp", 1)) > 4 else 24576,
         },
     ),
     Script(
@@ -196,7 +196,7 @@ RECIPES = (
         engine="sglang", role="decode", gpu="GB[23]00",
         flags={
             "attention_backend": "trtllm_mla", "mem_fraction_static": 0.82,
-            "max_running_requests": lambda row: 8192 if _ranks(row, "decode") > 4 else 512,
+            "max_running_requests": lambda row: 8192 if int(row.facts.get("decode_dp", 1)) > 4 else 512,
         },
     ),
     Script(

@@ -138,14 +138,11 @@ def _gpu(
 
 H20 = Achieved(bf16=0.95, fp8=0.9, attention=0.9)
 """A seventh of an H100's tensor cores with all of its memory and caches, which is what else limits an H100."""
-CDNA3 = Achieved(
-    bf16=0.55, fp8=0.45, attention=0.45, memory=0.8, fp8_latents=0.2, kernel_s=4.3e-6,
-    all_reduce_s=16e-6,
-)  # fmt: skip
+CDNA3 = Achieved(bf16=0.55, fp8=0.35, attention=0.45, memory=0.8, fp8_latents=0.2, kernel_s=4.3e-6, all_reduce_s=16e-6)
 CDNA4 = Achieved(
-    bf16=0.6, fp8=0.5, fp4=0.3, attention=0.45, memory=0.85, fp8_latents=0.2, kernel_s=2.6e-6,
-    all_reduce_s=10e-6,
-)  # fmt: skip
+    bf16=0.6, fp8=0.4, fp4=0.3, attention=0.45, memory=0.85, fp8_latents=0.2, kernel_s=2.5e-6, all_reduce_s=10e-6
+)
+"""Which of these are fitted, and to what, is in docs/timing.md."""
 
 GPUS: Mapping[str, GPU] = MappingProxyType(
     {
@@ -208,7 +205,7 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
                  "AMD Instinct MI300X data sheet", "cdna3", achieved=CDNA3),
             _gpu("mi325x", 256, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,
                  "AMD Instinct MI325X data sheet", "cdna3", achieved=CDNA3),
-            _gpu("mi355x", 288, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
+            _gpu("mi355x", 294896 / 1024, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
                  "AMD Instinct MI355X data sheet", "cdna4", fp4_tflops=10066.3, achieved=CDNA4),
         )
     }

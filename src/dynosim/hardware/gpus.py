@@ -140,7 +140,7 @@ H20 = Achieved(bf16=0.95, fp8=0.9, attention=0.9)
 """A seventh of an H100's tensor cores with all of its memory and caches, which is what else limits an H100."""
 CDNA3 = Achieved(bf16=0.55, fp8=0.35, attention=0.45, memory=0.8, fp8_latents=0.2, kernel_s=4.3e-6, all_reduce_s=16e-6)
 CDNA4 = Achieved(
-    bf16=0.6, fp8=0.4, fp4=0.3, attention=0.45, memory=0.85, fp8_latents=0.2, kernel_s=2.5e-6, all_reduce_s=10e-6
+    bf16=0.6, fp8=0.4, fp4=0.3, attention=0.45, memory=0.85, fp8_latents=0.3, kernel_s=2.5e-6, all_reduce_s=10e-6
 )
 """Which of these are fitted, and to what, is in docs/timing.md."""
 

@@ -241,7 +241,7 @@ def test_pools_have_the_settings_of_their_recipes(tmp_path: Path) -> None:
         R1 | INFERENCEX | {"gpu": "H100-SXM-80GB", "n_gpus": "32", "engine": "sglang (Dynamo runtime)", "notes": notes}
     )
     pools = deployment_of(_row(tmp_path, **row)).pools()
-    assert (pools["prefill"].max_num_seqs, pools["prefill"].max_num_batched_tokens) == (4, 2048)
+    assert (pools["prefill"].max_num_seqs, pools["prefill"].max_num_batched_tokens) == (2, 2048)
     assert pools["decode"].max_num_seqs == 128
 
 

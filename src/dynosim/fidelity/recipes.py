@@ -162,6 +162,7 @@ RECIPES = (
         engine="sglang", role="decode", gpu="H100",
         flags={
             "max_running_requests": lambda row: 64 if _dp(row, "decode") else 128,
+            "cuda_graph_max_bs": lambda row: 64 if _dp(row, "decode") else 128,
             "mem_fraction_static": lambda row: 0.85 if _dp(row, "decode") else 0.9,
         },
     ),

@@ -241,6 +241,7 @@ def _add_timing(verbs: Any) -> None:
     parser.add_argument("--quantization", default="none", choices=("none", "fp8", "nvfp4"))
     parser.add_argument("--kv-cache-dtype", default="auto", choices=("auto", "bf16", "fp8"))
     parser.add_argument("--enable-expert-parallel", action="store_true")
+    parser.add_argument("--mxfp8-activations", action="store_true", help="of MXFP4 experts under vLLM on Blackwell")
     parser.add_argument(
         "--tensor-parallel-size", type=_positive, action="append", metavar="N", help="repeatable (default: 1 2 4 8)"
     )
@@ -600,6 +601,7 @@ def _timing_build(args: argparse.Namespace) -> int:
         kv_cache_dtype=args.kv_cache_dtype,
         expert_parallel=args.enable_expert_parallel,
         version=args.engine_version,
+        mxfp8_activations=args.mxfp8_activations,
         tensor_parallel_sizes=tuple(args.tensor_parallel_size or DEFAULT_SIZES),
         data_parallel_sizes=tuple(args.data_parallel_size or (1,)),
     )

@@ -117,6 +117,20 @@ def test_tensorrt_llm_takes_the_rest_from_a_file_that_the_script_writes():
     assert _flags(script)["extra_llm_api_options"] == "mixed.yaml"
 
 
+@pytest.mark.parametrize(
+    ("gpu", "ranks", "said"), [("b200_sxm", 1, True), ("b200_sxm", 8, False), ("h200_sxm", 1, False)]
+)
+def test_tensorrt_llm_is_told_to_use_the_experts_that_were_simulated(gpu, ranks, said):
+    sizes = {"tensor_parallel_size": 8 // ranks, "data_parallel_size": ranks}
+    script = _script("trtllm", "deepseek-v3", {"gpu": gpu, "quantization": "fp8"}, **sizes)
+    assert ("moe_config:\n  backend: TRTLLM\n" in script) is said
+
+
+def test_vllm_is_told_to_give_experts_mxfp8():
+    script = _script("vllm", "gpt-oss-120b", {"gpu": "b200_sxm", "engine": {"mxfp8_activations": True}})
+    assert _flags(script)["moe-backend"] == "flashinfer_trtllm_afp8"
+
+
 def test_pools_of_a_disaggregated_deployment_have_a_command_each():
     pools = {
         "prefill": {"replicas": 3, "tensor_parallel_size": 2},

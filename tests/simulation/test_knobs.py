@@ -185,6 +185,7 @@ EFFECTS = {
     "EngineConfig.async_scheduling": Effect(f"{E}.async_scheduling", False, True, ITL, -1),
     "EngineConfig.cudagraph_mode": Effect(f"{E}.cudagraph_mode", "FULL_AND_PIECEWISE", "NONE", ITL, +1),
     "EngineConfig.attention_backend": Effect(f"{E}.attention_backend", "auto", "FLASHINFER", ITL, +1),
+    "EngineConfig.mxfp8_activations": Effect(f"{E}.mxfp8_activations", False, True, ITL, -1, {f"{D}.model": "gpt-oss-120b", f"{D}.gpu": "b200_sxm", f"{D}.timing": {"type": "pack"}}),
     "EngineConfig.max_cudagraph_capture_size": Effect(f"{E}.max_cudagraph_capture_size", 8192, 1, TTFT, +1, {f"{E}.launch_overhead_us": 3000.0}),
     "EngineConfig.launch_overhead_us": Effect(f"{E}.launch_overhead_us", 0.0, 5000.0, TTFT, +1),
     "EngineConfig.frontend_ms": Effect(f"{E}.frontend_ms", 0.0, 50.0, TTFT, +1),

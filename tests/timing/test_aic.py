@@ -70,6 +70,16 @@ def test_tensorrt_llm_on_blackwell_has_the_precompiled_experts_but_for_attention
         assert tables.graph_tokens_s[4] + tables.decode_s[4, 0] == pytest.approx(share * library_s, rel=0.1)
 
 
+def test_mxfp8_activations_are_those_of_flashinfer_whoever_runs_it():
+    asked = load_pack(BUNDLED / PackKey("gpt-oss-120b", "b200_sxm", "vllm", mxfp8_activations=True).filename)
+    own, same = (
+        load_pack(BUNDLED / PackKey("gpt-oss-120b", "b200_sxm", engine).filename) for engine in ("vllm", "sglang")
+    )
+    row = asked.sizes.index(Size(2))
+    assert asked.tokens_s[row, -1] < 0.6 * own.tokens_s[row, -1]
+    np.testing.assert_allclose(asked.tokens_s[row, 20:], same.tokens_s[row, 20:], rtol=0.15)
+
+
 def test_a_gpu_without_tables_is_a_timing_error(tmp_path):
     with pytest.raises(TimingError, match="has no data"):
         timing.build("llama-3.1-8b", "mi300x", "vllm", tensor_parallel_sizes=(1,), out_dir=tmp_path)

@@ -52,7 +52,7 @@ def test_every_pack_is_monotone_and_positive(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_pack_beats_physics(path):
-    stem, _, kv_dtype = path.stem.replace(".ep", "").partition(".kv_")
+    stem, _, kv_dtype = path.stem.replace(".ep", "").replace(".mxfp8", "").partition(".kv_")
     model_name, gpu_name, _, quantization = stem.rsplit(".", 3)
     model, gpu, pack = get_model(model_name), get_gpu(gpu_name), load_pack(path)
     kv_dtype = kv_dtype or ("bf16" if quantization == "none" else "fp8")
@@ -214,13 +214,14 @@ def test_interpolation_continues_on_the_last_slope():
 def test_a_missing_pack_names_the_command(monkeypatch):
     with pytest.raises(TimingError, match=r"dynosim timing build --model llama-3.1-8b --gpu l40s --engine trtllm`"):
         _tables("llama-3.1-8b", "l40s", 1, engine="trtllm")
-    key = PackKey("qwen3-30b-a3b", "h100_sxm", "vllm", "fp8", "bf16", expert_parallel=True, version="0.27.0")
+    key = PackKey("qwen3-30b-a3b", "h100_sxm", "vllm", "fp8", "bf16", True, "0.27.0", mxfp8_activations=True)
     command = key.build_command(Size(16, 2))
     for option in (
         "--quantization fp8",
         "--kv-cache-dtype bf16",
         "--engine-version 0.27.0",
         "--enable-expert-parallel",
+        "--mxfp8-activations",
         "--tensor-parallel-size 16",
         "--data-parallel-size 2",
     ):

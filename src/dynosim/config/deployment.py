@@ -82,6 +82,9 @@ class EngineConfig(Config):
     attention_backend: Literal["auto", "FLASHINFER"] = "auto"
     """Decode attention: the kernels of the timing source, or FlashInfer's own (vLLM's ``use_trtllm_attention=0``),
     which take as long as if every context were as long as the longest of the batch."""
+    mxfp8_activations: bool = False
+    """vLLM on data-centre Blackwell: experts of MXFP4 (gpt-oss) get activations of MXFP8 in place of bf16
+    (``--moe-backend flashinfer_trtllm_afp8``; ``VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8`` of older images)."""
     max_cudagraph_capture_size: PositiveInt | None = None
     """Largest pass, in tokens, that is captured (vLLM's argument; SGLang's ``cuda_graph_max_bs``; TensorRT-LLM's
     ``cuda_graph_config.max_batch_size``, with padding). Not given: the engine's default on the GPU."""

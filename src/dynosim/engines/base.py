@@ -138,11 +138,12 @@ class Kernels:
     """Prefill attention computes in FP8 over an FP8 cache."""
     mxfp8_experts: bool = True
     """On Blackwell experts of MXFP4 get activations of MXFP8, not of bf16."""
+    mxfp8_experts_of: str | None = None
+    """Engine whose tables price those where they are only chosen on request."""
     block_fp8_gemms_of: str | None = None
     """Engine whose tables price block-scaled FP8 GEMMs; None: its own."""
     trtllm_gen_experts_of: str | None = None
-    """Engine whose tables price block-scaled FP8 and NVFP4 experts on data-centre Blackwell, without attention data
-    parallelism; None: its own."""
+    """Engine whose tables price the precompiled experts of ``ModelCard.runs_trtllm_gen``; None: its own."""
 
 
 class NewTokenRatio(NamedTuple):
@@ -166,6 +167,8 @@ class Launch:
     fp8_cache: bool
     quantises: bool
     """The server has to quantise the checkpoint itself."""
+    trtllm_gen: bool
+    """Launch scripts choose TensorRT-LLM's precompiled expert kernels for it."""
     draft_tokens: int | None
     """That the model makes itself."""
 

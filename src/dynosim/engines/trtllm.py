@@ -69,6 +69,8 @@ def _options(launch: Launch) -> dict[str, Any]:
             "timeout_iters": engine.attention_dp_timeout_iters,
             "batching_wait_iters": engine.attention_dp_batching_wait_iters,
         }
+    if launch.trtllm_gen:
+        options["moe_config"] = {"backend": "TRTLLM"}
     if launch.quantises:
         options["quant_config"] = {"quant_algo": "FP8"}
     if launch.draft_tokens:
@@ -126,9 +128,7 @@ VERSIONS = (
             window_share=1.0,  # ``max_attention_window`` is ``max_seq_len`` unless given (``resource_manager.py``)
         ),
         one_gpu_per_rank=True,
-        # Launch scripts set ``moe_config.backend: TRTLLM`` but for attention data parallelism, where CUTLASS and
-        # DeepGEMM have more throughput (InferenceX ``dsr1_fp{4,8}_b200_trt.sh``; AUTO is CUTLASS). Of TensorRT-LLM the
-        # tables have those two only; SGLang runs the precompiled kernels through FlashInfer.
+        # Of TensorRT-LLM itself the tables have CUTLASS and DeepGEMM only; SGLang runs these through FlashInfer.
         kernels=Kernels(trtllm_gen_experts_of="sglang"),
         behaviour=Behaviour(  # an expert layer is one operator
             overlap=True, launch_us=850.0, pass_us=0.0, request_us=0.0, frontend_ms=8.0,

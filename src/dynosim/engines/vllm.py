@@ -69,6 +69,7 @@ def _engine_flags(launch: Launch) -> Flags:
         "compilation-config": graphs and json.dumps(graphs),
         "max-cudagraph-capture-size": launch.said("max_cudagraph_capture_size"),
         "attention-backend": launch.said("attention_backend"),
+        "moe-backend": "flashinfer_trtllm_afp8" if engine.mxfp8_activations else None,
         "attention-config.use_trtllm_attention": 0 if engine.attention_backend == "FLASHINFER" else None,
     }
 
@@ -123,6 +124,7 @@ _NEWEST = EngineRules(
         "long_prefill_token_threshold",
         "long_prefill_token_threshold_adaptive",
         "max_num_active_seqs",
+        "mxfp8_activations",
         "watermark",
     ),
     limits=(Limits(160, 1024, 16384), *SMALLER),
@@ -144,7 +146,7 @@ _NEWEST = EngineRules(
     # The tables of block-FP8 GEMMs are flat at 60 us (Hopper) to 180 us (Blackwell) below 1,024 tokens, launch
     # overhead that CUDA graphs hide from decode passes: TP8 would be no faster than TP1. SGLang runs the same
     # DeepGEMM kernels.
-    kernels=Kernels(fp8_attention=False, mxfp8_experts=False, block_fp8_gemms_of="sglang"),
+    kernels=Kernels(fp8_attention=False, mxfp8_experts=False, mxfp8_experts_of="sglang", block_fp8_gemms_of="sglang"),
     behaviour=Behaviour(
         overlap=True, launch_us=850.0, pass_us=400.0, request_us=20.0, frontend_ms=6.0,
         serial_us=1000.0, prefill_slowdown=1.3, moe_launches=1.5, mla_launches=1.0,

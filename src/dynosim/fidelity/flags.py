@@ -33,6 +33,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "max_cudagraph": Field("engine", "max_cudagraph_capture_size"),
         "max_cudagraph_capture_size": Field("engine", "max_cudagraph_capture_size"),
         "cudagraph_mode": Field("engine", "cudagraph_mode"),
+        "mxfp8_activations": Field("engine", "mxfp8_activations"),
     },
     "sglang": {
         "mem_fraction_static": Field("pool", "gpu_memory_utilization"),

@@ -168,6 +168,14 @@ SCRIPTS = (
         flags={"cuda_graph_max_bs": 512},
     ),
     Script(
+        name="benchmarks/gptoss_fp4_b200.sh, which sets VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8",
+        engine="vllm", model=".*gpt-oss", gpu="G?B",
+        flags={
+            "mxfp8_activations": True, "max_num_seqs": 512, "max_num_batched_tokens": 8192,
+            "max_cudagraph_capture_size": 2048, "gpu_memory_utilization": 0.9, "kv_cache_dtype": "fp8",
+        },
+    ),
+    Script(
         name="benchmarks/gptoss_fp4_b200_trt.sh",
         engine="trtllm", model=".*gpt-oss", gpu="G?B",
         flags={"max_num_tokens": 20000, "max_batch_size": 512, "free_gpu_memory_fraction": 0.85},

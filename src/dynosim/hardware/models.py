@@ -149,6 +149,20 @@ class ModelCard:
             *self._feed_forward_weights(),
         )
 
+    def runs_trtllm_gen(self, architecture: str, quantization: str, tensor_parallel: int, data_parallel: int) -> bool:
+        """Whether launch scripts of TensorRT-LLM choose its precompiled expert kernels ("trtllm-gen").
+
+        On data-centre Blackwell for block-scaled FP8 and NVFP4 (InferenceX ``dsr1_fp{4,8}_b200_trt.sh``), but not under
+        attention data parallelism, where CUTLASS and DeepGEMM have more throughput. NVFP4 experts of DeepSeek inside a
+        node are an exception: their CUTLASS table reaches 42 % of the memory roofline at 256 tokens, that of the
+        precompiled kernels 83 %, and servers are faster than the former allows.
+        """
+        nvfp4 = quantization == "nvfp4"
+        scaled = nvfp4 or (quantization == "fp8" and self.fp8_block is not None)
+        exception = nvfp4 and self.mla is not None and tensor_parallel * data_parallel <= 8
+        blackwell = architecture in ("sm100", "sm103")
+        return self.moe is not None and blackwell and scaled and (data_parallel == 1 or exception)
+
     def stages(self, count: int) -> tuple[ModelCard, ...]:
         """Return the layers cut into *count* pipeline stages, as vLLM and SGLang cut them (``get_pp_indices``).
 

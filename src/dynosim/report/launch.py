@@ -38,6 +38,12 @@ def _launch(plan: PoolPlan) -> Launch:
         checkpoint=_checkpoint(plan),
         fp8_cache=plan.kv_dtype == "fp8",
         quantises=plan.deployment.quantization == "fp8" and not published,
+        trtllm_gen=plan.model.runs_trtllm_gen(
+            plan.gpu.architecture,
+            plan.deployment.quantization,
+            plan.config.tensor_parallel_size,
+            plan.config.data_parallel_size,
+        ),
         draft_tokens=_own_drafts(plan),
     )
 

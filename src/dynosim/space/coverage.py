@@ -61,6 +61,7 @@ version | ~ defaults and rules of that version, and kernel tables measured on it
 async_scheduling | a pass is chosen while the one before runs: no gaps, and who comes during a pass misses the next one too
 cudagraph_mode | ~ passes without a graph take at least the launch time of their layers
 attention_backend | ~ vLLM: FlashInfer's own decode kernels, which pad to the longest context of the batch
+mxfp8_activations | ~ vLLM: kernels of MXFP4 experts on data-centre Blackwell, of measured tables only
 max_cudagraph_capture_size | largest batch, under vLLM also largest pass with prompt chunks, that a graph covers
 launch_overhead_us | ~ a constant per layer of a pass that no graph covers
 pass_overhead_us | ~ a constant added to every pass

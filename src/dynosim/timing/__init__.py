@@ -57,8 +57,15 @@ def pack_key(plan: PoolPlan) -> PackKey:
     deployment = plan.deployment
     return PackKey(
         plan.model.name, plan.gpu_name, plan.engine.name, deployment.quantization, deployment.kv_cache_dtype,
-        plan.config.enable_expert_parallel,
+        plan.config.enable_expert_parallel, mxfp8_activations=_gives_mxfp8(plan),
     )  # fmt: skip
+
+
+def _gives_mxfp8(plan: PoolPlan) -> bool:
+    """Whether ``mxfp8_activations`` changes the kernels: for experts of MXFP4 on data-centre Blackwell."""
+    moe, own = plan.model.moe, plan.deployment.quantization == "none"
+    mxfp4 = own and moe is not None and moe.native_bytes < 1 and plan.model.mla is None
+    return plan.engine.mxfp8_activations and mxfp4 and plan.gpu.architecture in ("sm100", "sm103")
 
 
 def pack_size(plan: PoolPlan) -> Size:
@@ -136,6 +143,7 @@ def build(
     kv_cache_dtype: str = "auto",
     expert_parallel: bool = False,
     version: str = "current",
+    mxfp8_activations: bool = False,
     tensor_parallel_sizes: tuple[int, ...] = DEFAULT_SIZES,
     data_parallel_sizes: tuple[int, ...] = (1,),
     out_dir: Path = Path(USER_FOLDER),
@@ -148,8 +156,9 @@ def build(
     if engine not in ENGINES:
         raise ConfigError(f"{engine!r}: {nearest(engine, ENGINES)}allowed: {', '.join(ENGINES)}", path="engine")
     key = PackKey(
-        get_model(model).name, get_gpu(gpu).name, engine, quantization, kv_cache_dtype, expert_parallel, version
-    )
+        get_model(model).name, get_gpu(gpu).name, engine, quantization, kv_cache_dtype, expert_parallel, version,
+        mxfp8_activations,
+    )  # fmt: skip
     return _build(key, [Size(*size) for size in product(tensor_parallel_sizes, data_parallel_sizes)], out_dir)
 
 

@@ -85,9 +85,6 @@ DEEP_EP_BYTES = {"moe_pre_dispatch": 1, "moe_post_dispatch": 2}
 """DeepEP's measurements between two nodes of H800 (its README): RDMA bandwidth of a GPU, latency of a small dispatch
 and combine; hidden states go out in FP8 and come back in bf16."""
 
-TRTLLM_GEN_GPUS = ("b200_sxm", "b300_sxm", "gb200", "gb300")
-"""GPUs that TensorRT-LLM's precompiled kernels ("trtllm-gen", FlashInfer has them too) are for."""
-NODE_GPUS = 8
 ATTENTION = ("attention", "mla_block")
 EXPERTS = ("moe_pre_dispatch", "moe", "moe_post_dispatch")
 MIN_ROOFLINE_SHARE = 0.25
@@ -256,18 +253,12 @@ def gemm_engine(key: PackKey) -> str:
 
 
 def expert_engine(key: PackKey, size: Size) -> str:
-    """Return the engine whose tables price the experts of *key*.
-
-    Attention data parallelism keeps the engine's own, but for NVFP4 experts of DeepSeek inside a node: their CUTLASS
-    table reaches 42 % of the memory roofline at 256 tokens, the precompiled kernels' 83 %, and servers are faster than
-    the former allows.
-    """
-    model, kernels = get_model(key.model), ENGINES[key.engine]["current"].kernels
-    nvfp4, gpus = key.quantization == "nvfp4", size.tensor_parallel * size.data_parallel
-    scaled = nvfp4 or (key.quantization == "fp8" and model.fp8_block is not None)
-    chosen = size.data_parallel == 1 or (nvfp4 and model.mla is not None and gpus <= NODE_GPUS)
-    trtllm_gen = scaled and chosen and model.moe is not None and key.gpu in TRTLLM_GEN_GPUS
-    return (trtllm_gen and kernels.trtllm_gen_experts_of) or key.engine
+    """Return the engine whose tables price the experts of *key*."""
+    kernels, architecture = ENGINES[key.engine]["current"].kernels, get_gpu(key.gpu).architecture
+    if key.mxfp8_activations:
+        return kernels.mxfp8_experts_of or key.engine
+    chosen = get_model(key.model).runs_trtllm_gen(architecture, key.quantization, *size)
+    return (chosen and kernels.trtllm_gen_experts_of) or key.engine
 
 
 class _Sampler:

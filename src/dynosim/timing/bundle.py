@@ -40,6 +40,7 @@ def _further_keys(dense: list[Size]) -> Iterator[tuple[PackKey, list[Size]]]:
     for gpu, engine in product(MODERN_GPUS, ENGINES):
         yield PackKey("gpt-oss-120b", gpu, engine), dense
         yield PackKey("minimax-m2.5", gpu, engine, "fp8"), dense[1:]
+    yield PackKey("gpt-oss-120b", "b200_sxm", "vllm", mxfp8_activations=True), dense
     for engine in ENGINES:
         yield PackKey("llama-3.1-70b", "b200_sxm", engine, "nvfp4"), dense
         yield PackKey("deepseek-v3", "b200_sxm", engine, "nvfp4"), dense[2:]

@@ -65,6 +65,8 @@ class PackKey:
     kv_cache_dtype: str = "auto"
     expert_parallel: bool = False
     version: str = "current"
+    mxfp8_activations: bool = False
+    """Of experts whose engine gives them bf16 otherwise."""
 
     @property
     def stem(self) -> str:
@@ -76,6 +78,7 @@ class PackKey:
             self.quantization,
             *(["ep"] if self.expert_parallel else []),
             *([f"kv_{self.kv_cache_dtype}"] if self.kv_cache_dtype != "auto" else []),
+            *(["mxfp8"] if self.mxfp8_activations else []),
         ]
         return ".".join(marks)
 
@@ -96,12 +99,12 @@ class PackKey:
         }
         defaults = {"quantization": "none", "kv-cache-dtype": "auto", "engine-version": "current"}
         given = [f"--{name} {value}" for name, value in options.items() if value != defaults.get(name)]
-        expert_parallel = ["--enable-expert-parallel"] if self.expert_parallel else []
+        flags = {"--enable-expert-parallel": self.expert_parallel, "--mxfp8-activations": self.mxfp8_activations}
         if size.tensor_parallel not in DEFAULT_SIZES:
             given.append(f"--tensor-parallel-size {size.tensor_parallel}")
         if size.data_parallel > 1:
             given.append(f"--data-parallel-size {size.data_parallel}")
-        return " ".join(["dynosim timing build", *given, *expert_parallel])
+        return " ".join(["dynosim timing build", *given, *(flag for flag, said in flags.items() if said)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 # The index of verbs. `make` alone prints them; `make optimize SPACE=llama70b` is the main job.
 .DEFAULT_GOAL := help
 .PHONY: help setup optimize predict report serve mlflow validate conformance conformance-vllm conformance-sglang \
-	conformance-dynamo test check constraints clean
+	conformance-dynamo closed-loop test check constraints clean
 
 PYTHON ?= python3
 SPACE ?= llama70b
@@ -47,6 +47,9 @@ conformance-sglang: .venv-conformance/sglang-$(SGLANG)/.installed ## of one vers
 
 conformance-dynamo: setup .venv-conformance/dynamo-$(DYNAMO)/.installed ## run Dynamo's own replay again; ARGS=--write records
 	@$(BIN)/python benchmarks/conformance/record_dynamo.py --peer .venv-conformance/dynamo-$(DYNAMO)/bin/python $(ARGS)
+
+closed-loop: setup .venv-conformance/vllm-$(VLLM)/.installed ## measure a real vLLM server, calibrate, predict; ARGS=--compute
+	@$(BIN)/python benchmarks/closed_loop.py --vllm .venv-conformance/vllm-$(VLLM)/bin/vllm $(ARGS)
 
 test: $(VENV)/.installed-dev ## install what the tests need and run them all
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)

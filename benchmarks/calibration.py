@@ -2,9 +2,10 @@
 
     python benchmarks/calibration.py [SET]      default: the runs that come with the package
 
-A family is one source, model, GPU, engine and precision with at least MIN_RUNS unflagged runs. Its multipliers are
-fitted as `dynosim calibrate` does, and each configuration (of one configuration: each load point) is predicted by those
-that were fitted without it. Prints a Markdown table of mean absolute errors without a profile -> left out.
+A family is one source, model, GPU, engine and precision with at least MIN_RUNS unflagged runs. Its constants are
+fitted as `dynosim calibrate` does, and each configuration (of one configuration: each length, or load point) is
+predicted by those that were fitted without it. Prints a Markdown table of mean absolute errors without a profile ->
+left out.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dynosim.fidelity.measurements import Measurement, read_measurements
 from dynosim.fidelity.replay import timed
 from dynosim.fidelity.validate import find_set
 from dynosim.fidelity.workloads import workload_of
+from dynosim.hardware.startup import check
 from dynosim.metrics import METRICS
 from dynosim.workload import load_workload
 
@@ -52,6 +54,7 @@ def replays(rows: list[Measurement]) -> Iterator[Replay]:
         try:
             scenario = Scenario(name=row.id, workload=workload_of(row), deployment=timed(deployment_of(row)))
             workload = load_workload(scenario.workload, scenario.seed)
+            check(scenario.deployment)
         except DynosimError:
             continue
         metrics = {NAMES[name]: {"avg": value} for name, value in row.measured.items() if name in NAMES}
@@ -66,8 +69,9 @@ def replays(rows: list[Measurement]) -> Iterator[Replay]:
 
 def row(family: tuple[str, ...], calibration: Calibration) -> str:
     profile = calibration.profile
-    factors = f"{profile.prefill:.2f}, {profile.decode:.2f}, {profile.overhead_ms:.1f} ms"
-    cells = [*family, factors, profile.left_out, "yes" if profile.recommended else "no"]
+    fitted = [name for name in profile.standard_errors if name not in profile.not_determined]
+    constants = ", ".join(f"{name} {getattr(profile, name):.2f}" for name in fitted)
+    cells = [*family, constants or "nothing", profile.left_out, "yes" if profile.recommended else "no"]
     for name in NAMES.values():
         found = profile.residuals.get(name)
         cells.append(f"{found.mape_before:.1%} -> {found.mape_left_out:.1%}" if found else "")
@@ -86,7 +90,7 @@ def total(which: str, rows: list[Comparison]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", nargs="?")
-    heads = ["source", "model", "GPU", "engine", "precision", "prefill, decode, per pass", "left out", "recommended"]
+    heads = ["source", "model", "GPU", "engine", "precision", "fitted", "left out", "recommended"]
     heads += [METRICS[name].display for name in NAMES.values()]
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     rows, recommended = [], []

@@ -67,17 +67,11 @@ class _Pass(Future):  # type: ignore[type-arg]
         return self.output()
 
 
-class Executor:
-    """Takes the time of each pass and returns the workload's tokens: what a GPU would do."""
+class Startup:
+    """What ``EngineCore`` asks of an executor while it starts, answered without a model."""
 
-    def __init__(self, clock: Clock, config: VllmConfig, seconds: PassTime, tokens: Tokens) -> None:
-        self.clock, self.seconds, self.tokens = clock, seconds, tokens
-        self.block_size = config.cache_config.block_size
-        self.requests: dict[str, Request] = {}
-        self.free_at, self.passes = 0.0, 0
-        self._known: dict[str, tuple[int, int]] = {}
+    block_size: int
 
-    # What EngineCore asks of an executor while it starts.
     def get_kv_cache_specs(self) -> list[dict[str, FullAttentionSpec]]:
         spec = FullAttentionSpec(block_size=self.block_size, num_kv_heads=1, head_size=64, dtype=torch.bfloat16)
         return [{"layer": spec}]
@@ -94,7 +88,17 @@ class Executor:
 
     def compile_or_warm_up_model(self) -> None: ...
 
-    # What it asks in every step.
+
+class Executor(Startup):
+    """Takes the time of each pass and returns the workload's tokens: what a GPU would do."""
+
+    def __init__(self, clock: Clock, config: VllmConfig, seconds: PassTime, tokens: Tokens) -> None:
+        self.clock, self.seconds, self.tokens = clock, seconds, tokens
+        self.block_size = config.cache_config.block_size
+        self.requests: dict[str, Request] = {}
+        self.free_at, self.passes = 0.0, 0
+        self._known: dict[str, tuple[int, int]] = {}
+
     def execute_model(self, scheduled: SchedulerOutput, non_block: bool = False) -> _Pass:
         if not scheduled.num_scheduled_tokens:
             return _Pass(self.clock, self.clock.now, lambda: EMPTY_MODEL_RUNNER_OUTPUT)

@@ -276,6 +276,14 @@ def _add_calibrate(verbs: Any) -> None:
     parser.add_argument("config", metavar="CONFIG", help="the configuration as it ran; without results: a manifest")
     parser.add_argument("measured", metavar="MEASURED", nargs="*", help="result files")
     parser.add_argument("--name", help="name of the profile (default: that of the file CONFIG)")
+    parser.add_argument("--server-log", metavar="FILE", help="the server's log: version and KV capacity are compared")
+    parser.add_argument(
+        "--metrics",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="its /metrics after the runs, or twice: before and after; cache hits and preemptions are compared",
+    )
     parser.add_argument(
         "--out",
         type=_output_folder,
@@ -639,9 +647,14 @@ def _calibrate(args: argparse.Namespace) -> int:
     from dynosim.calibration import Measurement, calibrate, read_manifest
     from dynosim.report import terminal
 
-    if args.overrides and not args.measured:
-        raise ConfigError("--set: a manifest has overrides of its own; with a configuration name result files")
+    if not args.measured and (args.overrides or args.server_log or args.metrics):
+        raise ConfigError(
+            "--set, --server-log, --metrics: a manifest has its own; with a configuration name result files"
+        )
+    if len(args.metrics) > 2:
+        raise ConfigError(f"--metrics: given {len(args.metrics)} times: allowed: after the runs, or before and after")
     given = {"config": args.config, "overrides": args.overrides, "measured": args.measured}
+    given |= {"server_log": args.server_log, "metrics": args.metrics}
     measurements = [Measurement.model_validate(given)] if args.measured else read_manifest(args.config)
     name = args.name or re.sub(r"[^\w.-]+", "-", Path(args.config).stem)
     if not re.fullmatch(r"[\w.-]+", name):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 
-from calibration.tools import WRITERS, Load, write
+from calibration.tools import WRITERS, Load, vllm_bench_detailed
 from dynosim.calibration import Measurement
 from dynosim.config import ConcurrencyLoad
 from dynosim.metrics import Metrics, summarize
@@ -16,6 +16,7 @@ from dynosim.timing.calibrated import CalibratedDeployment, Profile
 from dynosim.workload import load_workload
 
 REQUESTS = 60
+DETAILED = "vLLM bench --save-detailed"
 CONFIG = f"""
 name: mine
 workload:
@@ -75,4 +76,7 @@ def _files(folder: Path, config: str, overrides: Sequence[str], turns: zip, prof
     place = folder / str(len(list(folder.iterdir())))
     place.mkdir()
     for i, (load, tool) in enumerate(turns):
-        yield write(place / f"{i}.json", tool, *run(config, overrides, load, profile), load)
+        writer = {**WRITERS, DETAILED: vllm_bench_detailed}[tool]
+        path = place / f"{i}.json"
+        path.write_text(writer(*run(config, overrides, load, profile), load))
+        yield str(path)

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from calibration.cluster import CONFIG, LOADS, REQUESTS, SPLIT, TP2, TRUTH, config_file, measured, run
-from calibration.tools import WRITERS
+from calibration.cluster import CONFIG, DETAILED, LOADS, REQUESTS, SPLIT, TP2, TRUTH, config_file, measured, run
+from calibration.tools import WRITERS, Load
 from dynosim.calibration import Calibration, Measurement, calibrate, read_manifest, read_measured, replay
+from dynosim.calibration.readers import Requests
 from dynosim.cli import main
 from dynosim.config import ConcurrencyLoad, PoissonLoad
 from dynosim.errors import ConfigError
@@ -35,26 +37,39 @@ def worst(calibration: Calibration, of: str) -> float:
 
 
 @pytest.mark.parametrize("tool", WRITERS)
-def test_the_multipliers_of_the_cluster_come_back_from_every_tool(tool: str, tmp_path: Path) -> None:
+def test_the_cluster_comes_back_from_every_tool(tool: str, tmp_path: Path) -> None:
     found = fitted(measured(tmp_path, tools=[tool], loads=LOADS[::2]))
     assert found.profile.prefill == pytest.approx(TRUTH.prefill, rel=0.05)
-    assert found.profile.decode == pytest.approx(TRUTH.decode, rel=0.05)
-    assert found.profile.overhead_ms == pytest.approx(TRUTH.overhead_ms, abs=0.3)
     assert worst(found, "mape_before") > 0.2
-    assert worst(found, "mape") < 0.01
-    assert worst(found, "mape_left_out") < 0.03
+    assert worst(found, "mape") < 0.03
     assert (found.profile.left_out, found.profile.recommended) == ("load point", True)
 
 
 def test_a_configuration_that_was_left_out_is_predicted(tmp_path: Path) -> None:
-    found = fitted(
-        measured(tmp_path, loads=LOADS[1:]), measured(tmp_path, TP2, loads=(LOADS[0], PoissonLoad(rate_rps=8.0)))
-    )
+    """Two tensor-parallel sizes tell a slow kernel from time between passes, which load points of one do not."""
+    found = fitted(measured(tmp_path), measured(tmp_path, TP2))
+    assert found.profile.prefill == pytest.approx(TRUTH.prefill, rel=0.01)
+    assert found.profile.decode == pytest.approx(TRUTH.decode, rel=0.01)
+    assert found.profile.overhead_ms == pytest.approx(TRUTH.overhead_ms, abs=0.1)
     assert found.profile.left_out == "configuration"
-    assert worst(found, "mape_left_out") < 0.02
+    assert worst(found, "mape_left_out") < 0.1
     assert found.profile.ranges["largest_tensor_parallel_size"] == (1.0, 2.0)
     assert found.profile.fitted_on["gpu"] == ("h100_sxm",)
     assert {row.deployment for row in found.comparisons} == {"1xTP1", "1xTP2"}
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "within"), [("frontend_ms", 20.0, 1.0), ("request_us", 100.0, 5.0), ("overhead_ms", 2.0, 0.1)]
+)
+def test_one_cause_is_found_as_that_cause(constant: str, value: float, within: float, tmp_path: Path) -> None:
+    """A slow frontend is no slow prefill: nothing else is moved, and lengths that were left out are predicted."""
+    truth, long = Profile(name="truth", **{constant: value}), "workload.source.input_tokens.max=6000"
+    both = [measured(tmp_path, *more, profile=truth, tools=[DETAILED], loads=LOADS[:2]) for more in ((), (long,))]
+    found = fitted(*(each.model_copy(update={"overrides": ()}) for each in both)).profile
+    assert getattr(found, constant) == pytest.approx(value, abs=within)
+    assert found.not_determined == tuple(name for name in found.standard_errors if name != constant)
+    assert (found.prefill, found.decode) == (1.0, 1.0)
+    assert (found.left_out, found.recommended) == ("length", True)
 
 
 def test_the_hand_off_is_fitted_where_there_is_one(tmp_path: Path) -> None:
@@ -67,9 +82,8 @@ def test_the_hand_off_is_fitted_where_there_is_one(tmp_path: Path) -> None:
 
 def test_a_cluster_like_the_simulator_needs_no_profile(tmp_path: Path) -> None:
     found = fitted(measured(tmp_path, profile=NEUTRAL))
-    assert found.profile.prefill == pytest.approx(1.0, abs=0.01)
-    assert found.profile.decode == pytest.approx(1.0, abs=0.01)
-    assert found.profile.overhead_ms == pytest.approx(0.0, abs=0.1)
+    assert found.profile.pass_times == NEUTRAL.pass_times
+    assert set(found.profile.not_determined) == set(found.profile.standard_errors)
     assert not found.profile.recommended
 
 
@@ -77,7 +91,9 @@ def test_what_the_runs_do_not_tell_stays_where_it_is(tmp_path: Path) -> None:
     """Answers of one token have no decode passes: their time could be anything."""
     only_prompts = "workload.source.output_tokens={type: fixed, tokens: 1}"
     found = fitted(measured(tmp_path, only_prompts, tools=["vLLM bench"], loads=LOADS[:2]))
-    assert found.profile.decode == pytest.approx(1.0, abs=0.01)
+    assert found.profile.decode == 1.0
+    assert "decode" in found.profile.not_determined
+    assert found.profile.standard_errors["decode"] > 0.5
     assert worst(found, "mape") < 0.02
 
 
@@ -103,7 +119,7 @@ def test_one_run_is_fitted_and_not_recommended(tmp_path: Path) -> None:
 
 
 def test_equal_measurements_give_equal_profiles(tmp_path: Path) -> None:
-    given = measured(tmp_path, loads=LOADS[:2])
+    given = measured(tmp_path, loads=LOADS[:1])
     assert fitted(given) == fitted(given)
 
 
@@ -116,6 +132,59 @@ def test_comparisons_are_what_predict_says(tmp_path: Path) -> None:
             metrics = run(given.config, (), load, profile)[1]
             for row in rows:
                 assert getattr(row, which) == pytest.approx(metrics.value(row.metric), rel=1e-6)
+
+
+# ---- what is replayed ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load", [*LOADS[1:], PoissonLoad(rate_rps=6.0)], ids=str)
+def test_requests_of_the_file_are_sent_as_they_were(load: Load, tmp_path: Path) -> None:
+    """Whatever the configuration's lengths and arrivals are: on the same cluster the same happens to each request."""
+    given = measured(tmp_path, tools=[DETAILED], loads=[load])
+    other = SearchSpace.load(given.config, ["workload.source.input_tokens={type: fixed, tokens: 7}"]).deployed()
+    (run_of_file,) = read_measured(given.measured[0])
+    replayed = replay(run_of_file, other)
+    requests, seen = run_of_file.requests, replayed.simulate(TRUTH).requests
+    assert requests is not None
+    assert seen["input_tokens"].tolist() == requests.input_tokens.tolist()
+    assert seen["arrival_s"] == pytest.approx(requests.sent_s, abs=1e-6)
+    assert 1e3 * (seen["first_token_s"] - seen["arrival_s"]) == pytest.approx(
+        requests.latencies_ms["time_to_first_token"], abs=1e-3
+    )
+    assert replayed.sampling_error("time_to_first_token") < run_of_file.standard_error("time_to_first_token")
+
+
+def test_a_slower_cluster_delays_its_clients_and_not_the_crowd(tmp_path: Path) -> None:
+    """Clients of a closed loop wait for simulated answers; those of an open one send when they sent."""
+    slow = Profile(name="slow", decode=2.5)
+    for load, follows in ((LOADS[1], True), (PoissonLoad(rate_rps=2.0), False)):
+        given = measured(tmp_path, tools=[DETAILED], loads=[load])
+        replayed = replay(read_measured(given.measured[0])[0], SearchSpace.load(given.config).deployed())
+        last = replayed.simulate(slow).requests["arrival_s"].max()
+        assert (last > replayed.workload.arrival_s.max() * 1.1) == follows
+
+
+def test_an_average_of_few_or_of_scattered_requests_weighs_less() -> None:
+    n = np.ones(100, dtype=int)
+    rows = {
+        "sent_s": np.arange(100.0),
+        "input_tokens": n,
+        "output_tokens": n,
+        "inter_token_latency": n,
+        "request_latency": n,
+    }
+    scattered = np.random.default_rng(1).normal(10.0, 1.0, 100)
+    many, few = (
+        Requests.of({k: v[:m] for k, v in {**rows, "time_to_first_token": scattered}.items()}) for m in (100, 9)
+    )
+    assert many is not None
+    assert few is not None
+    assert many.standard_error("time_to_first_token") == pytest.approx(0.01, rel=0.5)
+    assert few.standard_error("time_to_first_token") == pytest.approx(0.1 / 3.0, rel=0.5)
+    assert many.standard_error("time_to_first_token", beside=scattered - 2.0) == pytest.approx(0.0, abs=1e-12)
+    in_bursts = Requests.of({**rows, "time_to_first_token": np.where(np.arange(100) < 50, 1.0, 2.0)})
+    assert in_bursts is not None
+    assert in_bursts.standard_error("time_to_first_token") > 2.0 * 0.5 / 1.5 / np.sqrt(100)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
@@ -255,7 +324,7 @@ def test_a_manifest_names_several_deployments(folder: Path, capsys: pytest.Captu
     [
         (["mine.yaml"], "mine.yaml:1: not a manifest"),
         (["empty.yaml"], "empty.yaml:1: runs: "),
-        (["mine.yaml", "--set", "seed=1"], "--set: a manifest has overrides of its own"),
+        (["mine.yaml", "--set", "seed=1"], "a manifest has its own"),
         (["mine.yaml", "absent.json"], "absent.json: cannot be read"),
         (["mine.yaml", "mine.yaml"], "mine.yaml:2: not JSON"),
     ],

@@ -41,6 +41,58 @@ def _counts(result: SimulationResult, metrics: Metrics) -> dict[str, Any]:
     }
 
 
+def _requests(result: SimulationResult) -> dict[str, np.ndarray]:
+    """What became of each request that was answered, times in seconds."""
+    done = result.requests[result.requests["status"] == COMPLETED]
+    return {
+        "sent": done["arrival_s"],
+        "ttft": done["first_token_s"] - done["arrival_s"],
+        "streamed": done["last_token_s"] - done["first_token_s"],
+        "input": done["input_tokens"],
+        "output": done["output_tokens"],
+    }
+
+
+def vllm_bench_detailed(result: SimulationResult, metrics: Metrics, load: Load) -> str:
+    """As with ``--save-detailed``; the client's clock does not start at 0."""
+    done = _requests(result)
+    gaps = [
+        [streamed / (n - 1)] * (n - 1) for streamed, n in zip(done["streamed"], done["output"].tolist(), strict=True)
+    ]
+    detailed = {
+        "input_lens": done["input"].tolist(),
+        "output_lens": done["output"].tolist(),
+        "ttfts": done["ttft"].tolist(),
+        "itls": gaps,
+        "start_times": (done["sent"] + 1234.5).tolist(),
+        "errors": [""] * len(gaps),
+    }
+    return json.dumps(json.loads(vllm_bench(result, metrics, load)) | detailed)
+
+
+def aiperf_log(result: SimulationResult) -> str:
+    """``profile_export.jsonl``: a line per request, with one of the warm-up and one that failed."""
+    done = _requests(result)
+    lines = [_aiperf_line(*values) for values in zip(*(done[name].tolist() for name in done), strict=True)]
+    warmup = json.loads(lines[0])
+    warmup["metadata"]["benchmark_phase"] = "warmup"
+    failed = {"metadata": {"benchmark_phase": "profiling"}, "metrics": {}, "error": {"code": 500}}
+    return "\n".join([json.dumps(warmup), *lines, json.dumps(failed)])
+
+
+def _aiperf_line(sent: float, ttft: float, streamed: float, inputs: int, outputs: int) -> str:
+    metrics = {
+        "time_to_first_token": {"value": 1e3 * ttft, "unit": "ms"},
+        "request_latency": {"value": 1e3 * (ttft + streamed), "unit": "ms"},
+        "input_sequence_length": {"value": inputs, "unit": "tokens"},
+        "output_sequence_length": {"value": outputs, "unit": "tokens"},
+    }
+    if outputs > 1:
+        metrics["inter_token_latency"] = {"value": 1e3 * streamed / (outputs - 1), "unit": "ms"}
+    metadata = {"request_start_ns": round((sent + 1e9) * 1e9), "benchmark_phase": "profiling"}
+    return json.dumps({"metadata": metadata, "metrics": metrics, "error": None})
+
+
 def vllm_bench(result: SimulationResult, metrics: Metrics, load: Load) -> str:
     closed = isinstance(load, ConcurrencyLoad)
     data = {
@@ -118,7 +170,17 @@ def guidellm(result: SimulationResult, metrics: Metrics, load: Load, *, sampled:
         "inter_token_latency_ms": np.repeat(itl_ms[gaps > 0], gaps[gaps > 0]),
     }
     kept = itl_ms[: 5 if sampled else None].tolist()
-    requests = [{"inter_token_latency_ms": x if math.isfinite(x) else None} for x in kept]
+    requests = [
+        {
+            "request_start_time": 1e9 + float(each["arrival_s"]),
+            "prompt_tokens": int(each["input_tokens"]),
+            "output_tokens": int(each["output_tokens"]),
+            "time_to_first_token_ms": 1e3 * float(each["first_token_s"] - each["arrival_s"]),
+            "inter_token_latency_ms": x if math.isfinite(x) else None,
+            "request_latency": float(each["last_token_s"] - each["arrival_s"]),
+        }
+        for each, x in zip(done, kept, strict=False)
+    ]
     benchmark = {
         "config": {"strategy": strategy, "backend": {"model": MODEL}},
         "metrics": {

@@ -189,6 +189,7 @@ EFFECTS = {
     "EngineConfig.max_cudagraph_capture_size": Effect(f"{E}.max_cudagraph_capture_size", 8192, 1, TTFT, +1, {f"{E}.launch_overhead_us": 3000.0}),
     "EngineConfig.launch_overhead_us": Effect(f"{E}.launch_overhead_us", 0.0, 5000.0, TTFT, +1),
     "EngineConfig.frontend_ms": Effect(f"{E}.frontend_ms", 0.0, 50.0, TTFT, +1),
+    "EngineConfig.frontend_request_us": Effect(f"{E}.frontend_request_us", 0.0, 100_000.0, TTFT, +1),
     "EngineConfig.batch_wait_timeout_iters": Effect(f"{E}.batch_wait_timeout_iters", 0, 20, TTFT, +1, {**TRTLLM, f"{E}.batch_wait_max_tokens_ratio": 0.9}),
     "EngineConfig.batch_wait_max_tokens_ratio": Effect(f"{E}.batch_wait_max_tokens_ratio", 0.01, 0.9, TTFT, +1, {**TRTLLM, f"{E}.batch_wait_timeout_iters": 20}),
     "EngineConfig.attention_dp_enable_balance": Effect(f"{E}.attention_dp_enable_balance", False, True, TTFT, +1, {**TRTLLM, **RANKS}),

@@ -1,6 +1,6 @@
 """``calibrate``: from deployments as they ran, and what load generators measured on them, to a profile.
 
-Left out: percentiles and single requests. Four multipliers move means; the spread around them is the simulator's own.
+Left out: percentiles. A few constants move means; the spread around them is the simulator's own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from dynosim import __version__
+from dynosim.calibration import server
 from dynosim.calibration.fit import Calibration, Comparison, fit
 from dynosim.calibration.readers import MeasuredRun, read_measured
 from dynosim.calibration.replay import Replay, replay
@@ -20,7 +21,7 @@ from dynosim.config.base import Config
 from dynosim.config.load import read_document
 from dynosim.errors import ConfigError
 from dynosim.space import SearchSpace, feasibility
-from dynosim.timing.calibrated import Source
+from dynosim.timing.calibrated import ServerFact, Source
 
 __all__ = [
     "Calibration",
@@ -46,6 +47,10 @@ class Measurement(Config):
     measured: tuple[str, ...] = Field(min_length=1)
     workload_hash: str | None = None
     """``Workload.content_hash`` of the requests that were sent, where it is known."""
+    server_log: str | None = None
+    """What the server wrote while it started."""
+    metrics: tuple[str, ...] = Field(default=(), max_length=2)
+    """What Prometheus read of it: after all of the runs, or before and after them."""
 
 
 class Manifest(Config):
@@ -70,6 +75,8 @@ def read_manifest(path: str | Path) -> tuple[Measurement, ...]:
             update={
                 "config": str(folder / each.config),
                 "measured": tuple(str(folder / file) for file in each.measured),
+                "server_log": each.server_log and str(folder / each.server_log),
+                "metrics": tuple(str(folder / file) for file in each.metrics),
             }
         )
         for each in runs
@@ -83,10 +90,18 @@ def calibrate(measurements: Sequence[Measurement], *, name: str, created: str = 
     TimingError where that cannot be simulated.
     """
     _check_once([file for measurement in measurements for file in measurement.measured])
-    replays = [each for measurement in measurements for each in _replays(measurement)]
+    groups = [_replays(measurement) for measurement in measurements]
+    facts = [fact for each, own in zip(measurements, groups, strict=True) for fact in _server_facts(each, own)]
+    replays = [each for own in groups for each in own]
     files = dict.fromkeys(each.run.file for each in replays)
     sources = tuple(_source(file, [each.run for each in replays if each.run.file == file]) for file in files)
-    return fit(replays, name, sources=sources, created=created, dynosim_version=__version__)
+    return fit(replays, name, server=tuple(facts), sources=sources, created=created, dynosim_version=__version__)
+
+
+def _server_facts(measurement: Measurement, replays: Sequence[Replay]) -> list[ServerFact]:
+    stated = server.log_facts(measurement.server_log) if measurement.server_log else {}
+    stated |= server.counter_facts(measurement.metrics) if measurement.metrics else {}
+    return server.compare(stated, replays) if stated else []
 
 
 def _replays(measurement: Measurement) -> list[Replay]:

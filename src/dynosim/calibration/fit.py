@@ -1,38 +1,34 @@
-"""Fits the multipliers of a profile to measured runs, and says how far off they are on runs they were not fitted on.
+"""Fits the parameters of a profile to measured runs, and says how far off they are on runs they were not fitted on.
 
-Minimised are the logarithms of predicted over measured, each over its entry of ``SCALES``, with a weak prior at the
-neutral profile: what the runs do not tell apart stays where it is. The least squares are scipy's (trust region
-reflective with bounds; outliers count linearly). A run is simulated once per set of multipliers, so that the folds of
+Minimised are the logarithms of predicted over measured averages, each over what it may differ by: its sampling error
+and what the model leaves out (``MODEL_ERRORS``). A run is simulated once per set of parameters, so that the folds of
 the cross-validation share many of their simulations.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
-from dynosim.calibration.readers import MeasuredRun
-from dynosim.calibration.replay import Replay
+from dynosim.calibration.parameters import PARAMETERS, Array, Solution, solve
+from dynosim.calibration.replay import MAX_LENGTH_DIFFERENCE, Replay
 from dynosim.errors import ConfigError
 from dynosim.metrics import Metrics
 from dynosim.timing.calibrated import Profile, Residual, conditions, fitted_on
 
-Array = NDArray[np.float64]
-
-SCALES = {
-    "time_to_first_token": 0.25,
-    "inter_token_latency": 0.08,
-    "inter_chunk_latency": 0.08,
-    "request_latency": 0.1,
-    "output_token_throughput": 0.1,
+MODEL_ERRORS = {
+    "time_to_first_token": 0.02,
+    "inter_token_latency": 0.01,
+    "inter_chunk_latency": 0.01,
+    "request_latency": 0.01,
+    "output_token_throughput": 0.01,
 }
-"""Relative errors that weigh alike: those that dynosim aims at without a profile (docs/fidelity.md)."""
+"""Relative errors of a calibrated simulation by what it leaves out: those against real servers with known pass times
+(docs/calibration.md), rounded up."""
 FITTED = (
     ("time_to_first_token",),
     ("inter_token_latency", "inter_chunk_latency", "request_latency"),
@@ -40,16 +36,6 @@ FITTED = (
 )
 """Of each the average of the first that a run has."""
 MIN_SERVED = 0.99
-
-NAMES = ("prefill", "decode", "overhead_ms", "transfer")
-UNIT_MS = 10.0
-"""The overhead is fitted as 1 + overhead / UNIT_MS, so that all parameters start at 1 and move in like steps."""
-LOW, HIGH = np.array([0.5, 0.5, 1.0, 0.5]), np.array([3.0, 3.0, 3.0, 3.0])
-"""Bounds of the parameters; an overhead of up to 20 ms."""
-PRIOR = 1.0
-"""Standard deviation of the prior: a factor of e, or UNIT_MS."""
-STEP = 0.02
-"""Of finite differences: schedules jump, so smaller ones see steps and not slopes."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ class Comparison:
     """Without a profile."""
     after: float
     left_out: float | None
-    """By multipliers that were fitted without this run."""
+    """By parameters that were fitted without this run."""
 
 
 @dataclass(frozen=True)
@@ -83,118 +69,128 @@ class _Target:
     run: int
     metric: str
     measured: float
+    error: float
+    """Standard deviation of log(predicted / measured)."""
 
 
-class _Simulator:
+class Simulator:
     """Remembers what the runs do under the parameters tried so far."""
 
     def __init__(self, replays: Sequence[Replay]) -> None:
         self.replays = replays
         self._known: dict[tuple[int, str], Metrics] = {}
 
-    def metrics(self, run: int, x: Array) -> Metrics:
-        profile = Profile(name="fit", **_multipliers(x))
+    def metrics(self, run: int, profile: Profile) -> Metrics:
+        """Return what *run* does under the parameters of *profile*."""
         key = run, profile.content_hash()
         if key not in self._known:
             self._known[key] = self.replays[run].predict(profile)
         return self._known[key]
 
-    def predicted(self, targets: Sequence[_Target], x: Array) -> Array:
-        values = [self.metrics(target.run, x).value(target.metric) for target in targets]
+    def predicted(self, targets: Sequence[_Target], parameters: Solution) -> Array:
+        """Return shape (len(targets),), NaN where no request has the metric."""
+        profile = Profile(name="fit", **parameters.values)
+        values = [self.metrics(target.run, profile).value(target.metric) for target in targets]
         return np.array([math.nan if value is None else value for value in values])
+
+    def fitted(self, targets: Sequence[_Target]) -> Solution:
+        """Return the parameters that meet *targets* best."""
+        measured, errors = (np.array([getattr(each, name) for each in targets]) for name in ("measured", "error"))
+        disaggregated = any(self.replays[target.run].deployment.disaggregated for target in targets)
+        tried = [i for i, each in enumerate(PARAMETERS) if disaggregated or each.name != "transfer"]
+        return solve(lambda x: np.log(self.predicted(targets, _at(x)) / measured) / errors, tried)
+
+
+NEUTRAL = Solution(np.zeros(len(PARAMETERS)), (), {})
+
+
+def _at(x: Array) -> Solution:
+    return Solution(x, (), {})
 
 
 def fit(replays: Sequence[Replay], name: str, **provenance: Any) -> Calibration:
     """Return the profile that brings the simulations of *replays* closest to what was measured; deterministic.
 
-    Configurations are left out in turn to see what it is worth elsewhere, load points where there is one only.
-    *provenance* are further fields of the profile. Raises ConfigError where the simulated deployment turns requests
-    away that the real one served, or has no request with a metric that was measured.
+    Configurations are left out in turn to see what it is worth elsewhere; of one configuration its lengths, and of one
+    length its load points. *provenance* are further fields of the profile. Raises ConfigError where the simulated
+    deployment turns requests away that the real one served, or has no request with a metric that was measured.
     """
-    simulator = _Simulator(replays)
-    targets = [target for i, each in enumerate(replays) for target in _targets(i, each.run)]
-    neutral = np.ones(4 if any(each.deployment.disaggregated for each in replays) else 3)
-    _check(simulator, targets, neutral)
-    best = _solve(simulator, targets, neutral)
-    before, after = (simulator.predicted(targets, x) for x in (neutral, best))
+    simulator = Simulator(replays)
+    targets = [target for i, each in enumerate(replays) for target in _targets(i, each)]
+    _check(simulator, targets)
+    best = simulator.fitted(targets)
+    before, after = (simulator.predicted(targets, each) for each in (NEUTRAL, best))
     kind, groups = _groups(replays)
-    left_out = _left_out(simulator, targets, groups, best) if kind else np.full(len(targets), math.nan)
-    residuals = _residuals(targets, before, after, left_out)
-    met = [conditions(each.deployment, simulator.metrics(i, best).flat()) for i, each in enumerate(replays)]
-    profile = Profile(
-        name=name,
-        **_multipliers(best),
-        fitted_on=fitted_on(*(each.deployment for each in replays)),
-        ranges={key: (min(x[key] for x in met), max(x[key] for x in met)) for key in met[0]},
-        left_out=kind,
-        at_bounds=_at_bounds(best),
-        recommended=kind is not None and _helps(residuals),
-        residuals=residuals,
-        **provenance,
+    of_target = np.array([groups[target.run] for target in targets])
+    left_out = _left_out(simulator, targets, of_target) if kind else np.full(len(targets), math.nan)
+    fitted = Profile(name=name, **best.values)
+    met = [conditions(each.deployment, simulator.metrics(i, fitted).flat()) for i, each in enumerate(replays)]
+    profile = fitted.model_copy(
+        update={
+            "fitted_on": fitted_on(*(each.deployment for each in replays)),
+            "ranges": {key: (min(x[key] for x in met), max(x[key] for x in met)) for key in met[0]},
+            "standard_errors": {PARAMETERS[i].name: PARAMETERS[i].error(x) for i, x in best.errors.items()},
+            "not_determined": tuple(PARAMETERS[i].name for i in best.errors if i not in best.free),
+            "left_out": kind,
+            "at_bounds": best.at_bounds,
+            "recommended": kind is not None and _helps(targets, before, left_out, of_target),
+            "residuals": _residuals(targets, before, after, left_out),
+            **provenance,
+        }
     )
     rows = zip(targets, before, after, left_out, strict=True)
     return Calibration(profile, tuple(_comparison(replays[row[0].run], *row) for row in rows))
 
 
-def _multipliers(x: Array) -> dict[str, Any]:
-    """Return the multipliers that the parameters *x* stand for; rounded, so that a file holds exactly them."""
-    values = dict(zip(NAMES, x.tolist(), strict=False))
-    values["overhead_ms"] = max(values["overhead_ms"] - 1.0, 0.0) * UNIT_MS
-    return {name: round(value, 6) for name, value in values.items()}
-
-
-def _at_bounds(x: Array) -> tuple[str, ...]:
-    """Return the multipliers at a bound; an overhead of nothing is none."""
-    near = (x > HIGH[: len(x)] * 0.99) | ((x < LOW[: len(x)] * 1.01) & (LOW[: len(x)] < 1.0))
-    return tuple(name for name, met in zip(NAMES, near, strict=False) if met)
-
-
-def _targets(index: int, run: MeasuredRun) -> list[_Target]:
+def _targets(index: int, replay: Replay) -> list[_Target]:
+    run = replay.run
     found = [next((name for name in names if name in run.metrics), None) for names in FITTED]
-    return [_Target(index, name, run.metrics[name]["avg"]) for name in found if name]
+    return [
+        _Target(index, name, run.metrics[name]["avg"], math.hypot(MODEL_ERRORS[name], replay.sampling_error(name)))
+        for name in found
+        if name
+    ]
 
 
-def _check(simulator: _Simulator, targets: Sequence[_Target], x: Array) -> None:
-    """Raise ConfigError where the simulation under the parameters *x* is not of what was measured."""
-    for i, each in enumerate(simulator.replays):
-        if (simulator.metrics(i, x).value("served_request_fraction") or 0.0) < MIN_SERVED:
-            message = "the simulated deployment turns requests away that the real one served"
-            raise ConfigError(message, file=each.run.file)
-    for target, value in zip(targets, simulator.predicted(targets, x), strict=True):
+def _check(simulator: Simulator, targets: Sequence[_Target]) -> None:
+    """Raise ConfigError where the simulation without a profile is not of what was measured."""
+    for target, value in zip(targets, simulator.predicted(targets, NEUTRAL), strict=True):
+        file, result = simulator.replays[target.run].run.file, simulator.metrics(target.run, Profile(name="fit"))
+        if (result.value("served_request_fraction") or 0.0) < MIN_SERVED:
+            raise ConfigError("the simulated deployment turns requests away that the real one served", file=file)
         if math.isnan(value):
-            message = f"{target.metric} was measured, and no simulated request has one"
-            raise ConfigError(message, file=simulator.replays[target.run].run.file)
+            raise ConfigError(f"{target.metric} was measured, and no simulated request has one", file=file)
 
 
-def _solve(simulator: _Simulator, targets: Sequence[_Target], start: Array) -> Array:
-    """Return the parameters that meet *targets* best."""
-    measured = np.array([target.measured for target in targets])
-    scales = np.array([SCALES[target.metric] for target in targets])
-
-    def residuals(x: Array) -> Array:
-        return np.append(np.log(simulator.predicted(targets, x) / measured) / scales, np.log(x) / PRIOR)
-
-    low, high = LOW[: len(start)], HIGH[: len(start)]
-    options = {"loss": "soft_l1", "diff_step": STEP, "xtol": 1e-3, "ftol": 1e-4, "max_nfev": 15}
-    found = least_squares(residuals, np.clip(start, low, high), bounds=(low, high), **options)
-    return np.asarray(found.x, dtype=float)
+Kind = Literal["configuration", "length", "load point"]
 
 
-def _groups(replays: Sequence[Replay]) -> tuple[str | None, list[int]]:
-    """Return what is left out in turn, and the group of each run."""
+def _groups(replays: Sequence[Replay]) -> tuple[Kind | None, list[int]]:
+    """Return what is left out in turn, and the group of each run: the coarsest difference that there is."""
     names = [each.deployment.content_hash() for each in replays]
-    if len(set(names)) > 1:
-        return "configuration", [names.index(name) for name in names]
-    return "load point" if len(replays) > 1 else None, list(range(len(replays)))
+    configurations = [names.index(name) for name in names]
+    lengths = [next(j for j, other in enumerate(replays) if _alike(other, each)) for each in replays]
+    points = list(range(len(replays)))
+    kinds: dict[Kind, list[int]] = {"configuration": configurations, "length": lengths, "load point": points}
+    return next(((kind, groups) for kind, groups in kinds.items() if len(set(groups)) > 1), (None, points))
 
 
-def _left_out(simulator: _Simulator, targets: Sequence[_Target], groups: Sequence[int], start: Array) -> Array:
-    """Return the prediction of every target by parameters that were fitted without its group."""
-    found, of_target = np.empty(len(targets)), np.array([groups[target.run] for target in targets])
-    for group in set(groups):
+def _alike(a: Replay, b: Replay) -> bool:
+    """Whether two runs have prompts and answers of like lengths."""
+    pairs = (getattr(a.workload, name).mean() / getattr(b.workload, name).mean() for name in _LENGTHS)
+    return all(abs(ratio - 1.0) <= MAX_LENGTH_DIFFERENCE for ratio in pairs)
+
+
+_LENGTHS = ("input_tokens", "output_tokens")
+
+
+def _left_out(simulator: Simulator, targets: Sequence[_Target], of_target: Any) -> Array:
+    """Return the prediction of every target by parameters that were chosen and fitted without its group."""
+    found = np.empty(len(targets))
+    for group in set(of_target.tolist()):
         known = [target for target, g in zip(targets, of_target, strict=True) if g != group]
         others = [target for target, g in zip(targets, of_target, strict=True) if g == group]
-        found[of_target == group] = simulator.predicted(others, _solve(simulator, known, start))
+        found[of_target == group] = simulator.predicted(others, simulator.fitted(known))
     return found
 
 
@@ -214,10 +210,15 @@ def _residuals(targets: Sequence[_Target], before: Array, after: Array, left_out
     return found
 
 
-def _helps(residuals: Mapping[str, Residual]) -> bool:
-    """Whether errors on what was left out, in units of SCALES, are together smaller than those without a profile."""
-    gains = ((each.mape_before - (each.mape_left_out or 0.0)) / SCALES[name] for name, each in residuals.items())
-    return sum(gains) > 0.0
+def _helps(targets: Sequence[_Target], before: Array, left_out: Array, of_target: Any) -> bool:
+    """Whether what was left out is met better than without a profile, by more than the groups differ in it.
+
+    Errors are in standard deviations. Of two groups both must gain.
+    """
+    measured, errors = (np.array([getattr(each, name) for each in targets]) for name in ("measured", "error"))
+    gain = (np.abs(np.log(before / measured)) - np.abs(np.log(left_out / measured))) / errors
+    gains = np.array([gain[of_target == group].mean() for group in set(of_target.tolist())])
+    return bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains)))
 
 
 def _comparison(replay: Replay, target: _Target, before: float, after: float, left_out: float) -> Comparison:

@@ -97,6 +97,8 @@ class EngineConfig(Config):
     """CPU time per request of a pass for which the GPU waits: sampling, detokenising, streaming."""
     frontend_ms: NonNegativeFloat | None = None
     """From the client to the engine and back: HTTP, tokenising, detokenising. Part of the time to first token."""
+    frontend_request_us: NonNegativeFloat | None = None
+    """CPU time of a replica's frontend per request, one after the other: no two requests reach the engine at once."""
     ignore_eos: bool = False
     """SGLang: requests say that they generate their whole output (benchmarks' ``--ignore-eos``), so admission keeps
     room for all of it, not a share; without prefix caching it looks ahead to when each of them ends."""

@@ -85,6 +85,7 @@ def behaviour(engine: EngineConfig, *, hardware: bool, role: str = "mixed") -> B
         "pass_us": engine.pass_overhead_us,
         "request_us": engine.request_overhead_us,
         "frontend_ms": engine.frontend_ms,
+        "frontend_request_us": engine.frontend_request_us,
     }
     found = replace(own, **{name: value for name, value in said.items() if value is not None})
     serial = engine.pass_overhead_us is None and not found.overlap

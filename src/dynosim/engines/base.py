@@ -92,6 +92,8 @@ class Behaviour:
     pass_us: float = 0.0
     request_us: float = 0.0
     frontend_ms: float = 0.0
+    frontend_request_us: float = 0.0
+    """As of vLLM 0.32 with known pass times (benchmarks/closed_loop.py); all three engines have Python frontends."""
     serial_us: float = 0.0
     """Added to ``pass_us`` where passes are not chosen ahead: the GPU waits for the scheduler."""
     prefill_slowdown: float = 1.0

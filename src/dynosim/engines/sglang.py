@@ -179,6 +179,7 @@ _NEWEST = EngineRules(
     slices_scale_blocks=False,
     behaviour=Behaviour(
         overlap=True, launch_us=850.0, pass_us=400.0, request_us=20.0, frontend_ms=6.0,
+        frontend_request_us=1000.0,
         serial_us=1000.0, prefill_slowdown=1.0, moe_launches=1.5, mla_launches=1.5,
     ),
     scheduler="prompts_first",

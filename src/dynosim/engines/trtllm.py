@@ -132,6 +132,7 @@ VERSIONS = (
         kernels=Kernels(trtllm_gen_experts_of="sglang"),
         behaviour=Behaviour(  # an expert layer is one operator
             overlap=True, launch_us=850.0, pass_us=0.0, request_us=0.0, frontend_ms=8.0,
+            frontend_request_us=1000.0,
             serial_us=1000.0, prefill_slowdown=1.1, mla_launches=2.0,
         ),
         scheduler="no_evict",

@@ -149,6 +149,7 @@ _NEWEST = EngineRules(
     kernels=Kernels(fp8_attention=False, mxfp8_experts=False, mxfp8_experts_of="sglang", block_fp8_gemms_of="sglang"),
     behaviour=Behaviour(
         overlap=True, launch_us=850.0, pass_us=400.0, request_us=20.0, frontend_ms=6.0,
+        frontend_request_us=1000.0,
         serial_us=1000.0, prefill_slowdown=1.3, moe_launches=1.5, mla_launches=1.0,
     ),
     scheduler="in_turn",

@@ -340,6 +340,7 @@ CONSTANTS = {
     "pass_us": "CPU time of a pass, µs",
     "request_us": "CPU time of a pass per request in it, µs",
     "frontend_ms": "HTTP server and tokens on their way, per request, ms",
+    "frontend_request_us": "HTTP server, from one request to the next, µs",
     "serial_us": "more CPU time of a pass without overlap, µs",
     "prefill_slowdown": "passes with prompt chunks over the sum of their kernels",
     "moe_launches": "launches of an expert layer over those of a dense one",

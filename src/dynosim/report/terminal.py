@@ -39,7 +39,7 @@ from dynosim.report.analysis import (
 from dynosim.report.numbers import number
 from dynosim.search.trial import Status
 from dynosim.search.view import layout
-from dynosim.timing.calibrated import FOLDER, Profile
+from dynosim.timing.calibrated import FOLDER, Profile, ServerFact
 
 if TYPE_CHECKING:
     from dynosim.calibration import Calibration
@@ -237,19 +237,42 @@ def _error(measured: float, predicted: float | None) -> str:
 
 
 def _calibration_lines(profile: Profile, path: Path) -> list[str]:
-    factors = f"prefill x{profile.prefill:.3f}, decode x{profile.decode:.3f}, {profile.overhead_ms:.2f} ms per pass"
     verdicts = {
         None: "one run only: nothing tells whether the profile holds elsewhere",
         True: f"better than without on every {profile.left_out} that was left out in turn, taken together",
         False: f"NOT RECOMMENDED: no better than without where a {profile.left_out} was left out",
     }
     bounds = f"; at a bound, look for another cause: {', '.join(profile.at_bounds)}" if profile.at_bounds else ""
+    fitted = [name for name in profile.standard_errors if name not in profile.not_determined]
+    kept = [f"{name} (+-{_standard_error(profile, name)})" for name in profile.not_determined]
     return [
-        f"multipliers  {factors}, transfer x{profile.transfer:.3f}{bounds}",
+        f"fitted       {', '.join(_parameter(profile, name) for name in fitted) or 'nothing'}{bounds}",
+        *([f"as modelled  not determined by these runs: {', '.join(kept)}"] if kept else []),
+        *(_server_line(fact) for fact in profile.server),
         f"worth        {verdicts[profile.recommended if profile.left_out else None]}",
         f"written      {path}",
         f"use          --set deployment.calibration={profile.label if path.parent == FOLDER else path}",
     ]
+
+
+PARAMETER_UNITS = {"overhead_ms": "ms", "request_us": "us", "frontend_ms": "ms"}
+
+
+def _parameter(profile: Profile, name: str) -> str:
+    value, unit = getattr(profile, name), PARAMETER_UNITS.get(name)
+    return f"{name} {f'{value:.4g} {unit}' if unit else f'x{value:.3f}'} (+-{_standard_error(profile, name)})"
+
+
+def _standard_error(profile: Profile, name: str) -> str:
+    """Return a standard error with its unit."""
+    error, unit = profile.standard_errors[name], PARAMETER_UNITS.get(name)
+    return f"{error:.2g} {unit}" if unit else f"{error:.1%}"
+
+
+def _server_line(fact: ServerFact) -> str:
+    stated, simulated = (x if isinstance(x, str) else f"{x:.6g}" for x in (fact.stated, fact.simulated))
+    told = f"server       {fact.name} {stated}, simulated {simulated}"
+    return f"{told}: DIFFERS" if fact.differs else told
 
 
 def health_lines(study: Study) -> Text:

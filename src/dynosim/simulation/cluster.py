@@ -31,7 +31,7 @@ from dynosim.simulation.scaling import Autoscaler
 from dynosim.simulation.sessions import Sessions
 from dynosim.simulation.split import Served, request_records
 from dynosim.simulation.state import FINISHED, NONE, PREFILL_DONE, PROMPT_DONE, RESERVED
-from dynosim.timing import frontend_s
+from dynosim.timing.frontend import frontend
 from dynosim.workload.table import IntArray, Workload
 
 FIRST_CHECK_S, CHECK_GROWTH = 1.0, 2.0
@@ -50,8 +50,7 @@ class Cluster:
         stop: LostCause | None = None,
     ) -> None:
         self.deployment, self.workload, self.clock = deployment, workload, Clock()
-        self.frontend_s = frontend_s(plans.values())
-        self.sessions = Sessions(workload, self.clock, self._arrive, self.frontend_s)
+        self.sessions = Sessions(workload, self.clock, self._arrive, frontend(plans.values()))
         self.missing = np.zeros(len(workload), np.bool_)
         """Shape (n,): on a replica that has crashed, which nobody has noticed yet."""
         self.network = Network(deployment, plans, len(workload))
@@ -111,7 +110,7 @@ class Cluster:
 
     def records(self) -> NDArray[np.void]:
         """Return shape (n,) of REQUEST_DTYPE: what became of each request."""
-        out = request_records(self.served, self.sessions.sent_s, self.failures.retries, self.frontend_s)
+        out = request_records(self.served, self.sessions, self.failures.retries)
         out["status"] = np.where(np.isfinite(out["last_token_s"]), COMPLETED, INCOMPLETE)
         out["status"][~self.admissible] = REJECTED
         out["status"][np.isfinite(self.failures.failed_s)] = FAILED

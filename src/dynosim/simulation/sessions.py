@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from dynosim.simulation.clock import SEND, Clock
+from dynosim.timing.frontend import NO_FRONTEND, Frontend
 from dynosim.workload.table import IntArray, Workload
 
 
@@ -19,11 +21,11 @@ class Sessions:
     """
 
     def __init__(
-        self, workload: Workload, clock: Clock, send: Callable[[int, float], None], frontend_s: float = 0.0
+        self, workload: Workload, clock: Clock, send: Callable[[int, float], None], frontend: Frontend = NO_FRONTEND
     ) -> None:
-        self._workload, self._clock, self._send = workload, clock, send
-        self._frontend_s = frontend_s
-        """From a client to the router."""
+        self._workload, self._clock, self._send, self._frontend = workload, clock, send, frontend
+        self._reached_s = -math.inf
+        """When the last request left the frontend."""
         pending = np.diff(workload.after_offsets)
         self._roots = np.flatnonzero(pending == 0)
         self._closed = workload.concurrency is not None
@@ -32,7 +34,7 @@ class Sessions:
         """Whether ``ended`` must be called."""
         self.unsent = len(workload)
         self._ended = bytearray(len(workload))
-        self.arrival_s = workload.arrival_s + frontend_s if frontend_s else workload.arrival_s
+        self.arrival_s = frontend.passed(workload.arrival_s)
         """Shape (n,): when each request reached the router; NaN for one that has to wait and was not sent yet."""
         self.sent_s = workload.arrival_s
         """Shape (n,): when its client sent it."""
@@ -51,7 +53,7 @@ class Sessions:
         """Send what is sent first and leave the rest to the clock."""
         if self._closed:
             for _ in range(min(self._workload.concurrency or 0, len(self._remaining))):
-                self._clock.at(self._frontend_s, SEND, self._take_session)
+                self._clock.at(self._reach(0.0), SEND, self._take_session, 0.0)
         elif len(self._roots):
             # Items of a memoryview are Python numbers, and cheaper than those of an array.
             self._root_ids, self._root_s = self._roots.data, self.arrival_s[self._roots].data
@@ -67,14 +69,14 @@ class Sessions:
             for j in ids[offsets[i] : offsets[i + 1]].tolist():
                 self._pending[j] -= 1
                 if self._pending[j] == 0:
-                    self._clock.at(time + float(self._workload.delay_s[j]) + self._frontend_s, SEND, self._send_one, j)
+                    self._clock.at(time + float(self._workload.delay_s[j]), SEND, self._send_later, j)
         if self._closed:
             session = self._workload.session[i]
             self._remaining[session] -= 1
-            if self._remaining[session] == 0 and self._frontend_s > 0.0:
-                self._clock.at(time + self._frontend_s, SEND, self._take_session)
+            if self._remaining[session] == 0 and self._frontend != NO_FRONTEND:
+                self._clock.at(self._reach(time), SEND, self._take_session, time)
             elif self._remaining[session] == 0:
-                self._take_session(time)
+                self._take_session(time, time)
 
     def _arrive(self, time: float, k: int) -> None:
         """Send root *k* and those that come with it; the next one is put on the clock, however many there are."""
@@ -85,15 +87,23 @@ class Sessions:
         if k < len(self._roots):
             self._clock.at(self._root_s[k], SEND, self._arrive, k)
 
-    def _take_session(self, time: float) -> None:
+    def _reach(self, sent_s: float) -> float:
+        """Return when a request that is sent now leaves the frontend, which handles one after the other."""
+        self._reached_s = max(sent_s + self._frontend.latency_s, self._reached_s + self._frontend.request_s)
+        return self._reached_s
+
+    def _send_later(self, time: float, i: int) -> None:
+        self._clock.at(self._reach(time), SEND, self._send_one, i, time)
+
+    def _take_session(self, time: float, sent_s: float) -> None:
         if self._next_session < len(self._remaining):
             s = self._next_session
             self._next_session += 1
             for i in self._roots[self._root_offsets[s] : self._root_offsets[s + 1]].tolist():
-                self._send_one(time, i)
+                self._send_one(time, i, sent_s)
 
-    def _send_one(self, time: float, i: int) -> None:
-        self.arrival_s[i], self.sent_s[i] = time, time - self._frontend_s
+    def _send_one(self, time: float, i: int, sent_s: float) -> None:
+        self.arrival_s[i], self.sent_s[i] = time, sent_s
         self.unsent -= 1
         self._send(i, time)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dynosim.simulation.pool_runtime import PoolRuntime
 from dynosim.simulation.records import REQUEST_DTYPE, WAIT_REASONS
+from dynosim.simulation.sessions import Sessions
 from dynosim.simulation.state import NONE, REASONS
 from dynosim.workload.table import FloatArray, IntArray, Workload
 
@@ -57,7 +58,7 @@ class Served:
         return np.where(moved, shown, computed), last
 
 
-def request_records(served: Served, sent_s: FloatArray, retries: NDArray[np.int32], frontend_s: float) -> Columns:
+def request_records(served: Served, sessions: Sessions, retries: NDArray[np.int32]) -> Columns:
     """Return shape (n,) of REQUEST_DTYPE, all but the status.
 
     The prompt was computed by the first pool, or by the decode pool itself (*local*). Tokens after the first come from
@@ -71,7 +72,7 @@ def request_records(served: Served, sent_s: FloatArray, retries: NDArray[np.int3
         prompt = _prompt(local, first.jobs, last.jobs)
         waits = [np.where(local[:, None], last.job_waits, first.job_waits), last.job_waits * moved[:, None]]
     out = np.zeros(len(workload), REQUEST_DTYPE)
-    out["arrival_s"], out["retries"] = sent_s, retries
+    out["arrival_s"], out["retries"] = sessions.sent_s, retries
     out["input_tokens"], out["output_tokens"] = workload.input_tokens, workload.output_tokens
     for name, column in COLUMNS.items():
         out[name] = prompt[column]
@@ -83,7 +84,7 @@ def request_records(served: Served, sent_s: FloatArray, retries: NDArray[np.int3
     out["first_token_s"], out["last_token_s"] = served.token_times(slice(None))
     _parts(out, prompt, last.jobs, moved)
     out["wait_cold_start_s"] = sum(runtime.dispatcher.cold_start_s for runtime in runtimes)
-    out["wait_frontend_s"] = frontend_s
+    out["wait_frontend_s"] = np.nan_to_num(sessions.arrival_s - sessions.sent_s)
     _waits(out, waits)
     return out
 

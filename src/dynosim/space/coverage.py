@@ -52,7 +52,7 @@ model | weights, KV bytes per token and kernels, by the model's card
 gpu | pass times, memory, price; each pool may have its own
 quantization | ~ bytes per weight and kernels of the published FP8 or NVFP4 checkpoint; the accuracy it costs is not looked at
 kv_cache_dtype | ~ bytes per token in memory and on every link, attention kernels; not accuracy
-calibration | ~ pass times and hand-offs times a few constants that `dynosim calibrate` fitted; extrapolated outside what was measured
+calibration | ~ pass times, hand-offs and frontend with a few constants that `dynosim calibrate` fitted; extrapolated outside what was measured
 mode | aggregated: one pool serves all; disaggregated: a prefill pool hands KV caches to a decode pool
 
 [EngineConfig]
@@ -66,7 +66,8 @@ max_cudagraph_capture_size | largest batch, under vLLM also largest pass with pr
 launch_overhead_us | ~ a constant per layer of a pass that no graph covers
 pass_overhead_us | ~ a constant added to every pass
 request_overhead_us | ~ a constant per request of a pass
-frontend_ms | ~ a constant in front of every request: HTTP, tokenising, detokenising; not its own queue
+frontend_ms | ~ a constant in front of every request: HTTP, tokenising, detokenising
+frontend_request_us | ~ how far apart requests that are sent together reach the engine; not the queue on the way back
 ignore_eos | SGLang: room for whole outputs at admission; without prefix caching a look ahead to every end
 schedule_conservativeness | SGLang: how much room admission keeps for outputs to come; more retracts less
 enable_mixed_chunk | SGLang: prefill passes carry running decodes along

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynosim import plugins
 from dynosim.config import CustomTiming, FixedTiming, PolynomialTiming, RooflineTiming
-from dynosim.engines import ENGINES, behaviour
+from dynosim.engines import ENGINES
 from dynosim.errors import ConfigError, NoPackError, TimingError, nearest
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
@@ -24,7 +24,7 @@ from dynosim.timing.pack import DEFAULT_SIZES, USER_FOLDER, PackKey, PackTimes, 
 from dynosim.timing.polynomial import PolynomialTimes
 from dynosim.timing.roofline import RooflineTimes
 
-__all__ = ["ForwardTimes", "PassTables", "build", "build_missing", "effective_tables", "forward_times", "frontend_s"]
+__all__ = ["ForwardTimes", "PassTables", "build", "build_missing", "effective_tables", "forward_times"]
 
 
 def forward_times(plan: PoolPlan) -> ForwardTimes:
@@ -108,12 +108,6 @@ def source_tables(plan: PoolPlan, *, max_num_seqs: int, max_num_batched_tokens: 
         raise ConfigError(f"{plugins.short(timing.type)}: tables(...) returns a PassTables", path="deployment.timing")
     plugins.call(timing.type, lambda: tables.check_limits(**limits), "deployment.timing")
     return tables
-
-
-def frontend_s(plans: Collection[PoolPlan]) -> float:
-    """Return the time between a client and the engine that all pools of *plans* have, there and back."""
-    hardware = all(forward_times(plan).knows_hardware for plan in plans)
-    return min(behaviour(plan.engine, hardware=hardware).frontend_ms for plan in plans) * 1e-3
 
 
 def effective_tables(plan: PoolPlan) -> PassTables:

@@ -1,4 +1,4 @@
-"""Calibration profiles: a few physical multipliers that bring pass times and hand-offs to those of one's own cluster.
+"""Calibration profiles: a few physical parameters that bring passes, hand-offs and the frontend to those of a cluster.
 
 ``dynosim calibrate`` fits them and writes ``calibrations/NAME@HASH.yaml``, the hash being that of the content; a
 deployment names one in ``calibration``. A profile belongs to what it was fitted on. Left out: multipliers that depend
@@ -58,11 +58,27 @@ class Residual(Config):
     mape: NonNegativeFloat
     """The same with the profile, on the runs that it was fitted on."""
     mape_left_out: NonNegativeFloat | None = None
-    """The same on runs that the multipliers were not fitted on, each group of them left out in turn."""
+    """The same on runs that the parameters were not fitted on, each group of them left out in turn."""
+
+
+class ServerFact(Config):
+    """What a server says of itself beside what is simulated of it."""
+
+    name: Literal["version", "kv_cache_tokens", "prefix_cache_hit_rate", "preemptions"]
+    stated: str | float
+    simulated: str | float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two are further apart than rounding: 2 % of a number of tokens, 0.02 of a share, one event."""
+        if isinstance(self.stated, str) or isinstance(self.simulated, str):
+            return self.stated != self.simulated and self.simulated != "current"
+        allowed = {"kv_cache_tokens": 0.02 * self.stated, "prefix_cache_hit_rate": 0.02}.get(self.name, 1.0)
+        return abs(self.simulated - self.stated) > allowed
 
 
 class Profile(Config):
-    """Multipliers with where they come from. The default is neutral: it changes nothing."""
+    """A few physical parameters with where they come from. The default is neutral: it changes nothing."""
 
     schema_version: Literal["1"] = "1"
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -72,6 +88,10 @@ class Profile(Config):
     """Times of decode-only passes, and of decode attention in all."""
     overhead_ms: NonNegativeFloat = 0.0
     """Added to every pass."""
+    request_us: NonNegativeFloat = 0.0
+    """Added to every pass for each of its requests."""
+    frontend_ms: float = 0.0
+    """Added to the time between client and engine, there and back; negative where the engine's own is too long."""
     transfer: PositiveFloat = 1.0
     """Times of hand-offs between prefill and decode pools."""
     generic: bool = False
@@ -80,13 +100,19 @@ class Profile(Config):
     """model, gpu, engine, quantization and timing -> the values that were measured."""
     ranges: Mapping[str, tuple[float, float]] = {}
     """Condition -> smallest and largest value that was measured (``conditions``)."""
-    left_out: Literal["configuration", "load point"] | None = None
+    standard_errors: Mapping[str, NonNegativeFloat] = {}
+    """Parameter -> standard error, in its own unit; of a factor in shares of it."""
+    not_determined: tuple[str, ...] = ()
+    """Parameters that stay as the model has them: what the runs say of them is within two standard errors of that."""
+    left_out: Literal["configuration", "length", "load point"] | None = None
     """What ``mape_left_out`` leaves out in turn; none where there is one run only."""
     at_bounds: tuple[str, ...] = ()
-    """Multipliers that ended at a bound: what they stand for is not what is wrong."""
+    """Parameters that ended at a bound: what they stand for is not what is wrong."""
     recommended: bool = True
     """Whether it helps on runs that it was not fitted on."""
     residuals: Mapping[str, Residual] = {}
+    server: tuple[ServerFact, ...] = ()
+    """From its log and counters, where they were given."""
     sources: tuple[Source, ...] = ()
     created: str = ""
     """ISO 8601."""
@@ -103,9 +129,9 @@ class Profile(Config):
         return f"{self.name}@{self.content_hash()[:HASH_DIGITS]}"
 
     @property
-    def neutral(self) -> bool:
-        """Whether it changes nothing."""
-        return (self.prefill, self.decode, self.overhead_ms, self.transfer) == (1.0, 1.0, 0.0, 1.0)
+    def pass_times(self) -> tuple[float, ...]:
+        """What it does to the times of passes."""
+        return self.prefill, self.decode, self.overhead_ms, self.request_us
 
     def outside(self, conditions: Mapping[str, float]) -> list[str]:
         """Return the conditions that are outside what was measured, or ``MARGIN`` from it: there it extrapolates."""
@@ -178,21 +204,22 @@ def calibrate(tables: PassTables, profile: Profile | None) -> PassTables:
     """Return *tables* under *profile*; the very same where it is neutral.
 
     A pass reads exactly one of the token-wise curves, which carry the overhead therefore; ``expert_s`` is a part of the
-    one with prompt tokens, and ``eager_s`` the least that such a pass takes.
+    one with prompt tokens, and ``eager_s`` the least that such a pass takes. A request is a row of ``decode_s`` or a
+    chunk.
     """
-    if profile is None or profile.neutral:
+    if profile is None or profile.pass_times == Profile(name="neutral").pass_times:
         return tables
     some_tokens, some_requests = np.arange(len(tables.tokens_s)) > 0, np.arange(len(tables.graph_tokens_s)) > 0
-    overhead_s = profile.overhead_ms * 1e-3
+    overhead_s, request_s = profile.overhead_ms * 1e-3, profile.request_us * 1e-6
     return replace(
         tables,
         tokens_s=profile.prefill * tables.tokens_s + overhead_s * some_tokens,
         graph_tokens_s=profile.decode * tables.graph_tokens_s + overhead_s * some_requests,
-        decode_s=profile.decode * tables.decode_s,
+        decode_s=profile.decode * tables.decode_s + request_s * np.arange(len(tables.decode_s))[:, None],
         prefill_share_s=profile.prefill * tables.prefill_share_s,
         expert_s=profile.prefill * tables.expert_s,
         eager_s=profile.prefill * tables.eager_s + overhead_s * (tables.eager_s > 0.0),
-        chunk_s=profile.prefill * tables.chunk_s,
+        chunk_s=profile.prefill * tables.chunk_s + request_s,
         provenance={**tables.provenance, "calibration": profile.label},
     )
 

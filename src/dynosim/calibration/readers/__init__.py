@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dynosim.calibration.readers import aiperf, guidellm, sglang, vllm_bench
-from dynosim.calibration.readers.record import Fields, MeasuredRun
+from dynosim.calibration.readers.record import Fields, MeasuredRun, Requests
 from dynosim.errors import ConfigError
 
-__all__ = ["READERS", "Fields", "MeasuredRun", "read_measured"]
+__all__ = ["READERS", "Fields", "MeasuredRun", "Requests", "read_measured"]
 
 
 class Reader(Protocol):

@@ -1,20 +1,25 @@
 """AIPerf's ``profile_export_aiperf.json`` (AIPerf 0.13.0, schema 1.4).
 
 Its tags are dynosim's names. Each metric says its unit, which is followed. The load is that of the profiling phase in
-``input_config``; requests of the warm-up phase are in no metric of the file. Not read: ``profile_export.jsonl``, the
-log of single requests, which does not say under what load they ran; ramps and rate series.
+``input_config``; requests of the warm-up phase are in no metric of the file. The log of single requests is read from
+beside it (``profile_export.jsonl``, or PREFIX.jsonl); alone it does not say under what load they ran. Not read: ramps
+and rate series.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from dynosim.calibration.readers.record import Fields, MeasuredRun, known
+from dynosim.calibration.readers.record import Fields, MeasuredRun, Requests, known
 from dynosim.config import ConcurrencyLoad, ConstantLoad, PoissonLoad
 from dynosim.errors import ConfigError
 from dynosim.metrics import STATS
 
+SUMMARY, LOG = "profile_export_aiperf.json", "profile_export.jsonl"
 LATENCIES = ("time_to_first_token", "inter_token_latency", "inter_chunk_latency", "request_latency")
 PER_SECOND = {"ns": 1e9, "us": 1e6, "ms": 1e3, "sec": 1.0, "s": 1.0}
 """``MetricTimeUnit`` of AIPerf, how many make a second."""
@@ -50,8 +55,33 @@ def read(documents: Sequence[Mapping[str, Any]], file: str) -> list[MeasuredRun]
         output_tokens=_average(fields, "output_sequence_length"),
         duration_s=_average(fields, "benchmark_duration") / _per_second(fields.section("benchmark_duration")),
         metrics=known(metrics),
+        requests=_requests(Path(file)),
     )
     return [run]
+
+
+def _requests(file: Path) -> Requests | None:
+    """Return the completed requests of the profiling phase from the log beside the summary *file*."""
+    log = file.with_name(LOG) if file.name == SUMMARY else file.with_suffix(".jsonl")
+    if not log.is_file():
+        return None
+    lines = map(json.loads, filter(str.strip, log.read_text(encoding="utf-8").splitlines()))
+    done = [each for each in lines if not each.get("error") and each["metadata"]["benchmark_phase"] == "profiling"]
+    latencies = ("time_to_first_token", "inter_token_latency", "request_latency")
+    return Requests.of(
+        {
+            "sent_s": [each["metadata"]["request_start_ns"] * 1e-9 for each in done],
+            "input_tokens": [_value(each, "input_sequence_length") for each in done],
+            "output_tokens": [_value(each, "output_sequence_length") for each in done],
+            **{name: [1e3 * _value(each, name, time=True) for each in done] for name in latencies},
+        }
+    )
+
+
+def _value(request: Mapping[str, Any], tag: str, *, time: bool = False) -> float:
+    """Return a number of the log, seconds where it is a time; NaN where the request has none."""
+    metric = request["metrics"].get(tag)
+    return math.nan if metric is None else metric["value"] / (PER_SECOND[metric["unit"]] if time else 1.0)
 
 
 def _average(fields: Fields, tag: str) -> float:

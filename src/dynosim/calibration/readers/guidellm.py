@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dynosim.calibration.readers.record import Fields, MeasuredRun, known
+from dynosim.calibration.readers.record import Fields, MeasuredRun, Requests, known
 from dynosim.config import ConcurrencyLoad, ConstantLoad, PoissonLoad
 from dynosim.metrics import PERCENTILES
 
@@ -36,6 +37,8 @@ def _run(fields: Fields) -> MeasuredRun:
     metrics, config = fields.section("metrics"), fields.section("config")
     totals, output = metrics.section("request_totals"), _successful(metrics, "output_token_count")
     completed, duration_s = totals.completed("successful"), fields.number("duration")
+    requests = (fields.data.get("requests") or {}).get("successful") or []
+    requests = requests if len(requests) == completed else []
     return MeasuredRun(
         file=fields.file,
         tool="guidellm",
@@ -49,12 +52,13 @@ def _run(fields: Fields) -> MeasuredRun:
         metrics=known(
             {
                 "time_to_first_token": _statistics(_successful(metrics, "time_to_first_token_ms")),
-                "inter_token_latency": _per_request(fields, completed),
+                "inter_token_latency": _gaps(requests),
                 "inter_chunk_latency": {"avg": _successful(metrics, "inter_token_latency_ms").number("mean")},
                 "request_latency": _statistics(_successful(metrics, "request_latency"), 1e3),
                 "output_token_throughput": {"avg": output.number("mean") * completed / duration_s},
             }
         ),
+        requests=_requests(requests),
     )
 
 
@@ -68,16 +72,31 @@ def _statistics(summary: Fields, scale: float = 1.0) -> dict[str, float]:
     return found | {stat: percentiles.number(key) * scale for key, stat in _PERCENTILES.items()}
 
 
-def _per_request(fields: Fields, completed: int) -> dict[str, float]:
+def _gaps(requests: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return statistics over the requests, none where the file keeps a sample of them."""
-    requests = (fields.data.get("requests") or {}).get("successful") or []
-    found = [request.get("inter_token_latency_ms") for request in requests]
-    gaps_ms = np.array([gap for gap in found if gap is not None])
-    if len(requests) < completed or not len(gaps_ms):
+    gaps_ms = _column(requests, "inter_token_latency_ms")
+    gaps_ms = gaps_ms[np.isfinite(gaps_ms)]
+    if not len(gaps_ms):
         return {}
     percentiles = np.percentile(gaps_ms, list(PERCENTILES.values())).tolist()
     stats = dict(zip(PERCENTILES, percentiles, strict=True))
     return stats | {"avg": float(gaps_ms.mean()), "std": float(gaps_ms.std())}
+
+
+def _column(requests: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
+    return np.array([np.nan if request.get(key) is None else request[key] for request in requests], dtype=float)
+
+
+def _requests(requests: Sequence[Mapping[str, Any]]) -> Requests | None:
+    keys = {
+        "sent_s": "request_start_time",
+        "input_tokens": "prompt_tokens",
+        "output_tokens": "output_tokens",
+        "time_to_first_token": "time_to_first_token_ms",
+        "inter_token_latency": "inter_token_latency_ms",
+    }
+    columns = {name: _column(requests, key) for name, key in keys.items()}
+    return Requests.of({**columns, "request_latency": 1e3 * _column(requests, "request_latency")})
 
 
 def _load(strategy: Fields, completed: int) -> ConcurrencyLoad | PoissonLoad | ConstantLoad | None:

@@ -4,15 +4,74 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dynosim.config import ConcurrencyLoad, ConstantLoad, PoissonLoad
 from dynosim.errors import ConfigError
 
 Metrics = dict[str, dict[str, float]]
 """Canonical metric -> statistic -> value, in the units of ``dynosim.metrics``; rates have ``avg`` alone."""
+
+
+LATENCIES = ("time_to_first_token", "inter_token_latency", "request_latency")
+"""What is known of single requests."""
+BATCHES = 10
+MOST_TOKENS = 10**9
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """The completed requests of a run in the order in which they were sent; all arrays have shape (n,)."""
+
+    sent_s: NDArray[np.float64]
+    """From the first one on."""
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    latencies_ms: Mapping[str, NDArray[np.float64]]
+    """Metric of ``LATENCIES`` -> value of each request, NaN where it has none."""
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[Any] | NDArray[np.float64]]) -> Requests | None:
+        """Return the requests of *columns*: the fields' names and those of ``LATENCIES``; None where any is missing.
+
+        Raises ValueError where columns are of different lengths or no numbers.
+        """
+        arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
+        if len({len(values) for values in arrays.values()}) != 1:
+            raise ValueError("single requests: columns of different lengths")
+        sent_s, counts = arrays["sent_s"], (arrays["input_tokens"], arrays["output_tokens"])
+        if not len(sent_s) or not np.isfinite((sent_s, *counts, arrays["time_to_first_token"])).all():
+            return None
+        if min(map(np.min, counts)) < 1 or max(map(np.max, counts)) > MOST_TOKENS:
+            return None
+        order = np.argsort(sent_s, kind="stable")
+        latencies = {name: arrays[name][order] for name in LATENCIES}
+        inputs, outputs = (values[order].astype(np.int64) for values in counts)
+        return cls(sent_s[order] - sent_s.min(), inputs, outputs, latencies)
+
+    @property
+    def output_token_throughput(self) -> float:
+        """Tokens per second from the first request to the end of the last answer; tools count waits around that too."""
+        ends_s = self.sent_s + self.latencies_ms["request_latency"] * 1e-3
+        return float(self.output_tokens.sum() / ends_s.max())
+
+    def standard_error(self, metric: str, beside: NDArray[np.float64] | None = None) -> float | None:
+        """Return that of the mean of *metric* over the mean, from consecutive batches: neighbours share a queue.
+
+        With *beside*, shape (n,), that of the mean difference to it. None where there are not two requests.
+        """
+        values = self.latencies_ms[metric]
+        differences = values if beside is None else values - beside
+        differences = differences[np.isfinite(differences)]
+        if len(differences) < 2:
+            return None
+        means = np.array([batch.mean() for batch in np.array_split(differences, min(BATCHES, len(differences)))])
+        return float(means.std(ddof=1) / math.sqrt(len(means)) / np.nanmean(values))
 
 
 @dataclass(frozen=True)
@@ -34,6 +93,15 @@ class MeasuredRun:
     metrics: Metrics
     workload_hash: str | None = None
     """What the file says of its requests (``Workload.content_hash``)."""
+    requests: Requests | None = None
+    """Where the file has every one with the time when it was sent."""
+
+    def standard_error(self, metric: str) -> float:
+        """Return the sampling error of an average over it: from single requests, else from its deviation, else 0."""
+        if self.requests is not None and metric in self.requests.latencies_ms:
+            return self.requests.standard_error(metric) or 0.0
+        stats = self.metrics[metric]
+        return stats.get("std", 0.0) / stats["avg"] / math.sqrt(self.completed)
 
 
 @dataclass(frozen=True)
@@ -105,6 +173,7 @@ def flat_run(
     failed: int,
     request_latency: str,
     workload_hash: str | None = None,
+    requests: Requests | None = None,
 ) -> MeasuredRun:
     """Return the run of one of vLLM's and SGLang's files; *request_latency* is what its keys call it."""
     completed = fields.completed("completed")
@@ -127,6 +196,7 @@ def flat_run(
         duration_s=fields.number("duration"),
         metrics=known({**metrics, "output_token_throughput": {"avg": fields.number("output_throughput")}}),
         workload_hash=workload_hash,
+        requests=requests,
     )
 
 

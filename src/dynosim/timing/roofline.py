@@ -42,6 +42,9 @@ EXPERT_PASSES = 8
 """The same of each copy that is routed to an expert: gathering, quantisation, both matrices, the weighted sum."""
 EXPERT_ROWS = 32
 """Rows that an expert computes in vain: half a tile."""
+BUSIEST_GPU = 2.0
+"""Copies at the GPU with the most popular experts over the mean, where GPUs have whole experts: all wait for it. The
+kernel tables of expert parallelism are met best by 2 to 3."""
 NETWORK_BYTES_S = 50e9
 """Per GPU and direction between NVLink domains: one 400 Gbit/s port (aiconfigurator-core, ``inter_node_bw``)."""
 MAX_SEQUENCE_TOKENS = 2**20
@@ -154,9 +157,10 @@ class RooflineTimes:
         compute_s, traffic_s = weight_times_s(
             self.model, gpu, self.tensor_parallel_size, self.quantization, tokens, ranks, EXPERT
         )
-        own = copies / (self.tensor_parallel_size * ranks if self.expert_parallel else 1)
-        rows_s = self._rows_s(gpu, EXPERT_PASSES * (self.model.layers - moe.dense_layers) * own)
-        seconds: Array = compute_s * tiles + traffic_s + rows_s
+        gpus = self.tensor_parallel_size * ranks if self.expert_parallel else 1
+        busiest = BUSIEST_GPU if gpus > 1 else 1.0
+        rows_s = self._rows_s(gpu, EXPERT_PASSES * (self.model.layers - moe.dense_layers) * copies / gpus)
+        seconds: Array = busiest * (compute_s * tiles + rows_s) + traffic_s
         return seconds
 
     def _exchange_s(self, gpu: GPU, gpus: int, tokens: NDArray[np.int64]) -> Array:

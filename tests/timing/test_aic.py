@@ -91,6 +91,19 @@ def test_a_model_without_a_shipped_config_is_described_by_its_card(tmp_path):
     assert weights_s < load_pack(path).graph_s[0, 0] < 1.5 * weights_s
 
 
+def test_expert_groups_that_are_not_measured_lie_between_two_that_are(monkeypatch):
+    class Sampler:
+        def __init__(self, key, size):
+            self.ranks = size.data_parallel
+
+        def sample(self):
+            return {"tokens_s": np.full(3, float(self.ranks))}
+
+    monkeypatch.setattr(aic, "_Sampler", Sampler)
+    key = PackKey("deepseek-v3", "gb200", "sglang", "fp8", expert_parallel=True)
+    assert [aic._sampled(key, Size(1, ranks))["tokens_s"][0] for ranks in (24, 32, 40, 48)] == [24, 32, 40, 48]
+
+
 def test_experts_on_two_nodes_are_sent_and_not_gathered():
     near, far = (
         build_pack(PackKey("deepseek-v3", "h200_sxm", "sglang", "fp8", expert_parallel=True), [Size(1, ranks)])

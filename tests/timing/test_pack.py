@@ -2,6 +2,8 @@
 
 import json
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig
 from dynosim.errors import TimingError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
-from dynosim.hardware.plan import PoolPlan
+from dynosim.hardware.plan import PoolPlan, pool_plans
 from dynosim.hardware.roofline import decode_bound_s, prefill_bound_s
-from dynosim.timing.pack import BUNDLED, Pack, PackKey, Size, find_pack, interpolate, load_pack
+from dynosim.timing.pack import BUNDLED, BY_SIZE, Pack, PackKey, Size, find_pack, interpolate, load_pack
 
 FILES = sorted(BUNDLED.glob("*.npz"))
 LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
@@ -274,6 +276,43 @@ def test_saving_and_loading_keeps_everything(tmp_path):
     loaded = load_pack(tmp_path / "a.npz")
     assert json.dumps(loaded.provenance) == json.dumps(pack.provenance)
     assert loaded.decode_s.tolist() == pack.decode_s.tolist()
+
+
+def test_sizes_join_those_that_a_file_has_unless_they_were_made_otherwise():
+    first, second = _tiny_pack(engine="vllm", without_data={"8": "no table"}), _tiny_pack(engine="vllm")
+    second = replace(second, tensor_parallel_sizes=np.array([4]), tokens_s=second.tokens_s * 2)
+    both = first.joined(second)
+    assert both.sizes == [Size(2), Size(4)]
+    assert both.tokens_s.tolist() == [[1, 1], [2, 2]]
+    assert both.provenance["without_data"] == {"8": "no table"}
+    assert first.joined(first).sizes == [Size(2)]
+    assert first.joined(_tiny_pack(engine="sglang")).provenance["engine"] == "sglang"
+    assert _tiny_pack(engine="sglang").joined(second).sizes == [Size(4)]
+
+
+def test_all_pools_of_a_deployment_get_their_packs(monkeypatch, tmp_path):
+    made = []
+
+    def build_pack(key, sizes):
+        made.append((key, list(sizes)))
+        pack = _tiny_pack()
+        rows = {name: np.repeat(getattr(pack, name), len(sizes), axis=0) for name in BY_SIZE}
+        return replace(pack, **rows | {"tensor_parallel_sizes": np.array([size.tensor_parallel for size in sizes])})
+
+    monkeypatch.setitem(sys.modules, "dynosim.timing.aic", SimpleNamespace(build_pack=build_pack))
+    monkeypatch.chdir(tmp_path)
+    deployment = DeploymentConfig.model_validate(
+        {
+            "model": "llama-3.1-8b", "gpu": "l4", "quantization": "fp8", "mode": "disaggregated",
+            "disaggregated": {"prefill": {"tensor_parallel_size": 2}, "decode": {"tensor_parallel_size": 4}},
+        }
+    )  # fmt: skip
+    plans = pool_plans(deployment).values()
+    timing.build_missing(plans)
+    assert [sizes for _, sizes in made] == [[Size(2), Size(4)]]
+    assert [timing.forward_times(plan).size for plan in plans] == [Size(2), Size(4)]
+    timing.build_missing(plans)
+    assert len(made) == 1, "nothing is missing any more"
 
 
 def test_a_file_that_is_no_pack_is_named(tmp_path):

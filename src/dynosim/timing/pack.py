@@ -37,9 +37,10 @@ MAX_CHUNKS = 64
 """Rows of the prefill table; passes with more chunks are rare and read the last row."""
 
 Array32 = NDArray[np.float32]
-_BY_SIZE = (
+BY_SIZE = (
     "tensor_parallel_sizes", "data_parallel_sizes", "tokens_s", "expert_s", "graph_s", "prefill_s", "decode_s",
 )  # fmt: skip
+"""Arrays of a pack whose first axis is the parallel size."""
 
 
 class Size(NamedTuple):
@@ -141,13 +142,13 @@ class Pack:
 
     def joined(self, other: Pack) -> Pack:
         """Return *other* with the sizes of this pack that it lacks, as far as both were made the same way."""
-        nodes = [item.name for item in fields(self) if item.name not in (*_BY_SIZE, "provenance")]
+        nodes = [item.name for item in fields(self) if item.name not in (*BY_SIZE, "provenance")]
         same = [np.array_equal(getattr(self, name), getattr(other, name)) for name in nodes]
         made, made_other = ({**pack.provenance, "without_data": None} for pack in (self, other))
         kept = [row for row, size in enumerate(self.sizes) if size not in other.sizes]
         if made != made_other or not all(same):
             return other
-        rows = {name: np.concatenate([getattr(self, name)[kept], getattr(other, name)]) for name in _BY_SIZE}
+        rows = {name: np.concatenate([getattr(self, name)[kept], getattr(other, name)]) for name in BY_SIZE}
         reasons = self.provenance["without_data"] | other.provenance["without_data"]
         return replace(other, **rows, provenance=other.provenance | {"without_data": reasons})
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dynosim.fidelity.document import Section
+    from dynosim.fidelity.replay import Outcome
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
     from dynosim.space import SearchSpace
@@ -253,12 +254,17 @@ def _add_timing(verbs: Any) -> None:
 def _add_validate(verbs: Any) -> None:
     parser = _verb(verbs, "validate", _validate, "compare predictions with measurements of real GPUs", [_format()])
     parser.add_argument(
-        "--set", metavar="SET", help="CSV of measurements, or a folder of some (default: those that come with dynosim)"
+        "--set",
+        action="append",
+        metavar="SET",
+        help="CSV of measurements, or a folder of some; repeatable (default: those that come with dynosim)",
     )
     parser.add_argument("--only", default="*", metavar="GLOB", help="rows whose id matches")
     parser.add_argument("--details", action="store_true", help="also sweeps, rankings, effects, logs and every row")
     parser.add_argument("--workers", type=_positive, metavar="N", help="rows at a time (default: all cores)")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument("--save", metavar="FILE", help="write all predictions to FILE")
+    parser.add_argument("--outcomes", metavar="FILE", help="predictions that --save wrote, in place of a replay")
     parser.add_argument(
         "--write-docs",
         type=_output_folder,
@@ -621,24 +627,37 @@ def _validate(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from dynosim.fidelity import document
-    from dynosim.fidelity.validate import find_set, print_progress, score_set, validate, write_bands
+    from dynosim.fidelity.outcomes import row_of, save
+    from dynosim.fidelity.validate import find_set, score_set, write_bands
 
-    path = find_set(args.set)
-    listener = None if args.quiet else print_progress
-    outcomes = validate(path, only=args.only, workers=args.workers or "auto", listener=listener)
-    scores = score_set(path, outcomes)
+    sets = [find_set(name) for name in args.set or [None]]
+    if args.only != "*" and (args.write_docs or args.write_bands):
+        raise ConfigError("--only: the page and the bands are of the whole set")
+    outcomes = _outcomes(args, sets)
+    if args.write_bands:
+        print(write_bands(sets, outcomes), file=sys.stderr)
+    if args.save:
+        print(save(Path(args.save), outcomes), file=sys.stderr)
+    scores = score_set(sets, outcomes)
     if args.format == "json":
-        _print_json(asdict(scores))
+        _print_json(asdict(scores) | {"rows": [row_of(outcome) for outcome in outcomes]})
     else:
         for section in document.sections(scores, outcomes) if args.details else document.summary(scores):
             _print_section(section)
-    if args.only != "*" and (args.write_docs or args.write_bands):
-        raise ConfigError("--only: the page and the bands are of the whole set")
     if args.write_docs:
         print(document.write_docs(Path(args.write_docs), scores, outcomes), file=sys.stderr)
-    if args.write_bands:
-        print(write_bands(path, outcomes), file=sys.stderr)
     return OK
+
+
+def _outcomes(args: argparse.Namespace, sets: Sequence[Path]) -> list[Outcome]:
+    """Return what `dynosim validate` scores: saved outcomes, or replayed ones."""
+    from dynosim.fidelity.outcomes import read_outcomes
+    from dynosim.fidelity.validate import print_progress, read_rows, validate
+
+    if args.outcomes:
+        return read_outcomes(Path(args.outcomes), read_rows(sets, args.only))
+    listener = None if args.quiet else print_progress
+    return validate(sets, only=args.only, workers=args.workers or "auto", listener=listener)
 
 
 def _calibrate(args: argparse.Namespace) -> int:
@@ -829,6 +848,7 @@ def _print_metrics(title: str, view: Mapping[str, Any]) -> None:
     from dynosim.metrics import METRICS
     from dynosim.report.analysis import plus_minus
     from dynosim.report.numbers import number
+    from dynosim.uncertainty.model_band import TAIL
 
     stats, bands = ("avg", "p50", "p90", "p99"), view["model_bands"]
     noise = [f"evidence: {view['evidence']}"] * bool(view["evidence"])
@@ -838,8 +858,8 @@ def _print_metrics(title: str, view: Mapping[str, Any]) -> None:
     )
     for stat in stats:
         table.add_column(stat, justify="right")
-    if bands:
-        table.add_column(f"real / this\n({view['evidence']})", justify="right")
+    for what in (f"real / this\n({view['evidence']})", "of p99") if bands else ():
+        table.add_column(what, justify="right")
     for name, value in (view["metrics"] or {}).items():
         found = value if isinstance(value, Mapping) else {"avg": value}
         cells = []
@@ -847,7 +867,10 @@ def _print_metrics(title: str, view: Mapping[str, Any]) -> None:
             known = found.get(stat)
             ends = view["intervals"].get(name if stat == "avg" else f"{name}.{stat}")
             cells.append("–" if known is None else f"{number(known)} {plus_minus(known, ends)}".strip())
-        band = "{:.2f}-{:.2f}".format(*bands[name]) if name in bands and value is not None else ""
+        factors = [
+            "{:.2f}-{:.2f}".format(*bands[key]) if key in bands and value is not None else ""
+            for key in ((name, name + TAIL) if bands else ())
+        ]
         unit = METRICS[name].unit if name in METRICS else ""
-        table.add_row(name, unit, *cells, *[""] * (len(stats) - len(cells)), *[band] * bool(bands))
+        table.add_row(name, unit, *cells, *[""] * (len(stats) - len(cells)), *factors)
     _console(sys.stdout).print(table)

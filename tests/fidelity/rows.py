@@ -31,7 +31,7 @@ ROW = {
     "notes": "max_num_seqs 8, num_requests 20",
 }
 """A row of a small model that replays in a moment."""
-DENSE, MOE = "tables/dense", "tables/moe"
+DENSE, MOE = "tables/nvidia/dense", "tables/nvidia/moe"
 """Classes of evidence."""
 
 

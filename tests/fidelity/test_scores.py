@@ -1,4 +1,4 @@
-"""Scores of constructed outcomes: laws of the errors, rankings, saturation steps, effects, targets and bands."""
+"""Scores of constructed outcomes: laws of the errors, rankings, saturation steps, effects and targets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynosim.fidelity.bands import BAND_ROWS, bands
+from dynosim.fidelity.bands import Held, bands
 from dynosim.fidelity.effects import Effect
 from dynosim.fidelity.errors import E2E, LOAD_THROUGHPUT, THROUGHPUT, TPOT, TTFT, UNSATURATED, Errors, pairs_of
 from dynosim.fidelity.replay import Outcome
-from dynosim.fidelity.scores import score
+from dynosim.fidelity.scores import PROMISED, score
 from dynosim.fidelity.sweeps import rankings, saturation_step, sweeps, tau
-from fidelity.rows import DENSE, MOE, outcome, sweep
+from dynosim.uncertainty.model_band import class_bands
+from fidelity.rows import MOE, outcome, sweep
 
 TIMES = st.floats(1.0, 1e4)
 FACTORS = st.lists(st.floats(0.2, 5.0), min_size=1, max_size=8)
@@ -50,7 +51,7 @@ def test_errors_are_those_of_the_definition_at_any_scale(factors: list[float], s
 
 @given(FACTORS, st.randoms(use_true_random=False))
 def test_the_order_of_rows_is_irrelevant(factors: list[float], rng: random.Random) -> None:
-    rows = [*_off_by(factors), *sweep([100.0, 120.0, 3_000.0, 9_000.0]), outcome("moe", evidence="roofline/moe")]
+    rows = [*_off_by(factors), *sweep([100.0, 120.0, 3_000.0, 9_000.0]), outcome("moe", evidence="roofline/amd/moe")]
     shuffled = rng.sample(rows, len(rows))
     assert score(shuffled) == score(rows)
     assert bands(sorted(shuffled, key=lambda o: o.measurement.id)) == bands(
@@ -69,9 +70,13 @@ def test_flagged_rows_count_in_nothing_but_their_own_line() -> None:
 
 
 def test_classes_share_the_rows() -> None:
-    rows = [outcome("a", evidence=MOE), outcome("b"), outcome("c", evidence="roofline/dense")]
+    rows = [
+        outcome("a", evidence=MOE),
+        outcome("b"),
+        outcome("c", evidence="roofline/amd/dense/disaggregated/speculative"),
+    ]
     assert {g.labels[0]: g.rows for g in score(rows).totals} == {
-        "all": 3, "dense": 2, "MoE": 1, "tables": 2, "roofline": 1,
+        "all": 3, "dense": 2, "MoE": 1, "AMD": 1, "disaggregated": 1, "speculative": 1, "tables": 2, "roofline": 1,
     }  # fmt: skip
 
 
@@ -117,6 +122,15 @@ def test_tau_of_the_same_order_is_1_and_of_the_reverse_minus_1(values: list[floa
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0]])
 def test_tau_without_an_order_is_undefined(values: list[float]) -> None:
     assert tau(values, values) is None
+
+
+def test_of_repeats_of_a_load_the_newest_makes_the_sweep() -> None:
+    rows = sweep([100.0, 120.0, 9_000.0], notes="measured 2026-01-02")
+    old = [
+        replace(o, measurement=replace(o.measurement, id=f"{o.measurement.id}-old", notes="measured 2025-12-31"))
+        for o in sweep([9e3] * 3)
+    ]
+    assert sweeps([*old, *rows]) == sweeps(rows)
 
 
 def test_a_sweep_needs_three_loads_of_one_setting() -> None:
@@ -179,7 +193,10 @@ def test_saturation_of_a_sweep_is_found_or_missed(predicted_ms: list[float], ver
 
 def test_a_saturation_that_is_only_predicted_is_missed_and_no_saturation_is_none() -> None:
     calm = [100.0, 110.0, 120.0, 130.0]
-    assert sweeps(sweep(calm, [100.0, 110.0, 120.0, 9_000.0]))[0].saturation == "missed"
+    (false,) = sweeps(sweep(calm, [100.0, 110.0, 120.0, 9_000.0]))
+    assert (false.saturation, false.falsely_saturated) == ("missed", True)
+    (unseen,) = sweeps(sweep([100.0, 110.0, 120.0, 9_000.0], calm))
+    assert (unseen.saturation, unseen.falsely_saturated) == ("missed", False)
     assert sweeps(sweep(calm))[0].saturation == "none"
 
 
@@ -226,38 +243,34 @@ def test_requests_are_correlated_only_where_they_are_the_same_ones() -> None:
     assert other.correlation is None
 
 
-# ---- targets and bands --------------------------------------------------------------------------------------------
+# ---- targets ------------------------------------------------------------------------------------------------------
 
 
 def test_targets_are_met_by_exact_predictions_and_missed_by_bad_ones() -> None:
+    every = {"tpot_ms_p99": 3.0, "ttft_ms_p99": 30.0, "kv_transfer_ms": 2.0}
     rows = [
         *sweep([100.0, 110.0, 120.0]),
-        outcome("moe", evidence=MOE),
-        outcome("t", {THROUGHPUT: 5.0, "kv_transfer_ms": 2.0}),
+        outcome("moe", evidence="roofline/amd/moe/disaggregated"),
+        outcome("t", {THROUGHPUT: 5.0, **every}),
     ]
-    assert all(target.met for target in score(rows).targets)
+    errors = slice(len(PROMISED))
+    assert all(target.met for target in score(rows).targets[errors])
     halved = [replace(o, predicted={name: value / 2 for name, value in o.predicted.items()}) for o in rows]
-    assert [t.met for t in score(halved).targets[:4]] == [False] * 4
-    assert not score([*rows, outcome("no", predicted={}, problem="does not fit")]).targets[-1].met
+    assert not any(target.met for target in score(halved).targets[errors])
+    refused = [
+        t
+        for t in score([*rows, outcome("no", predicted={}, problem="does not fit")]).targets
+        if "no prediction" in t.name
+    ]
+    assert [t.value for t in refused] == [1]
     assert score([outcome("t", {THROUGHPUT: 5.0})]).targets[0].met is None
 
 
-def test_a_band_holds_four_fifths_of_the_truth() -> None:
-    rows = [outcome(f"r{i}", {TPOT: 10.0 * (1 + i / 100)}, {TPOT: 10.0}, evidence=MOE) for i in range(101)]
-    band = bands(rows)[MOE]["bands"]["inter_token_latency"]
-    assert {name: band[name] for name in ("rows", "low", "high")} == {"rows": 101, "low": 1.1, "high": 1.9}
-    held = [band["low"] <= o.measurement.measured[TPOT] / 10.0 <= band["high"] for o in rows]
-    assert np.mean(held) == pytest.approx(0.8, abs=0.01)
-
-
-def test_few_rows_make_no_band() -> None:
-    assert bands([outcome(f"r{i}") for i in range(BAND_ROWS - 1)]) == {}
-
-
-def test_spread_leaves_out_what_a_family_shares() -> None:
-    families = [("a", 1.0), ("b", 3.0)]
-    rows = [outcome(f"{m}{i}", {TPOT: 10.0 * f}, {TPOT: 10.0}, model=m) for m, f in families for i in range(5)]
-    band = bands(rows)[DENSE]["bands"]["inter_token_latency"]
-    assert (band["spread"], band["low"], band["high"]) == (0.0, 1.0, 3.0)
-    alone = [outcome(f"r{i}", model=f"m{i}") for i in range(10)]
-    assert "spread" not in bands(alone)[DENSE]["bands"]["inter_token_latency"]
+def test_rows_are_counted_in_the_bands_that_the_package_states() -> None:
+    band = class_bands(MOE)["inter_token_latency"]
+    factors = [band.low, band.high, 2.0 * band.high]
+    rows = [
+        outcome(f"r{i}", {TPOT: 10.0 * f}, {TPOT: 10.0}, evidence=MOE, gpu="H100-SXM") for i, f in enumerate(factors)
+    ]
+    rows += [outcome("unknown", {TPOT: 1.0}, evidence="tables/own/moe")]
+    assert score(rows).held[TPOT] == Held(inside=2, rows=3, bandless=1)

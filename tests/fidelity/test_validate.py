@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -21,13 +20,14 @@ from dynosim import cli
 from dynosim.engines import Behaviour
 from dynosim.errors import ConfigError
 from dynosim.fidelity import document, validate
+from dynosim.fidelity.bands import BAND_CONFIGURATIONS
 from dynosim.fidelity.deployments import deployment_of
 from dynosim.fidelity.errors import TPOT, TTFT
-from dynosim.fidelity.measurements import Measurement, files_of, read_measurements
+from dynosim.fidelity.measurements import Measurement, read_measurements
 from dynosim.fidelity.replay import Outcome, replay
 from dynosim.fidelity.workloads import requests_of, workload_of
 from dynosim.search import workers
-from fidelity.rows import MOE, exact, outcome, sweep, write_set
+from fidelity.rows import DENSE, MOE, exact, outcome, sweep, write_set
 
 ROOT = Path(__file__).parents[2]
 IDS = [{"id": name} for name in ("b-c4", "crash-c4", "a-c8", "a-c4")]
@@ -171,16 +171,12 @@ def test_logs_of_columns_and_of_timestamps_read_alike_in_order_of_arrival(tmp_pa
 
 
 def test_bands_name_the_set_they_come_from(tmp_path: Path) -> None:
-    path = write_set(tmp_path, *({"id": f"r-c{i}"} for i in range(8)))
-    file = validate.write_bands(path, validate.validate(path, workers=1, replay=exact), tmp_path / "bands.json")
+    sets = [write_set(tmp_path, *({"id": f"r{i}", "precision": str(i)} for i in range(BAND_CONFIGURATIONS)))]
+    file = validate.write_bands(sets, validate.validate(sets, workers=1, replay=exact), tmp_path / "bands.json")
     bands = json.loads(file.read_text())
-    assert bands["classes"]["tables/dense"]["bands"]["inter_token_latency"] == {
-        "rows": 8,
-        "low": 1.0,
-        "high": 1.0,
-        "spread": 0.0,
-    }
-    assert len(bands["set"]) == 64
+    told = bands["classes"][DENSE]["bands"]["inter_token_latency"]
+    assert (told["rows"], told["configurations"], told["low"], told["high"]) == (*[BAND_CONFIGURATIONS] * 2, 1.0, 1.0)
+    assert bands["sets"] == [validate.fingerprint(sets[0])]
     assert bands["coverage"] == 0.8
 
 
@@ -287,23 +283,8 @@ def test_the_page_in_docs_is_what_the_command_writes() -> None:
         assert fresh[start:end] in page
 
 
-SAMPLE = (
-    "ifx-l70b-h100-vllm-tp2-1k1k-c4",
-    "llmss-rtxpro6000-llama-3.1-8b",
-    "mooncake-pd-sglang-qwen3-235b-1p1d-isl512",
-)
-
-
-def test_the_page_in_docs_has_the_numbers_of_today_s_code() -> None:
-    page, rows = (ROOT / "docs" / "fidelity.md").read_text(), read_measurements(validate.MEASURED)
-    assert all(f"| {row.id} |" in page for row in rows)
-    for line in document.rows_table([replay(row) for row in rows if row.id in SAMPLE]).rows:
-        assert "| " + " | ".join(line) + " |" in page
-
-
 def test_the_package_s_bands_are_of_its_rows() -> None:
-    content = b"".join(file.read_bytes() for file in files_of(validate.MEASURED))
-    assert json.loads(validate.BANDS.read_text())["set"] == hashlib.sha256(content).hexdigest()
+    assert validate.fingerprint(validate.MEASURED) in json.loads(validate.BANDS.read_text())["sets"]
 
 
 def test_every_constant_of_the_engines_is_on_the_page() -> None:
@@ -344,7 +325,7 @@ from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import read_measurements
 from dynosim.fidelity.replay import replay
 (row,) = read_measurements(rows)
-assert replay(row).evidence == "tables/dense"
+assert replay(row).evidence == "tables/nvidia/dense"
 assert any(name.endswith(".npz") for name in seen), "a pack is loaded"
 if package is not None:
     from dynosim.timing import build

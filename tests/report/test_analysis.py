@@ -209,10 +209,11 @@ def test_what_is_extrapolated_or_has_no_interval_is_a_warning() -> None:
     said = [check.text for check in health(make_study(60)) if check.level == "warn"]
     assert any("TTFT p99 has no sampling interval" in text and "1,000 requests" in text for text in said)
     mixed = next(text for text in said if text.startswith("the frontier compares different evidence"))
-    assert "modelled (tables/dense)" in mixed
-    assert "extrapolated (tables/dense, beyond the tables or the profile)" in mixed
+    assert "modelled (tables/nvidia/dense)" in mixed
+    assert "extrapolated (tables/nvidia/dense, beyond the tables or the profile)" in mixed
     study = make_study(60)
-    study.trials = [trial for trial in study.trials if trial.outcome.evidence == "extrapolated"]
+    one_class = [trial for trial in study.trials if trial.scenario.deployment.disaggregated is None]
+    study.trials = [trial for trial in one_class if trial.outcome.evidence == "extrapolated"]
     assert any(check.text.startswith("the whole frontier is extrapolated") for check in health(study))
     study = make_study(60)
     study.trials = [trial for trial in study.trials if trial.outcome.evidence == "modelled"]

@@ -1,6 +1,7 @@
 """What is printed, read back from a recording console."""
 
 import io
+import json
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +19,7 @@ from dynosim.report.analysis import (
 )
 from dynosim.report.numbers import number
 from dynosim.search.view import gpu_counts, layout
+from dynosim.uncertainty import model_band
 from report.fake_study import make_study, make_twin
 
 
@@ -25,6 +27,20 @@ def _print(renderable: RenderableType, width: int = 200) -> str:
     console = Console(width=width, file=io.StringIO())
     console.print(renderable)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def narrow_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points are told apart, whatever the package's bands say."""
+    band = {"low": 0.9, "high": 1.1, "spread": 0.001}
+    bands = dict.fromkeys(("time_to_first_token.p99", "inter_token_latency.p99", "inter_token_latency"), band)
+    classes = {
+        f"tables/nvidia/dense{more}": {"gpus": ["h100_sxm", "h200_sxm"], "bands": bands}
+        for more in ("", "/disaggregated")
+    }
+    file = tmp_path / "bands.json"
+    file.write_text(json.dumps({"classes": classes}))
+    monkeypatch.setattr(model_band, "BANDS", file)
 
 
 def _rows(text: str) -> dict[int, list[str]]:
@@ -54,9 +70,9 @@ def test_the_frontier_table_has_values_noise_evidence_and_the_file_of_each_row(*
         assert any(cell.split() == [itl, f"±{(high - low) / 2:.0f}", "%"] for cell in cells)
     caption = " ".join(text.split())
     for mark in ("modelled", "extrapolated"):
-        band = next(t for t in study.trials if t.outcome.evidence == mark).model_bands()["inter_token_latency"]
+        band = next(t for t in study.trials if t.outcome.evidence == mark).model_bands()["inter_token_latency.p99"]
         assert f"ITL p99 {factors(band)}" in caption
-        assert f"{mark} (tables/dense" in caption
+        assert f"{mark} (tables/nvidia/dense" in caption
 
 
 def test_rows_that_look_alike_are_one_and_every_point_is_counted() -> None:

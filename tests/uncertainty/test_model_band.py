@@ -12,25 +12,30 @@ from dynosim.config import DeploymentConfig, Scenario
 from dynosim.timing.calibrated import CalibratedDeployment, Profile, Residual
 from dynosim.uncertainty import model_band
 from dynosim.uncertainty.evidence import EXTRAPOLATED_SHARE, evidence
-from dynosim.uncertainty.model_band import SHARED, WIDENED, Band, evidence_class, is_measured, model_bands
+from dynosim.uncertainty.model_band import SHARED, WIDENED, Band, band_of, evidence_class, is_measured, model_bands
 
 ITL, TTFT, RATE = "inter_token_latency", "time_to_first_token", "output_token_throughput"
 CLASSES = {
-    "tables/dense": {
+    "tables/nvidia/dense": {
         "gpus": ["h100_sxm", "h200_sxm"],
         "bands": {
             ITL: {"rows": 50, "low": 0.9, "high": 1.2, "spread": 0.05},
+            f"{ITL}.p99": {"rows": 50, "low": 0.5, "high": 1.6, "spread": 0.3},
             RATE: {"rows": 50, "low": 0.8, "high": 1.1},
         },
     },
-    "tables/moe": {"gpus": ["b200_sxm"], "bands": {TTFT: {"rows": 9, "low": 0.7, "high": 2.0}}},
+    "tables/nvidia/dense/disaggregated": {
+        "gpus": ["h100_sxm", "h200_sxm"],
+        "bands": {ITL: {"rows": 9, "low": 0.7, "high": 2.0}},
+    },
+    "tables/nvidia/moe": {"gpus": ["b200_sxm"], "bands": {TTFT: {"rows": 9, "low": 0.7, "high": 2.0}}},
 }
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "bands.json"
-    path.write_text(json.dumps({"version": "0", "set": "", "coverage": 0.8, "classes": CLASSES}))
+    path.write_text(json.dumps({"version": "0", "coverage": 0.8, "new_gpu": 1.25, "classes": CLASSES}))
     return path
 
 
@@ -69,7 +74,7 @@ def _profile(**fields: object) -> Profile:
 
 
 def test_the_truth_is_the_prediction_times_the_band_of_its_class(file: Path) -> None:
-    assert evidence_class(_scenario().deployment) == "tables/dense"
+    assert evidence_class(_scenario().deployment) == "tables/nvidia/dense"
     bands = model_bands(_scenario(), "modelled", file=file)
     assert bands[ITL] == Band(0.9, 1.2, 0.05)
     assert bands["inter_chunk_latency"] == bands[ITL]
@@ -91,8 +96,7 @@ def test_inverses_have_inverse_bands(file: Path) -> None:
         {"timing": "fixed"},
         {"timing": "roofline"},
         {"timing": "roofline", "gpu": "mi300x"},
-        {"gpu": "a100_sxm"},
-        {"gpu": "b200_sxm"},
+        {"gpu": "mi300x"},
     ],
     ids=str,
 )
@@ -110,6 +114,37 @@ def test_what_was_not_measured_is_extrapolated_and_has_no_band(
     assert model_bands(profiled, "extrapolated") == {}, "beyond its ranges nothing is known"
 
 
+def test_a_class_is_source_vendor_and_kind_and_how_it_is_served() -> None:
+    pool = {"replicas": 1, "tensor_parallel_size": 8}
+    pools = {"prefill": pool, "decode": pool}
+    model = {"model": "deepseek-v3", "gpu": "mi300x", "mode": "disaggregated", "disaggregated": pools}
+    timed = model | {"timing": {"type": "roofline"}, "engine": {"speculative": {"num_speculative_tokens": 1}}}
+    deployment = DeploymentConfig.model_validate(timed)
+    assert evidence_class(deployment) == "roofline/amd/moe/disaggregated/speculative"
+    mixed = pools | {"decode": pool | {"gpu": "h200_sxm"}}
+    both = DeploymentConfig.model_validate(timed | {"disaggregated": mixed})
+    assert str(evidence_class(both)).startswith("roofline/amd+nvidia/moe")
+
+
+def test_a_gpu_that_was_not_measured_has_the_band_of_its_vendor_s_class_as_wide_as_the_file_says(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_band, "BANDS", file)
+    there = _scenario(gpu="a100_sxm")
+    assert not is_measured(there.deployment)
+    assert evidence(there, {}) == "extrapolated"
+    near, far = model_bands(_scenario(), "modelled")[ITL], model_bands(there, "extrapolated")[ITL]
+    assert far.half_width == pytest.approx(1.25 * near.half_width)
+
+
+def test_tails_have_a_band_of_their_own(file: Path) -> None:
+    bands = model_bands(_scenario(), "modelled", file=file)
+    assert [band_of(bands, f"{ITL}{stat}") for stat in ("", ".avg", ".p50")] == [bands[ITL]] * 3
+    assert [band_of(bands, f"{ITL}.{stat}") for stat in ("p90", "p95", "p99")] == [Band(0.5, 1.6, 0.3)] * 3
+    assert band_of(bands, "output_token_throughput_per_user.p99") == Band(0.5, 1.6, 0.3).inverse()
+    assert band_of(bands, f"{TTFT}.p99") is None
+
+
 def test_a_metric_without_rows_of_its_class_has_no_band(file: Path) -> None:
     assert TTFT not in model_bands(_scenario(), "modelled", file=file)
 
@@ -117,7 +152,7 @@ def test_a_metric_without_rows_of_its_class_has_no_band(file: Path) -> None:
 def test_the_gpus_of_all_pools_must_be_measured(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_band, "BANDS", file)
     pool = {"replicas": 1, "tensor_parallel_size": 2}
-    for gpu, known in (("h200_sxm", True), ("l40s", False)):
+    for gpu, known in (("h200_sxm", True), ("b200_sxm", False)):
         pools = {"prefill": pool | {"gpu": gpu}, "decode": pool}
         deployment = {"model": "llama-3.1-8b", "gpu": "h100_sxm", "mode": "disaggregated", "disaggregated": pools}
         assert is_measured(DeploymentConfig.model_validate(deployment)) == known
@@ -126,9 +161,10 @@ def test_the_gpus_of_all_pools_must_be_measured(file: Path, monkeypatch: pytest.
 def test_the_package_s_bands_are_those_of_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "fidelity.md").read_text().splitlines()
     for name, of in json.loads(model_band.BANDS.read_text())["classes"].items():
-        cells = [", ".join(of["gpus"])]
-        cells += [f"{band['low']:.2f} to {band['high']:.2f} ({band['rows']})" for band in of["bands"].values()]
-        assert f"| {name} | {' | '.join(cells)} |" in page
+        cells = [
+            f"{band['low']:.2f} to {band['high']:.2f}{'*' if band['over'] else ''}" for band in of["bands"].values()
+        ]
+        assert any(line.startswith(f"| {name} |") and all(cell in line for cell in cells) for line in page), name
 
 
 def test_what_is_extrapolated_is_known_less(file: Path) -> None:
@@ -167,7 +203,9 @@ def test_nothing_is_said_without_bands_or_a_source(file: Path, tmp_path: Path) -
 
 def test_a_profile_brings_its_own_band(file: Path) -> None:
     found = model_bands(_scenario(profile=_profile()), "calibrated", file=file)
-    assert set(found) == {ITL, "inter_chunk_latency", "output_token_throughput_per_user"}
+    of_profile = {ITL, "inter_chunk_latency", "output_token_throughput_per_user"}
+    assert set(found) == of_profile | {f"{name}.p99" for name in of_profile}
+    assert found[f"{ITL}.p99"] == Band(0.5, 1.6, 0.3), "a profile says nothing of tails"
     # |error| of a normal distribution is 0.798 sd on average, and 80 % of it lie within 1.2816 sd.
     assert found[ITL].high == pytest.approx(1.06 ** (1.2816 / math.sqrt(2.0 / math.pi)), rel=1e-3)
     assert found[ITL].low == pytest.approx(1.0 / found[ITL].high)

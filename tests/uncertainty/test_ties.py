@@ -99,7 +99,7 @@ def test_points_that_beat_each_other_in_a_circle_have_a_leader() -> None:
 
 
 def test_a_dominated_point_leads_where_only_noise_dominates_it() -> None:
-    custom, default = _trial(0, 1.0, 100.0, max_num_seqs=64), _trial(1, 1.0, 100.1, max_num_seqs=256)
+    custom, default = _trial(0, 1.0, 100.0, max_num_seqs=64), _trial(1, 1.0, 100.1, max_num_seqs=None)
     assert _groups(custom, default) == [[1, 0]]
     assert _groups(custom, _trial(1, 1.0, 120.0, max_num_seqs=256)) == [[0]]
 
@@ -107,8 +107,7 @@ def test_a_dominated_point_leads_where_only_noise_dominates_it() -> None:
 def test_ties_prefer_fewer_gpus_then_fewer_and_smaller_changes_of_the_defaults() -> None:
     ordered = [
         _trial(0, 1.0, 1.0, gpus=2, max_num_seqs=64, policy="kv_aware"),
-        _trial(1, 1.0, 1.0, max_num_seqs=256),
-        _trial(2, 1.0, 1.0, max_num_seqs=512),
+        _trial(1, 1.0, 1.0, max_num_seqs=None),
         _trial(3, 1.0, 1.0, max_num_seqs=64),
         _trial(4, 1.0, 1.0, max_num_seqs=128, policy="kv_aware"),
     ]
@@ -120,7 +119,9 @@ def test_shared_bias_cancels_between_points_of_one_class_only(tmp_path: Path, mo
     file = tmp_path / "bands.json"
     band = {"rows": 9, "low": 1.2, "high": 2.0, "spread": 0.03}
     file.write_text(
-        json.dumps({"classes": {"tables/dense": {"gpus": ["h100_sxm"], "bands": {"time_to_first_token": band}}}})
+        json.dumps(
+            {"classes": {"tables/nvidia/dense": {"gpus": ["h100_sxm"], "bands": {"time_to_first_token.p99": band}}}}
+        )
     )
     monkeypatch.setattr(model_band, "BANDS", file)
     a, b, near = _trial(0, 1.0, 100.0), _trial(1, 0.9, 120.0), _trial(2, 0.9, 103.0)

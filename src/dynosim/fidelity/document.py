@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dynosim.config.unmodelled import UNMODELLED
 from dynosim.engines import ENGINES
-from dynosim.fidelity.bands import BAND_COVERAGE, BAND_METRICS, BAND_ROWS, bands
+from dynosim.fidelity.bands import BAND_CONFIGURATIONS, BAND_COVERAGE, BAND_METRICS, IN_SIGHT
 from dynosim.fidelity.effects import Requests
 from dynosim.fidelity.errors import SCORED, THROUGHPUT, TPOT, TTFT, UNSATURATED, Errors, grouped, pairs_of
+from dynosim.fidelity.regret import BOUNDED, COMPARED, MIN_ALTERNATIVES, SLACK, SLO_LEVELS, Decision
 from dynosim.fidelity.replay import Outcome
 from dynosim.fidelity.scores import Group, Scores, Target
 from dynosim.fidelity.sweeps import RANKED
 from dynosim.files import write_whole
 from dynosim.space.coverage import State, coverage
+from dynosim.uncertainty.model_band import BANDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +32,32 @@ if TYPE_CHECKING:
 PLOTS = {TPOT: "fidelity_tpot.svg", TTFT: "fidelity_ttft.svg"}
 """Metric -> file of its scatter plot under ``docs/images``."""
 
+TOTALS = "fidelity.json"
+"""File of the totals, beside the page."""
 LEFT_OUT = Path(__file__).with_name("left_out.json")
 """Written by ``benchmarks/left_out.py``."""
 
 ERRORS_NOTE = (
     "Each cell is MAPE / median absolute error / bias (mean signed error) in percent, with the number of rows in "
     "parentheses. E2E is TTFT + (n - 1) TPOT where a row does not state it; throughput is scored only where stated."
+)
+BANDS_NOTE = (
+    f"Measured / predicted in {100 * BAND_COVERAGE:.0f} % of the rows of a configuration that was not measured. A "
+    "class of evidence is where pass times come from, the vendor, dense or MoE, disaggregated, speculative; a "
+    "configuration is a source, model, GPU, engine and precision of a class. Configurations weigh alike, whatever "
+    "their rows, and the quantiles are of each against the others (`fidelity/bands.py`); because the rows were seen "
+    f"while building, bands are {IN_SIGHT:g} times as wide, in logarithms. A metric of a class with fewer than "
+    f"{BAND_CONFIGURATIONS} configurations has the band of the smallest pool around the class that has so many (*). A "
+    "GPU that was not measured, of a vendor and source that were, has the class's band, as wide as the table of GPUs "
+    "left out says, and is marked as extrapolated; another vendor or source has none."
+)
+LEFT_OUT_BANDS_NOTE = (
+    "How many rows of each configuration lie in the band of all others, on average over configurations, before bands "
+    "are widened for what was seen; (configurations, rows)."
+)
+LEFT_OUT_GPUS_NOTE = (
+    "The same with all configurations of a GPU left out at a time, over all classes that have enough without it; "
+    "(configurations)."
 )
 GROUPS_NOTE = "MAPE / median absolute error / bias in percent."
 
@@ -55,9 +77,9 @@ class Section:
 
 
 def summary(scores: Scores) -> list[Section]:
-    """Return what fits a screen: targets, totals, other tools, groups, and rows without a prediction."""
+    """Return what fits a screen: targets, totals, regret, other tools, groups, and rows without a prediction."""
     compared = [_baselines(scores)] if scores.baselines else []
-    return [_targets(scores), _totals(scores), *compared, _groups(scores), _problems(scores)]
+    return [_targets(scores), _totals(scores), _regret(scores), *compared, _groups(scores), _problems(scores)]
 
 
 def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
@@ -65,6 +87,7 @@ def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
     return [
         _targets(scores),
         _totals(scores),
+        _regret(scores),
         _baselines(scores),
         _groups(scores),
         _sweeps(scores),
@@ -72,7 +95,8 @@ def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
         _effects(scores),
         _requests(scores.requests),
         _problems(scores),
-        _bands(outcomes),
+        _decisions(scores),
+        *_bands(),
         rows_table(outcomes),
     ]
 
@@ -80,7 +104,11 @@ def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
 def _targets(scores: Scores) -> Section:
     verdicts = {True: "met", False: "missed", None: "no rows"}
     rows = [(t.name, t.bound, _value(t), verdicts[t.met]) for t in scores.targets]
-    return Section("Targets", ("target", "bound", "value", ""), rows)
+    note = (
+        "Aimed at on rows that nobody looked at (`dynosim validate --set FILE`). Rows that were seen while building, "
+        "as those of this page, meet them more easily."
+    )
+    return Section("Targets", ("target", "bound", "value", ""), rows, note)
 
 
 def _value(target: Target) -> str:
@@ -91,8 +119,13 @@ def _value(target: Target) -> str:
 
 def _totals(scores: Scores) -> Section:
     groups = [*scores.totals, scores.flagged]
-    rows = [(g.labels[0], str(g.rows), *(_full(g.errors.get(m)) for m in SCORED)) for g in groups if g.rows]
+    rows = [totals_row(group) for group in groups if group.rows]
     return Section("Errors in total", ("rows of", "n", *SCORED.values()), rows, ERRORS_NOTE)
+
+
+def totals_row(group: Group) -> tuple[str, ...]:
+    """Return the name, rows and errors of a total."""
+    return group.labels[0], str(group.rows), *(_full(group.errors.get(metric)) for metric in SCORED)
 
 
 def _groups(scores: Scores) -> Section:
@@ -195,27 +228,110 @@ def _requests(scored: Iterable[Requests]) -> Section:
     return Section("Per-request logs", ("row", "requests", "time", "p10", "p50", "p90", "p99", "r"), rows, note)
 
 
-def _bands(outcomes: Sequence[Outcome]) -> Section:
-    """Return the model bands that the outcomes give, with their rows."""
+def _regret(scores: Scores) -> Section:
+    lost = scores.regret
+    picks, alternatives = lost.picks, sum(decision.alternatives for decision in lost.decisions)
+    without = sum(decision.not_offered for decision in lost.decisions)
+    costs = [lost.cost_regret(level) for level in (0.5, 0.95, 1.0)]
     rows = [
-        (name, ", ".join(of["gpus"]), *(_factors(of["bands"].get(metric)) for metric in BAND_METRICS.values()))
-        for name, of in bands(outcomes).items()
+        ("decisions", str(len(lost.decisions))),
+        ("nothing is predicted to meet the SLO", _share(len(lost.decisions) - len(picks), len(lost.decisions))),
+        (f"picks that break their SLO by over {100 * SLACK:g} %", _share(sum(p.broken for p in picks), len(picks))),
+        ("cost regret of the other picks: median, p95, max", ", ".join(_change(cost) for cost in costs)),
+        ("alternatives without a prediction, which are not offered", _share(without, alternatives)),
+        *(
+            (f"pairs ranked right by {COMPARED[metric]}, {kind}", _share(pairs.right, pairs.pairs))
+            for kind, of in lost.pairs.items()
+            for metric, pairs in of.items()
+        ),
     ]
     note = (
-        f"Measured / predicted in {100 * BAND_COVERAGE:.0f} % of the rows of a class of evidence: where pass times "
-        f"come from, and dense or MoE. A metric with fewer than {BAND_ROWS} rows has no band. A configuration of a "
-        "class or on a GPU that is not here has none, and is marked as extrapolated."
+        "What a user loses by deciding on predictions. A decision is a model with its lengths and kind of load, and a "
+        f"bound of mean TPOT or mean TTFT at the {', '.join(f'{100 * level:g}' for level in SLO_LEVELS)} % quantile of "
+        "the values measured, midway between two of them; alternatives are all measured configurations under a load "
+        f"each, at least {MIN_ALTERNATIVES}. The pick is the cheapest in USD per output token (price table of the "
+        "cards) of those predicted to meet the bound; its regret is its measured cost over that of the cheapest "
+        "measured to meet it. "
+        f"Pairs are configurations at equal load whose measured values differ by over {100 * SLACK:g} %."
     )
-    return Section(
-        "Bands by class of evidence",
-        ("class", "GPUs", *(SCORED.get(metric, "throughput") for metric in BAND_METRICS)),
-        rows,
-        note,
-    )
+    return Section("Regret", ("", "value"), rows, note)
 
 
-def _factors(band: Mapping[str, float] | None) -> str:
-    return "–" if band is None else f"{band['low']:.2f} to {band['high']:.2f} ({band['rows']:.0f})"
+def _decisions(scores: Scores) -> Section:
+    rows = [
+        (
+            d.task,
+            f"{BOUNDED[d.metric]} <= {d.bound_ms:.4g} ms",
+            str(d.alternatives),
+            _overshoot(d),
+            _change(d.cost_regret),
+        )
+        for d in scores.regret.decisions
+    ]
+    return Section("Decisions", ("task", "SLO", "alternatives", "measured over the SLO", "cost regret"), rows)
+
+
+def _overshoot(decision: Decision) -> str:
+    if decision.overshoot is None:
+        return "no pick"
+    return f"{_change(decision.overshoot)}, broken" if decision.broken else "kept"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole}" + (f" ({_percent(part / whole)} %)" if whole else "")
+
+
+def _change(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f} %"
+
+
+def _bands() -> list[Section]:
+    """Return the package's bands, what they hold of configurations left out, and of GPUs left out."""
+    told = json.loads(BANDS.read_text())
+    head = ("class", *(_title(metric) for metric in BAND_METRICS.values()))
+    classes = [
+        (name, *(of["bands"].get(metric) for metric in BAND_METRICS.values())) for name, of in told["classes"].items()
+    ]
+    gpus = {name.rsplit("/", name.count("/") - 1)[0]: of["gpus"] for name, of in told["classes"].items()}
+    measured = "; ".join(f"{source}: {', '.join(names)}" for source, names in gpus.items())
+    factors = [(name, *map(_factors, bands)) for name, *bands in classes]
+    inside = [(name, *map(_left_out, bands)) for name, *bands in classes]
+    far = [
+        (
+            f"{factor} times as wide{', taken' * (float(factor) == told['new_gpu'])}",
+            *(_far(of.get(metric)) for metric in BAND_METRICS.values()),
+        )
+        for factor, of in told["gpus_left_out"].items()
+    ]
+    return [
+        Section("Bands by class of evidence", head, factors, f"{BANDS_NOTE} Measured GPUs are, of {measured}."),
+        Section("Bands of configurations left out", head, inside, LEFT_OUT_BANDS_NOTE),
+        Section("Bands of GPUs left out", ("band", *head[1:]), far, LEFT_OUT_GPUS_NOTE),
+    ]
+
+
+def _title(metric: str) -> str:
+    name, tail = metric.removesuffix(".p99"), " p99" if metric.endswith(".p99") else ""
+    return {
+        "inter_token_latency": "TPOT",
+        "time_to_first_token": "TTFT",
+        "output_token_throughput": "throughput",
+        "request_latency": "E2E",
+    }[name] + tail
+
+
+def _factors(band: Mapping[str, Any] | None) -> str:
+    return "–" if band is None else f"{band['low']:.2f} to {band['high']:.2f}{'*' if band['over'] else ''}"
+
+
+def _left_out(band: Mapping[str, Any] | None) -> str:
+    if band is None or band["over"]:
+        return "–"
+    return f"{100 * band['inside']:.0f} % ({band['configurations']}, {band['rows']})"
+
+
+def _far(found: Sequence[float] | None) -> str:
+    return "–" if found is None else f"{100 * found[0]:.0f} % ({found[1]})"
 
 
 def rows_table(outcomes: Sequence[Outcome]) -> Section:
@@ -345,6 +461,7 @@ CONSTANTS = {
     "prefill_slowdown": "passes with prompt chunks over the sum of their kernels",
     "moe_launches": "launches of an expert layer over those of a dense one",
     "mla_launches": "more launches of latent attention",
+    "untuned_us": "longer latent attention of kernels that are not tuned, per layer, µs",
 }
 """Field of ``engines.base.Behaviour`` -> what it is."""
 
@@ -398,6 +515,17 @@ def markdown(scores: Scores, outcomes: Sequence[Outcome]) -> str:
     return "\n".join(parts)
 
 
+def figures(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
+    """Return class -> metric -> rows, MAPE, median and bias, which a test holds later code to."""
+    return {
+        group.labels[0]: {
+            m: {name: round(value, 6) for name, value in asdict(e).items()} for m, e in group.errors.items()
+        }
+        for group in scores.totals
+        if group.rows
+    }
+
+
 def _table(section: Section) -> str:
     title = f"## {section.title}\n\n"
     return title + (_cells(section.note, section.head, section.rows) if section.rows else _empty(section))
@@ -416,7 +544,7 @@ def _cells(note: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def _fitted() -> str:
     """Return the constants of the engines and how predictions fare without the rows that they were fitted to."""
     rows = [
-        (text, *(f"{value:g}" if isinstance(value, float) else "yes" if value else "no" for value in values))
+        (text, *map(_constant, values))
         for name, text in CONSTANTS.items()
         for values in [[getattr(versions["current"].behaviour, name) for versions in ENGINES.values()]]
     ]
@@ -430,6 +558,12 @@ def _fitted() -> str:
             f"{ONE_SOURCE_NOTE}\n",
         ]
     )
+
+
+def _constant(value: float | bool | Mapping[str, float]) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number:g}" for name, number in value.items()) or "–"
+    return f"{value:g}" if isinstance(value, float) else "yes" if value else "no"
 
 
 def _not_modelled() -> str:
@@ -447,9 +581,10 @@ def _not_modelled() -> str:
 
 
 def write_docs(folder: Path, scores: Scores, outcomes: Sequence[Outcome]) -> Path:
-    """Write ``fidelity.md`` and its plots under *folder*; return the page's path."""
+    """Write ``fidelity.md``, its plots and its totals under *folder*; return the page's path."""
     for metric, name in PLOTS.items():
         write_whole(folder / "images" / name, scatter(outcomes, metric))
+    write_whole(folder / TOTALS, json.dumps(figures(scores), indent=1) + "\n")
     return write_whole(folder / "fidelity.md", markdown(scores, outcomes))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.fidelity.errors import grouped, pairs_of
-from dynosim.fidelity.sweeps import RANKED, is_step
+from dynosim.fidelity.sweeps import RANKED, is_step, sweep_of
 
 if TYPE_CHECKING:
     from dynosim.fidelity.replay import Outcome
@@ -67,7 +67,7 @@ def effects(outcomes: Sequence[Outcome], requests: Iterable[Requests]) -> list[E
 def _cliffs(outcomes: Iterable[Outcome]) -> Iterator[Effect]:
     """Yield the largest fall of prefix-cache hits from one load to the next of a sweep."""
     having = [o for o in outcomes if is_step(o) and HIT in o.predicted and HIT in o.measurement.measured]
-    for rows in grouped(having, lambda o: o.measurement.sweep).values():
+    for rows in grouped(having, lambda o: sweep_of(o.measurement)).values():
         steps = list(pairwise(sorted(rows, key=lambda o: o.measurement.load or 0.0)))
         falls = [_change(a, b, HIT) for a, b in steps]
         if falls and min(falls)[0] < -CLIFF:

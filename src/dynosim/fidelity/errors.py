@@ -5,7 +5,8 @@ An error is predicted / measured - 1. Every row counts once: there are no weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
     from dynosim.fidelity.replay import Outcome
 
 TPOT, TTFT, UNSATURATED = "tpot_ms_mean", "ttft_ms_mean", "ttft_ms_mean_unsaturated"
+TPOT_P99, TTFT_P99, E2E_P99 = "tpot_ms_p99", "ttft_ms_p99", "e2e_ms_p99"
 THROUGHPUT, LOAD_THROUGHPUT, E2E = "output_tok_s_per_gpu", "output_tok_s_per_gpu_by_load", "e2e_ms_mean"
 
-SCORED = {TPOT: "TPOT", UNSATURATED: "TTFT < 5 s", TTFT: "TTFT", THROUGHPUT: "throughput", E2E: "E2E"}
+SCORED = {
+    TPOT: "TPOT", TPOT_P99: "TPOT p99", UNSATURATED: "TTFT < 5 s", TTFT: "TTFT", TTFT_P99: "TTFT p99",
+    THROUGHPUT: "throughput", E2E: "E2E",
+}  # fmt: skip
 """Metric -> how tables call it. ``*_by_load`` is the throughput that a row states or that its load implies."""
 
 UNSATURATED_MS = 5_000.0
@@ -58,14 +63,15 @@ def pairs_of(outcome: Outcome) -> list[Pair]:
     """
     stated = {name: value for name, value in outcome.measurement.measured.items() if value > 0.0}
     predicted = {name: outcome.predicted[name] for name in stated if name in outcome.predicted}
-    measured = _implied({name: stated[name] for name in predicted}, outcome.measurement)
-    predicted = _implied(predicted, outcome.measurement)
+    measured = implied({name: stated[name] for name in predicted}, outcome.measurement)
+    predicted = implied(predicted, outcome.measurement)
     if measured.get(TTFT, UNSATURATED_MS) < UNSATURATED_MS:
         measured[UNSATURATED], predicted[UNSATURATED] = measured[TTFT], predicted[TTFT]
     return [Pair(outcome, name, value, predicted[name]) for name, value in measured.items()]
 
 
-def _implied(values: dict[str, float], row: Measurement) -> dict[str, float]:
+def implied(values: Mapping[str, float], row: Measurement) -> dict[str, float]:
+    """Return *values* of a row with those that follow from them (``pairs_of``)."""
     e2e_ms = values[TTFT] + (row.osl - 1) * values[TPOT] if {TTFT, TPOT} <= values.keys() else None
     out = dict(values)
     if e2e_ms is not None:
@@ -100,3 +106,21 @@ def labels_of(outcome: Outcome) -> tuple[str, ...]:
     """Return (source, model, GPU, engine)."""
     row = outcome.measurement
     return row.source, row.model, row.gpu, row.engine
+
+
+def configuration_of(row: Measurement) -> tuple[str, ...]:
+    """Return what rows share whose errors are not independent: source, model, GPU, engine, precision, whether pools are
+    split, and speculation. Lengths, loads and parallel sizes differ within."""
+    split = "disaggregated" if row.disaggregated else "aggregated"
+    source, speculation = row.source.partition(" (")[0], row.facts.get("spec_decoding", "none")
+    return source, row.model, row.gpu, row.engine, row.precision or "", split, speculation
+
+
+_LAYOUT = re.compile("(prefill|decode)_|moe_(tp|ep)$|attention_dp|layout$|pipeline_parallel|cpu_kv_offload_gib")
+
+
+def setting_of(row: Measurement) -> tuple[str, ...]:
+    """Return what tells a row's deployment from others: the configuration and its sizes, whatever the load and the
+    day."""
+    layout = (f"{name} {value}" for name, value in sorted(row.facts.items()) if _LAYOUT.match(name))
+    return *configuration_of(row), str(row.n_gpus), str(row.tp or ""), *layout

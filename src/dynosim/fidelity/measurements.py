@@ -98,17 +98,6 @@ class Measurement:
         """ISO date, empty where the notes do not say it."""
         return re.sub(r"^(\d{4})-?(\d{2})-?(\d{2})$", r"\1-\2-\3", self.facts.get("measured_on", ""))
 
-    @property
-    def sweep(self) -> str:
-        """What all rows share that differ in the load only."""
-        layout = " ".join(value for name, value in self.facts.items() if name.startswith(("prefill_", "decode_")))
-        workload = re.sub(r"-(c\d+|s\d+|bs\d+)(?=-|$)", "", self.id)
-        parts = (
-            self.source, self.model, self.precision, self.gpu, self.n_gpus, self.tp, self.engine, self.engine_version,
-            *(() if "multi-turn" in self.load_kind else (self.isl, self.osl)), self.load_kind, layout, workload,
-        )  # fmt: skip
-        return " ".join(str(part) for part in parts if part not in (None, ""))
-
 
 def files_of(path: str | Path) -> list[Path]:
     """Return the files of a set: the CSV itself, or every CSV of a folder but another tool's predictions."""

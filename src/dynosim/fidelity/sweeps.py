@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dynosim.fidelity.errors import LOAD_THROUGHPUT, TPOT, TTFT, Pair, grouped, pairs_of
+from dynosim.fidelity.errors import LOAD_THROUGHPUT, TPOT, TTFT, Pair, grouped, pairs_of, setting_of
 
 if TYPE_CHECKING:
     from dynosim.fidelity.measurements import Measurement
@@ -36,6 +37,12 @@ class Sweep:
     measured_load: float | None
     predicted_load: float | None
 
+    @property
+    def falsely_saturated(self) -> bool:
+        """Whether only the simulation saturates, or over one step before the measurement."""
+        first = math.inf if self.measured_load is None else self.measured_load
+        return self.saturation == "missed" and self.predicted_load is not None and self.predicted_load < first
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -49,8 +56,20 @@ class Ranking:
 
 def sweeps(outcomes: Iterable[Outcome]) -> list[Sweep]:
     """Return every sweep of at least MIN_SWEEP predicted loads."""
-    found = grouped((o for o in outcomes if is_step(o)), lambda o: o.measurement.sweep).values()
-    return [_sweep(steps) for steps in found if len({o.measurement.load for o in steps}) >= MIN_SWEEP]
+    found = map(_newest, grouped((o for o in outcomes if is_step(o)), lambda o: sweep_of(o.measurement)).values())
+    return [_sweep(steps) for steps in found if len(steps) >= MIN_SWEEP]
+
+
+def _newest(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return one outcome per load, the newest of repeats, by load."""
+    by_day = sorted(outcomes, key=lambda o: (o.measurement.measured_on, o.measurement.id))
+    return sorted({o.measurement.load: o for o in by_day}.values(), key=lambda o: o.measurement.load or 0.0)
+
+
+def sweep_of(row: Measurement) -> tuple[str, ...]:
+    """Return what all rows share that differ in the load only."""
+    lengths = () if "multi-turn" in row.load_kind else (str(row.isl), str(row.osl))
+    return *setting_of(row), row.engine_version or "", *lengths, row.load_kind
 
 
 def is_step(outcome: Outcome) -> bool:
@@ -58,8 +77,7 @@ def is_step(outcome: Outcome) -> bool:
     return outcome.problem is None and outcome.measurement.load not in (None, np.inf)
 
 
-def _sweep(outcomes: list[Outcome]) -> Sweep:
-    steps = sorted(outcomes, key=lambda o: o.measurement.load or 0.0)
+def _sweep(steps: Sequence[Outcome]) -> Sweep:
     loads = tuple(o.measurement.load or 0.0 for o in steps)
     measured, predicted = (_saturation(steps, side) for side in ("measured", "predicted"))
     return Sweep(
@@ -125,7 +143,7 @@ def rankings(outcomes: Iterable[Outcome]) -> list[Ranking]:
     return [
         Ranking(f"{model.split('/')[-1]} {isl:g}x{osl:g} {kind}", len(settings), len(rows), _taus(rows))
         for (model, isl, osl, kind), rows in found
-        if len(settings := {o.measurement.sweep for o in rows}) > 1 and len(rows) >= MIN_SWEEP
+        if len(settings := {sweep_of(o.measurement) for o in rows}) > 1 and len(rows) >= MIN_SWEEP
     ]
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from dynosim import __version__
 from dynosim.errors import ConfigError
-from dynosim.fidelity.bands import BAND_COVERAGE, bands
+from dynosim.fidelity.bands import BAND_COVERAGE, bands, left_out_gpus, new_gpu
 from dynosim.fidelity.effects import Columns
 from dynosim.fidelity.errors import TPOT, TTFT
 from dynosim.fidelity.measurements import BASELINE, Measurement, files_of, read_measurements
@@ -35,13 +35,13 @@ from dynosim.fidelity.replay import replay as replay_one
 from dynosim.fidelity.scores import Scores, score
 from dynosim.files import write_whole
 from dynosim.search.workers import Workers, count_workers
+from dynosim.uncertainty.model_band import BANDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MEASURED = Path(__file__).with_name("measured")
 """The set that comes with the package; its README names the sources."""
-BANDS = Path(__file__).parents[1] / "uncertainty" / "bands.json"
 MAX_REASON = 200
 
 Replay = Callable[[Measurement], Outcome]
@@ -60,22 +60,28 @@ def find_set(name: str | Path | None) -> Path:
     return path
 
 
+def read_rows(sets: str | Path | Sequence[Path], only: str = "*") -> list[Measurement]:
+    """Return the rows of *sets*, files or folders, whose id matches the glob *only*.
+
+    Raises ConfigError for a file that is not a set of measurements, and where no id matches.
+    """
+    paths = [sets] if isinstance(sets, str | Path) else sets
+    rows = [row for path in paths for row in read_measurements(path) if fnmatch(row.id, only)]
+    if not rows:
+        raise ConfigError(f"{only}: no row has such an id", file=", ".join(map(str, paths)), path="--only")
+    return rows
+
+
 def validate(
-    path: str | Path,
+    sets: str | Path | Sequence[Path],
     *,
     only: str = "*",
     workers: int | Literal["auto"] = "auto",
     listener: Listener | None = None,
     replay: Replay = replay_one,
 ) -> list[Outcome]:
-    """Replay the rows of *path*, a file or a folder, whose id matches the glob *only*, in the set's order.
-
-    Raises ConfigError for a file that is not a set of measurements, and where no id matches.
-    """
-    rows = [row for row in read_measurements(path) if fnmatch(row.id, only)]
-    if not rows:
-        raise ConfigError(f"{only}: no row has such an id", file=str(path), path="--only")
-    outcomes = []
+    """Replay the rows of *sets* whose id matches the glob *only* (``read_rows``), in their order."""
+    rows, outcomes = read_rows(sets, only), []
     with Workers(partial(_replay_safely, replay), count_workers(workers), _failed) as pool:
         for outcome in _replayed(rows, pool):
             outcomes.append(outcome)
@@ -108,26 +114,37 @@ def _failed(row: Measurement, reason: str) -> Outcome:
     return Outcome(row, {}, problem=reason)
 
 
-def score_set(path: Path, outcomes: Sequence[Outcome]) -> Scores:
-    """Return the scores of *outcomes* with the logs and baselines that lie beside the set."""
+def score_set(sets: Path | Sequence[Path], outcomes: Sequence[Outcome]) -> Scores:
+    """Return the scores of *outcomes* with the logs and baselines that lie beside the sets."""
+    paths = [sets] if isinstance(sets, Path) else sets
     try:
         logs = {o.measurement.id: log for o in outcomes if (log := read_log(o.measurement)) is not None}
-        files = sorted((path if path.is_dir() else path.parent).glob(f"{BASELINE}*.csv"))
+        folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
+        files = sorted(file for folder in folders for file in folder.glob(f"{BASELINE}*.csv"))
         baselines = {file.stem.removeprefix(BASELINE): read_baseline(file) for file in files}
     except (KeyError, AttributeError, ValueError, OSError) as error:
-        raise ConfigError(f"a log or baseline beside the set cannot be read: {error}", file=str(path)) from None
+        raise ConfigError(f"a log or baseline beside the set cannot be read: {error}", file=str(paths[0])) from None
     return score(outcomes, logs=logs, baselines=baselines)
 
 
-def write_bands(path: Path, outcomes: Sequence[Outcome], file: Path = BANDS) -> Path:
-    """Write the bands of *outcomes*, replayed from the set *path*, to *file* (by default the package's own)."""
+def write_bands(sets: Sequence[Path], outcomes: Sequence[Outcome], file: Path = BANDS) -> Path:
+    """Write the bands of *outcomes*, replayed from *sets*, to *file* (by default the package's own)."""
+    gpus_left_out = left_out_gpus(outcomes)
     content = {
         "version": __version__,
-        "set": hashlib.sha256(b"".join(file.read_bytes() for file in files_of(path))).hexdigest(),
+        "sets": [fingerprint(path) for path in sets],
         "coverage": BAND_COVERAGE,
+        "gpus_left_out": gpus_left_out,
+        "new_gpu": new_gpu(gpus_left_out),
         "classes": bands(outcomes),
     }
-    return write_whole(file, json.dumps(content, indent=2) + "\n")
+    one_line_a_band = re.sub(r"\{[^{}]*\}", lambda of: " ".join(of.group().split()), json.dumps(content, indent=1))
+    return write_whole(file, one_line_a_band + "\n")
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a set's files."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files_of(path))).hexdigest()
 
 
 def read_baseline(file: Path) -> dict[str, dict[str, float]]:

@@ -94,6 +94,11 @@ class GPU:
     price_source: str = OWN
     achieved: Achieved = Achieved()
 
+    @property
+    def vendor(self) -> str:
+        """Who makes it, as its specification says: ``nvidia``, ``amd``; ``own`` of a user's card that does not say."""
+        return "own" if self.specification_source == OWN else self.specification_source.partition(" ")[0].lower()
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "usd_per_hour", _of_every_table(self.usd_per_hour))
         if not {"bf16"} <= set(self.flops) <= set(PRECISIONS):

@@ -40,6 +40,7 @@ from dynosim.report.numbers import number
 from dynosim.search.trial import Status
 from dynosim.search.view import layout
 from dynosim.timing.calibrated import FOLDER, Profile, ServerFact
+from dynosim.uncertainty.model_band import band_of
 
 if TYPE_CHECKING:
     from dynosim.calibration import Calibration
@@ -177,7 +178,7 @@ def _caption(study: Study, rows: Sequence[tuple[Trial, int]]) -> str:
 def _bands(study: Study, trial: Trial) -> str:
     """Return the evidence of a trial and the model bands of the objectives, which trials of one mark have in common."""
     bands = trial.model_bands()
-    known = {o.display: bands[metric] for o in study.objectives if (metric := o.name.partition(".")[0]) in bands}
+    known = {o.display: band for o in study.objectives if (band := band_of(bands, o.name))}
     said = ", ".join(f"{display} {factors(band)}" for display, band in known.items())
     if said:
         return f"{rests_on(trial)}: a real server gives {said} of the number (80 % of those measured)"

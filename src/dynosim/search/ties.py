@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from dynosim.objectives import Objective
 from dynosim.search import pareto
 from dynosim.search.trial import Trial
-from dynosim.uncertainty.model_band import evidence_class
+from dynosim.uncertainty.model_band import band_of, evidence_class
 from dynosim.uncertainty.sampling import BATCHES, CONFIDENCE, half_width, relative
 
 Array = NDArray[np.float64]
@@ -150,7 +150,7 @@ class Points:
 def points(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Points:
     """Return what is known of complete *trials*."""
     values = [trial.outcome.values for trial in trials]
-    bands = [[trial.model_bands().get(o.name.partition(".")[0]) for o in objectives] for trial in trials]
+    bands = [[band_of(trial.model_bands(), o.name) for o in objectives] for trial in trials]
     kinds = [
         (evidence_class(t.scenario.deployment), t.scenario.deployment.calibration, t.outcome.evidence) for t in trials
     ]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from dynosim.config import Scenario
 from dynosim.metrics import Metrics
 from dynosim.uncertainty import sampling
-from dynosim.uncertainty.model_band import Band, Evidence, model_bands
+from dynosim.uncertainty.model_band import Band, Evidence, band_of, model_bands
 
 Ends = tuple[float, float]
 """From the smallest to the largest value that a number may have."""
@@ -94,7 +94,7 @@ class Trial:
 
         Each is None where it is unknown.
         """
-        band = self.model_bands().get(name.partition(".")[0])
+        band = band_of(self.model_bands(), name)
         return self.interval(name, value), None if band is None else band.around(value)
 
     def model_bands(self) -> dict[str, Band]:

@@ -1,10 +1,11 @@
 """Model bands: the factors between which the truth lies, from what validation found on configurations of the same kind.
 
-``bands.json`` holds, per class of evidence (where pass times come from / dense or MoE), the GPUs that were measured and
-the 10 % and 90 % quantiles of measured / predicted; ``dynosim validate --write-bands`` writes it. A calibrated
-deployment has the band of its profile: its errors on runs that it was not fitted on. Tails and other statistics take
-the band of their metric's mean. On a GPU or with a source that was not measured there is no band: the errors of others
-say nothing of it.
+``bands.json`` holds, per class of evidence (``evidence_class``), the GPUs that were measured and the band of
+measured / predicted of each metric; ``dynosim validate --write-bands`` writes it (``fidelity.bands`` says how). A
+calibrated deployment has the band of its profile: its errors on runs that it was not fitted on. p99 of latencies has
+rows and a band of its own, which p90 and p95 share; a median has that of the mean. A GPU that was not measured, of a
+vendor and source that were, has the band of its class, as much wider as leaving out GPUs says (``new_gpu`` in the
+file); other vendors and sources have none.
 
 No band have counts, ratios, utilisations and goodput, which no measurement of the set states, and rates under open-loop
 load that is carried: they are what was sent, and no prediction.
@@ -14,22 +15,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from dynosim.config import ConcurrencyLoad, DeploymentConfig, Scenario
 from dynosim.errors import ConfigError
+from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
-from dynosim.timing.calibrated import Profile, profile_of
+from dynosim.timing.calibrated import profile_of
 from dynosim.uncertainty.sampling import FOLLOWS
 
 Evidence = Literal["measured", "calibrated", "modelled", "extrapolated"]
 """Best first. Measured: imported from a real run. Calibrated: under a profile, within what it was fitted on. Modelled:
-real runs of its class of evidence were measured on its GPUs (``is_measured``); their errors are its band.
-Extrapolated: none were, or it is beyond the tables' grid or the profile's ranges."""
+real runs on its GPUs were compared with predictions of its source of pass times (``is_measured``); the errors of its
+class are its band. Extrapolated: none were, or it is beyond the tables' grid or the profile's ranges."""
+
+T = TypeVar("T")
 
 BANDS = Path(__file__).with_name("bands.json")
 
@@ -53,6 +57,8 @@ VALIDATED: Mapping[str, tuple[str, int]] = {
     "e2e_output_token_throughput": ("request_latency", -1),
 }
 """Metric -> validated metric that it is made of, or (-1) the inverse of."""
+TAIL = ".p99"
+"""What a latency's tail is called behind its name, in ``bands.json`` and among bands."""
 RATES = ("request_throughput", "output_token_throughput", "input_token_throughput", "total_token_throughput")
 
 
@@ -82,10 +88,10 @@ class Band:
         """Return the wider of two bands."""
         return max(self, other, key=lambda band: band.half_width)
 
-    def widened(self) -> Band:
-        """Return the band for what is beyond the measurements."""
-        centre, half = math.sqrt(self.low * self.high), math.exp(WIDENED * self.half_width)
-        return Band(centre / half, centre * half, WIDENED * self.spread)
+    def widened(self, factor: float = WIDENED) -> Band:
+        """Return the band *factor* times as wide: for what is beyond the measurements."""
+        centre, half = math.sqrt(self.low * self.high), math.exp(factor * self.half_width)
+        return Band(centre / half, centre * half, factor * self.spread)
 
 
 class _Measured(NamedTuple):
@@ -93,53 +99,86 @@ class _Measured(NamedTuple):
 
     gpus: frozenset[str]
     bands: Mapping[str, Band]
+    elsewhere: Mapping[str, Band]
+    """On other GPUs."""
 
 
 def evidence_class(deployment: DeploymentConfig) -> str | None:
-    """Return ``tables/dense`` and the like; None for pass times of a source that is not validated."""
+    """Return where pass times come from, vendor and kind of model: ``tables/nvidia/moe``; and behind that
+    ``/disaggregated``, ``/speculative``. None for pass times of a source that is not validated."""
     source = SOURCES.get(deployment.timing.type)
-    return source and f"{source}/{'dense' if get_model(deployment.model).moe is None else 'moe'}"
+    if source is None:
+        return None
+    vendors = sorted({get_gpu(gpu).vendor for gpu in gpus_of(deployment)})
+    kind = "dense" if get_model(deployment.model).moe is None else "moe"
+    more = {"disaggregated": deployment.disaggregated, "speculative": deployment.engine.speculative}
+    return "/".join([source, "+".join(vendors), kind, *(name for name, given in more.items() if given is not None)])
 
 
-def is_measured(deployment: DeploymentConfig) -> bool:
-    """Whether real runs of the deployment's class of evidence were measured on its GPUs, enough of them for a band."""
-    return bool(_of_class(deployment, BANDS))
+def gpus_of(deployment: DeploymentConfig) -> frozenset[str]:
+    """Return the GPUs of all pools."""
+    return frozenset(map(deployment.pool_gpu, deployment.pools().values()))
+
+
+def is_measured(deployment: DeploymentConfig, file: Path | None = None) -> bool:
+    """Whether real runs of the deployment's source and vendor were measured on its GPUs, enough of them for a band."""
+    measured = _read(file or BANDS).get(evidence_class(deployment) or "")
+    return measured is not None and gpus_of(deployment) <= measured.gpus
 
 
 def model_bands(
     scenario: Scenario, mark: Evidence, *, saturated: bool = False, file: Path | None = None
 ) -> dict[str, Band]:
-    """Return metric -> band of a configuration with the evidence *mark*; metrics without one are absent.
+    """Return metric -> band of a configuration with the evidence *mark*, of tails under ``metric.p99``.
 
-    *saturated*: the run did not carry the load. *file* instead of the package's; nothing is known without.
+    Metrics without one are absent (``band_of`` looks one up). *saturated*: the run did not carry the load. *file*
+    instead of the package's; nothing is known without.
     """
-    base = _base(scenario.deployment, file or BANDS)
-    if mark == "extrapolated":  # where a profile has seen nothing it is worth no more than the class
-        of_class = _of_class(scenario.deployment, file or BANDS)
+    deployment = scenario.deployment
+    of_class = class_bands(evidence_class(deployment), gpus_of(deployment), file)
+    base = _of_profile(deployment, of_class)
+    if mark == "extrapolated" and (base is not of_class or is_measured(deployment, file)):
+        # Where a profile has seen nothing it is worth no more than the class.
         base = {name: band.wider(of_class[name]).widened() for name, band in base.items() if name in of_class}
-    predicted = saturated or isinstance(scenario.workload.load, ConcurrencyLoad)
     sources = dict(VALIDATED)
-    if predicted:
+    if saturated or isinstance(scenario.workload.load, ConcurrencyLoad):  # the rate is a prediction
         sources |= dict.fromkeys(RATES, ("output_token_throughput", 1))
         sources |= {name: ("output_token_throughput", sign) for name, (rate, sign) in FOLLOWS.items() if rate in RATES}
-    known = {name: (base[source], sign) for name, (source, sign) in sources.items() if source in base}
+    known = {
+        name + tail: (base[source + tail], sign)
+        for name, (source, sign) in sources.items()
+        for tail in ("", TAIL)
+        if source + tail in base
+    }
     return {name: band if sign > 0 else band.inverse() for name, (band, sign) in known.items()}
 
 
-def _base(deployment: DeploymentConfig, file: Path) -> Mapping[str, Band]:
-    """Return the bands of the validated metrics."""
+def band_of(bands: Mapping[str, T], name: str) -> T | None:
+    """Return what *bands* (``model_bands``) say of a metric and its statistic: ``time_to_first_token.p90``."""
+    metric, _, statistic = name.partition(".")
+    return bands.get(metric if statistic in ("", "avg", "p50") else metric + TAIL)
+
+
+def class_bands(name: str | None, gpus: Collection[str] = (), file: Path | None = None) -> Mapping[str, Band]:
+    """Return metric -> band of a class, wider where one of *gpus* was not measured; empty of an unknown class."""
+    measured = _read(file or BANDS).get(name or "")
+    if measured is None:
+        return {}
+    return measured.bands if measured.gpus.issuperset(gpus) else measured.elsewhere
+
+
+def _of_profile(deployment: DeploymentConfig, of_class: Mapping[str, Band]) -> Mapping[str, Band]:
+    """Return the bands of a normal error with the profile's left-out MAPE (its own where nothing could be left out).
+
+    Its tails, which it says nothing of, have the band of the class; so has everything where there is no profile.
+    """
     try:
         profile = profile_of(deployment)
     except ConfigError:  # the run was moved away from its profile
         return {}
-    if profile is not None and profile.residuals:
-        return _of_profile(profile)
-    return _of_class(deployment, file)
-
-
-def _of_profile(profile: Profile) -> dict[str, Band]:
-    """Return the bands of a normal error with the profile's left-out MAPE (its own where nothing could be left out)."""
-    bands = {}
+    if profile is None or not profile.residuals:
+        return of_class
+    bands = {name: band for name, band in of_class.items() if name.endswith(TAIL)}
     for name, residual in profile.residuals.items():
         mape = residual.mape if residual.mape_left_out is None else residual.mape_left_out
         half = MAPE_TO_HALF_WIDTH * math.log1p(mape)
@@ -147,22 +186,18 @@ def _of_profile(profile: Profile) -> dict[str, Band]:
     return bands
 
 
-def _of_class(deployment: DeploymentConfig, file: Path) -> Mapping[str, Band]:
-    """Return metric -> band of the deployment's class; empty on GPUs that were not measured."""
-    measured = _read(file).get(evidence_class(deployment) or "")
-    gpus = set(map(deployment.pool_gpu, deployment.pools().values()))
-    return measured.bands if measured is not None and gpus <= measured.gpus else {}
-
-
 @lru_cache(maxsize=4)
 def _read(file: Path) -> dict[str, _Measured]:
     """Return class -> what was measured of it; empty where the file is not there."""
     if not file.is_file():
         return {}
-    return {
-        name: _Measured(frozenset(of["gpus"]), {metric: _band(fields) for metric, fields in of["bands"].items()})
-        for name, of in json.loads(file.read_text())["classes"].items()
-    }
+    content = json.loads(file.read_text())
+    return {name: _measured(of, content.get("new_gpu", WIDENED)) for name, of in content["classes"].items()}
+
+
+def _measured(of: Mapping[str, Any], new_gpu: float) -> _Measured:
+    bands = {metric: _band(fields) for metric, fields in of["bands"].items()}
+    return _Measured(frozenset(of["gpus"]), bands, {name: band.widened(new_gpu) for name, band in bands.items()})
 
 
 def _band(fields: Mapping[str, Any]) -> Band:

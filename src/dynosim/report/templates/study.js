@@ -34,7 +34,10 @@ function repriced(t, v, unit) {
   const cost = prices => Object.entries(t.gpu_counts).reduce((sum, [gpu, n]) => sum + n * prices[gpu], 0);
   return v * (cost(state.price) / cost(D.prices));
 }
-const factorsOf = (t, key) => key in t.axes ? t.model_bands[key.split(".")[0]] : undefined;
+const factorsOf = (t, key) => {
+  const [metric, stat] = key.split(".");  // tails have a band of their own (model_band.band_of)
+  return key in t.axes ? t.model_bands[[undefined, "avg", "p50"].includes(stat) ? metric : `${metric}.p99`] : undefined;
+};
 const value = (t, key) => repriced(t, t.axes[key], axisOf(key).unit);
 const touched = () => state.maxGpus !== Infinity || D.slo.some(s => state.bound[s.name] !== s.bound) ||
   Object.keys(D.prices).some(gpu => state.price[gpu] !== D.prices[gpu]);

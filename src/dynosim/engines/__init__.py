@@ -13,13 +13,14 @@ from typing import Any, get_args
 from dynosim.config import Config, DeploymentConfig, EngineConfig, StartedPool
 from dynosim.config.deployment import EngineName
 from dynosim.config.schema import Path
-from dynosim.engines.base import Behaviour, EngineRules, Graphs, Launch, Server
+from dynosim.engines.base import Behaviour, EngineRules, Graphs, Held, Launch, Server
 
 __all__ = [
     "ENGINES",
     "Behaviour",
     "EngineRules",
     "Graphs",
+    "Held",
     "Launch",
     "Server",
     "behaviour",

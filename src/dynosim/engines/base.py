@@ -109,27 +109,42 @@ class Behaviour:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What an engine keeps beside weights and KV blocks, by aiconfigurator-core 0.12.0 (``backends/*.py``)."""
+    """What an engine keeps beside weights and KV blocks, and how it divides the memory of a GPU."""
 
-    activation_coefficients: Mapping[int, float]
-    """By tensor-parallel size: activation bytes = 2 x pass tokens x attention width x this, twice that for MoE."""
-    min_activation_bytes: float
-    runtime_bytes: float
-    """CUDA context, libraries, graphs and fragmentation."""
-    kv_bytes: Callable[[float, float, float], float]
-    """(memory of a GPU, what weights, activations and runtime take of it, ``gpu_memory_utilization``) -> KV bytes."""
+    resident_bytes: tuple[float, float]
+    """CUDA context, libraries and communication buffers: of a GPU alone, of one of several."""
+    logit_bytes: float
+    """Of one logit while the engine tries out sampling at start-up: copies, sorted copies, indices."""
+    graph_bytes: float = 0.0
+    """Of CUDA graphs, where they are counted before the KV cache is sized."""
+    kv_bytes: Callable[[float, Held, float], float]
+    """(memory of a GPU, what else is in it, ``gpu_memory_utilization``) -> KV bytes."""
     window_share: float = 0.0
     """Tokens that layers with a sliding window have room for, over those of the other layers."""
 
 
-def share_of_all(memory: float, used: float, utilization: float) -> float:
+class Held(NamedTuple):
+    """What stands beside the KV cache in the memory of a GPU, in bytes."""
+
+    weights: float
+    activations: float
+    runtime: float
+
+
+def share_of_all(memory: float, held: Held, utilization: float) -> float:
     """Return the KV bytes where the utilization is a share of the whole GPU, out of which all else is paid."""
-    return memory * utilization - used
+    return memory * utilization - sum(held)
 
 
-def share_of_free(memory: float, used: float, utilization: float) -> float:
-    """Return the KV bytes where the utilization is a share of what all else leaves."""
-    return (memory - used) * utilization
+def share_of_initial(memory: float, held: Held, utilization: float) -> float:
+    """Return the KV bytes where it is a share of what the runtime leaves, for weights and KV: the rest is for all
+    else."""
+    return (memory - held.runtime) * utilization - held.weights
+
+
+def share_of_free(memory: float, held: Held, utilization: float) -> float:
+    """Return the KV bytes where it is a share of what all else leaves."""
+    return (memory - sum(held)) * utilization
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from dynosim.engines.base import (
     NewTokenRatio,
     Server,
     gib,
-    share_of_all,
+    share_of_initial,
     shell,
 )
 
@@ -129,8 +129,12 @@ def _graphs(rules: EngineRules, server: Server, *, mla_tokens: int = 0, without:
 
 
 def _mem_fraction(rules: EngineRules, server: Server) -> float:
-    """``handle_gpu_memory_settings``: all but what is reserved for activations, graphs and buffers, in MiB."""
-    pool, graphs, gpu = server.pool, rules.graphs(rules, server), server.memory_bytes / 2**20
+    """``handle_gpu_memory_settings``: all but what is reserved for activations, graphs and buffers, in MiB.
+
+    It reserves before Blackwell's latent attention gives up the graphs of its prompts.
+    """
+    graphs = rules.graphs(rules, replace(server, architecture="sm90") if server.blackwell else server)
+    pool, gpu = server.pool, server.memory_bytes / 2**20
     ranks, largest = pool.data_parallel_size, max(graphs.batches, default=0)
     tokens = (pool.max_num_batched_tokens or 0) * ranks
     if server.role == "decode":
@@ -169,11 +173,12 @@ _NEWEST = EngineRules(
     # ``arg_groups/overrides.py``.
     backend_block_sizes={"flashmla": 64, "trtllm_mla": 64, "trtllm_mha": 64, "fa4": 128, "dsa": 64},
     whole_pages=True,
+    # ``_profile_available_bytes`` of ``mem_cache/kv_cache_configurator.py``; free before the weights are loaded: 287.18
+    # of 287.98 GiB on one MI355X, 137.97 of 139.80 on eight H200 (tests/hardware/test_memory.py).
     memory=Memory(
-        activation_coefficients={1: 16.1, 2: 9.775, 4: 7.475, 8: 7.475},
-        min_activation_bytes=103.5 * 2**20,
-        runtime_bytes=4.2 * 2**30,
-        kv_bytes=share_of_all,
+        resident_bytes=(0.7 * 2**30, 1.8 * 2**30),
+        logit_bytes=6.0,
+        kv_bytes=share_of_initial,
         window_share=0.8,  # ``swa_full_tokens_ratio``
     ),
     slices_scale_blocks=False,

@@ -120,10 +120,10 @@ VERSIONS = (
         utilization=lambda rules, server: 0.9,
         graphs=_graphs,
         block_size=32,
+        # The runtime is what aiconfigurator-core 0.12.0 plans with (``backends/*.py``, ``systems/*.yaml``).
         memory=Memory(
-            activation_coefficients={1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
-            min_activation_bytes=70 * 2**20,
-            runtime_bytes=3.5 * 2**30,
+            resident_bytes=(3.5 * 2**30, 3.9 * 2**30),
+            logit_bytes=6.0,
             kv_bytes=share_of_free,
             window_share=1.0,  # ``max_attention_window`` is ``max_seq_len`` unless given (``resource_manager.py``)
         ),

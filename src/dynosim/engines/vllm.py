@@ -114,6 +114,15 @@ def _graphs(rules: EngineRules, server: Server) -> Graphs:
     return Graphs(tuple(batches), mixed_tokens=mixed)
 
 
+def _memory(resident_gib: tuple[float, float], logit_bytes: float = 14.0, graphs_gib: float = 0.0) -> Memory:
+    """Start-up logs of 0.11 to 0.22 on H100 and H200 (tests/hardware/test_memory.py): bytes of a logit agree over
+    vocabularies of 49,000 to 256,000 within a tenth, and fell when 0.17 ceased to sort."""
+    resident = (resident_gib[0] * 2**30, resident_gib[1] * 2**30)
+    return Memory(
+        resident_bytes=resident, logit_bytes=logit_bytes, graph_bytes=graphs_gib * 2**30, kv_bytes=share_of_all
+    )
+
+
 _NEWEST = EngineRules(
     title="vLLM",
     version="0.28",
@@ -137,12 +146,7 @@ _NEWEST = EngineRules(
     backend_block_sizes={"FLASHMLA": 64, "FLASHINFER_MLA": 32, "CUTLASS_MLA": 128, "FLASHMLA_SPARSE": 64},
     null_blocks=1,  # ``null_block`` of ``v1/core/block_pool.py``
     offloads_prompt_only=True,  # since pull request 43797
-    memory=Memory(
-        activation_coefficients={1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0},
-        min_activation_bytes=70 * 2**20,
-        runtime_bytes=3.5 * 2**30,
-        kv_bytes=share_of_all,
-    ),
+    memory=_memory(resident_gib=(0.25, 1.1), graphs_gib=1.0),
     # The tables of block-FP8 GEMMs are flat at 60 us (Hopper) to 180 us (Blackwell) below 1,024 tokens, launch
     # overhead that CUDA graphs hide from decode passes: TP8 would be no faster than TP1. SGLang runs the same
     # DeepGEMM kernels.
@@ -168,9 +172,27 @@ _SMALL_GRAPHS = replace(
     graph_tokens={**_NEWEST.graph_tokens, "sm100": 512, "sm103": 512},
 )
 _ALL_OFFLOADED = replace(_SMALL_GRAPHS, version="0.20", until="0.21", offloads_prompt_only=False)
-_GRAPHS_BESIDE = replace(_ALL_OFFLOADED, version="0.18", until="0.19", utilization=lambda rules, server: 0.9)
+_GRAPHS_BESIDE = replace(
+    _ALL_OFFLOADED,
+    version="0.17",
+    until="0.19",
+    utilization=lambda rules, server: 0.9,
+    memory=_memory(resident_gib=(0.25, 2.1)),
+)
 # A defect of asynchronous scheduling, the default since 0.14, lost answers on the way down (pull request 33881).
-_ANSWERS_LOST = replace(_GRAPHS_BESIDE, version="0.14", until="0.16", offloads_prompt_only=True)
-_SERIAL = replace(_GRAPHS_BESIDE, version="0.9", until="0.13", behaviour=replace(_NEWEST.behaviour, overlap=False))
+_ANSWERS_LOST = replace(
+    _GRAPHS_BESIDE,
+    version="0.14",
+    until="0.16",
+    offloads_prompt_only=True,
+    memory=_memory(resident_gib=(0.13, 0.55), logit_bytes=37.5),
+)
+_SERIAL = replace(
+    _ANSWERS_LOST,
+    version="0.9",
+    until="0.13",
+    offloads_prompt_only=False,
+    behaviour=replace(_NEWEST.behaviour, overlap=False),
+)
 VERSIONS = (_NEWEST, _SMALL_GRAPHS, _ALL_OFFLOADED, _GRAPHS_BESIDE, _ANSWERS_LOST, _SERIAL)
 """The newest first."""

@@ -3,9 +3,9 @@
 Leaves out clock throttling, PCIe variants and anything that the serving model does not read.
 
 Sources
-    specifications: the vendors' data sheets (dense FLOPs, without sparsity); memory is the nominal size that
-        aiconfigurator-core 0.12.0 plans with, so capacities agree with NVIDIA's own planner (real cards report up
-        to 0.4 % less).
+    specifications: the vendors' data sheets (dense FLOPs, without sparsity).
+    memory: what CUDA or HIP gives to programs, as "total capacity" in PyTorch's out-of-memory messages in public issues
+        and logs; GB300, H20 and MI325X by what their sister cards keep back of the size that the driver names.
     prices and power: SemiAnalysis InferenceX-app ``packages/app/src/lib/constants.ts``, April 2026: a survey's cost
         assumptions, not list prices; power is all-in (server, network, cooling).
 """
@@ -154,63 +154,63 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
         gpu.name: gpu
         for gpu in (
             # A100 power: DGX A100 system power per GPU times the survey's H100 all-in factor (1.73 / 1.275 kW).
-            _gpu("a100_sxm", 80, 2.039, 312, None, 300, (0.67, 0.87, 0.67), 1.10,
+            _gpu("a100_sxm", 79.25, 2.039, 312, None, 300, (0.67, 0.87, 0.67), 1.10,
                  "NVIDIA A100 data sheet", "sm80", price_source=A100_PRICE),
-            _gpu("h100_sxm", 80, 3.35, 989, 1978, 450, (1.30, 1.69, 1.30), 1.73,
+            _gpu("h100_sxm", 79.19, 3.35, 989, 1978, 450, (1.30, 1.69, 1.30), 1.73,
                  "NVIDIA H100 data sheet", "sm90"),
-            _gpu("h200_sxm", 141, 4.8, 989, 1978, 450, (1.41, 1.74, 1.60), 1.73,
+            _gpu("h200_sxm", 139.80, 4.8, 989, 1978, 450, (1.41, 1.74, 1.60), 1.73,
                  "NVIDIA H200 data sheet", "sm90"),
-            _gpu("b200_sxm", 180, 7.7, 2250, 4500, 900, (1.95, 2.34, 2.90), 2.17,
+            _gpu("b200_sxm", 178.35, 7.7, 2250, 4500, 900, (1.95, 2.34, 2.90), 2.17,
                  "NVIDIA DGX B200 data sheet", "sm100", fp4_tflops=9000),
-            _gpu("b300_sxm", 275040 / 1024, 7.75, 2250, 4500, 900, (2.34, 2.808, 3.48), 2.17,
+            _gpu("b300_sxm", 267.69, 7.75, 2250, 4500, 900, (2.34, 2.808, 3.48), 2.17,
                  "NVIDIA DGX B300 data sheet", "sm103", fp4_tflops=14000),
-            _gpu("gb200", 189471 / 1024, 8.0, 2500, 5000, 900, (2.21, 2.75, 3.30), 2.10,
+            _gpu("gb200", 184.31, 8.0, 2500, 5000, 900, (2.21, 2.75, 3.30), 2.10,
                  "NVIDIA GB200 NVL72 data sheet", "sm100", fp4_tflops=10000, scale_up_gpus=72),
-            _gpu("gb300", 284208 / 1024, 8.0, 2500, 5000, 900, (2.652, 3.30, 3.96), 2.10,
+            _gpu("gb300", 276.6, 8.0, 2500, 5000, 900, (2.652, 3.30, 3.96), 2.10,
                  "NVIDIA GB300 NVL72 data sheet", "sm103", fp4_tflops=15000, scale_up_gpus=72),
-            _gpu("l40s", 46068 / 1024, 0.864, 362.05, 733, 32, (0.39, 0.51, 0.39), 0.80,
+            _gpu("l40s", 44.40, 0.864, 362.05, 733, 32, (0.39, 0.51, 0.39), 0.80,
                  "NVIDIA L40S data sheet; PCIe 4.0 x16 in place of NVLink", "sm89", price_source=L40S_PRICE),
-            _gpu("rtx_pro_6000_server", 97887 / 1024, 1.792, 467.8, 935.6, 64, (0.52, 0.68, 0.52), 1.05,
+            _gpu("rtx_pro_6000_server", 94.97, 1.792, 467.8, 935.6, 64, (0.52, 0.68, 0.52), 1.05,
                  "NVIDIA RTX PRO 6000 Blackwell Server Edition data sheet; PCIe 5.0 x16 in place of NVLink", "sm120",
                  fp4_tflops=1871.2, price_source=RTX_PRICE),
             # H20: Hopper with a seventh of the H100's compute and all of its links; H20-3e has the H200's memory.
-            _gpu("h20_sxm", 96, 4.0, 148, 296, 450, (0.78, 1.01, 0.78), 1.20,
+            _gpu("h20_sxm", 95.1, 4.0, 148, 296, 450, (0.78, 1.01, 0.78), 1.20,
                  "NVIDIA H20 product brief", "sm90", price_source=H20_PRICE, achieved=H20),
-            _gpu("h20_3e", 141, 4.8, 148, 296, 450, (0.91, 1.18, 0.91), 1.20,
+            _gpu("h20_3e", 139.80, 4.8, 148, 296, 450, (0.91, 1.18, 0.91), 1.20,
                  "NVIDIA H20 product brief, HBM3e variant", "sm90", price_source=H20_PRICE, achieved=H20),
-            _gpu("h800_sxm", 80, 3.35, 989, 1978, 200, (1.04, 1.35, 1.04), 1.73,
+            _gpu("h800_sxm", 79.19, 3.35, 989, 1978, 200, (1.04, 1.35, 1.04), 1.73,
                  "NVIDIA H100 data sheet; NVLink of 400 GB/s, DeepSeek-V3 technical report (arXiv 2412.19437)", "sm90",
                  price_source=OTHER_PRICE),
-            _gpu("h100_pcie", 80, 2.0, 756, 1513, 64, (0.98, 1.27, 0.98), 1.10,
+            _gpu("h100_pcie", 79.19, 2.0, 756, 1513, 64, (0.98, 1.27, 0.98), 1.10,
                  "NVIDIA H100 PCIe product brief; PCIe 5.0 x16 in place of NVLink", "sm90", price_source=OTHER_PRICE),
-            _gpu("h100_nvl", 94, 3.9, 835, 1671, 300, (1.04, 1.35, 1.04), 1.15,
+            _gpu("h100_nvl", 93.1, 3.9, 835, 1671, 300, (1.04, 1.35, 1.04), 1.15,
                  "NVIDIA H100 NVL data sheet; a bridge joins two", "sm90", scale_up_gpus=2, price_source=OTHER_PRICE),
-            _gpu("h200_nvl", 141, 4.8, 835, 1671, 450, (1.27, 1.57, 1.44), 1.25,
+            _gpu("h200_nvl", 139.80, 4.8, 835, 1671, 450, (1.27, 1.57, 1.44), 1.25,
                  "NVIDIA H200 NVL data sheet; a bridge joins four", "sm90", scale_up_gpus=4, price_source=OTHER_PRICE),
-            _gpu("gh200", 96, 4.0, 990, 1979, 450, (1.30, 1.69, 1.30), 1.60,
+            _gpu("gh200", 94.5, 4.0, 990, 1979, 450, (1.30, 1.69, 1.30), 1.60,
                  "NVIDIA GH200 Grace Hopper data sheet; one GPU per node", "sm90", scale_up_gpus=1,
                  price_source=OTHER_PRICE),
-            _gpu("a100_sxm_40gb", 40, 1.555, 312, None, 300, (0.52, 0.68, 0.52), 1.10,
+            _gpu("a100_sxm_40gb", 39.39, 1.555, 312, None, 300, (0.52, 0.68, 0.52), 1.10,
                  "NVIDIA A100 data sheet", "sm80", price_source=OTHER_PRICE),
-            _gpu("a100_pcie", 80, 1.935, 312, None, 32, (0.61, 0.79, 0.61), 0.80,
+            _gpu("a100_pcie", 79.25, 1.935, 312, None, 32, (0.61, 0.79, 0.61), 0.80,
                  "NVIDIA A100 data sheet; PCIe 4.0 x16 in place of NVLink", "sm80", price_source=OTHER_PRICE),
-            _gpu("a10g", 24, 0.6, 70, None, 32, (0.26, 0.34, 0.26), 0.40,
+            _gpu("a10g", 22.06, 0.6, 70, None, 32, (0.26, 0.34, 0.26), 0.40,
                  "NVIDIA A10G data sheet; PCIe 4.0 x16 in place of NVLink", "sm86", price_source=OTHER_PRICE),
-            _gpu("l4", 24, 0.3, 121, 242, 32, (0.20, 0.25, 0.20), 0.20,
+            _gpu("l4", 22.03, 0.3, 121, 242, 32, (0.20, 0.25, 0.20), 0.20,
                  "NVIDIA L4 data sheet; PCIe 4.0 x16 in place of NVLink", "sm89", price_source=OTHER_PRICE),
-            _gpu("l40", 48, 0.864, 181, 362, 32, (0.33, 0.42, 0.33), 0.70,
+            _gpu("l40", 44.40, 0.864, 181, 362, 32, (0.33, 0.42, 0.33), 0.70,
                  "NVIDIA L40 data sheet; PCIe 4.0 x16 in place of NVLink", "sm89", price_source=OTHER_PRICE),
-            _gpu("rtx_4090", 24, 1.008, 165.2, 330.3, 32, (0.16, 0.20, 0.16), 0.75,
+            _gpu("rtx_4090", 23.52, 1.008, 165.2, 330.3, 32, (0.16, 0.20, 0.16), 0.75,
                  "NVIDIA Ada GPU architecture white paper; PCIe 4.0 x16 in place of NVLink", "sm89",
                  price_source=OTHER_PRICE),
-            _gpu("rtx_5090", 32, 1.792, 209.5, 419, 64, (0.26, 0.34, 0.26), 0.95,
+            _gpu("rtx_5090", 31.36, 1.792, 209.5, 419, 64, (0.26, 0.34, 0.26), 0.95,
                  "NVIDIA RTX Blackwell GPU architecture white paper; PCIe 5.0 x16 in place of NVLink", "sm120",
                  fp4_tflops=1676, price_source=OTHER_PRICE),
-            _gpu("mi300x", 192, 5.3, 1307.4, 2614.9, 448, (1.12, 1.40, 1.55), 1.79,
+            _gpu("mi300x", 191.98, 5.3, 1307.4, 2614.9, 448, (1.12, 1.40, 1.55), 1.79,
                  "AMD Instinct MI300X data sheet", "cdna3", achieved=CDNA3),
-            _gpu("mi325x", 256, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,
+            _gpu("mi325x", 255.98, 6.0, 1307.4, 2614.9, 448, (1.28, 1.59, 1.80), 2.18,
                  "AMD Instinct MI325X data sheet", "cdna3", achieved=CDNA3),
-            _gpu("mi355x", 294896 / 1024, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
+            _gpu("mi355x", 287.98, 8.0, 2516.6, 5033.2, 537.6, (1.48, 1.90, 2.10), 2.65,
                  "AMD Instinct MI355X data sheet", "cdna4", fp4_tflops=10066.3, achieved=CDNA4),
         )
     }

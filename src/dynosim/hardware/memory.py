@@ -1,11 +1,10 @@
-"""What stands in the memory of one GPU: weights, KV cache, activations, communication buffers.
+"""What stands in the memory of one GPU: weights, KV cache, activations, buffers.
 
-Weights are exact from the model card, sliced as tensor and expert parallelism slice them. The reserves for
-activations, CUDA, libraries and NCCL buffers are the empirical constants that aiconfigurator-core 0.12.0 plans with
-(its ``backends/*.py`` and ``systems/*.yaml``), so capacities agree with NVIDIA's planner. With attention data
-parallelism each rank has a copy of the attention weights and a KV cache of its own; the routed experts are spread over
-the GPUs of all ranks, whole or sliced (vLLM's ``FusedMoEParallelConfig``). Left out: the weights and KV cache of draft
-models, and LoRA adapters.
+Weights are exact from the model card, sliced as tensor and expert parallelism slice them. Activations are those of the
+pass that an engine tries out when it starts, from the widths of one layer; what it keeps resident is its own
+(``engines.base.Memory``). With attention data parallelism each rank has a copy of the attention weights and a KV cache
+of its own; the routed experts are spread over the GPUs of all ranks, whole or sliced (vLLM's
+``FusedMoEParallelConfig``). Left out: draft models of their own, and LoRA adapters.
 """
 
 from __future__ import annotations
@@ -19,7 +18,10 @@ from dynosim.hardware.models import ModelCard
 
 KV_DTYPE_BYTES = {"bf16": 2, "fp8": 1}
 
-NCCL_BYTES = {1: 0, 2: 342 * 2**20, 4: 392 * 2**20, 8: 392 * 2**20}
+EXPERT_CHUNK_TOKENS = 16384
+"""Tokens that vLLM's experts compute at once (``VLLM_FUSED_MOE_CHUNK_SIZE``)."""
+FOUR_BIT_TILE = (256, 128)
+"""Kernels of 4-bit experts (Marlin, Triton) pad the model's width and each GPU's expert width to multiples of these."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +75,45 @@ def weights_bytes_per_gpu(
     if expert_parallel and model.moe is not None:
         gpus = model.moe.experts / math.ceil(model.moe.experts / gpus)
     shards = {"expert": gpus}
+    padding = {"expert": _expert_padding(model, 1 if expert_parallel else tensor_parallel_size * data_parallel_size)}
     return round(
         sum(
             weight.bytes_per_gpu(shards.get(weight.role, tensor_parallel_size), quantization)
+            * padding.get(weight.role, 1.0)
             for weight in model.weights()
         )
     )
 
 
+def _expert_padding(model: ModelCard, slices: int) -> float:
+    """Return how much larger 4-bit experts are in memory than in the checkpoint."""
+    if model.moe is None or model.moe.native_bytes >= 1:
+        return 1.0
+    widths = (model.hidden, model.moe.intermediate / slices)
+    return math.prod(math.ceil(width / tile) * tile / width for width, tile in zip(widths, FOUR_BIT_TILE, strict=True))
+
+
 def activation_bytes_per_gpu(model: ModelCard, memory: Memory, pool: StartedPool) -> int:
-    """Return the peak activations of a pass of ``max_num_batched_tokens`` tokens of every rank on one GPU.
+    """Return what the pass that an engine tries out takes on one GPU: ``max_num_batched_tokens`` tokens, and the
+    sampling of ``max_num_seqs`` requests.
 
-    The block-scaled dispatch workspace of DeepSeek's experts is tokens of all ranks x hidden x experts x top_k / EP /
-    128 x 4 bytes.
+    In a layer live the residual, its input, and the widest of what it computes (two projections and their product, or
+    queries, keys and values with the output), in bf16; while sampling, three copies of the hidden states and all
+    logits. What experts work in stays allocated.
     """
-    group = min(pool.tensor_parallel_size, 8)
-    coefficient = next(value for size, value in memory.activation_coefficients.items() if size >= group)
-    width = model.hidden if model.mla else model.heads * model.head_dim
-    tokens = pool.max_num_batched_tokens
-    activations = 2 * tokens * width * coefficient * (2 if model.moe else 1)
-    if model.mla and model.moe:
-        ranks = pool.data_parallel_size
-        expert_parallel = pool.tensor_parallel_size * ranks if pool.enable_expert_parallel else 1
-        activations += ranks * tokens * model.hidden * model.moe.experts * model.moe.top_k / expert_parallel / 32
-    return round(max(activations, memory.min_activation_bytes))
+    tokens, tp = pool.max_num_batched_tokens, pool.tensor_parallel_size
+    attention = 2 * (model.heads + model.kv_heads) * model.head_dim
+    layer = 2 * tokens * (2 * model.hidden + max(3 * model.dense_intermediate, attention) / tp)
+    logits = min(pool.max_num_seqs, tokens) * model.vocabulary * model.predicts
+    sampling = memory.logit_bytes * logits + 6 * tokens * model.hidden
+    return round(max(layer, sampling) + _expert_buffer_bytes(model, pool))
 
 
-def communication_bytes(tensor_parallel_size: int) -> int:
-    """Return the NCCL buffers of one GPU."""
-    return next(size for group, size in NCCL_BYTES.items() if group >= min(tensor_parallel_size, 8))
+def _expert_buffer_bytes(model: ModelCard, pool: StartedPool) -> float:
+    """Return the two buffers that the experts of a layer write into in turn; kernels of 4-bit experts keep none."""
+    if model.moe is None or model.moe.native_bytes < 1:
+        return 0.0
+    moe, ranks = model.moe, pool.data_parallel_size
+    slices = 1 if pool.enable_expert_parallel else pool.tensor_parallel_size * ranks
+    tokens, width = min(pool.max_num_batched_tokens * ranks, EXPERT_CHUNK_TOKENS), moe.intermediate / slices
+    return 2 * tokens * moe.top_k * (max(width, model.hidden) + max(2 * width, model.hidden))

@@ -137,6 +137,13 @@ class ModelCard:
         share = {"embedding": 0.0, "expert": self.moe.top_k / self.moe.experts if self.moe else 1.0}
         return sum(weight.parameters * share.get(weight.role, 1.0) for weight in self.weights())
 
+    @property
+    def dense_intermediate(self) -> int:
+        """Width of what every token passes: the feed-forward block, or the shared experts."""
+        if self.moe is None or self.moe.dense_layers:
+            return self.intermediate
+        return self.moe.shared_experts * self.moe.intermediate
+
     def weights(self) -> tuple[Weight, ...]:
         """Every weight of the model, norms and biases included."""
         table = self.vocabulary * self.hidden

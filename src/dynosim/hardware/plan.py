@@ -1,8 +1,7 @@
 """The plan of one pool: its configuration with the cards, rules and sizes that follow from it, looked up once.
 
-The KV cache is GPU memory x memory fraction - weights - activations - runtime (``hardware.memory``). With pipeline
-stages every stage must hold its layers of every block: the fullest one counts. Left out: vLLM's profiling run, which
-measures what is estimated here.
+The KV cache is what the engine's own rule leaves of a GPU beside weights, activations and runtime
+(``hardware.memory``). With pipeline stages every stage must hold its layers of every block: the fullest one counts.
 """
 
 from __future__ import annotations
@@ -13,18 +12,20 @@ from functools import cached_property
 import numpy as np
 
 from dynosim.config import DeploymentConfig, EngineConfig, PoolConfig, StartedPool
-from dynosim.engines import EngineRules, Graphs, Server, rules_of, started
+from dynosim.engines import EngineRules, Graphs, Held, Server, rules_of, started
 from dynosim.errors import InfeasibleError
 from dynosim.hardware.acceptance import acceptance_rates
 from dynosim.hardware.gpus import GPU, get_gpu
 from dynosim.hardware.memory import (
     KVCapacity,
     activation_bytes_per_gpu,
-    communication_bytes,
     kv_bytes_per_token,
     weights_bytes_per_gpu,
 )
 from dynosim.hardware.models import ModelCard, get_model
+
+DRAFT_HEADS = ("mtp", "eagle", "eagle3", "dspark")
+"""Methods whose drafts one more layer makes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +114,18 @@ class PoolPlan:
 
         Raises InfeasibleError with the sum when not even one block fits.
         """
-        stages = [self._stage(stage) for stage in self.model.stages(self.config.pipeline_parallel_size)]
+        stages = [self._stage(stage) for stage in self._held.stages(self.config.pipeline_parallel_size)]
         fullest = min(stages, key=lambda stage: stage.blocks)
         if fullest.blocks < 1:
             raise InfeasibleError(self._does_not_fit(fullest))
         return replace(fullest, bytes_per_token=sum(stage.bytes_per_token for stage in stages))
+
+    @property
+    def _held(self) -> ModelCard:
+        """The model with the layer that makes its drafts, which has weights and a KV cache as any other."""
+        speculative = self.engine.speculative
+        heads = speculative is not None and speculative.method in DRAFT_HEADS
+        return replace(self.model, layers=self.model.layers + heads)
 
     def _stage(self, stage: ModelCard) -> KVCapacity:
         pool, memory, tp = self.config, self.rules.memory, self.config.tensor_parallel_size
@@ -125,9 +133,10 @@ class PoolPlan:
             stage, tp, self.deployment.quantization, pool.data_parallel_size, pool.enable_expert_parallel
         )
         activations = activation_bytes_per_gpu(stage, memory, pool)
-        runtime = round(memory.runtime_bytes + communication_bytes(tp))
-        used = weights + activations + runtime
-        budget = memory.kv_bytes(self.gpu.memory_bytes, used, pool.gpu_memory_utilization)
+        runtime = memory.resident_bytes[tp * pool.data_parallel_size > 1]
+        runtime += memory.graph_bytes if self.graphs.batches else 0.0
+        held = Held(weights, activations, runtime)
+        budget = memory.kv_bytes(self.gpu.memory_bytes, held, pool.gpu_memory_utilization)
         per_token = kv_bytes_per_token(stage, tp, self.kv_dtype, memory.window_share)
         # A stage of sliding-window layers only keeps next to nothing per token.
         blocks = pool.num_gpu_blocks_override or int(budget // max(per_token * pool.block_size, 1))
@@ -138,16 +147,17 @@ class PoolPlan:
             gpu_memory_bytes=self.gpu.memory_bytes,
             weights_bytes_per_gpu=weights,
             activation_bytes_per_gpu=activations,
-            runtime_bytes_per_gpu=runtime,
+            runtime_bytes_per_gpu=round(runtime),
             kv_bytes_per_gpu=int(budget),
         )
 
     def _does_not_fit(self, full: KVCapacity) -> str:
         return (
             f"{self.model.name} does not fit on {self.config.gpus_per_replica} x {self.gpu_name}:"
-            f" {self.config.gpu_memory_utilization:g} x {_gib(full.gpu_memory_bytes)}"
-            f" less {_gib(full.weights_bytes_per_gpu)} weights, {_gib(full.activation_bytes_per_gpu)} activations and"
-            f" {_gib(full.runtime_bytes_per_gpu)} runtime leaves {_gib(full.kv_bytes_per_gpu)} per GPU for KV blocks"
+            f" {_gib(full.weights_bytes_per_gpu)} weights, {_gib(full.activation_bytes_per_gpu)} activations and"
+            f" {_gib(full.runtime_bytes_per_gpu)} runtime leave {_gib(full.kv_bytes_per_gpu)} of"
+            f" {_gib(full.gpu_memory_bytes)} per GPU for KV blocks, at {self.rules.title}'s share of"
+            f" {self.config.gpu_memory_utilization:g}"
         )
 
 

@@ -50,6 +50,11 @@ def test_kv_heads_are_copied_when_there_are_more_gpus_than_heads():
     assert kv_bytes_per_token(model, 4, "bf16") == kv_bytes_per_token(model, 8, "bf16") == 94 * 2 * 128 * 2
 
 
+def test_layers_of_linear_attention_have_no_cache_of_tokens():
+    qwen = get_model("qwen3.5-397b-a17b")
+    assert kv_bytes_per_token(qwen, 1, "bf16", 1.0) == kv_bytes_per_token(qwen, 1, "bf16") == 15 * 2 * 2 * 256 * 2
+
+
 def test_mla_latent_is_whole_on_every_gpu():
     one = _capacity("deepseek-v3", "b200_sxm", 8, "fp8", enable_expert_parallel=True)
     assert one.bytes_per_token == 8 * 61 * 576

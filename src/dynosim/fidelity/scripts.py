@@ -105,6 +105,15 @@ SCRIPTS = (
         flags={"max_prefill_tokens": 32768, "chunked_prefill_size": 32768},
     ),
     Script(
+        name="benchmarks/dsr1_fp8_h200.sh",
+        engine="sglang", model=".*DeepSeek", gpu="H[12]00", precision="fp8",
+        flags={
+            "mem_fraction_static": 0.82,
+            "max_running_requests": lambda row: 512 if row.isl == row.osl == 1024 else 256,
+            "cuda_graph_max_bs": lambda row: 512 if row.isl == row.osl == 1024 else 256,
+        },
+    ),
+    Script(
         name="benchmarks/dsr1_fp8_b200.sh",
         engine="sglang", model=".*DeepSeek", gpu="B[23]00", precision="fp8",
         flags={

@@ -53,7 +53,8 @@ def kv_bytes_per_token(model: ModelCard, tensor_parallel_size: int, dtype: str, 
     2 (K and V) x layers x KV heads per GPU x head_dim x dtype bytes; with more GPUs than KV heads each keeps a copy of
     one head. MLA keeps the latent and the rope key, whole on every GPU (arXiv 2405.04434, section 2.1.2).
     """
-    layers = model.layers - (1.0 - window_share) * model.sliding_window_layers
+    kept = 0.0 if model.linear_attention else window_share
+    layers = model.layers - (1.0 - kept) * model.sliding_window_layers
     if model.mla is not None:
         return round(layers * (model.mla.kv_lora_rank + model.mla.rope_head_dim) * KV_DTYPE_BYTES[dtype])
     heads = -(-model.kv_heads // tensor_parallel_size)

@@ -110,6 +110,8 @@ class ModelCard:
     """Biases on Q, K, V and O, and one attention sink per head (gpt-oss)."""
     sliding_window_layers: NonNegativeInt = 0
     """Layers that keep only a short window, whose KV cache does not grow with the context."""
+    linear_attention: bool = False
+    """Those layers keep a state of fixed size instead, and no cache of tokens."""
     mla: MLA | None = None
     moe: MoE | None = None
     fp8_block: int | None = None
@@ -326,7 +328,7 @@ _QWEN35 = ModelCard(
     "qwen3.5-397b-a17b",
     aliases=("Qwen/Qwen3.5-397B-A17B", "Qwen/Qwen3.5-397B-A17B-FP8", "nvidia/Qwen3.5-397B-A17B-NVFP4"),
     layers=60, hidden=4096, heads=32, kv_heads=2, head_dim=256, intermediate=1024, vocabulary=248320,
-    qk_norm=True, fp8_block=128, sliding_window_layers=45,
+    qk_norm=True, fp8_block=128, sliding_window_layers=45, linear_attention=True,
     moe=MoE(experts=512, top_k=10, intermediate=1024, shared_experts=1),
 )  # fmt: skip
 """45 layers of linear attention, whose state does not grow with the context, have the weights of ordinary ones here."""
@@ -382,7 +384,7 @@ _QWEN3_NEXT = ModelCard(
     aliases=("Qwen/Qwen3-Next-80B-A3B-Instruct", "Qwen/Qwen3-Next-80B-A3B-Instruct-FP8",
              "Qwen/Qwen3-Next-80B-A3B-Thinking"),
     layers=48, hidden=2048, heads=16, kv_heads=2, head_dim=256, intermediate=512, vocabulary=151936,
-    qk_norm=True, fp8_block=128, sliding_window_layers=36,
+    qk_norm=True, fp8_block=128, sliding_window_layers=36, linear_attention=True,
     moe=MoE(experts=512, top_k=10, intermediate=512, shared_experts=1),
 )  # fmt: skip
 """As Qwen3.5: its layers of linear attention have the weights of ordinary ones here."""

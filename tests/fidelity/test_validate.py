@@ -180,6 +180,21 @@ def test_bands_name_the_set_they_come_from(tmp_path: Path) -> None:
     assert bands["coverage"] == 0.8
 
 
+def test_kept_outcomes_are_scored_as_fresh_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, kept = str(write_set(tmp_path, {}, {"id": "odd", "gpu": "[odd]"})), str(tmp_path / "kept.json")
+    told = []
+    for source in (["--save", kept, "--workers", "1"], ["--outcomes", kept]):
+        assert cli.main(["validate", "--set", path, "--quiet", "--format", "json", *source]) == cli.OK
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1]
+    row = told[0]["rows"][0]
+    assert (row["id"], row["evidence"], row["problem"], row["measured"][TPOT]) == ("own-l8b-c4", DENSE, None, 7.0)
+    assert row["bands"]["inter_token_latency"][0] < 1.0 < row["bands"]["inter_token_latency"][1]
+    other = str(write_set(tmp_path, {"id": "another"}))
+    assert cli.main(["validate", "--set", other, "--outcomes", kept]) == cli.USAGE
+    assert "no outcome of another" in capsys.readouterr().err
+
+
 # ---- the verb -----------------------------------------------------------------------------------------------------
 
 

@@ -80,6 +80,16 @@ def test_mxfp8_activations_are_those_of_flashinfer_whoever_runs_it():
     np.testing.assert_allclose(asked.tokens_s[row, 20:], same.tokens_s[row, 20:], rtol=0.15)
 
 
+def test_all_reduces_of_vllm_are_charged_once():
+    key = PackKey("deepseek-v3", "h200_sxm", "vllm", "fp8")
+    operations = aic.Kernels.compile(key, Size(8), "vllm").prefill(1, 8192)
+    assert operations["tp_allreduce"] == pytest.approx(operations["moe_pre_dispatch"] + operations["moe_post_dispatch"])
+    table = load_pack(BUNDLED / key.filename).tables(Size(8), 8, 8192)
+    pass_s = table.tokens_s[8192] + np.interp(8192, table.prefill_seq, table.prefill_share_s[1])
+    own, gemms = sum(operations.values()), sum(time for name, time in operations.items() if name.endswith("_gemm"))
+    assert own - 2 * gemms < 1e3 * pass_s + operations["tp_allreduce"] < 1.1 * own
+
+
 def test_a_gpu_without_tables_is_a_timing_error(tmp_path):
     with pytest.raises(TimingError, match="has no data"):
         timing.build("llama-3.1-8b", "mi300x", "vllm", tensor_parallel_sizes=(1,), out_dir=tmp_path)

@@ -10,6 +10,7 @@ need, as found by reading version 0.12.0's tables:
 - The part of prefill attention that does not grow with the sequence is charged once per pass.
 - TensorRT-LLM's experts on Blackwell come from SGLang's tables, which have the precompiled kernels that launch scripts
   choose.
+- vLLM's all-reduces of MLA models are in the tables twice.
 - MLA blocks contain their projections. They are split into a token-wise part and attention proper, which the library's
   own mixed passes do not do (they drop decode attention).
 - Quantisation modes are given, never inferred.
@@ -307,13 +308,20 @@ class _Sampler:
         return {name: table / 1e3 for name, table in milliseconds.items()}
 
     def _prefill_operations(self, tokens: int) -> Operations:
-        own = self._across_nodes(self.kernels.prefill(1, tokens), tokens)
+        own = self._across_nodes(self._once(self.kernels.prefill(1, tokens)), tokens)
         return self._with_donors(own, lambda donor: donor.prefill(1, tokens))
 
     def _decode_operations(self, batch: int) -> Operations:
         context = int(CONTEXT_NODES[0])
-        own = self._across_nodes(self.kernels.decode(batch, context), batch)
+        own = self._across_nodes(self._once(self.kernels.decode(batch, context)), batch)
         return self._with_donors(own, lambda donor: donor.decode(batch, context))
+
+    def _once(self, operations: Operations) -> Operations:
+        """Leave out vLLM's all-reduces of models with latent attention where they are those before and after the
+        experts over again."""
+        if self.size.data_parallel > 1:
+            return operations
+        return {name: time for name, time in operations.items() if name != "tp_allreduce"}
 
     def _across_nodes(self, operations: Operations, tokens: int) -> Operations:
         """Price the exchange of expert-parallel ranks on several nodes as all-to-all, which sends a token once to each

@@ -210,11 +210,15 @@ def test_the_verb_replays_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_tables_say_totals_first_then_groups_then_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_set(tmp_path, {}, {"id": "odd", "gpu": "[odd]"})
+    notes = {"notes": "max_num_seqs 8, num_requests 20, painted red"}
+    path = write_set(tmp_path, notes, {"id": "odd", "gpu": "[odd]"})
     assert cli.main(["validate", "--set", str(path), "--workers", "1", "--quiet"]) == cli.OK
     captured = capsys.readouterr()
     assert captured.err == ""
-    titles = ["Targets", "Errors in total", "Errors by source", "owner (sweep)", "Rows without a prediction", "'[odd]'"]
+    titles = [
+        "Targets", "Errors in total", "Errors by source", "owner (sweep)", "Rows without a prediction", "'[odd]'",
+        "nothing simulates", "painted red",
+    ]  # fmt: skip
     places = [captured.out.index(title) for title in titles]
     assert places == sorted(places)
 

@@ -77,9 +77,11 @@ class Section:
 
 
 def summary(scores: Scores) -> list[Section]:
-    """Return what fits a screen: targets, totals, regret, other tools, groups, and rows without a prediction."""
+    """Return what fits a screen: targets, totals, regret, other tools, groups, rows without a prediction, and what of
+    notes was not read."""
     compared = [_baselines(scores)] if scores.baselines else []
-    return [_targets(scores), _totals(scores), _regret(scores), *compared, _groups(scores), _problems(scores)]
+    problems = [_problems(scores), _unread(scores)]
+    return [_targets(scores), _totals(scores), _regret(scores), *compared, _groups(scores), *problems]
 
 
 def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
@@ -95,6 +97,7 @@ def sections(scores: Scores, outcomes: Sequence[Outcome]) -> list[Section]:
         _effects(scores),
         _requests(scores.requests),
         _problems(scores),
+        _unread(scores),
         _decisions(scores),
         *_bands(),
         rows_table(outcomes),
@@ -170,6 +173,11 @@ def _problems(scores: Scores) -> Section:
     rows = [(", ".join(ids[:3]) + f", {len(ids) - 3} more" * (len(ids) > 3), why) for why, ids in reasons.items()]
     empty = "every row that ran on real GPUs has a prediction"
     return Section("Rows without a prediction", ("rows", "reason"), rows, empty=empty)
+
+
+def _unread(scores: Scores) -> Section:
+    rows = [(phrase, str(count)) for phrase, count in scores.unread.items()]
+    return Section("What notes state and nothing simulates", ("setting or phrase", "rows"), rows)
 
 
 def _baselines(scores: Scores) -> Section:

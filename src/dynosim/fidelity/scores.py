@@ -6,6 +6,7 @@ effect, baseline, decision or target.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -115,6 +116,8 @@ class Scores:
     requests: list[Requests]
     problems: dict[str, str]
     """Id -> why a row that ran on real GPUs has no prediction."""
+    unread: dict[str, int]
+    """What notes state and nothing simulates -> rows."""
 
 
 def score(
@@ -146,6 +149,7 @@ def score(
         held=inside,
         requests=by_request,
         problems=problems,
+        unread=dict(Counter(phrase for outcome in outcomes for phrase in outcome.unread).most_common()),
     )
 
 

@@ -206,6 +206,9 @@ def test_the_verb_replays_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert captured.err == "1/1 own-l8b-c4\n"
     assert told["problems"] == {}
     assert told["totals"][0]["errors"][TPOT]["rows"] == 1
+    row = told["rows"][0]
+    assert (row["layout"], row["engine"], row["engine_version"], row["unread"]) == ("1xTP1", "vllm", "current", [])
+    assert row["deployment"]["aggregated"]["max_num_seqs"] == 8
     assert 0.0 < told["totals"][0]["errors"][TPOT]["mape"] < 1.0
 
 
@@ -217,7 +220,7 @@ def test_tables_say_totals_first_then_groups_then_failures(tmp_path: Path, capsy
     assert captured.err == ""
     titles = [
         "Targets", "Errors in total", "Errors by source", "owner (sweep)", "Rows without a prediction", "'[odd]'",
-        "nothing simulates", "painted red",
+        "Unread notes", "painted red",
     ]  # fmt: skip
     places = [captured.out.index(title) for title in titles]
     assert places == sorted(places)

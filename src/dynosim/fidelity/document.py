@@ -177,7 +177,7 @@ def _problems(scores: Scores) -> Section:
 
 def _unread(scores: Scores) -> Section:
     rows = [(phrase, str(count)) for phrase, count in scores.unread.items()]
-    return Section("What notes state and nothing simulates", ("setting or phrase", "rows"), rows)
+    return Section("Unread notes", ("stated and not simulated", "rows"), rows)
 
 
 def _baselines(scores: Scores) -> Section:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dynosim.config import DeploymentConfig
 from dynosim.errors import ConfigError
 from dynosim.fidelity.measurements import Measurement
 from dynosim.fidelity.names import card_of
@@ -18,8 +19,8 @@ from dynosim.uncertainty.model_band import class_bands
 
 
 def row_of(outcome: Outcome) -> dict[str, Any]:
-    """Return id, what was measured and predicted of a row, its class of evidence and the bands that the package states
-    for it, why there is no prediction, and what of its notes nobody read."""
+    """Return id, what was simulated, measured and predicted of a row, its class of evidence and the bands that the
+    package states for it, why there is no prediction, and what of its notes nobody read."""
     row, stated = outcome.measurement, class_bands(outcome.evidence, (card_of(outcome.measurement.gpu),))
     return {
         "id": row.id,
@@ -27,9 +28,21 @@ def row_of(outcome: Outcome) -> dict[str, Any]:
         "flagged": row.flagged,
         "problem": outcome.problem,
         "unread": outcome.unread,
+        **_simulated(outcome.deployment),
         "measured": dict(row.measured),
         "predicted": dict(outcome.predicted),
         "bands": {metric: (band.low, band.high) for metric, band in stated.items()},
+    }
+
+
+def _simulated(deployment: DeploymentConfig | None) -> dict[str, Any]:
+    if deployment is None:
+        return {"layout": None, "engine": None, "engine_version": None, "deployment": None}
+    return {
+        "layout": deployment.label(),
+        "engine": deployment.engine.name,
+        "engine_version": deployment.engine.version,
+        "deployment": deployment.model_dump(mode="json", exclude_defaults=True),
     }
 
 
@@ -64,5 +77,6 @@ def _outcome(row: Measurement, told: Mapping[str, Any]) -> Outcome:
         told["evidence"],
         told["problem"],
         requests=requests and {name: np.array(values) for name, values in requests.items()},
+        deployment=told["deployment"] and DeploymentConfig.model_validate(told["deployment"]),
         unread=tuple(told["unread"]),
     )

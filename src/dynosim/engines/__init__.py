@@ -63,6 +63,8 @@ def started(server: Server) -> StartedPool:
     limits, ranks = server.among(rules.limits), pool.data_parallel_size if rules.ranks_share_limits else 1
     budget = pool.max_num_batched_tokens or max(limits.max_num_batched_tokens // ranks, pool.max_num_seqs or 1)
     seqs = limits.max_num_seqs
+    if server.engine.speculative and rules.drafting_seqs:
+        seqs = max(rules.drafting_seqs // ranks, 1)
     filled: dict[str, Any] = {
         "max_num_batched_tokens": budget,
         "max_num_seqs": pool.max_num_seqs or (min(seqs, budget) if rules.decodes_take_budget else seqs),

@@ -212,6 +212,8 @@ class EngineRules:
     """By GPU memory, the largest first."""
     ranks_share_limits: bool = False
     """The token budget is divided over attention data-parallel ranks."""
+    drafting_seqs: int | None = None
+    """Requests of a server that speculates and is not told how many; None: as many as others. Divided as above."""
     decodes_take_budget: bool = True
     """Decodes are in the token budget, so no more requests run than it has tokens."""
     utilization: Callable[[EngineRules, Server], float]

@@ -126,6 +126,16 @@ SCRIPTS = (
         },
     ),
     Script(
+        name="benchmarks/single_node/fixed_seq_len/dsr1_fp8_mi355x_mtp.sh",
+        engine="sglang", model=".*DeepSeek", gpu="MI355X", precision="fp8", when=_mtp,
+        flags={"max_running_requests": _load},
+    ),
+    Script(
+        name="benchmarks/single_node/fixed_seq_len/dsr1_fp8_h200_mtp.sh",
+        engine="sglang", model=".*DeepSeek", gpu="H200", precision="fp8", when=_mtp,
+        flags={"max_running_requests": lambda row: 512 if row.isl == row.osl == 1024 else 256},
+    ),
+    Script(
         name="benchmarks/dsr1_fp8_b200_mtp.sh",
         engine="sglang", model=".*DeepSeek", gpu="B[23]00", precision="fp8", when=_mtp,
         flags={"max_running_requests": 256, "cuda_graph_max_bs": 256},

@@ -117,6 +117,23 @@ def test_attention_ranks_share_sglang_s_chunk() -> None:
     assert PoolPlan.of(deployment, "mixed").config.max_num_batched_tokens == 1024
 
 
+@pytest.mark.parametrize(("name", "ranks", "said", "seqs"), [
+    ("sglang", 1, None, 48), ("sglang", 8, None, 6), ("sglang", 1, 256, 256), ("vllm", 1, None, 1024),
+])  # fmt: skip
+def test_sglang_runs_few_requests_where_it_drafts(name: str, ranks: int, said: int | None, seqs: int) -> None:
+    deployment = DeploymentConfig.model_validate(
+        {
+            "model": "deepseek-v3", "gpu": "h200_sxm", "quantization": "fp8",
+            "engine": {"name": name, "speculative": {"method": "mtp", "num_speculative_tokens": 3}},
+            "aggregated": {
+                "tensor_parallel_size": 8 // ranks, "data_parallel_size": ranks, "enable_expert_parallel": True,
+                "max_num_seqs": said,
+            },
+        }
+    )  # fmt: skip
+    assert PoolPlan.of(deployment, "mixed").config.max_num_seqs == seqs
+
+
 @pytest.mark.parametrize(
     ("engine", "model", "gpu", "dtype", "block"),
     [

@@ -177,11 +177,13 @@ def all_reduce_bound_s(
 
     There are two: after attention and after the feed-forward block (Megatron-LM, arXiv 1909.08053, section 3). Each
     GPU sends 2 (n - 1) / n of the hidden states (Patarasuk and Yuan, JPDC 69(2), 2009); the gather and reduce-scatter
-    around experts that data-parallel ranks share send as much. Groups that the scale-up link cannot join run at
-    *network_bytes_s*.
+    around experts that data-parallel ranks share send as much. What leaves a scale-up domain goes through the network
+    ports of all its GPUs, of *network_bytes_s* each.
     """
     sent = 2.0 * (gpus - 1) / gpus * np.asarray(tokens, dtype=float) * model.hidden * 2
-    link = gpu.nvlink_bytes_s if gpus <= gpu.scale_up_gpus else min(gpu.nvlink_bytes_s, network_bytes_s)
+    link = gpu.nvlink_bytes_s
+    if gpus > gpu.scale_up_gpus:
+        link = min(link, network_bytes_s * gpu.scale_up_gpus)
     return model.layers * sent / link
 
 

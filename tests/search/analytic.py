@@ -24,14 +24,15 @@ def evaluate(scenario: Scenario) -> Outcome:
     prefill, decode = pools.get("prefill", pools.get("mixed")), pools.get("decode", pools.get("mixed"))
     assert prefill is not None
     assert decode is not None
-    prefill_s = INPUT_TOKENS / (9_000 * speed * _parallel(prefill)) * (1 + 500 / prefill.max_num_batched_tokens)
-    in_flight = min(decode.max_num_seqs, 1 + RATE_RPS / decode.replicas * OUTPUT_TOKENS * 0.02)
+    budget, seats = prefill.max_num_batched_tokens or 8192, decode.max_num_seqs or 256
+    prefill_s = INPUT_TOKENS / (9_000 * speed * _parallel(prefill)) * (1 + 500 / budget)
+    in_flight = min(seats, 1 + RATE_RPS / decode.replicas * OUTPUT_TOKENS * 0.02)
     step_s = 0.03 / (speed * _parallel(decode)) + in_flight * 2e-4 / _parallel(decode)
     decode_s = OUTPUT_TOKENS * step_s / in_flight
     shuffle = ROUTER.get(d.router.policy, 1.0) * (1 - 0.1 * d.router.options.get("overlap_score_credit", 0.0) / 2)
     if "mixed" in pools:
         ttft_s = prefill_s + shuffle * _wait(decode.replicas, prefill_s + decode_s)
-        itl_s = step_s * (1 + prefill.max_num_batched_tokens / 2048 * RATE_RPS * prefill_s / prefill.replicas)
+        itl_s = step_s * (1 + budget / 2048 * RATE_RPS * prefill_s / prefill.replicas)
     else:
         assert d.disaggregated is not None
         hop_s = 0.5 / d.disaggregated.kv_transfer.bandwidth_gb_s

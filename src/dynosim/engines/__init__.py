@@ -61,7 +61,9 @@ def started(server: Server) -> StartedPool:
     """Return the pool of *server* with what it leaves open as the version of its engine fills it in."""
     rules, pool = rules_of(server.engine), server.pool
     limits, ranks = server.among(rules.limits), pool.data_parallel_size if rules.ranks_share_limits else 1
-    budget = pool.max_num_batched_tokens or max(limits.max_num_batched_tokens // ranks, pool.max_num_seqs or 1)
+    default = limits.max_num_batched_tokens if pool.enable_chunked_prefill else rules.unchunked_tokens
+    default = default or limits.max_num_batched_tokens
+    budget = pool.max_num_batched_tokens or max(default // ranks, pool.max_num_seqs or 1)
     seqs = limits.max_num_seqs
     if server.engine.speculative and rules.drafting_seqs:
         seqs = max(rules.drafting_seqs // ranks, 1)

@@ -214,6 +214,8 @@ class EngineRules:
     """The token budget is divided over attention data-parallel ranks."""
     drafting_seqs: int | None = None
     """Requests of a server that speculates and is not told how many; None: as many as others. Divided as above."""
+    unchunked_tokens: int = 0
+    """The token budget where chunked prefill is off, if that lifts it."""
     decodes_take_budget: bool = True
     """Decodes are in the token budget, so no more requests run than it has tokens."""
     utilization: Callable[[EngineRules, Server], float]

@@ -166,6 +166,7 @@ _NEWEST = EngineRules(
     limits=CLASSES,
     ranks_share_limits=True,
     drafting_seqs=48,  # ``_handle_eagle_family`` of ``arg_groups/speculative_hook.py``, over the attention ranks
+    unchunked_tokens=131072,  # ``chunked_prefill_size`` -1: a prompt of any length, alone (``PrefillAdder``)
     decodes_take_budget=False,
     utilization=_mem_fraction,
     graphs=partial(_graphs, mla_tokens=8192, without=("stages", "amd", "decode", "trtllm_mla")),

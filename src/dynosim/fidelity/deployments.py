@@ -22,7 +22,7 @@ from dynosim.fidelity.flags import (
 )
 from dynosim.fidelity.measurements import Measurement
 from dynosim.fidelity.names import card_of, engine_of, quantization_of, version_of
-from dynosim.fidelity.recipes import RECIPES
+from dynosim.fidelity.recipes import NVL72_NODE_GPUS, RECIPES
 from dynosim.fidelity.scripts import SCRIPTS, flags_of
 from dynosim.hardware.plan import PoolPlan
 
@@ -181,6 +181,11 @@ def _workers(row: Measurement, engine: str, role: str) -> Sizes:
     each = row.facts.get("each_tp", row.n_gpus)
     said = {name: int(row.facts.get(f"{role}_{name}", default)) for name, default in
             (("workers", 1), ("tp", each), ("dp", 1), ("ep", 1))}  # fmt: skip
+    width = said["tp"] * said["dp"]
+    if "layout_completed" in row.facts and width <= NVL72_NODE_GPUS:
+        # The source lists data-parallel attention; the recipes (gb200-fp8/*/low-latency.yaml) start such groups with
+        # tensor parallelism, and DeepSeek-R1 in FP8 would not fit otherwise.
+        said |= {"tp": width, "dp": 1, "ep": 1}
     return {"replicas": said["workers"], **_parallel(engine, said["tp"], said["dp"], said["ep"])}
 
 

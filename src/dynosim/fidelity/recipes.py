@@ -17,6 +17,8 @@ from typing import NamedTuple
 from dynosim.fidelity.measurements import Measurement
 from dynosim.fidelity.scripts import Script
 
+NVL72_NODE_GPUS = 4
+
 
 class Recipe(NamedTuple):
     """A line of the table: one server layout of TensorRT-LLM and the loads that it was started for."""
@@ -63,6 +65,11 @@ def _mtp(row: Measurement) -> bool:
 
 def _dp(row: Measurement, role: str) -> bool:
     return int(row.facts.get(f"{role}_dp", 1)) > 1
+
+
+def _wide(row: Measurement, role: str) -> bool:
+    """Whether attention of the pool of *role* is data-parallel over more than the GPUs of one node of an NVL72."""
+    return int(row.facts.get(f"{role}_dp", 1)) > NVL72_NODE_GPUS
 
 
 def _seats(row: Measurement) -> int:
@@ -188,16 +195,22 @@ RECIPES = (
         name="recipes/gb[23]00-fp[48]/*/*.yaml, prefill",
         engine="sglang", role="prefill", gpu="GB[23]00",
         flags={
-            "kv_cache_dtype": "fp8", "attention_backend": "trtllm_mla", "mem_fraction_static": 0.8,
-            "chunked_prefill_size": lambda row: 131072 if int(row.facts.get("decode_dp", 1)) > 4 else 24576,
+            "kv_cache_dtype": "fp8", "attention_backend": "trtllm_mla",
+            "mem_fraction_static": lambda row: 0.8 if _wide(row, "prefill") else 0.95,
+            "chunked_prefill_size": lambda row: (
+                131072 if _wide(row, "decode") else 24576 if row.precision == "fp4" else 8192
+            ),
+            "max_running_requests": lambda row: 30000 if _wide(row, "prefill") else 512,
         },
     ),
     Script(
         name="recipes/gb[23]00-fp[48]/*/*.yaml, decode",
         engine="sglang", role="decode", gpu="GB[23]00",
         flags={
-            "attention_backend": "trtllm_mla", "mem_fraction_static": 0.82,
-            "max_running_requests": lambda row: 8192 if int(row.facts.get("decode_dp", 1)) > 4 else 512,
+            "attention_backend": "trtllm_mla",
+            "mem_fraction_static": lambda row: 0.82 if _wide(row, "decode") else 0.95,
+            "max_running_requests": lambda row: 8192 if _wide(row, "decode") else 128,
+            "scheduler_recv_interval": lambda row: 1 if _wide(row, "decode") else 10,
         },
     ),
     Script(

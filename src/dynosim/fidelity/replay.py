@@ -50,7 +50,10 @@ def replay(measurement: Measurement) -> Outcome:
     try:
         deployment, unread = run_of(measurement)
         outcome = replace(outcome, deployment=deployment, unread=unread)
-        return _predicting(replace(outcome, deployment=timed(_fitting(deployment))))
+        fitting = _fitting(deployment)
+        if fitting != deployment:
+            outcome = replace(outcome, unread=(*unread, "memory share: raised, it would not have started"))
+        return _predicting(replace(outcome, deployment=timed(fitting)))
     except DynosimError as error:
         return replace(outcome, problem=str(error))
     except ValidationError as error:

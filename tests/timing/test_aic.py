@@ -80,6 +80,12 @@ def test_mxfp8_activations_are_those_of_flashinfer_whoever_runs_it():
     np.testing.assert_allclose(asked.tokens_s[row, 20:], same.tokens_s[row, 20:], rtol=0.15)
 
 
+def test_gpt_oss_on_hopper_runs_the_same_triton_kernels_under_vllm_and_sglang():
+    keys = (PackKey("gpt-oss-120b", "h100_sxm", engine) for engine in ("vllm", "sglang"))
+    vllm, sglang = (load_pack(BUNDLED / key.filename) for key in keys)
+    np.testing.assert_allclose(sglang.graph_s, vllm.graph_s, rtol=0.25)
+
+
 def test_all_reduces_of_vllm_are_charged_once():
     key = PackKey("deepseek-v3", "h200_sxm", "vllm", "fp8")
     operations = aic.Kernels.compile(key, Size(8), "vllm").prefill(1, 8192)

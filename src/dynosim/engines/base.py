@@ -157,6 +157,8 @@ class Kernels:
     """On Blackwell experts of MXFP4 get activations of MXFP8, not of bf16."""
     mxfp8_experts_of: str | None = None
     """Engine whose tables price those where they are only chosen on request."""
+    hopper_mxfp4_experts_of: str | None = None
+    """Engine whose tables price experts of MXFP4 on Hopper; None: its own."""
     block_fp8_gemms_of: str | None = None
     """Engine whose tables price block-scaled FP8 GEMMs; None: its own."""
     trtllm_gen_experts_of: str | None = None

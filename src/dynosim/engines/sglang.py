@@ -17,6 +17,7 @@ from dynosim.engines.base import (
     EngineRules,
     Flags,
     Graphs,
+    Kernels,
     Launch,
     Limits,
     Memory,
@@ -184,6 +185,9 @@ _NEWEST = EngineRules(
         window_share=0.8,  # ``swa_full_tokens_ratio``
     ),
     slices_scale_blocks=False,
+    # It runs OpenAI's ``triton_kernels`` (``model_overrides/gpt_oss.py``), as vLLM; its table has the generic ones,
+    # three times as slow.
+    kernels=Kernels(hopper_mxfp4_experts_of="vllm"),
     behaviour=Behaviour(
         overlap=True, launch_us=850.0, pass_us=400.0, request_us=20.0, frontend_ms=6.0,
         frontend_request_us=1000.0,

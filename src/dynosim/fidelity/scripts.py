@@ -195,6 +195,14 @@ SCRIPTS = (
         },
     ),
     Script(
+        name="benchmarks/gptoss_fp4_h100.sh, gptoss_fp4_h200.sh",
+        engine="vllm", model=".*gpt-oss", gpu="H[12]00",
+        flags={
+            "max_num_seqs": _load, "max_num_batched_tokens": 8192, "max_cudagraph_capture_size": 2048,
+            "gpu_memory_utilization": 0.9,
+        },
+    ),
+    Script(
         name="benchmarks/gptoss_fp4_b200_trt.sh",
         engine="trtllm", model=".*gpt-oss", gpu="G?B",
         flags={"max_num_tokens": 20000, "max_batch_size": 512, "free_gpu_memory_fraction": 0.85},

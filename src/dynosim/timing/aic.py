@@ -258,6 +258,8 @@ def expert_engine(key: PackKey, size: Size) -> str:
     kernels, architecture = ENGINES[key.engine]["current"].kernels, get_gpu(key.gpu).architecture
     if key.mxfp8_activations:
         return kernels.mxfp8_experts_of or key.engine
+    if architecture == "sm90" and quant_modes(key, key.engine)["moe_quant_mode"] == "w4a16_mxfp4":
+        return kernels.hopper_mxfp4_experts_of or key.engine
     chosen = get_model(key.model).runs_trtllm_gen(architecture, key.quantization, *size)
     return (chosen and kernels.trtllm_gen_experts_of) or key.engine
 

@@ -137,7 +137,9 @@ def _mem_fraction(rules: EngineRules, server: Server) -> float:
     graphs = rules.graphs(rules, replace(server, architecture="sm90") if server.blackwell else server)
     pool, gpu = server.pool, server.memory_bytes / 2**20
     ranks, largest = pool.data_parallel_size, max(graphs.batches, default=0)
-    tokens = (pool.max_num_batched_tokens or 0) * ranks
+    tokens = (
+        (pool.max_num_batched_tokens or 0) * ranks if pool.enable_chunked_prefill else server.engine.max_prefill_tokens
+    )
     if server.role == "decode":
         tokens = (pool.max_num_seqs or 0) * server.tokens_per_decode
     reserved = 512 + 1.5 * max(tokens, 2048) + 1024 * server.gpus * pool.pipeline_parallel_size / 8 + 2 * largest

@@ -32,6 +32,9 @@ import numpy as np
 import pyarrow.compute
 import pyarrow.parquet
 from aiconfigurator_core.sdk import EngineHandle
+from aiconfigurator_core.sdk.common import MoEQuantMode
+from aiconfigurator_core.sdk.engine import build_ops_json
+from aiconfigurator_core.sdk.operations import MoEExpertCompute
 from aiconfigurator_core.sdk.perf_database import resolve_query_version
 from aiconfigurator_core.sdk.utils import HuggingFaceDownloadError
 from numpy.typing import NDArray
@@ -40,7 +43,7 @@ from scipy.optimize import isotonic_regression
 from dynosim.engines import ENGINES
 from dynosim.errors import TimingError
 from dynosim.hardware.gpus import get_gpu
-from dynosim.hardware.models import ModelCard, get_model
+from dynosim.hardware.models import ModelCard, MoE, get_model
 from dynosim.timing.pack import Pack, PackKey, Size, interpolate
 
 SHIPPED_CONFIGS = {
@@ -80,11 +83,16 @@ SEQUENCE_NODES = np.union1d(
 MLA_SLICE = 256
 """Sequence length at which the attention part of an MLA block is negligible against its projections."""
 
+NARROW_GPUS = 8
+"""Most GPUs over which expert-parallel servers gather tokens and leave experts where they are."""
 DEEP_EP_NETWORK_BYTES_S = 43e9
 DEEP_EP_LATENCY_MS = {"moe_pre_dispatch": 0.118, "moe_post_dispatch": 0.195}
-DEEP_EP_BYTES = {"moe_pre_dispatch": 1, "moe_post_dispatch": 2}
 """DeepEP's measurements between two nodes of H800 (its README): RDMA bandwidth of a GPU, latency of a small dispatch
 and combine; hidden states go out in FP8 and come back in bf16."""
+ALL_TO_ALL_SHARE = 0.65
+ALL_TO_ALL_LATENCY_MS = {"moe_pre_dispatch": 0.021, "moe_post_dispatch": 0.033}
+"""All-to-all inside a scale-up domain: share of its link that a large exchange has, and what a small one takes, in the
+library's table of TensorRT-LLM's one-sided kernels on GB200 (4 to 64 GPUs)."""
 
 ATTENTION = ("attention", "mla_block")
 EXPERTS = ("moe_pre_dispatch", "moe", "moe_post_dispatch")
@@ -153,8 +161,7 @@ class Kernels:
         Some experts are not measured in narrow slices (block FP8 that 128 does not divide). Whole experts on fewer GPUs
         each read as many bytes and compute as much per GPU.
         """
-        gpus = size.tensor_parallel * size.data_parallel
-        moe = get_model(key.model).moe is not None
+        gpus, moe = size.gpus, get_model(key.model).moe is not None
         slices = [gpus >> i for i in range(gpus.bit_length())] if moe and not key.expert_parallel else [1]
         for expert_tp in slices:
             try:
@@ -310,13 +317,11 @@ class _Sampler:
         return {name: table / 1e3 for name, table in milliseconds.items()}
 
     def _prefill_operations(self, tokens: int) -> Operations:
-        own = self._across_nodes(self._once(self.kernels.prefill(1, tokens)), tokens)
-        return self._with_donors(own, lambda donor: donor.prefill(1, tokens))
+        return self._of_donors(lambda of: self._across_nodes(of, of.prefill(1, tokens), tokens, "context"))
 
     def _decode_operations(self, batch: int) -> Operations:
         context = int(CONTEXT_NODES[0])
-        own = self._across_nodes(self._once(self.kernels.decode(batch, context)), batch)
-        return self._with_donors(own, lambda donor: donor.decode(batch, context))
+        return self._of_donors(lambda of: self._across_nodes(of, of.decode(batch, context), batch, "generation"))
 
     def _once(self, operations: Operations) -> Operations:
         """Leave out vLLM's all-reduces of models with latent attention where they are those before and after the
@@ -325,25 +330,66 @@ class _Sampler:
             return operations
         return {name: time for name, time in operations.items() if name != "tp_allreduce"}
 
-    def _across_nodes(self, operations: Operations, tokens: int) -> Operations:
-        """Price the exchange of expert-parallel ranks on several nodes as all-to-all, which sends a token once to each
-        node that has an expert for it. The tables gather every token on every GPU: 10 times as many bytes."""
-        gpus, domain = self.size.tensor_parallel * self.size.data_parallel, get_gpu(self.key.gpu).scale_up_gpus
-        if not (self.key.expert_parallel and self.model.moe and gpus > domain):
+    def _across_nodes(self, kernels: Kernels, operations: Operations, tokens: int, phase: str) -> Operations:
+        """Price expert parallelism beyond a node as engines run it: all-to-all instead of gathering every token on
+        every GPU, 10 times as many bytes, and redundant experts that even out what the GPUs have to do."""
+        if not (self.key.expert_parallel and self.model.moe and self.size.gpus > NARROW_GPUS):
             return operations
-        nodes, layers = -(-gpus // domain), self.model.layers - self.model.moe.dense_layers
-        reached = (nodes - 1) * (1.0 - (1.0 - 1.0 / nodes) ** self.model.moe.top_k)
-        sent = tokens * self.model.hidden * reached / DEEP_EP_NETWORK_BYTES_S * 1e3
-        exchange = {name: layers * max(DEEP_EP_LATENCY_MS[name], sent * size) for name, size in DEEP_EP_BYTES.items()}
+        wide = self._exchange(tokens, self.model.moe) | self._even_experts(tokens, phase, self.model.moe)
         if "moe_overlap" not in operations:
-            return operations | exchange
+            return operations | wide
         # Decodes tell of the experts, their exchange and what runs beside them in one number.
-        gathered = sum(self.kernels.prefill(1, tokens)[name] for name in exchange)
-        overlap = max(operations["moe_overlap"] - gathered, 0.0) + sum(exchange.values())
+        told = kernels.prefill(1, tokens)
+        overlap = max(operations["moe_overlap"] - sum(told[name] for name in wide), 0.0) + sum(wide.values())
         return operations | {"moe_overlap": overlap}
 
-    def _with_donors(self, own: Operations, query: Callable[[Kernels], Operations]) -> Operations:
+    def _exchange(self, tokens: int, moe: MoE) -> Operations:
+        """A token is sent once to each node, or each GPU of a scale-up domain, that has an expert for it."""
+        gpu, gpus = get_gpu(self.key.gpu), self.size.gpus
+        inside = gpus <= gpu.scale_up_gpus
+        peers = gpus if inside else -(-gpus // gpu.scale_up_gpus)
+        bandwidth = ALL_TO_ALL_SHARE * gpu.nvlink_bytes_s if inside else DEEP_EP_NETWORK_BYTES_S
+        reached = (peers - 1) * (1.0 - (1.0 - 1.0 / peers) ** moe.top_k)
+        sent = tokens / self.size.tensor_parallel * self.model.hidden * reached / bandwidth * 1e3
+        dispatched = 9 / 16 if inside and self.key.quantization == "nvfp4" else 1.0
+        sizes = {"moe_pre_dispatch": dispatched, "moe_post_dispatch": 2.0}
+        each = {
+            name: ALL_TO_ALL_LATENCY_MS[name] + sent * size if inside else max(DEEP_EP_LATENCY_MS[name], sent * size)
+            for name, size in sizes.items()
+        }
+        return {name: (self.model.layers - moe.dense_layers) * time for name, time in each.items()}
+
+    def _even_experts(self, tokens: int, phase: str, moe: MoE) -> Operations:
+        """Experts under load balancing, where the tables have them; vLLM's DeepGEMM kernels are SGLang's."""
+        handle, trtllm = self.donors.get("moe_overlap", self.kernels).handle, self.key.engine == "trtllm"
+        experts = MoEExpertCompute(
+            "moe",
+            self.model.layers - moe.dense_layers,
+            hidden_size=self.model.hidden,
+            inter_size=moe.intermediate,
+            topk=moe.top_k,
+            num_experts=moe.experts,
+            moe_ep_size=self.size.gpus,
+            quant_mode=MoEQuantMode[quant_modes(self.key, self.key.engine)["moe_quant_mode"]],
+            workload_distribution="power_law_1.01_eplb" if trtllm else "power_law_0.6",
+            attention_dp_size=self.size.data_parallel,
+            inference_phase=phase,
+            is_gated=True,
+            enable_eplb=not trtllm,
+        )
+        context = phase == "context"
+        batch, length = (1, tokens) if context else (tokens, 1)
+        try:
+            (found,) = handle.evaluate_ops_json(
+                build_ops_json([experts]), is_context=context, batch_size=batch, s=length, x=tokens
+            )
+        except LIBRARY_ERRORS:
+            return {}
+        return {"moe": found[1]}
+
+    def _of_donors(self, query: Callable[[Kernels], Operations]) -> Operations:
         """Take from each donor engine the kernels whose names end as it says."""
+        own = self._once(query(self.kernels))
         for ending, donor in self.donors.items():
             own = own | {name: time for name, time in query(donor).items() if name in own and name.endswith(ending)}
         return own

@@ -50,6 +50,11 @@ class Size(NamedTuple):
     data_parallel: int = 1
 
     @property
+    def gpus(self) -> int:
+        """Of each pipeline stage."""
+        return self.tensor_parallel * self.data_parallel
+
+    @property
     def label(self) -> str:
         """The size in one word."""
         return f"{self.tensor_parallel}" + (f"dp{self.data_parallel}" if self.data_parallel > 1 else "")
@@ -216,9 +221,8 @@ class PackTimes:
 def find_pack(key: PackKey, size: Size) -> PackTimes:
     """Return the pack of *key* from the user's folders or the bundle, else that of the newest version of its engine;
     NoPackError with the command that makes it."""
-    gpus = size.tensor_parallel * size.data_parallel
     ranks = f" ({size.data_parallel} data-parallel ranks)" if size.data_parallel > 1 else ""
-    what = f"{key.model} on {gpus} x {key.gpu}{ranks} with {key.engine}, quantization {key.quantization}"
+    what = f"{key.model} on {size.gpus} x {key.gpu}{ranks} with {key.engine}, quantization {key.quantization}"
     folders = (os.environ.get("DYNOSIM_TIMING_PACKS", USER_FOLDER), USER_FOLDER, BUNDLED)
     newest = replace(key, version="current")
     for own, folder in product(dict.fromkeys((key, newest)), folders):

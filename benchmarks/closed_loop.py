@@ -91,9 +91,9 @@ TIMED = {
     ),
 }
 COMPUTED = {
-    "calibrate": (Load(256, 24, 16, concurrency=1), Load(128, 24, 40, concurrency=4)),
+    "calibrate": (Load(256, 24, 20, concurrency=1), Load(128, 32, 60, rate_rps=3.0)),
     "predict": (
-        Load(384, 24, 20, concurrency=2),
+        Load(192, 24, 40, concurrency=2),
         Load(192, 32, 40, rate_rps=3.0),
         Load(96, 32, 60, concurrency=6),
     ),

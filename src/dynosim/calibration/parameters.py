@@ -96,9 +96,12 @@ def solve(misfit: Misfit, tried: Sequence[int]) -> Solution:
         off, slopes = _linearised(misfit, x, tried)
         gains, errors = _gains(off, slopes, x, free, tried)
         likely = sorted((i for i in gains if gains[i] >= SIGNIFICANT**2), key=lambda i: -gains[i])[:CANDIDATES]
-        found = [(*_minimum(misfit, x, [*free, i]), i) for i in likely]
-        left, best, added = min(found, key=lambda each: each[0], default=(math.inf, x, -1))
-        if not float(off @ off) - left >= SIGNIFICANT**2 * _variance(left, len(off) - len(free) - 1):
+        rough = [(*_minimum(misfit, x, [*free, i], LOOK), i) for i in likely]
+        if not rough:
+            return Solution(x, tuple(sorted(free)), errors)
+        _, near, added = min(rough, key=lambda each: each[0])
+        left, best = _minimum(misfit, near, [*free, added], STEP)
+        if float(off @ off) - left < SIGNIFICANT**2 * _variance(left, len(off) - len(free) - 1):
             return Solution(x, tuple(sorted(free)), errors)
         x, free = best, [*free, added]
 
@@ -137,7 +140,7 @@ def _gains(
     return gains, errors
 
 
-def _minimum(misfit: Misfit, x: Array, free: Sequence[int]) -> tuple[float, Array]:
+def _minimum(misfit: Misfit, x: Array, free: Sequence[int], step: float) -> tuple[float, Array]:
     """Return the least squared misfit over the *free* parameters, beginning at *x*, and where it is."""
     low, high = LOW[list(free)], HIGH[list(free)]
 
@@ -146,8 +149,7 @@ def _minimum(misfit: Misfit, x: Array, free: Sequence[int]) -> tuple[float, Arra
 
     # ``diff_step`` is relative, and parameters start at 0: they are moved by 1.
     options = {"loss": "soft_l1", "xtol": 1e-3, "ftol": 1e-4, "max_nfev": 10, "bounds": (low + 1.0, high + 1.0)}
-    found = least_squares(residuals, x[list(free)] + 1.0, diff_step=LOOK, **options)
-    found = least_squares(residuals, found.x, diff_step=STEP, **options)
+    found = least_squares(residuals, x[list(free)] + 1.0, diff_step=step, **options)
     return float(found.fun[: -len(free)] @ found.fun[: -len(free)]), _with(x, free, found.x - 1.0)
 
 

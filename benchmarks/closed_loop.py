@@ -210,7 +210,7 @@ def configuration(folder: Path, load: Load, *, compute: bool) -> str:
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(card))
             deployment[name] = str(folder / f"{name}.yaml")
         deployment["timing"] = {"type": "roofline"}
-    pool = POOL | {"num_gpu_blocks_override": 4096}
+    pool = POOL | blocks(compute=compute)
     path = folder / f"{load.prompt}-{load.answer}-{load.concurrency or load.rate_rps}.yaml"
     document = {
         "name": "server",
@@ -221,15 +221,23 @@ def configuration(folder: Path, load: Load, *, compute: bool) -> str:
     return str(path)
 
 
+def blocks(*, compute: bool) -> dict[str, int]:
+    """Return the fields of a pool that say how large its KV cache is: kernels for CPUs want large blocks."""
+    size = 128 if compute else 16
+    return {"block_size": size, "num_gpu_blocks_override": 65536 // size}
+
+
 def flags(*, compute: bool) -> list[str]:
     """Return what the server is started with."""
     own = ["--max-num-seqs", "32", "--max-num-batched-tokens", "2048", "--no-enable-prefix-caching"]
     own += ["--max-model-len", "4096", "--enforce-eager"]
+    for name, value in blocks(compute=compute).items():
+        own += [f"--{name.replace('_', '-')}", str(value)]
     if compute:
         return own
     options = json.dumps({"timing": PASS_TIMES, "async_scheduling": True})
     executor = ["--distributed-executor-backend", "timed_executor.TimedExecutor", "--additional-config", options]
-    return [*own, "--block-size", "16", "--num-gpu-blocks-override", "4096", *executor]
+    return [*own, *executor]
 
 
 def predicted(config: str, measured: str, load: Load, profile: Profile) -> tuple[dict[str, float], dict[str, float]]:

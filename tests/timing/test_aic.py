@@ -107,6 +107,12 @@ def test_a_model_without_a_shipped_config_is_described_by_its_card(tmp_path):
     assert weights_s < load_pack(path).graph_s[0, 0] < 1.5 * weights_s
 
 
+@pytest.mark.parametrize("model", ["llama-4-maverick", "deepseek-v2-lite", "gemma-3-27b", "glm-4.5"])
+def test_a_model_of_other_layers_is_not_priced_as_a_simpler_one(model):
+    with pytest.raises(TimingError, match=f"no architecture with the layers of {model}"):
+        build_pack(PackKey(model, "h200_sxm", "vllm"), [Size(8)])
+
+
 def test_expert_groups_that_are_not_measured_lie_between_two_that_are(monkeypatch):
     class Sampler:
         def __init__(self, key, size):

@@ -22,14 +22,14 @@ _SHARED = {
     "enable_prefix_caching": Field("pool", "enable_prefix_caching"),
     "enable_chunked_prefill": Field("pool", "enable_chunked_prefill"),
     "block_size": Field("pool", "block_size"),
+    "max_num_seqs": Field("pool", "max_num_seqs"),
+    "max_num_batched_tokens": Field("pool", "max_num_batched_tokens"),
+    "gpu_memory_utilization": Field("pool", "gpu_memory_utilization"),
+    "gpu_mem_util": Field("pool", "gpu_memory_utilization"),
     "async_scheduling": Field("engine", "async_scheduling"),
 }
 FIELDS: Mapping[str, Mapping[str, Field]] = {
     "vllm": {
-        "max_num_seqs": Field("pool", "max_num_seqs"),
-        "max_num_batched_tokens": Field("pool", "max_num_batched_tokens"),
-        "gpu_mem_util": Field("pool", "gpu_memory_utilization"),
-        "gpu_memory_utilization": Field("pool", "gpu_memory_utilization"),
         "max_cudagraph": Field("engine", "max_cudagraph_capture_size"),
         "max_cudagraph_capture_size": Field("engine", "max_cudagraph_capture_size"),
         "cudagraph_mode": Field("engine", "cudagraph_mode"),

@@ -206,6 +206,8 @@ def _model_path(name: str) -> str:
     if name in SHIPPED_CONFIGS:
         return SHIPPED_CONFIGS[name]
     model = get_model(name)
+    if model.mla or model.sliding_window_layers or (model.moe and (model.moe.shared_experts or model.moe.dense_layers)):
+        raise TimingError(f"aiconfigurator-core has no architecture with the layers of {name}")
     config: dict[str, Any] = {
         "architectures": ["Qwen3ForCausalLM" if model.qk_norm else "LlamaForCausalLM"],
         "num_hidden_layers": model.layers,

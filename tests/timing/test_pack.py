@@ -15,7 +15,7 @@ from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
 from dynosim.hardware.plan import PoolPlan, pool_plans
 from dynosim.hardware.roofline import decode_bound_s, prefill_bound_s
-from dynosim.timing.pack import BUNDLED, BY_SIZE, Pack, PackKey, Size, find_pack, interpolate, load_pack
+from dynosim.timing.pack import BUNDLED, BY_SIZE, RULES, Pack, PackKey, Size, find_pack, interpolate, load_pack
 
 FILES = sorted(BUNDLED.glob("*.npz"))
 LIMITS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192}
@@ -260,6 +260,14 @@ def test_user_packs_come_before_the_bundle(tmp_path, monkeypatch):
     _tiny_pack().save(tmp_path / "elsewhere" / key.filename)
     monkeypatch.setenv("DYNOSIM_TIMING_PACKS", str(tmp_path / "elsewhere"))
     assert find_pack(key, Size(2)).path.parent == tmp_path / "elsewhere"
+
+
+def test_a_users_pack_of_older_rules_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    key, source = PackKey("llama-3.1-8b", "h100_sxm", "vllm"), "aiconfigurator-core 0.12.0"
+    for rules, folder in ((RULES, tmp_path / "timing_packs"), (RULES - 1, BUNDLED.resolve())):
+        _tiny_pack(source=source, rules=rules).save(tmp_path / "timing_packs" / key.filename)
+        assert find_pack(key, Size(2)).path.parent == folder
 
 
 def test_a_size_without_data_says_why(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ from dynosim.engines import ENGINES
 from dynosim.errors import TimingError
 from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import ModelCard, MoE, get_model
-from dynosim.timing.pack import Pack, PackKey, Size, interpolate
+from dynosim.timing.pack import RULES, Pack, PackKey, Size, interpolate
 
 SHIPPED_CONFIGS = {
     "llama-3.1-8b": "meta-llama/Meta-Llama-3.1-8B",
@@ -509,6 +509,7 @@ def _provenance(key: PackKey) -> dict[str, Any]:
         "source": f"aiconfigurator-core {installed_version('aiconfigurator-core')}",
         "license": "Apache-2.0; derived from NVIDIA aiconfigurator-core tables, changed: sampled, smoothed, recombined",
         "copyright": "Copyright (c) 2025-2026 NVIDIA CORPORATION & AFFILIATES. All rights reserved.",
+        "rules": RULES,
         "system": key.gpu,
         "engine": key.engine,
         "engine_version": measured[key.engine],

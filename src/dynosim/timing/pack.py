@@ -31,6 +31,9 @@ from dynosim.timing.base import PassTables
 
 BUNDLED = Path(__file__).parent / "packs"
 USER_FOLDER = "timing_packs"
+RULES = 2
+"""Of how ``timing.aic`` makes a pack of kernel times, raised when it makes another: older files of users are not read.
+"""
 DEFAULT_SIZES = (1, 2, 4, 8)
 """Tensor-parallel sizes that a pack is built for."""
 MAX_CHUNKS = 64
@@ -145,6 +148,12 @@ class Pack:
         pairs = zip(self.tensor_parallel_sizes.tolist(), self.data_parallel_sizes.tolist(), strict=True)
         return [Size(*pair) for pair in pairs]
 
+    @property
+    def outdated(self) -> bool:
+        """Whether it was made of kernel times by older rules than today's."""
+        kernels = str(self.provenance.get("source", "")).startswith("aiconfigurator-core")
+        return kernels and self.provenance.get("rules", 1) < RULES
+
     def joined(self, other: Pack) -> Pack:
         """Return *other* with the sizes of this pack that it lacks, as far as both were made the same way."""
         nodes = [item.name for item in fields(self) if item.name not in (*BY_SIZE, "provenance")]
@@ -231,6 +240,8 @@ def find_pack(key: PackKey, size: Size) -> PackTimes:
         if not os.path.isfile(file):
             continue
         pack = load_pack(path := Path(file))
+        if folder != BUNDLED and pack.outdated:
+            continue
         if size in pack.sizes:
             return PackTimes(path, size)
         if reason := pack.provenance["without_data"].get(size.label):

@@ -245,6 +245,24 @@ def test_pools_have_the_settings_of_their_recipes(tmp_path: Path) -> None:
     assert pools["decode"].max_num_seqs == 128
 
 
+@pytest.mark.parametrize(
+    ("load", "decode", "seats"),
+    [
+        ("4096", "1 worker(s) x (tp1 adp8 ep8)", 512),  # of the recipe of this layout and load
+        ("300", "2 worker(s) x (tp1 adp8 ep8)", 16),  # no recipe: the power of two that the load fills on every rank
+        ("300", "2 worker(s) x (tp8 adp1 ep8)", 256),  # no recipe: the one that holds it
+    ],
+)
+def test_seats_of_decode_servers_are_those_of_the_recipe_of_layout_and_load(
+    load: str, decode: str, seats: int, tmp_path: Path
+) -> None:
+    notes = f"disaggregated; prefill 1 worker(s) x (tp1 adp4 ep4); decode {decode}"
+    gpus = str(4 + 8 * int(decode[0]))
+    row = R1 | INFERENCEX | {"gpu": "B200", "precision": "fp4", "n_gpus": gpus, "isl": "1024", "osl": "1024"}
+    row |= {"engine": "trtllm (Dynamo runtime)", "concurrency_or_rate": load, "notes": notes}
+    assert deployment_of(_row(tmp_path, **row)).pools()["decode"].max_num_seqs == seats
+
+
 # ---- the workload -------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ UNMODELLED = {
     "cudagraph_capture_sizes": "other graph sizes than the engine's own up to max_cudagraph_capture_size",
     "cuda_graph_config": "other graph sizes than the engine's own up to max_cudagraph_capture_size",
     "cuda_graph_max_bs": "other graph sizes than the engine's own up to max_cudagraph_capture_size",
-    "enforce_eager": "other graph sizes than vLLM's defaults; engine.cudagraph_mode NONE runs without graphs",
+    "enforce_eager": "engine.cudagraph_mode NONE runs without graphs",
     "num_scheduler_steps": "multi-step scheduling (vLLM V0)",
     "stream_interval": "tokens are shown at the end of every pass",
     "max_model_len": "requests are as long as the workload says; those that can never fit the KV cache are rejected",

@@ -319,7 +319,8 @@ class _Sampler:
         return {name: table / 1e3 for name, table in milliseconds.items()}
 
     def _prefill_operations(self, tokens: int) -> Operations:
-        return self._of_donors(lambda of: self._across_nodes(of, of.prefill(1, tokens), tokens, "context"))
+        own = self._of_donors(lambda of: self._across_nodes(of, of.prefill(1, tokens), tokens, "context"))
+        return own | self._all_reduces(own, tokens)
 
     def _decode_operations(self, batch: int) -> Operations:
         context = int(CONTEXT_NODES[0])
@@ -331,6 +332,22 @@ class _Sampler:
         if self.size.data_parallel > 1:
             return operations
         return {name: time for name, time in operations.items() if name != "tp_allreduce"}
+
+    def _all_reduces(self, own: Operations, tokens: int) -> Operations:
+        """Large all-reduces over several nodes: each node reduces first and every GPU sends its share through its own
+        port. The tables send all of them through one."""
+        domain = get_gpu(self.key.gpu).scale_up_gpus
+        if self.size.tensor_parallel <= domain or self.size.data_parallel > 1 or self.key.expert_parallel:
+            return {}
+        inside = Kernels.compile(self.key, self.size._replace(tensor_parallel=domain), self.key.engine)
+        nodes = self.size.tensor_parallel / domain
+        sent = 2 * (1 - 1 / nodes) * 2 * tokens * self.model.hidden / domain / DEEP_EP_NETWORK_BYTES_S * 1e3
+        small, reduced = self.kernels.prefill(1, 1), inside.prefill(1, tokens)
+        return {
+            name: min(own[name], small[name] + reduced[name] + self.model.layers * sent)
+            for name in ("moe_pre_dispatch", "moe_post_dispatch", "ar_1", "ar_2")
+            if name in own
+        }
 
     def _across_nodes(self, kernels: Kernels, operations: Operations, tokens: int, phase: str) -> Operations:
         """Price expert parallelism beyond a node as engines run it: all-to-all instead of gathering every token on

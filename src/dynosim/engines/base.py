@@ -161,6 +161,8 @@ class Kernels:
     """Engine whose tables price experts of MXFP4 on Hopper; None: its own."""
     block_fp8_gemms_of: str | None = None
     """Engine whose tables price block-scaled FP8 GEMMs; None: its own."""
+    evened_experts: str | None = None
+    """Name of the distribution under which its tables have experts that a load balancer evens out, if not the usual."""
     trtllm_gen_experts_of: str | None = None
     """Engine whose tables price the precompiled experts of ``ModelCard.runs_trtllm_gen``; None: its own."""
 

@@ -129,7 +129,7 @@ VERSIONS = (
         ),
         one_gpu_per_rank=True,
         # Of TensorRT-LLM itself the tables have CUTLASS and DeepGEMM only; SGLang runs these through FlashInfer.
-        kernels=Kernels(trtllm_gen_experts_of="sglang"),
+        kernels=Kernels(trtllm_gen_experts_of="sglang", evened_experts="power_law_1.01_eplb"),
         behaviour=Behaviour(  # an expert layer is one operator
             overlap=True, launch_us=850.0, pass_us=0.0, request_us=0.0, frontend_ms=8.0,
             frontend_request_us=1000.0,

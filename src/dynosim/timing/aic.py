@@ -380,7 +380,8 @@ class _Sampler:
 
     def _even_experts(self, tokens: int, phase: str, moe: MoE) -> Operations:
         """Experts under load balancing, where the tables have them; vLLM's DeepGEMM kernels are SGLang's."""
-        handle, trtllm = self.donors.get("moe_overlap", self.kernels).handle, self.key.engine == "trtllm"
+        handle = self.donors.get("moe_overlap", self.kernels).handle
+        own = ENGINES[self.key.engine]["current"].kernels.evened_experts
         experts = MoEExpertCompute(
             "moe",
             self.model.layers - moe.dense_layers,
@@ -390,11 +391,11 @@ class _Sampler:
             num_experts=moe.experts,
             moe_ep_size=self.size.gpus,
             quant_mode=MoEQuantMode[quant_modes(self.key, self.key.engine)["moe_quant_mode"]],
-            workload_distribution="power_law_1.01_eplb" if trtllm else "power_law_0.6",
+            workload_distribution=own or "power_law_0.6",
             attention_dp_size=self.size.data_parallel,
             inference_phase=phase,
             is_gated=True,
-            enable_eplb=not trtllm,
+            enable_eplb=own is None,
         )
         context = phase == "context"
         batch, length = (1, tokens) if context else (tokens, 1)

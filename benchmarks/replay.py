@@ -60,7 +60,7 @@ class Run:
     replicas: int = 8
     router: str = "round_robin"
     speedup: float = 1.0
-    """Arrivals come so many times as fast."""
+    """Factor on the rate of arrivals."""
     split: bool = False
     """Half of the replicas prefill, half decode, and hand-offs share the links of both."""
 
@@ -287,9 +287,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trace", help="Mooncake trace file; the bundled chat profile where not given")
     parser.add_argument("--row", action="append", choices=ROWS, help="only this one of the table; repeatable")
-    parser.add_argument("--replicas", type=int, help="one run instead of the table, on so many replicas")
+    parser.add_argument("--replicas", type=int, help="one run instead of the table, on N replicas")
     parser.add_argument("--router", default="round_robin", help="of the one run")
-    parser.add_argument("--speedup", type=float, default=1.0, help="arrivals of the one run come so many times as fast")
+    parser.add_argument("--speedup", type=float, default=1.0, help="factor on the rate of arrivals of the one run")
     parser.add_argument("--split", action="store_true", help="half of the replicas prefill, half decode")
     parser.add_argument("--requests", type=int, help="requests taken from the start of the source")
     parser.add_argument("--repeat", type=int, default=7, help="warm runs, of which the fastest counts")

@@ -75,6 +75,7 @@ def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
     ("row", "version"),
     [
         ({"engine": "vllm", "engine_version": "0.18.0"}, "0.18.0"),
+        ({"engine": "vllm", "engine_version": "v0.18.0"}, "0.18.0"),
         ({"engine": "vllm", "engine_version": "main@43124cdd (2026-07-15)"}, "current"),
         ({"engine": "sglang", "notes": "image lmsysorg/sglang:v0.5.8.post1-cu130"}, "0.5.8.post1"),
         ({"engine": "sglang", "notes": "image rocm/sgl-dev:sglang-0.5.9-rocm720-mi35x-mori-0227-2"}, "0.5.9"),
@@ -135,6 +136,14 @@ def test_sglang_s_limits_are_of_all_ranks(tmp_path: Path) -> None:
     notes = "moe_ep=8 attention_dp=8; chunked_prefill_size 131072, max_running_requests 4096"
     pool = _pool(deployment_of(_row(tmp_path, **R1, engine="sglang", notes=notes)))
     assert (pool.data_parallel_size, pool.max_num_batched_tokens, pool.max_num_seqs) == (8, 16384, 512)
+
+
+@pytest.mark.parametrize(("engine", "block_tokens"), [("vllm", 16), ("sglang", 1), ("trtllm", 32)])
+def test_kv_tokens_of_a_log_are_divided_by_the_engine_s_block_size(
+    engine: str, block_tokens: int, tmp_path: Path
+) -> None:
+    deployment = deployment_of(_row(tmp_path, engine=engine, notes="GPU KV cache 320000 tokens (server log)"))
+    assert _pool(deployment).num_gpu_blocks_override == 320_000 // block_tokens
 
 
 def test_limits_that_a_row_does_not_state_are_the_engine_s(tmp_path: Path) -> None:

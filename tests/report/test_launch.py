@@ -243,3 +243,9 @@ def test_local_prefill_and_the_second_router_stand_in_the_comments_of_the_decode
     assert "# router: least_outstanding {}\n" in decode
     assert "local_prefill" not in prefill
     assert "least_outstanding" not in prefill
+
+
+@pytest.mark.parametrize("model", ["deepseek-v3", "glm-4.5-air", "qwen3-next-80b-a3b"])
+def test_drafts_of_the_model_s_own_layers_have_a_flag(model: str) -> None:
+    speculative = {"method": "mtp", "num_speculative_tokens": 1, "acceptance_length": 1.8}
+    assert '"num_speculative_tokens": 1' in _script("vllm", model, {"engine": {"speculative": speculative}})

@@ -31,6 +31,15 @@ def test_a_turn_is_sent_its_delay_after_the_turn_before_ended() -> None:
     np.testing.assert_allclose(requests["last_token_s"] - requests["arrival_s"], TURN_S, atol=1e-12)
 
 
+def test_turns_that_are_not_sent_yet_keep_nobody_in_the_frontend() -> None:
+    workload = make_table(
+        [10] * 4, [2] * 4, arrival_s=[0.0, 0.0, 0.0, 1.0], after=[[], [0], [1], []], session=[0, 0, 0, 1],
+        delay_s=[0.0, 50.0, 50.0, 0.0],
+    )  # fmt: skip
+    requests = simulate(deployment(engine={"frontend_request_us": 1e6}), workload).requests
+    np.testing.assert_allclose(requests["wait_frontend_s"], 0.0, atol=1e-12)
+
+
 def test_a_join_waits_for_the_last_of_its_predecessors() -> None:
     workload = make_table(
         [1000] * 4, [11, 21, 51, 11], after=[[], [0], [0], [1, 2]], session=[0] * 4, delay_s=[0, 0, 0, 1.0]

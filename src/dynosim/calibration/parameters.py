@@ -123,7 +123,7 @@ def _gains(
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Return by how much the squared misfit falls with each further parameter, and the standard errors of all.
 
-    Both on the linearised misfit, where the free parameters follow. A step out of the bounds gains nothing.
+    Both on the linearised misfit, where the free parameters follow. A step to the lower bound or below gains nothing.
     """
     gradient = slopes.T @ off + x[list(tried)] / PRIOR**2
     information = slopes.T @ slopes + np.eye(len(tried)) / PRIOR**2

@@ -29,7 +29,7 @@ from dynosim.workload import load_workload
 from dynosim.workload.table import FloatArray, IntArray, Workload, numbered
 
 MAX_LENGTH_DIFFERENCE = 0.05
-"""Of mean prompt and answer lengths: AIPerf warns of answers from there on (product.md, 3.4)."""
+"""Of mean prompt and answer lengths: AIPerf warns of answers from there on."""
 MAX_FAILED = 0.01
 """Share of requests: failed ones shorten queues, and are in no latency."""
 

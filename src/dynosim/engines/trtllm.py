@@ -147,4 +147,5 @@ VERSIONS = (
         multi_node="start it under mpirun or srun, through trtllm-llmapi-launch",
     ),
 )  # fmt: skip
-"""One record: the defaults of 1.0, 1.2 and 1.3 are the same where they are modelled."""
+"""One record: the defaults of 1.0, 1.2 and 1.3 are the same where they are modelled. Of 1.4, a candidate, only those of
+the KV cache were read."""

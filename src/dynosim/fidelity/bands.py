@@ -53,7 +53,7 @@ BAND_METRICS = {
     E2E_P99: "request_latency.p99",
 }
 BAND_COVERAGE, BAND_CONFIGURATIONS = 0.8, 5
-"""A band holds this share of measured / predicted; below so many configurations there is none of this share."""
+"""A band holds this share of measured / predicted; below this number of configurations there is none."""
 IN_SIGHT = 1.25
 """How much wider, in logarithms, errors are on configurations that nobody looked at. The first model, made in the sight
 of 28 configurations, was off by twice as much on others (TPOT: median 2.5 and 5.9 % dense, 7.7 and 13.7 % MoE), as with
@@ -74,7 +74,7 @@ class ClassBands(TypedDict):
 
 
 class Share(NamedTuple):
-    """Share of rows inside a band, on average over so many configurations."""
+    """Share of rows inside a band, on average over configurations."""
 
     inside: float
     configurations: int
@@ -103,7 +103,7 @@ def bands(outcomes: Iterable[Outcome]) -> dict[str, ClassBands]:
     """Return class of evidence -> its GPUs and bands, of every source and vendor with rows.
 
     The truth is predicted x [low, high] in BAND_COVERAGE of the rows of a further configuration. A class with fewer
-    than BAND_CONFIGURATIONS has the band of the smallest pool around it that has so many: of dense and MoE models, then
+    than BAND_CONFIGURATIONS has the band of the smallest pool around it that has them: of dense and MoE models, then
     of both modes of serving, then with and without speculation, then of two and of all three. Without such a pool a
     metric has no band.
     """
@@ -134,7 +134,7 @@ def held(outcomes: Iterable[Outcome]) -> dict[str, Held]:
 
 
 def left_out_gpus(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Share]]:
-    """Return factor -> metric -> what bands of other GPUs of a class, so many times as wide, hold of each GPU left out.
+    """Return factor -> metric -> what bands of other GPUs of a class, widened by it, hold of each GPU left out.
 
     Only classes that have enough configurations without it are asked.
     """

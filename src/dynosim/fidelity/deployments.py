@@ -73,11 +73,14 @@ def run_of(row: Measurement) -> Run:
                 "speculative": _speculative(row, every),
                 **{field.name: value for field, value in fields if field.section == "engine"},
             },
-            **_sections(row, {role: _pool(row, engine, layout[role], settings[role].values()) for role in layout}),
+            **_sections(row, {role: _pool(row, layout[role], settings[role].values()) for role in layout}),
         }
     )
     if "mixed" in layout and layout["mixed"].get("replicas", 1) > 1:
         deployment = _lanes(deployment)
+    if "mixed" in layout and "gpu_kv_cache_tokens" in row.facts:
+        block_tokens = PoolPlan.of(deployment, "mixed").config.block_size
+        deployment = _with_blocks(deployment, int(row.facts["gpu_kv_cache_tokens"]) // block_tokens)
     if deployment.num_gpus() != row.n_gpus:
         raise ConfigError(f"{row.n_gpus}: the layout {deployment.label()} has {deployment.num_gpus()}", path="n_gpus")
     known = set().union(*settings.values())
@@ -116,7 +119,7 @@ def _value(row: Measurement, text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if text == "conc":
-        return int(row.load or 1)
+        return row.concurrency
     if found := re.fullmatch(r"(\d+)\*ISL", text):
         return int(found[1]) * int(row.isl)
     if found := re.fullmatch(r"(?:[\d.]+-)?(\d+(?:\.\d+)?)(k?)", text):  # of several, the largest was the best
@@ -135,7 +138,7 @@ def _precisions(row: Measurement, engine: str, kv_cache_dtype: str | None) -> di
     return {"quantization": quantization, "kv_cache_dtype": dtype}
 
 
-def _pool(row: Measurement, engine: str, sizes: Sizes, settings: Iterable[tuple[Field, Any]]) -> Sizes:
+def _pool(row: Measurement, sizes: Sizes, settings: Iterable[tuple[Field, Any]]) -> Sizes:
     fields: Sizes = {}
     for field, value in settings:
         if field.section == "pool":
@@ -145,17 +148,9 @@ def _pool(row: Measurement, engine: str, sizes: Sizes, settings: Iterable[tuple[
         fields["max_num_seqs"] = int(row.facts["max_num_seqs_on_b200"])
     if {"max_num_seqs", "max_num_batched_tokens"} <= {*fields}:
         fields["max_num_seqs"] = min(fields["max_num_seqs"], fields["max_num_batched_tokens"])
-    return sizes | fields | _cache(row, fields.get("block_size"))
-
-
-def _cache(row: Measurement, block_size: int | None) -> Sizes:
-    """Return the KV blocks and the host tier that a server's log or flags state."""
-    fields: Sizes = {}
-    if "gpu_kv_cache_tokens" in row.facts:
-        fields["num_gpu_blocks_override"] = int(row.facts["gpu_kv_cache_tokens"]) // (block_size or 16)
     if "cpu_kv_offload_gib" in row.facts:
         fields["kv_offload"] = {"host": {"size_gib": float(row.facts["cpu_kv_offload_gib"])}}
-    return fields
+    return sizes | fields
 
 
 def _speculative(row: Measurement, flags: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -217,8 +212,14 @@ def _lanes(deployment: DeploymentConfig) -> DeploymentConfig:
     pool, plan = deployment.aggregated, PoolPlan.of(deployment, "mixed")
     assert pool is not None
     blocks = min(replace(plan, model=stage).capacity.blocks for stage in plan.model.stages(pool.replicas))
-    own = {"num_gpu_blocks_override": blocks // pool.replicas + plan.rules.null_blocks}
-    return deployment.model_copy(update={"aggregated": pool.model_copy(update=own)})
+    return _with_blocks(deployment, blocks // pool.replicas + plan.rules.null_blocks)
+
+
+def _with_blocks(deployment: DeploymentConfig, blocks: int) -> DeploymentConfig:
+    """Return *deployment*, an aggregated one, with *blocks* KV blocks in each scheduler."""
+    assert deployment.aggregated is not None
+    pool = deployment.aggregated.model_copy(update={"num_gpu_blocks_override": blocks})
+    return deployment.model_copy(update={"aggregated": pool})
 
 
 def _parallel(engine: str, tp: int, ranks: int, experts: int) -> Sizes:

@@ -94,6 +94,13 @@ class Measurement:
         return "disaggregated" in self.facts or "decode_workers" in self.facts
 
     @property
+    def concurrency(self) -> int:
+        """Requests in flight: all where all were there at once, one where there was one at a time."""
+        if self.load is not None and math.isinf(self.load):
+            return int(self.facts.get("num_requests", 1))
+        return int(self.load or 1)
+
+    @property
     def measured_on(self) -> str:
         """ISO date, empty where the notes do not say it."""
         return re.sub(r"^(\d{4})-?(\d{2})-?(\d{2})$", r"\1-\2-\3", self.facts.get("measured_on", ""))

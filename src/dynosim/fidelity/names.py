@@ -59,7 +59,7 @@ def version_of(row: Measurement, engine: str) -> str:
     image = row.facts.get("image", "")
     if row.engine.lower().startswith(tuple(_ENGINES.keys() & {"nim", "atom"})):
         return "current"  # their numbers are their own
-    said = re.match(_VERSION, row.engine_version or "")
+    said = re.match(_VERSION, (row.engine_version or "").removeprefix("v"))
     tag = re.search(rf"{engine}[:-]v?({_VERSION})|:v?({_VERSION})", image)
     version = said.group() if said else tag and (tag[1] or tag[2])
     if version is None:

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from dynosim.fidelity.measurements import Measurement
-from dynosim.fidelity.scripts import Script
+from dynosim.fidelity.scripts import Script, has_mtp
 
 NVL72_NODE_GPUS = 4
 
@@ -53,14 +53,10 @@ def _layout(row: Measurement, role: str) -> str:
 def recipe_of(row: Measurement) -> Recipe | None:
     """Return the recipe that started the servers of *row*; None where the table has none of its layout and load."""
     key = (row.gpu.partition("-")[0], row.precision, f"{row.isl:g}", f"{row.osl:g}")
-    layouts, drafts, load = (_layout(row, "prefill"), _layout(row, "decode")), _mtp(row), f"{row.load or 0:g}"
+    layouts, drafts, load = (_layout(row, "prefill"), _layout(row, "decode")), has_mtp(row), f"{row.load or 0:g}"
     same = [recipe for recipe in _table() if recipe[:4] == key and (recipe.drafts != "0") == drafts]
     fitting = [r for r in same if r.decode == layouts[1] and load in r.concurrency.split()]
     return next((r for r in fitting if r.prefill == layouts[0]), next(iter(fitting), None))
-
-
-def _mtp(row: Measurement) -> bool:
-    return row.facts.get("spec_decoding") == "mtp"
 
 
 def _dp(row: Measurement, role: str) -> bool:
@@ -124,12 +120,12 @@ RECIPES = (
         flags={
             "max_batch_size": _seats, "cuda_graph_max_bs": _seats,
             "kv_cache_dtype": "fp8", "free_gpu_memory_fraction": 0.8,
-            "max_num_tokens": lambda row: max(_seats(row) * (_drafts(row) + 1 if _mtp(row) else 1), 8192),
+            "max_num_tokens": lambda row: max(_seats(row) * (_drafts(row) + 1 if has_mtp(row) else 1), 8192),
         },
     ),
     Script(
         name="recipes/trtllm/*/*/mtp/ctx*_gen*_mtp*.yaml",
-        engine="trtllm", role="decode", when=_mtp,
+        engine="trtllm", role="decode", when=has_mtp,
         flags={"drafts": _drafts},
     ),
     Script(
@@ -215,7 +211,7 @@ RECIPES = (
     ),
     Script(
         name="recipes/*/*/*-mtp.yaml",
-        engine="sglang", role="decode", gpu="G?[BH][123]00", when=_mtp,
+        engine="sglang", role="decode", gpu="G?[BH][123]00", when=has_mtp,
         flags={"drafts": 2},
     ),
     Script(

@@ -67,7 +67,7 @@ def _predicting(outcome: Outcome) -> Outcome:
     result = _simulated(row, deployment)
     if not (result.requests["status"] == COMPLETED).any():
         raise InfeasibleError("no request was completed")
-    predicted = _predicted(row, summarize(result, {}, PriceConfig()), result)
+    predicted = _predicted(row, summarize(result, {}, PriceConfig()))
     keep = row.load_kind.startswith(("closed-loop multi-turn", "open-loop trace"))
     evidence = evidence_class(deployment) or ""
     return replace(outcome, predicted=predicted, evidence=evidence, requests=_requests(result) if keep else None)
@@ -120,7 +120,7 @@ def timed(deployment: DeploymentConfig) -> DeploymentConfig:
         return deployment.model_copy(update={"timing": RooflineTiming()})
 
 
-def _predicted(row: Measurement, metrics: Metrics, result: SimulationResult) -> dict[str, float]:
+def _predicted(row: Measurement, metrics: Metrics) -> dict[str, float]:
     stage = row.load_kind.startswith("open-loop constant-rate")
     tpot = "inter_chunk_latency" if stage else "inter_token_latency"
     found = {

@@ -59,7 +59,7 @@ def _ranks(row: Measurement) -> int:
 
 
 def _load(row: Measurement) -> int:
-    return int(row.load or 1)
+    return row.concurrency
 
 
 def _rounded_tokens(per_request: Callable[[Measurement], int], least: int = 0) -> Callable[[Measurement], int]:
@@ -67,12 +67,14 @@ def _rounded_tokens(per_request: Callable[[Measurement], int], least: int = 0) -
     return lambda row: max(-(-(per_request(row) + int(row.isl) + 64) // 64) * 64, least)
 
 
-def _mtp(row: Measurement) -> bool:
+def has_mtp(row: Measurement) -> bool:
+    """Whether the model's own layers drafted."""
     return row.facts.get("spec_decoding") == "mtp"
 
 
 SCRIPTS = (
     Script(
+        # Seen in InferenceX's scripts; that other sources turn padding on as well is an assumption.
         name="all that start TensorRT-LLM: cuda_graph_config has enable_padding and covers every batch",
         engine="trtllm", source=".*", role="",
         flags={"cuda_graph_max_bs": 2048},
@@ -127,17 +129,17 @@ SCRIPTS = (
     ),
     Script(
         name="benchmarks/single_node/fixed_seq_len/dsr1_fp8_mi355x_mtp.sh",
-        engine="sglang", model=".*DeepSeek", gpu="MI355X", precision="fp8", when=_mtp,
+        engine="sglang", model=".*DeepSeek", gpu="MI355X", precision="fp8", when=has_mtp,
         flags={"max_running_requests": _load},
     ),
     Script(
         name="benchmarks/single_node/fixed_seq_len/dsr1_fp8_h200_mtp.sh",
-        engine="sglang", model=".*DeepSeek", gpu="H200", precision="fp8", when=_mtp,
+        engine="sglang", model=".*DeepSeek", gpu="H200", precision="fp8", when=has_mtp,
         flags={"max_running_requests": lambda row: 512 if row.isl == row.osl == 1024 else 256},
     ),
     Script(
         name="benchmarks/dsr1_fp8_b200_mtp.sh",
-        engine="sglang", model=".*DeepSeek", gpu="B[23]00", precision="fp8", when=_mtp,
+        engine="sglang", model=".*DeepSeek", gpu="B[23]00", precision="fp8", when=has_mtp,
         flags={"max_running_requests": 256, "cuda_graph_max_bs": 256},
     ),
     Script(
@@ -167,7 +169,7 @@ SCRIPTS = (
     Script(
         name="benchmarks/dsr1_fp8_b200_trt.sh, once the cache's share was computed in it",
         engine="trtllm", model=".*DeepSeek", gpu="B", precision="fp8",
-        when=lambda row: not _mtp(row) and "free_gpu_memory_fraction" not in row.flags,
+        when=lambda row: not has_mtp(row) and "free_gpu_memory_fraction" not in row.flags,
         flags={
             "free_gpu_memory_fraction": lambda row: (
                 0.75 if row.isl > 4096 and row.tp == 4 else 0.7 if row.isl <= 4096 and _load(row) >= 256 else 0.8
@@ -234,7 +236,7 @@ SCRIPTS = (
     ),
     Script(
         name="benchmarks/dsr1_fp8_b200_trt_mtp.sh",
-        engine="trtllm", model=".*DeepSeek", when=_mtp,
+        engine="trtllm", model=".*DeepSeek", when=has_mtp,
         flags={
             "drafts": lambda row: 1 if _ranks(row) > 1 else 3,
             "max_batch_size": lambda row: max(_load(row) // _ranks(row), 1),

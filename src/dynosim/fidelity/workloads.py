@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 
@@ -48,7 +47,7 @@ def workload_of(row: Measurement) -> WorkloadConfig:
         return WorkloadConfig(source=_trace(row), load=TraceLoad())
     if kind.startswith("open-loop"):
         return _stage(row)
-    load = ConcurrencyLoad(concurrency=_concurrency(row))
+    load = ConcurrencyLoad(concurrency=row.concurrency)
     if kind.startswith("closed-loop multi-turn"):
         return WorkloadConfig(source=_trace(row), load=load)
     source = SyntheticSource(
@@ -75,12 +74,6 @@ def _requests(row: Measurement, concurrency: int) -> int:
     each = re.search(r"\((\d+) per length", row.load_kind)
     said = row.facts.get("num_requests") or (each and each[1])
     return int(said) if said else int(row.facts.get("prompts_per_client", 10)) * concurrency
-
-
-def _concurrency(row: Measurement) -> int:
-    if row.load is None:
-        return 1
-    return int(row.facts.get("num_requests", 1)) if math.isinf(row.load) else int(row.load)
 
 
 def _length(row: Measurement, tokens: float) -> Length:

@@ -5,8 +5,8 @@ included, so between 1 and 1 + drafts. Most rows are SemiAnalysisAI/InferenceX's
 SPEED-Bench coding prompts, vLLM on B300); the source of each stands beside it. Of several conditions of one model the
 first in the file counts: the model's own default, thinking.
 
-No source publishes rates per position. Drafts are therefore taken to be accepted at one rate r each, if all before them
-were: 1 + r + r^2 + ... + r^k is the measured length of k drafts. Lengths of other k are not extrapolated to.
+These sources give no rates per position. Drafts are therefore taken to be accepted at one rate r each, if all before
+them were: 1 + r + r^2 + ... + r^k is the measured length of k drafts. Lengths of other k are not extrapolated to.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """GPU cards: memory, bandwidths, tensor-core peaks, price and power.
 
-Leaves out clock throttling, PCIe variants and anything that the serving model does not read.
+Leaves out clock throttling and anything that the serving model does not read.
 
 Sources
     specifications: the vendors' data sheets (dense FLOPs, without sparsity).
     memory: what CUDA or HIP gives to programs, as "total capacity" in PyTorch's out-of-memory messages in public issues
-        and logs; GB300, H20 and MI325X by what their sister cards keep back of the size that the driver names.
+        and logs; GB300, H20 and MI325X by what their sister cards keep back of the size that the driver names. Memory,
+        specifications and power of the cards under OTHER_PRICE were not checked: they are recalled, or their sisters'.
     prices and power: SemiAnalysis InferenceX-app ``packages/app/src/lib/constants.ts``, April 2026: a survey's cost
         assumptions, not list prices; power is all-in (server, network, cooling).
 """

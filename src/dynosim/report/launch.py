@@ -14,7 +14,9 @@ from dynosim.engines import Launch, rules_of
 from dynosim.hardware.models import precision_of
 from dynosim.hardware.plan import PoolPlan, pool_plans
 
-MTP = ("deepseek-v3", "deepseek-v3.2", "glm-5", "qwen3.5-397b-a17b")
+MTP = (
+    "deepseek-v3", "deepseek-v3.2", "glm-4.5", "glm-4.5-air", "glm-5", "qwen3.5-397b-a17b", "qwen3-next-80b-a3b",
+)  # fmt: skip
 """Models whose checkpoint has layers for multi-token prediction."""
 
 
@@ -22,7 +24,9 @@ def launch_script(scenario: Scenario) -> str:
     """Return a shell script with the command that starts one replica, for every pool of *scenario*."""
     deployment = scenario.deployment
     lines = ["#!/bin/sh", f"# {scenario.name or 'dynosim'}: {deployment.label()} of {deployment.model}, simulated"]
-    lines.append(f"# flags and defaults of {rules_of(deployment.engine).label}; other versions may start otherwise")
+    lines.append(
+        f"# defaults of {rules_of(deployment.engine).label}; flags of a recent release, which others may not have"
+    )
     for plan in pool_plans(deployment).values():
         launch = _launch(plan)
         lines += ["", *_comments(plan, launch), plan.rules.command(launch)]

@@ -34,7 +34,8 @@ class Sessions:
         """Whether ``ended`` must be called."""
         self.unsent = len(workload)
         self._ended = bytearray(len(workload))
-        self.arrival_s = frontend.passed(workload.arrival_s)
+        self.arrival_s = np.copy(workload.arrival_s)
+        self.arrival_s[self._roots] = frontend.passed(workload.arrival_s[self._roots])
         """Shape (n,): when each request reached the router; NaN for one that has to wait and was not sent yet."""
         self.sent_s = workload.arrival_s
         """Shape (n,): when its client sent it."""

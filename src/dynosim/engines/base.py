@@ -93,7 +93,7 @@ class Behaviour:
     request_us: float = 0.0
     frontend_ms: float = 0.0
     frontend_request_us: float = 0.0
-    """Measured on vLLM 0.32 alone, with known pass times (benchmarks/closed_loop.py); of other versions and engines,
+    """Chosen in sight of vLLM 0.32 with known pass times (benchmarks/closed_loop.py); of other versions and engines,
     which have Python frontends too, it is an assumption."""
     serial_us: float = 0.0
     """Added to ``pass_us`` where passes are not chosen ahead: the GPU waits for the scheduler."""

@@ -59,7 +59,6 @@ NEEDS = {"curl": shutil.which("curl"), "dynosim timing build": find_spec("aiconf
 
 NOT_RUN = {
     ("README", "make test"): "it runs this test",
-    ("hardware", "budget = "): "a formula",
     ("policies", "prefill_load_scale * max("): "a formula",
 }
 """How commands and blocks that are not run begin, and why they are not."""

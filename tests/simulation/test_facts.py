@@ -122,9 +122,9 @@ def test_a_host_tier_costs_little_where_it_is_not_needed() -> None:
     plenty = 2_000_000 // 16
     without, with_host = _talked(8, blocks=plenty), _talked(8, host_gib=64.0, blocks=plenty)
     ratio = {m: _value(with_host, m) / _value(without, m) for m in (TTFT, ITL, "request_throughput")}
-    assert 1.0 < ratio[ITL] < 1.02
+    assert 0.999 < ratio[ITL] < 1.02
     assert 0.98 < ratio["request_throughput"] < 1.001
-    assert ratio[TTFT] == pytest.approx(1.0, rel=0.02)
+    assert ratio[TTFT] == pytest.approx(1.0, rel=0.03)
 
 
 # -------------------------------------------------------------------------------------------------------------- routing
@@ -163,7 +163,7 @@ def test_a_shorter_scaling_interval_helps_down_to_seconds_and_then_churns() -> N
 
 def test_a_cold_start_of_minutes_breaks_the_slo_under_bursts() -> None:
     met = [
-        _value(_scaled(interval_s=5.0, provision_s=seconds), "good_request_fraction") for seconds in (5.0, 60.0, 240.0)
+        _value(_scaled(interval_s=5.0, provision_s=seconds), "good_request_fraction") for seconds in (5.0, 40.0, 400.0)
     ]
     assert met[0] > met[1] > met[2]
     assert met[0] > met[2] + 0.2

@@ -29,7 +29,7 @@ from dynosim.hardware.plan import PoolPlan
 RDMA_EFFICIENCY = 0.85
 HAND_OFF_LATENCY_US = 1500.0
 """Of Mooncake's hand-offs: 84 % of the line rate and 1.6 ms each, over all lengths of its disaggregated runs."""
-NIXL_HAND_OFF_LATENCY_US = 150_000.0
+NIXL, NIXL_HAND_OFF_LATENCY_US = "sglang.*Dynamo", 150_000.0
 """Of SGLang's under Dynamo: what unloaded requests wait beyond passes and bytes, the median over runs on H100, H200,
 B200 and GB200; polls of both schedulers and the transfer's descriptors are not told apart."""
 RANDOM_WORDS_RATE = 0.618
@@ -102,8 +102,7 @@ def _sections(row: Measurement, pools: Mapping[str, Sizes]) -> dict[str, Any]:
 def _link(row: Measurement) -> dict[str, Any]:
     """Return the hand-off network of ``RoCE 4x400GbE per node``; a node has 8 GPUs. RDMA gets most of the line rate."""
     if "ports_per_node" not in row.facts:
-        nixl = "Dynamo" in row.engine and engine_of(row) == "sglang"
-        return {"latency_us": NIXL_HAND_OFF_LATENCY_US} if nixl else {}
+        return {"latency_us": NIXL_HAND_OFF_LATENCY_US} if re.match(NIXL, row.engine) else {}
     per_gpu = int(row.facts["ports_per_node"]) * int(row.facts["port_gbit_s"]) / 8 / 8
     return {"bandwidth_gb_s": RDMA_EFFICIENCY * per_gpu, "latency_us": HAND_OFF_LATENCY_US}
 

@@ -38,11 +38,12 @@ def row_of(outcome: Outcome) -> dict[str, Any]:
 def _simulated(deployment: DeploymentConfig | None) -> dict[str, Any]:
     if deployment is None:
         return {"layout": None, "engine": None, "engine_version": None, "deployment": None}
+    said = deployment.model_dump(mode="json", exclude_defaults=True)
     return {
         "layout": deployment.label(),
         "engine": deployment.engine.name,
         "engine_version": deployment.engine.version,
-        "deployment": deployment.model_dump(mode="json", exclude_defaults=True),
+        "deployment": said | {"timing": {"type": deployment.timing.type, **said.get("timing", {})}},
     }
 
 

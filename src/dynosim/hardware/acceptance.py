@@ -15,7 +15,7 @@ import csv
 from functools import lru_cache
 from pathlib import Path
 
-from scipy.optimize import brentq
+import numpy as np
 
 from dynosim.config import SpeculativeConfig
 from dynosim.errors import InfeasibleError
@@ -43,9 +43,10 @@ def acceptance_rates(speculative: SpeculativeConfig, model: ModelCard) -> tuple[
 
 
 def _rate(length: float, drafts: int) -> float:
-    """Return the rate r at which 1 + r + ... + r^drafts is *length*."""
-    powers = range(1, drafts + 1)
-    return float(brentq(lambda rate: 1.0 + sum(rate**k for k in powers) - length, 0.0, 1.0))
+    """Return the rate r at which 1 + r + ... + r^drafts is *length*: the polynomial's one root in [0, 1]."""
+    roots = np.roots([1.0] * drafts + [1.0 - length])
+    real = roots[np.abs(roots.imag) < 1e-9].real
+    return float(np.clip(real.max(initial=0.0), 0.0, 1.0))
 
 
 def draft_cost(speculative: SpeculativeConfig, model: ModelCard) -> float:

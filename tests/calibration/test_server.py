@@ -14,6 +14,7 @@ from dynosim.cli import main
 from dynosim.errors import ConfigError
 from dynosim.hardware.plan import PoolPlan
 from dynosim.space import SearchSpace
+from dynosim.timing.calibrated import ServerFact
 
 LOGS = {
     "vllm": (
@@ -108,3 +109,16 @@ def test_a_manifest_names_them_beside_the_runs(tmp_path: Path) -> None:
     (found,) = read_manifest(written(tmp_path / "cluster.yaml", json.dumps({"runs": [run]})))
     assert found.server_log == str(tmp_path / "server.log")
     assert found.metrics == (str(tmp_path / "before"), str(tmp_path / "after"))
+
+
+@pytest.mark.parametrize(
+    ("stated", "simulated", "differs"),
+    [
+        ("0.18.0", "0.18.0", False),
+        ("0.18.0+cu128", "v0.18.0", False),
+        ("0.18.1", "0.18.0", True),
+        ("1", "current", False),
+    ],
+)
+def test_builds_of_one_version_are_that_version(stated: str, simulated: str, differs: bool) -> None:
+    assert ServerFact(name="version", stated=stated, simulated=simulated).differs == differs

@@ -124,6 +124,11 @@ class EngineConfig(Config):
     """TensorRT-LLM: passes that they wait on, once all ranks have some."""
     speculative: SpeculativeConfig | None = None
 
+    @property
+    def tokens_per_decode(self) -> int:
+        """Tokens of one request that a decode pass computes: one, and those that were drafted."""
+        return 1 + (self.speculative.num_speculative_tokens if self.speculative else 0)
+
 
 class PackTiming(Config):
     """Measured kernel tables: a bundled timing pack, or one made by ``dynosim timing build``."""

@@ -14,6 +14,8 @@ from dynosim.config import EngineConfig, PoolConfig, StartedPool, TierConfig
 
 Flags = dict[str, Any]
 """Flag without dashes -> value; True is a bare flag, None and False are left out."""
+SPARSE = ("deepseek-v3.2", "glm-5")
+"""Models whose latent attention chooses tokens by an indexer."""
 
 
 class Limits(NamedTuple):
@@ -53,12 +55,6 @@ class Server:
         """Whether it runs on data-centre Blackwell: the SM100 family."""
         return self.architecture in ("sm100", "sm103")
 
-    @property
-    def tokens_per_decode(self) -> int:
-        """Tokens of one request that a decode pass computes: one, and those that were drafted."""
-        speculative = self.engine.speculative
-        return 1 + (speculative.num_speculative_tokens if speculative else 0)
-
     def among(self, limits: tuple[Limits, ...]) -> Limits:
         """Return the class of *limits*, the largest first, that its GPU is in."""
         gib = self.memory_bytes / 2**30
@@ -81,7 +77,7 @@ class Behaviour:
     """What an engine adds to its kernels: CPU work between passes, launches without CUDA graphs, the HTTP server.
 
     Few numbers, each for one cause, fitted to all calibration measurements of the engine together (docs/fidelity.md)
-    and never to one run. The defaults are those of formulas that know no hardware.
+    and never to one run, unless they say otherwise. The defaults are those of formulas that know no hardware.
     """
 
     overlap: bool = False

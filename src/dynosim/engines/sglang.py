@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from dynosim.engines.base import (
+    SPARSE,
     Behaviour,
     EngineRules,
     Flags,
@@ -82,8 +83,6 @@ def _without_flag(launch: Launch) -> dict[str, Any]:
     }
 
 
-SPARSE = ("deepseek-v3.2", "glm-5")
-"""Models whose latent attention chooses tokens by an indexer."""
 DECODE_BATCHES = (1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 497, 16), *range(512, 4097, 32))
 PREFILL_TOKENS = (
     *range(4, 33, 4), *range(48, 257, 16), *range(288, 513, 32), *range(576, 1025, 64), *range(1280, 4097, 256),
@@ -141,7 +140,7 @@ def _mem_fraction(rules: EngineRules, server: Server) -> float:
         (pool.max_num_batched_tokens or 0) * ranks if pool.enable_chunked_prefill else server.engine.max_prefill_tokens
     )
     if server.role == "decode":
-        tokens = (pool.max_num_seqs or 0) * server.tokens_per_decode
+        tokens = (pool.max_num_seqs or 0) * server.engine.tokens_per_decode
     reserved = 512 + 1.5 * max(tokens, 2048) + 1024 * server.gpus * pool.pipeline_parallel_size / 8 + 2 * largest
     if ranks > 1:
         reserved += largest * ranks * (4.5 if largest > 300 else 3)

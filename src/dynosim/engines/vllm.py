@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from dynosim.engines.base import (
+    SPARSE,
     Behaviour,
     EngineRules,
     Flags,
@@ -83,8 +84,6 @@ def _without_flag(launch: Launch) -> dict[str, Any]:
     }
 
 
-SPARSE = ("deepseek-v3.2", "glm-5")
-"""Models whose latent attention chooses tokens by an indexer."""
 SMALLER = (Limits(70, 1024, 8192, excepted="a100"), Limits(0, 256, 2048))
 """``get_batch_defaults`` of ``engine/arg_utils.py``: an A100 of 80 GB counts as one of the small."""
 
@@ -102,7 +101,7 @@ def _attention_backend(server: Server) -> str:
 
 def _graphs(rules: EngineRules, server: Server) -> Graphs:
     """``_set_cudagraph_sizes`` of ``config/vllm.py``; a decode pass that drafts needs whole requests."""
-    engine, pool, tokens, known = server.engine, server.pool, server.tokens_per_decode, rules.graph_tokens
+    engine, pool, tokens, known = server.engine, server.pool, server.engine.tokens_per_decode, rules.graph_tokens
     if engine.cudagraph_mode == "NONE":
         return Graphs()
     seqs, budget = pool.max_num_seqs or 0, pool.max_num_batched_tokens or 0

@@ -85,8 +85,7 @@ class PoolPlan:
     @property
     def tokens_per_decode(self) -> int:
         """Tokens of one request that a decode pass computes: one, and those that were drafted."""
-        speculative = self.engine.speculative
-        return 1 + (speculative.num_speculative_tokens if speculative else 0)
+        return self.engine.tokens_per_decode
 
     @cached_property
     def acceptance_rates(self) -> tuple[float, ...]:

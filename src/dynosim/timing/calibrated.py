@@ -70,9 +70,13 @@ class ServerFact(Config):
 
     @property
     def differs(self) -> bool:
-        """Whether the two are further apart than rounding: 2 % of a number of tokens, 0.02 of a share, one event."""
+        """Whether the two are further apart than rounding: 2 % of a number of tokens, 0.02 of a share, one event.
+
+        What follows ``+`` in a version is the build.
+        """
         if isinstance(self.stated, str) or isinstance(self.simulated, str):
-            return self.stated != self.simulated and self.simulated != "current"
+            stated, simulated = (str(x).removeprefix("v").partition("+")[0] for x in (self.stated, self.simulated))
+            return stated != simulated and simulated != "current"
         allowed = {"kv_cache_tokens": 0.02 * self.stated, "prefix_cache_hit_rate": 0.02}.get(self.name, 1.0)
         return abs(self.simulated - self.stated) > allowed
 

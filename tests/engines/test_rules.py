@@ -107,6 +107,25 @@ def test_defaults_move_with_the_version(version: str, budget: int, share: float,
     assert behaviour(deployment.engine, hardware=True).overlap is overlap
 
 
+def test_seats_that_are_given_do_not_widen_sglang_s_chunk() -> None:
+    """Its decodes take no part of the token budget, as vLLM's do."""
+    pools = {
+        name: PoolPlan.of(
+            DeploymentConfig.model_validate(
+                {
+                    "model": "llama-3.1-8b",
+                    "gpu": "h100_sxm",
+                    "engine": {"name": name},
+                    "aggregated": {"max_num_seqs": 20000},
+                }
+            ),
+            "mixed",
+        ).config
+        for name in ("sglang", "vllm")
+    }
+    assert {name: pool.max_num_batched_tokens for name, pool in pools.items()} == {"sglang": 8192, "vllm": 20000}
+
+
 def test_attention_ranks_share_sglang_s_chunk() -> None:
     deployment = DeploymentConfig.model_validate(
         {

@@ -63,7 +63,8 @@ def started(server: Server) -> StartedPool:
     limits, ranks = server.among(rules.limits), pool.data_parallel_size if rules.ranks_share_limits else 1
     default = limits.max_num_batched_tokens if pool.enable_chunked_prefill else rules.unchunked_tokens
     default = default or limits.max_num_batched_tokens
-    budget = pool.max_num_batched_tokens or max(default // ranks, pool.max_num_seqs or 1)
+    decodes = pool.max_num_seqs or 1 if rules.decodes_take_budget else 1
+    budget = pool.max_num_batched_tokens or max(default // ranks, decodes)
     seqs = limits.max_num_seqs
     if server.engine.speculative and rules.drafting_seqs:
         seqs = max(rules.drafting_seqs // ranks, 1)

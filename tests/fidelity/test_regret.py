@@ -34,6 +34,14 @@ def test_exact_predictions_cost_nothing() -> None:
     assert found.pairs["same vendor"][TPOT].share == found.pairs["same vendor"][LOAD_THROUGHPUT].share == 1.0
 
 
+def test_a_metric_without_a_prediction_is_never_met_nor_ranked() -> None:
+    there = {TPOT: 40.0, THROUGHPUT: 400.0}
+    bare = outcome("a", there, {THROUGHPUT: 400.0}, model=MODEL, gpu="H100-SXM", precision="a", load=8.0)
+    found = regret([bare, *EXACT[1:]])
+    assert found.broken_share == 0.0
+    assert found.pairs["same vendor"][TPOT].pairs == 1
+
+
 def test_a_pick_that_is_slower_than_predicted_breaks_its_slo() -> None:
     found = regret([_row("a", CHEAP_SLOW, (9.0, 400.0)), *EXACT[1:]])
     assert [d.overshoot for d in found.decisions] == pytest.approx([40 / 200**0.5 - 1, 40 / 800**0.5 - 1])

@@ -177,7 +177,7 @@ def _between(values: Sequence[float], level: float) -> float:
 
 def _decision(task: str, metric: str, bound: float, alternatives: Sequence[Alternative]) -> Decision:
     offered = [a for a in alternatives if a.predicted is not None]
-    meeting = [a for a in offered if a.predicted and a.predicted[metric] <= bound]
+    meeting = [a for a in offered if a.predicted and a.predicted.get(metric, math.inf) <= bound]
     pick = min(meeting, key=lambda a: a.usd_per_million("predicted"), default=None)
     overshoot = None if pick is None else pick.measured[metric] / bound - 1.0
     lost = None
@@ -203,8 +203,10 @@ def _pairs(tasks: Iterable[Sequence[Alternative]]) -> dict[str, dict[str, Pairs]
 
 
 def _ranked(a: Alternative, b: Alternative, metric: str) -> bool | None:
-    """Return whether two are in the measured order; None where the measured values are missing or hardly differ."""
-    if a.predicted is None or b.predicted is None or not (metric in a.measured and metric in b.measured):
+    """Return whether two are in the measured order; None where a value is missing or the measured ones hardly differ."""
+    if a.predicted is None or b.predicted is None:
+        return None
+    if not all(metric in values for values in (a.measured, b.measured, a.predicted, b.predicted)):
         return None
     measured = np.log(a.measured[metric] / b.measured[metric])
     if abs(measured) <= np.log1p(SLACK):

@@ -203,7 +203,7 @@ def _pairs(tasks: Iterable[Sequence[Alternative]]) -> dict[str, dict[str, Pairs]
 
 
 def _ranked(a: Alternative, b: Alternative, metric: str) -> bool | None:
-    """Return whether two are in the measured order; None where a value is missing or the measured ones hardly differ."""
+    """Return whether two are in the measured order; None where a value is missing or those measured hardly differ."""
     if a.predicted is None or b.predicted is None:
         return None
     if not all(metric in values for values in (a.measured, b.measured, a.predicted, b.predicted)):

@@ -41,7 +41,7 @@ SOFT = 0.1
 """Residuals beyond this count less than their square."""
 MOST = 2.0
 """A fit may shrink what a constant adds to nothing and grow it by this factor more."""
-NEUTRAL = {field.name: field.default if isinstance(field.default, float) else 0.0 for field in fields(Behaviour)}
+NEUTRAL = {field.name: field.default for field in fields(Behaviour) if isinstance(field.default, float)}
 
 Array = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def constants() -> list[Constant]:
     return [
         Constant(name, value, tuple(engine for *_, engine in cells))
         for (name, value), cells in found.items()
-        if not isinstance(value, bool) and value != NEUTRAL[name]
+        if value != NEUTRAL[name]
     ]
 
 
@@ -75,8 +75,8 @@ def replayed(path: Path, constant: Constant | None) -> list[Pair]:
     """Return all pairs with *constant* adding STEP more than it does; meant for a process of its own."""
     for engine in constant.engines if constant else ():
         more = constant.value + STEP * (constant.value - NEUTRAL[constant.name])
-        rules = ENGINES[engine]["current"]
-        ENGINES[engine]["current"] = replace(rules, behaviour=replace(rules.behaviour, **{constant.name: more}))
+        for version, rules in ENGINES[engine].items():
+            ENGINES[engine][version] = replace(rules, behaviour=replace(rules.behaviour, **{constant.name: more}))
     rows = [row for row in read_measurements(path) if not row.flagged]
     return [pair for row in rows for pair in pairs_of(replay(row)) if pair.metric in WEIGHTS]
 
@@ -137,7 +137,7 @@ def table(pairs: Sequence[Pair], logs: dict[str, Array]) -> dict[str, dict[str, 
 
 
 def _moe(pair: Pair) -> bool:
-    return pair.outcome.evidence.endswith("/moe")
+    return "moe" in pair.outcome.evidence.split("/")
 
 
 if __name__ == "__main__":

@@ -281,3 +281,15 @@ def test_a_chat_template_adds_tokens_to_every_prompt(tmp_path: Path) -> None:
         for notes in ("", "prompts wrapped in the chat template")
     )
     assert set(wrapped.input_tokens - plain.input_tokens) == {4}
+
+
+def test_the_first_prompts_of_sglang_s_runs_on_amd_wait_and_delay_the_rest(tmp_path: Path, monkeypatch: Any) -> None:
+    row = _row(tmp_path, engine="sglang", gpu="MI300X")
+    with_wait = replay(row).predicted
+    monkeypatch.setattr("dynosim.fidelity.deployments.FIRST_PROMPTS_S", 0.0)
+    without = replay(row).predicted
+    # 4 of 20 requests come first.
+    assert with_wait["ttft_ms_mean"] == pytest.approx(without["ttft_ms_mean"] + 3000 * 4 / 20)
+    assert with_wait["ttft_ms_p99"] > 3000 > without["ttft_ms_p99"]
+    assert with_wait["tpot_ms_mean"] == pytest.approx(without["tpot_ms_mean"])
+    assert with_wait["output_tok_s_per_gpu"] < without["output_tok_s_per_gpu"]

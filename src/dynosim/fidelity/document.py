@@ -47,7 +47,7 @@ BANDS_NOTE = (
     "configuration is a source, model, GPU, engine and precision of a class. Configurations weigh alike, whatever "
     "their rows, and the quantiles are of each against the others (`fidelity/bands.py`); because the rows were seen "
     f"while building, bands are {IN_SIGHT:g} times as wide, in logarithms. A metric of a class with fewer than "
-    f"{BAND_CONFIGURATIONS} configurations has the band of the smallest pool around the class that has so many (*). A "
+    f"{BAND_CONFIGURATIONS} configurations has the band of the smallest pool around the class that has them (*). A "
     "GPU that was not measured, of a vendor and source that were, has the class's band, as wide as the table of GPUs "
     "left out says, and is marked as extrapolated; another vendor or source has none."
 )
@@ -475,7 +475,8 @@ CONSTANTS = {
 
 CONSTANTS_NOTE = (
     "What engines add to their kernels, fitted to all rows of the engines that share a value, never to one. Each is "
-    "there for one cause."
+    "there for one cause. Not fitted to these rows is the time from one request to the next: it is a round number, "
+    "chosen in sight of a real vLLM 0.32 with known pass times ([calibration.md](calibration.md))."
 )
 
 LEFT_OUT_NOTE = (
@@ -488,17 +489,17 @@ LEFT_OUT_NOTE = (
 ONE_SOURCE_NOTE = (
     "Seen in one source each, so less sure: 85 % of the line rate and 1.5 ms per hand-off (the Mooncake rows); "
     "FlashInfer's attention on Blackwell as if every context were the longest (the multi-turn rows, whose launch "
-    "script turns the usual kernels off); roofline efficiency that rises as a GPU computes less per byte (the H20); "
+    "script turns the usual kernels off); what kernels reach of an H20; 150 ms per hand-off of SGLang under Dynamo; "
     "large passes that fall behind their kernels from 1,024 tokens on; a token budget of batch + ISL + 1,500 for the "
     "gap-analysis rows."
 )
 
 LIMITS = (
-    "clients: HTTP and tokenising are a constant; chat templates and a client's own queue are not there, and requests "
-    "of exactly equal lengths in a closed loop stay in step, which real ones do not always",
+    "clients: HTTP and tokenising take a constant time, and a millisecond between two requests, which was seen on vLLM "
+    "0.32 alone; a client's own queue is not there",
     "clocks: power caps and slow GPUs of a node",
     "versions: kernel tables are of one version per engine, a row may have run another",
-    "flags that a source does not state: the engine's defaults stand in",
+    "flags that a row does not state: those of its source's public launch scripts stand in, then the engine's defaults",
     "expert imbalance: tokens are spread over experts as the tables' own benchmark spread them",
     "noise: most rows are one run; two runs of one configuration differ by up to a few percent",
 )

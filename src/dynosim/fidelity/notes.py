@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -138,7 +137,7 @@ def read_notes(text: str) -> Notes:
     other = {found["name"].lower(): found["value"] for found in _FLAG.finditer(rest)}
     phrases = (phrase.strip(" .:()") for phrase in re.split(r"[;,\n]", _FLAG.sub("\n", rest)))
     unread = tuple(phrase for phrase in phrases if re.search(r"\w", phrase))
-    return Notes(MappingProxyType(facts), MappingProxyType(other | flags), unread)
+    return Notes(facts, other | flags, unread)
 
 
 def _taken(text: str, forms: tuple[re.Pattern[str], ...]) -> tuple[str, dict[str, str]]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dynosim.config import DeploymentConfig, PriceConfig, RooflineTiming
 from dynosim.errors import DynosimError, InfeasibleError, TimingError
-from dynosim.fidelity.deployments import run_of
+from dynosim.fidelity.deployments import first_prompts_s, run_of
 from dynosim.fidelity.measurements import Measurement
 from dynosim.fidelity.workloads import requests_of
 from dynosim.hardware.models import get_model
@@ -64,13 +64,24 @@ def _predicting(outcome: Outcome) -> Outcome:
     """Return *outcome* with what its deployment does under the row's load."""
     row, deployment = outcome.measurement, outcome.deployment
     assert deployment is not None
-    result = _simulated(row, deployment)
+    result = _late(_simulated(row, deployment), first_prompts_s(row))
     if not (result.requests["status"] == COMPLETED).any():
         raise InfeasibleError("no request was completed")
     predicted = _predicted(row, summarize(result, {}, PriceConfig()))
     keep = row.load_kind.startswith(("closed-loop multi-turn", "open-loop trace"))
     evidence = evidence_class(deployment) or ""
     return replace(outcome, predicted=predicted, evidence=evidence, requests=_requests(result) if keep else None)
+
+
+def _late(result: SimulationResult, seconds: float) -> SimulationResult:
+    """Return *result* with its first pass so much longer: who came first waits, and all else happens later."""
+    if not seconds:
+        return result
+    requests, times = result.requests.copy(), ("arrival_s", "first_token_s", "second_token_s", "last_token_s")
+    first = requests["arrival_s"] == requests["arrival_s"].min()
+    for name in times:
+        requests[name] += np.where(first, 0.0, seconds) if name == "arrival_s" else seconds
+    return replace(result, requests=requests)
 
 
 def _simulated(row: Measurement, deployment: DeploymentConfig) -> SimulationResult:

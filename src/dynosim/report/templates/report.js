@@ -76,9 +76,10 @@ function mark() {
   document.querySelectorAll("[data-trial]").forEach(item => {
     const on = +item.dataset.trial === state.selected;
     item.classList.toggle("on", on);
-    if (item.tagName !== "polyline") { item.setAttribute("aria-selected", on); item.tabIndex = on ? 0 : -1; }
+    if (item.tagName !== "polyline") { item.setAttribute("aria-selected", on); item.tabIndex = -1; }
   });
-  for (const node of [el("picks"), el("frontier")]) if (!node.querySelector('[tabindex="0"]')) node.querySelector("[data-trial]")?.setAttribute("tabindex", 0);
+  // One stop in each list, also where two picks are one trial.
+  for (const node of [el("picks"), el("frontier")]) (node.querySelector("[data-trial].on") ?? node.querySelector("[data-trial]"))?.setAttribute("tabindex", 0);
 }
 function select(number) {
   state.selected = number;

@@ -227,3 +227,8 @@ def test_a_file_says_it_at_its_line_unless_other_points_do_without() -> None:
 def test_the_same_setting_is_no_contradiction_under_its_own_engine() -> None:
     assert not list(contradictions(_deployment(name="sglang", max_prefill_tokens=7)))
     assert not list(contradictions(_deployment({"block_size": 512, "max_num_batched_tokens": 256}, name="vllm")))
+
+
+def test_a_version_that_is_none_is_refused_with_examples() -> None:
+    with pytest.raises(ConfigError, match=r"engine.version: newest: allowed: such as current or 0\.18\.0"):
+        dynosim.predict("tiny", overrides=["deployment.engine.version=newest"])

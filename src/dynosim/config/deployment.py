@@ -21,7 +21,7 @@ from pydantic import (
 from dynosim.config.base import CUSTOM, Config, Custom
 
 EngineName = Literal["vllm", "sglang", "trtllm"]
-Version = Annotated[str, Field(pattern=r"^(current|v?\d+(\.\d+)+\S*)$")]
+Version = Annotated[str, Field(pattern=r"^(current|v?\d+(\.\d+)+\S*)$", examples=["current", "0.18.0"])]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

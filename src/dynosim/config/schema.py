@@ -113,6 +113,8 @@ def allowed(node: Node) -> str:
         return "a mapping with type " + ", ".join(node["discriminator"]["mapping"])
     if "anyOf" in node:
         return " or ".join(allowed(member) for member in node["anyOf"])
+    if "examples" in node:
+        return "such as " + " or ".join(node["examples"])
     if node.get("pattern") == ":":
         return CUSTOM
     kind = node.get("type", "")

@@ -2,8 +2,8 @@
 
 FLOPs and bytes are those of ``hardware.roofline`` on a derated GPU: peaks times what kernels reach of them
 (``hardware.gpus.Achieved``, or the efficiencies of the configuration). Compute and traffic of weight matrices add up:
-kernels overlap them in part only, and are many. Left out: expert load imbalance, and what engines do differently; use
-a timing pack where there is one.
+kernels overlap them in part only, and are many. Experts are unequally popular, and GPUs with whole ones wait for the
+busiest. Left out: what engines do differently; use a timing pack where there is one.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ MISTAKES = [
     ("optimize tiny --trials 0", USAGE, "--trials: 0: allowed: a whole number >= 1"),
     ("optimize tiny --trials 1e3", USAGE, "--trials: 1e3: allowed: a whole number >= 1"),
     ("optimize tiny --workers 0", USAGE, "--workers: 0: allowed: a whole number >= 1"),
+    ("optimize tiny --in-flight 0", USAGE, "--in-flight: 0: allowed: a whole number >= 1"),
     ("optimize tiny --seed -1", USAGE, "--seed: -1: allowed: a whole number >= 0"),
     ("optimize tiny --format csv", USAGE, "--format: 'csv': allowed: table, json"),
     ("predict tiny --seeds 0", USAGE, "--seeds: 0"),

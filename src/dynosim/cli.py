@@ -162,7 +162,10 @@ def _add_optimize(verbs: Any) -> None:
     parser.add_argument(
         "--seed", type=_natural, metavar="N", help="seed of the search; the traffic has its own: --set seed=N"
     )
-    parser.add_argument("--workers", type=_positive, metavar="N", help="simulations at a time (default: all cores)")
+    parser.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default: all cores)")
+    parser.add_argument(
+        "--in-flight", type=_positive, metavar="N", help="proposals at a time, a part of the study (default: 4)"
+    )
     parser.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the run's directory")
     parser.add_argument("--sampler", metavar="NAME", help="how points are proposed (default: the space's)")
     parser.add_argument(
@@ -389,6 +392,7 @@ def _optimize(args: argparse.Namespace) -> int:
                 trials=args.trials,
                 seed=args.seed,
                 workers=args.workers,
+                in_flight=args.in_flight,
                 storage=args.storage,
                 runs_dir=args.runs_dir,
                 tracking=args.tracking,

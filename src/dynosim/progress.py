@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dynosim.report.numbers import number
 from dynosim.search.trial import Status
+from dynosim.search.workers import count_workers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,6 +102,10 @@ class ProgressLine:
             fewer = progress.total < study.space.reference.optimizer.trials
             total = f"{progress.total} trials in all{': the space has no more valid points' if fewer else ''}"
             self._console.print(f"{study.id} {verb}, {total}", highlight=False)
+            workers = count_workers(study.space.reference.optimizer.workers)
+            if min(workers, progress.total) > study.in_flight:
+                said = f"{study.in_flight} of {workers} workers can be busy: --in-flight is {study.in_flight}"
+                self._console.print(said, highlight=False)
 
     def trial_finished(self, study: Study, trial: Trial) -> None:
         """Bring the line up to date, now and then: measuring looks at all trials."""

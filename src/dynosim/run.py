@@ -74,8 +74,8 @@ class RunState:
     id: str
     space: str
     identity: str
-    """Hash of everything that decides the trials: space, traffic, calibration, sampler, seed, the user's code, storage
-    and dynosim's version."""
+    """Hash of everything that decides the trials: space, traffic, calibration, sampler, seed, proposals in flight, the
+    user's code, storage and dynosim's version."""
     storage: str
     """Optuna's URL without its password; empty for SQLite in the run's directory."""
     created: str
@@ -129,6 +129,7 @@ def optimize(
     runs_dir: str | Path = "runs",
     tracking: str = "auto",
     workers: int | None = None,
+    in_flight: int | None = None,
     sampler: str | None = None,
     objectives: Sequence[str | Objective] = (),
     listeners: Sequence[Listener] = (),
@@ -146,7 +147,7 @@ def optimize(
     after the report of what was done so far is written.
     """
     plugins.check_not_imported()
-    plan = {"trials": trials, "seed": seed, "workers": workers, "sampler": sampler}
+    plan = {"trials": trials, "seed": seed, "workers": workers, "in_flight": in_flight, "sampler": sampler}
     planned = [f"optimizer.{key}={value}" for key, value in plan.items() if value is not None]
     resolved = load_space(space, overrides=[*overrides, *planned], trace=trace, objectives=objectives)
     wanted = RunState(
@@ -251,7 +252,7 @@ def _identity(space: SearchSpace, storage: str) -> str:
 
     scenario, plan = space.reference, space.reference.optimizer
     traffic = load_workload(scenario.workload, scenario.seed).content_hash()
-    asked = [plan.sampler, plan.seed, plan.stop_lost_runs, plan.warm_start]
+    asked = [plan.sampler, plan.seed, plan.in_flight, plan.stop_lost_runs, plan.warm_start]
     if scenario.deployment.calibration is not None:
         asked.append(load_profile(scenario.deployment.calibration).label)
     parts = [space.content_hash(), traffic, *asked, space.code_hash(), storage, __version__]

@@ -22,7 +22,7 @@ from dynosim.errors import ConfigError, InfeasibleError, StudyError
 from dynosim.search import pareto, workers
 from dynosim.search.distributions import key
 from dynosim.search.evaluate import evaluate as simulate_and_score
-from dynosim.search.study import Study, in_flight, load_study, run_study
+from dynosim.search.study import Study, load_study, run_study
 from dynosim.search.trial import Outcome, Status, Trial
 from search.analytic import evaluate
 from search.problems import serving, small
@@ -171,20 +171,26 @@ def test_another_space_seed_or_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_trials_continue_as_if_asked_for_at_once(tmp_path: Path) -> None:
-    whole = run_study(serving(), trials=18, seed=3, evaluate=evaluate)
+    """With one proposal at a time: of more, the first new ones know trials that were in flight otherwise."""
+    whole = run_study(serving(), trials=18, seed=3, in_flight=1, evaluate=evaluate)
     for trials in (1, 12, 18):
-        parts = run_study(serving(), storage=_sqlite(tmp_path), trials=trials, seed=3, evaluate=evaluate)
+        parts = run_study(serving(), storage=_sqlite(tmp_path), trials=trials, seed=3, in_flight=1, evaluate=evaluate)
     assert _summary(parts) == _summary(whole)
 
 
-def test_killed_study_continues_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 8])
+def test_killed_study_continues_exactly_on_any_number_of_workers(
+    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_Process", _InThread)
     whole = run_study(serving(), trials=16, seed=3, evaluate=evaluate)
     child = Path(__file__).with_name("resume_child.py")
-    environment = {**os.environ, "PYTHONPATH": str(child.parents[1])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(child.parents[1]), *sys.path])}
     for where, die_at in (("evaluate", 4), ("tell", 16)):
         command = [sys.executable, str(child), _sqlite(tmp_path), "16", str(die_at), where]
         assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    resumed = run_study(serving(), storage=_sqlite(tmp_path), trials=16, seed=3, evaluate=evaluate)
+    options = {"trials": 16, "seed": 3, "workers": count, "evaluate": _at_random_speed}
+    resumed = run_study(serving(), storage=_sqlite(tmp_path), **options)  # type: ignore[arg-type]
     assert _summary(resumed) == _summary(whole)
 
 
@@ -232,14 +238,35 @@ class _Interrupt(_Recorder):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("sampler", ["random", "bayes"])
-def test_trials_depend_on_the_number_of_workers_but_not_on_their_speed(
-    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sampler", ["random", "exhaustive", "bayes", "tpe", "nsga2"])
+def test_trials_depend_neither_on_the_number_of_workers_nor_on_their_speed(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_Process", _InThread)  # as parallel as processes, and there at once
+    space = small() if sampler == "exhaustive" else serving()
+    options = {"trials": 15, "seed": 3, "sampler": sampler, "evaluate": _at_random_speed}
+    runs = [run_study(space, workers=count, **options) for count in (1, 2, 8)]  # type: ignore[arg-type]
+    assert _summary(runs[0]) == _summary(runs[1]) == _summary(runs[2])
+
+
+def test_trials_depend_on_the_proposals_in_flight_which_are_part_of_the_study(tmp_path: Path) -> None:
+    url = _sqlite(tmp_path)
+    few = run_study(serving(), storage=url, trials=12, in_flight=1, evaluate=evaluate)
+    many = run_study(serving(), trials=12, in_flight=8, evaluate=evaluate)
+    assert _summary(few)[:1] == _summary(many)[:1]
+    assert _summary(few) != _summary(many)
+    with pytest.raises(StudyError, match="started with in_flight 1, not 4"):
+        run_study(serving(), storage=url, trials=13, evaluate=evaluate)
+
+
+@pytest.mark.parametrize("sampler", ["random", "bayes"])
+def test_an_interrupted_study_goes_on_with_what_was_in_flight(
+    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_Process", _InThread)
 
     def run(**options: object) -> Study:
-        arguments = {"trials": 20, "seed": 3, "workers": 3, "sampler": sampler, "evaluate": _at_random_speed}
+        arguments = {"trials": 20, "seed": 3, "workers": 2, "sampler": sampler, "evaluate": _at_random_speed}
         return run_study(serving(), **(arguments | options))  # type: ignore[arg-type]
 
     whole = run()
@@ -248,7 +275,7 @@ def test_trials_depend_on_the_number_of_workers_but_not_on_their_speed(
     left = optuna.load_study(study_name="study", storage=_sqlite(tmp_path)).get_trials(
         states=(optuna.trial.TrialState.RUNNING,)
     )
-    assert [trial.number for trial in left] == list(range(8, 8 + in_flight(3) - 1))
+    assert [trial.number for trial in left] == list(range(8, 8 + 4 - 1))
     assert _summary(run(storage=_sqlite(tmp_path))) == _summary(whole)
 
 

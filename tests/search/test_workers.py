@@ -42,6 +42,12 @@ def test_tasks_that_exit_are_killed_or_hang_fail_alone() -> None:
 
 
 def test_one_worker_is_this_process_unless_isolated() -> None:
+    done = []
+    with Workers(done.append, 1, _failed) as here:
+        futures = [here.submit("a"), here.submit("b")]
+        assert done == []
+        assert futures[1].result() is futures[1].result() is None
+        assert done == ["b"]
     with Workers(_do, 1, _failed) as workers:
         assert workers.submit("a").result() == f"a in {os.getpid()}"
     with Workers(_do, 1, _failed, isolated=True) as workers:

@@ -67,6 +67,9 @@ class OptimizerConfig(Config):
     trials: PositiveInt = 100
     workers: PositiveInt | Literal["auto"] = "auto"
     seed: NonNegativeInt = 0
+    in_flight: PositiveInt = 4
+    """Proposals made ahead of the oldest that is not told, itself included: no more workers than this can be busy, and
+    more of them know less. A part of the study: equal seeds give equal trials on any number of cores."""
     reuse_results: bool = True
     """Take a configuration that an earlier run of the same workload and version simulated from there."""
     stop_lost_runs: bool = True

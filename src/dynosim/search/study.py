@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -24,7 +23,7 @@ from dynosim.rng import stream
 from dynosim.search import pareto, store
 from dynosim.search.distributions import Point, key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
-from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, make_sampler
+from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, RandomSampler, make_sampler
 from dynosim.search.samplers.base import draw_valid
 from dynosim.search.samplers.gap import Gap
 from dynosim.search.ties import groups
@@ -37,11 +36,10 @@ from dynosim.space.reasons import summary
 Array = NDArray[np.float64]
 Evaluate = Callable[[Scenario], Outcome]
 
-IN_FLIGHT_PER_WORKER = 1.5
-"""Proposals ahead of the oldest that is being evaluated: more keep workers busy behind a slow trial, fewer know more.
-With evaluations that vary by half, 8 workers are busy 66 % of the time at 1, 83 % at 1.5 and 93 % at 2."""
 GAP_EVERY = 10
 """Trials between two looks at the gap, each of which takes as long as two or three proposals."""
+_AHEAD_PER_WORKER = 2
+"""Of samplers that learn nothing: enough for workers behind a slow trial."""
 _MAX_REJECTIONS = 1_000
 _ENUMERABLE = 20_000
 
@@ -57,6 +55,8 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     budget: int = 0
     """Trials that this study is to have in the end."""
+    in_flight: int = 1
+    """Proposals made ahead of the oldest that is not told, itself included: as many may be evaluated at a time."""
     priors: Mapping[str, str] = field(default_factory=dict)
     """What the models started from, by output: a source, that it was dropped, or none; known once the study ends."""
     rejected: list[str] = field(default_factory=list)
@@ -198,6 +198,7 @@ def run_study(
     study_id: str = "study",
     trials: int | None = None,
     seed: int | None = None,
+    in_flight: int | None = None,
     workers: int | Literal["auto"] = 1,
     listeners: Sequence[Listener] = (),
     sampler: str | None = None,
@@ -206,16 +207,18 @@ def run_study(
 ) -> Study:
     """Search *space* until the study has *trials* trials, or all valid points; go on where an earlier call stopped.
 
-    Results are told in the order in which points were proposed, so equal arguments give equal trials, in one
-    process or many. A configuration that was evaluated before is not evaluated again. *trials*, *seed* and
-    *sampler* default to the space's. What *earlier* studies found is a start for our samplers. Raises ConfigError for
-    an unknown sampler or objective, InfeasibleError where no point of the space can be deployed, StudyError if the
-    storage holds another study under this name.
+    Results are told in the order in which points were proposed, *in_flight* proposals ahead of the oldest that is not
+    told, so equal arguments give equal trials with any number of *workers*. A configuration that was evaluated before
+    is not evaluated again. *trials*, *seed*, *sampler* and *in_flight* default to the space's. What *earlier* studies
+    found is a start for our samplers. Raises ConfigError for an unknown sampler or objective, InfeasibleError where no
+    point of the space can be deployed, StudyError if the storage holds another study under this name.
     """
     plan = space.reference.optimizer
     seed, sampler = plan.seed if seed is None else seed, sampler or plan.sampler
     study = _empty(space, study_id)
-    identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler, "code": space.code_hash()}
+    study.in_flight = in_flight or plan.in_flight
+    identity = {"space": space.content_hash(), "seed": seed, "sampler": sampler, "in_flight": study.in_flight}
+    identity["code"] = space.code_hash()
     trial_store = store.TrialStore(storage, study_id, space, study.objectives, identity)
     study.trials += trial_store.trials
     study.rejected += trial_store.rejected
@@ -226,12 +229,15 @@ def run_study(
     study.budget = _attainable(space, trial_store.study.sampler, trials or plan.trials)
     if not study.budget or (not study.trials and space.size() > _ENUMERABLE):
         draw_valid(space, stream(0, "valid"), set())
+    count = count_workers(workers)
+    if type(trial_store.study.sampler) in (RandomSampler, ExhaustiveSampler):  # no result changes what they propose
+        study.in_flight = max(study.in_flight, _AHEAD_PER_WORKER * count)
     for listener in listeners:
         listener.study_started(study)
     limit_s = plan.trial_timeout_s
     # A user's code may exit, crash and hang: it must not take the study with it.
     isolated = limit_s is not None or bool(references(space.fields))
-    with Workers(evaluate, count_workers(workers), _failed, isolated=isolated, limit_s=limit_s) as pool:
+    with Workers(evaluate, count, _failed, isolated=isolated, limit_s=limit_s) as pool:
         for record in _evaluated(study, trial_store, pool):
             study.trials.append(record)
             for listener in listeners:
@@ -248,10 +254,9 @@ def _evaluated(study: Study, trial_store: store.TrialStore, pool: Workers[Scenar
     proposals = chain(trial_store.unfinished(), iter(trial_store.study.ask, None))
     known = {trial.scenario.content_hash(): finished(trial.outcome) for trial in study.trials}
     running: deque[_Running] = deque()
-    window = in_flight(pool.count)
-    _stop_when_close(study, trial_store, window, since=len(study.trials) - window + 1)
+    _stop_when_close(study, trial_store, since=len(study.trials) - study.in_flight + 1)
     while running or len(study.trials) < study.budget:
-        while len(running) < min(window, study.budget - len(study.trials)):
+        while len(running) < min(study.in_flight, study.budget - len(study.trials)):
             trial, point, scenario = _next_valid(proposals, trial_store, study)
             name = scenario.content_hash()
             asked = scenario if _may_stop(trial_store, point, space) else _to_its_end(scenario)
@@ -261,14 +266,14 @@ def _evaluated(study: Study, trial_store: store.TrialStore, pool: Workers[Scenar
         record = Trial(trial.number, point, scenario, future.result())
         trial_store.tell(trial, record)
         yield record
-        _stop_when_close(study, trial_store, window, since=len(study.trials))
+        _stop_when_close(study, trial_store, since=len(study.trials))
 
 
 def _failed(scenario: Scenario, reason: str) -> Outcome:
     return Outcome(Status.FAILED, reason=reason)
 
 
-def _stop_when_close(study: Study, trial_store: store.TrialStore, window: int, since: int) -> None:
+def _stop_when_close(study: Study, trial_store: store.TrialStore, since: int) -> None:
     """Cut the budget to what is in flight once the gap after *since* or more trials is below the plan's.
 
     A look knows only the trials before it, so a study that was interrupted while its last trials ran stops with the
@@ -279,7 +284,7 @@ def _stop_when_close(study: Study, trial_store: store.TrialStore, window: int, s
         if target is not None and trials % GAP_EVERY == 0:
             gap = _gap(study, trial_store, trials)
             if gap is not None and gap.high < target:
-                study.budget = min(study.budget, trials + window - 1)
+                study.budget = min(study.budget, trials + study.in_flight - 1)
 
 
 def _gap(study: Study, trial_store: store.TrialStore, trials: int) -> Gap | None:
@@ -288,11 +293,6 @@ def _gap(study: Study, trial_store: store.TrialStore, trials: int) -> Gap | None
     if not isinstance(sampler, BayesSampler) or not trials:
         return None
     return sampler.gap(sampler.read(trial_store.study, study.space, before=study.trials[trials - 1].number + 1))
-
-
-def in_flight(workers: int) -> int:
-    """Return how many proposals are made ahead of the oldest that is not told yet, itself included."""
-    return math.ceil(IN_FLIGHT_PER_WORKER * workers) if workers > 1 else 1
 
 
 def _may_stop(trial_store: store.TrialStore, point: Point, space: SearchSpace) -> bool:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor, wait
+from functools import partial
 from queue import LifoQueue
 from threading import Lock, Thread
 from types import TracebackType
@@ -45,7 +46,7 @@ def count_workers(workers: int | Literal["auto"]) -> int:
 
 
 class Workers(Generic[Task, Result]):
-    """Does tasks with *count* processes; one means this process, at once, unless the task is to be *isolated*.
+    """Does tasks with *count* processes; one means this process, when asked for the result, unless it is *isolated*.
 
     *do* is pickled; *failed* makes a result of a task that has none and the reason. A task whose process died is
     repeated once in a fresh one; one that takes longer than *limit_s*, which needs ``isolated``, is stopped.
@@ -70,7 +71,7 @@ class Workers(Generic[Task, Result]):
 
     def submit(self, task: Task) -> Future[Result]:
         """Start a task."""
-        return finished(self._do(task)) if self._threads is None else self._threads.submit(self._apart, task)
+        return _Here(self._do, task) if self._threads is None else self._threads.submit(self._apart, task)
 
     def _apart(self, task: Task) -> Result:
         process, reason = self._idle.get(), ""
@@ -108,6 +109,19 @@ def finished(result: Result) -> Future[Result]:
     future: Future[Result] = Future()
     future.set_result(result)
     return future
+
+
+class _Here(Future[Result]):
+    """What is done in this process, and only when its result is asked for: an interrupted study loses one task."""
+
+    def __init__(self, do: Callable[[Task], Result], task: Task) -> None:
+        super().__init__()
+        self._do = partial(do, task)
+
+    def result(self, timeout: float | None = None) -> Result:
+        if not self.done():
+            self.set_result(self._do())
+        return super().result(timeout)
 
 
 class _LateError(Exception):

@@ -60,7 +60,8 @@ class Driver:
             except StopIteration:
                 return False
             self.proposals += 1
-            outcome, known = self._problem(proposal.point), self._told.get(key(proposal.point))
+            outcome = self._problem(proposal.point, stop=self._proposer.takes_bounds)
+            known = self._told.get(key(proposal.point))
             if outcome is not None and known is None:
                 self._waiting.append((proposal, outcome))
                 return True

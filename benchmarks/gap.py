@@ -1,6 +1,6 @@
 """How well the search knows what it is missing: the estimated gap against exhaustive truth.
 
-    python benchmarks/gap.py --space chat2,rag3,code4 --seeds 5        # 25 CPU-s per run of 150 trials
+    python benchmarks/gap.py --space autoscaling,tiers,moe,rag3 --seeds 5        # 25 CPU-s per run of 150 trials
 
 Runs of ``bayes`` on spaces that were enumerated (``truth.py``) are stopped at each checkpoint, and the estimate is set
 against the share of hypervolume that is really missing, in the same logarithms and from the same reference point.
@@ -17,14 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from drive import Driver
 from numpy.typing import NDArray
-from peers import METHODS
-from truth import Truth, bounds, load_truth, objectives
+from peers import METHODS, OptunaPeer
+from truth import SPACES, Truth, bounds, load_truth
 
 from dynosim.search import pareto
 from dynosim.search.samplers import BayesSampler
 from dynosim.search.samplers.base import History
 from dynosim.search.samplers.gap import EXPECTED, HIGH, LOW, Gap
-from search import SPACES
 
 Array = NDArray[np.float64]
 
@@ -45,29 +44,20 @@ class Look(NamedTuple):
 
 def looks(truth: Truth, name: str, seed: int) -> list[Look]:
     """Return the looks at one run."""
-    driver = Driver(truth, METHODS["bayes"].make(truth.space, seed))
+    peer = METHODS["bayes"].make(truth.space, seed)
+    assert isinstance(peer, OptunaPeer)
+    driver = Driver(truth, peer)
     sampler = BayesSampler(truth.space, seed=seed, bounds=bounds(truth.space))
     found = []
     for trials in CHECKPOINTS:
         driver.run(trials)
-        past = history(truth, driver)
+        past = sampler.read(peer.study, truth.space)
         start_s = time.process_time()
         gap = sampler.gap(past)
         cpu_s = time.process_time() - start_s
         if gap is not None:
             found.append(Look(name, trials, missing(truth, sampler, past), gap, cpu_s))
     return found
-
-
-def history(truth: Truth, driver: Driver) -> History:
-    """Return what a study would know of the trials so far."""
-    directions = tuple(objective.direction for objective in objectives(truth.space))
-    worst = tuple(np.inf if direction == "minimize" else -np.inf for direction in directions)
-    outcomes = driver.outcomes
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.constraints)
-    constraints = {name: np.array([outcome.constraints.get(name, np.nan) for outcome in outcomes]) for name in names}
-    values = np.array([outcome.values or worst for outcome in outcomes], dtype=float)
-    return History(directions, driver.points, values, constraints, [], [])
 
 
 def missing(truth: Truth, sampler: BayesSampler, past: History) -> float:
@@ -119,7 +109,7 @@ def show(seen: list[Look]) -> None:
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="chat2,rag3,code4", help="names, separated by commas")
+    parser.add_argument("--space", default="autoscaling,tiers,moe,rag3", help="names, separated by commas")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     seen: list[Look] = []

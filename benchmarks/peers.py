@@ -1,7 +1,9 @@
 """The methods that ``benchmarks/search.py`` compares: ours, and every peer in several configurations.
 
 All propose through one small interface, get the baseline first and the SLOs as constraints, and are told of points that
-are known to be invalid without paying a trial for them. Optuna's samplers see a space in one of these forms:
+are known to be invalid without paying a trial for them. As in a study, runs that are bound to miss an SLO end early for
+ours only, which knows a bound from a value; peers are told what the whole run gives. Optuna's samplers see a space in
+one of these forms:
 
 conditional   parameters appear where they are active, every choice is a category: what ``dynosim`` itself gives them
 flat          every parameter is always asked; what is inactive at the point is ignored
@@ -17,41 +19,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
+from model_peers import Ax, BoTorch, Hebo, Smac
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
+from proposer import Proposal, Proposer, is_numeric, slo_names
 from scipy.stats import qmc
-from truth import bounds, log_bounds, log_losses, objectives
+from truth import bounds, log_losses, objectives
 
 from dynosim.rng import stream
-from dynosim.search import pareto
-from dynosim.search.distributions import Point, key, label, to_distribution
+from dynosim.search.distributions import Point, label, to_distribution
 from dynosim.search.samplers import make_sampler
+from dynosim.search.store import RUNS
 from dynosim.search.trial import Outcome, Status
 from dynosim.space import Choices, Parameter, SearchSpace
-
-Array = NDArray[np.float64]
-
-
-class Proposal(NamedTuple):
-    """A point, and what its method knows it by."""
-
-    point: Point
-    token: Any = None
-
-
-class Proposer(Protocol):
-    """A search method at work on one space."""
-
-    def ask(self) -> Proposal:
-        """Return the next point; it may be invalid, or one that was proposed before."""
-
-    def tell(self, proposal: Proposal, outcome: Outcome | None) -> None:
-        """Learn what a proposal gave; None says that it is known to be invalid."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,7 @@ class Method:
     seeds: int = 5
 
 
-class Unguided:
+class Unguided(Proposer):
     """A sequence of points that was fixed beforehand, the baseline first."""
 
     def __init__(self, space: SearchSpace, points: Iterator[Point]) -> None:
@@ -123,13 +107,7 @@ def _thin(parameter: Parameter, levels: int) -> Parameter:
     return Parameter(parameter.path, Choices(tuple(values[i] for i in kept)), parameter.when)
 
 
-def is_numeric(parameter: Parameter) -> bool:
-    """Whether the values of a parameter have an order."""
-    values = parameter.domain.values
-    return values is None or all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-
-
-class OptunaPeer:
+class OptunaPeer(Proposer):
     """One of Optuna's samplers, or ours, in a study of its own in memory."""
 
     def __init__(
@@ -143,18 +121,16 @@ class OptunaPeer:
         takes_bounds: bool = False,
     ) -> None:
         self._space, self._flat, self._ordinal, self._log = space, flat, ordinal, log
-        self._takes_bounds = takes_bounds
+        self.takes_bounds = takes_bounds
         self._directions = [objective.direction for objective in objectives(space)]
-        self._violated = {f"{m}.{stat}": 1.0 for m, stats in space.reference.slo.items() for stat in stats} or {
-            "runs": 1.0
-        }
-        self._study = optuna.create_study(sampler=sampler, directions=self._directions)
+        self._violated = dict.fromkeys(slo_names(space) or [RUNS], 1.0)
+        self.study = optuna.create_study(sampler=sampler, directions=self._directions)
         if (baseline := space.baseline_point()) is not None:
-            self._study.enqueue_trial({p.path: self._stored(p, baseline[p.path]) for p in space.active(baseline)})
+            self.study.enqueue_trial({p.path: self._stored(p, baseline[p.path]) for p in space.active(baseline)})
 
     def ask(self) -> Proposal:
         """Ask every parameter of a new trial, or those that are active."""
-        trial, values = self._study.ask(), dict[str, Any]()
+        trial, values = self.study.ask(), dict[str, Any]()
         for parameter in self._space.parameters:
             if self._flat or parameter.active(values):
                 values[parameter.path] = self._suggest(trial, parameter)
@@ -174,20 +150,16 @@ class OptunaPeer:
         return parameter.domain.values.index(value) if ordinal else label(value)
 
     def tell(self, proposal: Proposal, outcome: Outcome | None) -> None:
-        """Store the outcome; what could not run is infinitely bad and violates every constraint.
-
-        Of a run that was ended early ours is told the bounds that it broke, as in a study; others take them for values.
-        """
-        trial, ran = proposal.token, outcome is not None and outcome.values is not None
-        if outcome is not None and outcome.status is Status.FAILED:
-            self._study.tell(trial, state=TrialState.FAIL)
+        """Store the outcome as a study does: what could not run is infinitely bad and violates every constraint."""
+        trial, known = proposal.token, outcome or Outcome(Status.INFEASIBLE)
+        if known.status is Status.FAILED:
+            self.study.tell(trial, state=TrialState.FAIL)
             return
-        known = outcome.constraints if outcome is not None and (ran or self._takes_bounds) else {}
-        for name, violation in (known or self._violated).items():
+        for name, violation in (known.constraints or self._violated).items():
             trial.set_constraint(name, violation)
         worst = [-math.inf if direction == "maximize" else math.inf for direction in self._directions]
-        values = outcome.values if ran else worst
-        self._study.tell(trial, [math.log(v) if self._log and math.isfinite(v) else v for v in values])
+        values = known.values or worst
+        self.study.tell(trial, [math.log(v) if self._log and math.isfinite(v) else v for v in values])
 
 
 def optuna_peer(make: Callable[[int], BaseSampler], **form: bool) -> Callable[[SearchSpace, int], Proposer]:
@@ -208,93 +180,7 @@ def ours(name: str) -> Callable[[SearchSpace, int], Proposer]:
     )
 
 
-class BoTorch:
-    """BoTorch as its tutorials use it: SingleTaskGP on raw features, qLogNEHVI, over all valid points.
-
-    Log objectives and two-sided logarithms of violations (Eriksson and Poloczek 2021), ten random points first. The
-    reference is the SLO, or else a tenth of the feasible range beyond the worst feasible value. The acquisition is
-    maximised over a random tenth of the valid points at a time: over all of them a proposal takes minutes.
-    """
-
-    def __init__(self, space: SearchSpace, seed: int, startup: int = 10, choices: int = 1_500) -> None:
-        self._space, self._rng, self._startup, self._choices = space, stream(seed, "botorch"), startup, choices
-        self._valid = [point for point in space.points() if space.infeasible_reason(point) is None]
-        self._left = set(range(len(self._valid)))
-        self._encoded = np.array([_one_hot(space, point) for point in self._valid])
-        self._rows: list[int] = []
-        self._losses: list[Array] = []
-        self._violations: list[list[float]] = []
-        self._index = {key(point): i for i, point in enumerate(self._valid)}
-
-    def ask(self) -> Proposal:
-        """Return the baseline, then random points, then the best of qLogNEHVI."""
-        if not self._rows and (baseline := self._space.baseline_point()) is not None:
-            return Proposal(baseline)
-        choices = self._rng.permutation(sorted(self._left))[: self._choices]
-        return Proposal(self._valid[choices[0] if len(self._rows) < self._startup else self._best(choices)])
-
-    def tell(self, proposal: Proposal, outcome: Outcome | None) -> None:
-        """Add one row to the data."""
-        assert outcome is not None
-        assert outcome.values is not None
-        row = self._index[key(proposal.point)]
-        self._left.discard(row)
-        self._rows.append(row)
-        self._losses.append(log_losses(self._space, np.array(outcome.values))[0])
-        self._violations.append(list(outcome.constraints.values()))
-
-    def _best(self, choices: NDArray[np.int64]) -> int:
-        import torch
-        from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
-        from botorch.acquisition.multi_objective.objective import IdentityMCMultiOutputObjective
-        from botorch.fit import fit_gpytorch_mll
-        from botorch.models import ModelListGP, SingleTaskGP
-        from botorch.models.transforms.outcome import Standardize
-        from botorch.optim import optimize_acqf_discrete
-        from botorch.sampling.normal import SobolQMCNormalSampler
-        from gpytorch.mlls import SumMarginalLogLikelihood
-
-        torch.manual_seed(len(self._rows))
-        X, losses = torch.as_tensor(self._encoded[self._rows]), np.array(self._losses)
-        V = np.clip(np.array(self._violations), -1e4, 1e4)
-        varying = V[:, np.ptp(V, axis=0) > 0.0]
-        Y = np.hstack([-losses, np.sign(varying) * np.log1p(np.abs(varying))])
-        m = losses.shape[1]
-        model = ModelListGP(
-            *(SingleTaskGP(X, torch.as_tensor(y)[:, None], outcome_transform=Standardize(1)) for y in Y.T)
-        )
-        fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
-        feasible = losses[(V <= 0.0).all(axis=1)]
-        feasible = feasible if len(feasible) else losses
-        reference = pareto.reference_point(feasible + 0.1 * np.ptp(feasible, axis=0), log_bounds(self._space))
-        acquisition = qLogNoisyExpectedHypervolumeImprovement(
-            model,
-            torch.as_tensor(-reference),
-            X,
-            SobolQMCNormalSampler(torch.Size([64]), seed=len(self._rows)),
-            IdentityMCMultiOutputObjective(outcomes=list(range(m))),
-            constraints=[lambda samples, j=j: samples[..., j] for j in range(m, Y.shape[1])] or None,
-            prune_baseline=True,
-        )
-        candidates = torch.as_tensor(self._encoded[choices])
-        best, _ = optimize_acqf_discrete(acquisition, 1, candidates, max_batch_size=256)
-        return int(choices[int((candidates == best).all(dim=1).nonzero()[0])])
-
-
-def _one_hot(space: SearchSpace, point: Point) -> list[float]:
-    """Numbers by their rank in [0, 1], categories one-hot, inactive parameters at a constant."""
-    row: list[float] = []
-    for parameter in space.parameters:
-        values = list(parameter.domain.values or ())
-        rank = values.index(point[parameter.path]) if parameter.path in point else None
-        if is_numeric(parameter):
-            row.append(0.5 if rank is None else rank / max(len(values) - 1, 1))
-        else:
-            row += [float(i == rank) for i in range(len(values))]
-    return row
-
-
-class Pymoo:
+class Pymoo(Proposer):
     """pymoo's genetic algorithm for mixed variables with non-dominated sorting (NSGA-II), told by generations."""
 
     def __init__(self, space: SearchSpace, seed: int, population: int) -> None:
@@ -304,7 +190,7 @@ class Pymoo:
         from pymoo.core.variable import Choice, Integer
 
         self._space = space
-        slos = [f"{metric}.{stat}" for metric, stats in space.reference.slo.items() for stat in stats]
+        slos = slo_names(space)
         variables = {
             p.path: Integer(bounds=(0, len(p.domain.values or ()) - 1))
             if is_numeric(p)
@@ -374,7 +260,10 @@ METHODS: dict[str, Method] = {
     "tpe-flat-ordinal": Method("TPE", optuna_peer(_tpe(multivariate=True), flat=True, ordinal=True, log=True), 300),
     "gp": Method("GPSampler", optuna_peer(_gp), 100, seeds=2),
     "gp-flat": Method("GPSampler", optuna_peer(_gp, flat=True), 100, seeds=2),
-    "gp-flat-ordinal-log": Method("GPSampler", optuna_peer(_gp, flat=True, ordinal=True, log=True), 100, seeds=3),
-    "botorch": Method("BoTorch qLogNEHVI", BoTorch, 100, seeds=2),
+    "gp-flat-ordinal-log": Method("GPSampler", optuna_peer(_gp, flat=True, ordinal=True, log=True), 100),
+    "botorch": Method("BoTorch qLogNEHVI", BoTorch, 100),
+    "ax": Method("Ax", Ax, 60, seeds=2),
+    "hebo": Method("HEBO", Hebo, 100),
+    "smac": Method("SMAC3", Smac, 100),
     "qlognehvi": Method("dynosim models, qLogNEHVI", ours("qlognehvi"), 100, seeds=2),
 }

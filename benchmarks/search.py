@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import drive
 import numpy as np
@@ -36,16 +35,15 @@ from results import Run
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
-from truth import Problem, Simulated, load_truth
+from truth import SPACES, Problem, Simulated, load_truth
 
 from dynosim.search import pareto
 from dynosim.space import SearchSpace
 
 Array = NDArray[np.float64]
 
-SPACES = Path(__file__).parent / "spaces"
-CHECKPOINTS = (20, 50, 100, 150)
-WALL_S = {0.05: (5, 10, 20, 30), 2.0: (60, 120, 200, 300)}
+CHECKPOINTS = (20, 25, 50, 100, 120, 150)
+WALL_S = {0.05: (5, 10, 20, 30), 2.0: (60, 120, 200, 300), 60.0: (1_500, 3_000, 6_000, 9_000)}
 """Seconds per simulation -> wall seconds at which methods are compared."""
 
 
@@ -152,7 +150,7 @@ def _wall_cell(runs: list[Run], curves: list[Array], simulation_s: float, second
 def main() -> None:
     """Parse, make the missing runs, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="chat2,rag3,code4", help="names, separated by commas")
+    parser.add_argument("--space", default="autoscaling,tiers,moe,rag3", help="names, separated by commas")
     parser.add_argument("--methods", default=",".join(METHODS), help="names in peers.py, separated by commas")
     parser.add_argument("--seeds", type=int, default=5, help="at most; slow peers have fewer")
     parser.add_argument("--trials", type=int, help="default: as many as peers.py says for each method")

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynosim.config import Scenario
+from dynosim.metrics import bounds_of
 from dynosim.search import pareto
 from dynosim.search.distributions import key
 from dynosim.search.study import run_study
+from dynosim.search.trial import Outcome, Status
 from dynosim.space import SearchSpace
 from search.analytic import evaluate
 from search.problems import serving
@@ -47,10 +50,40 @@ def test_trials_are_new_and_valid_and_the_baseline_is_first(method: str, in_flig
 
 def test_our_sampler_makes_the_same_trials_as_in_a_study() -> None:
     space = serving()
-    driver = drive.Driver(problem(space), peers.METHODS["bayes"].make(space, 3))
+    driver = drive.Driver(problem(space), peers.METHODS["bayes"].make(space, 3), in_flight=4)
     driver.run(TRIALS)
-    study = run_study(space, trials=TRIALS, seed=3, evaluate=evaluate)
+    study = run_study(space, trials=TRIALS, seed=3, in_flight=4, evaluate=evaluate)
     assert [key(point) for point in driver.points] == [key(trial.point) for trial in study.trials]
+
+
+def stopping(scenario: Scenario) -> Outcome:
+    """Return what a scenario gives, with a bound on one SLO where a study ends the run early."""
+    whole = evaluate(scenario)
+    if whole.feasible or not scenario.optimizer.stop_lost_runs:
+        return whole
+    return Outcome(Status.LOST, constraints={max(whole.constraints, key=whole.constraints.__getitem__): 0.5})
+
+
+@pytest.mark.parametrize("method", ["bayes", "sobol", "tpe"])
+def test_only_our_sampler_is_told_bounds_of_lost_runs(method: str) -> None:
+    space = serving()
+    driver = drive.Driver(truth.Simulated(space, stopping), peers.METHODS[method].make(space, 0))
+    driver.run(TRIALS)
+    lost = [outcome.status is Status.LOST for outcome in driver.outcomes]
+    assert any(lost) if method == "bayes" else not any(lost)
+    assert driver.outcomes[0].status is Status.COMPLETE, "the baseline runs to its end"
+
+
+def test_a_peer_of_optuna_is_told_what_a_study_tells_it() -> None:
+    space = serving()
+    peer = peers.METHODS["bayes"].make(space, 0)
+    assert isinstance(peer, peers.OptunaPeer)
+    bounds = {"time_to_first_token.p99": 2.0}
+    for outcome in (None, Outcome(Status.INFEASIBLE), Outcome(Status.LOST, constraints=bounds)):
+        peer.tell(peer.ask(), outcome)
+    names = [bound.name for bound in bounds_of(space.reference.slo)]
+    violated = dict.fromkeys(names, 1.0)
+    assert [trial.constraints for trial in peer.study.get_trials()] == [violated, violated, bounds]
 
 
 def test_a_coarse_grid_ends() -> None:
@@ -74,12 +107,26 @@ def test_truth_is_kept_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     points = [space.sample(np.random.default_rng(i)) for i in range(20)]
     simulated = problem(space)
     path = tmp_path / "truth.jsonl"
-    path.write_text("".join(truth.to_line(point, simulated(point)) for point in points))
-    for (name, outcome), point in zip(truth.read(path, space), points, strict=True):
-        expected = simulated(point)
+    path.write_text("".join(truth.to_line(point, truth.both_ends(simulated, point)) for point in points))
+    for (name, ends), point in zip(truth.read(path, space), points, strict=True):
+        expected = truth.both_ends(simulated, point)
         assert name == key(point)
-        assert (outcome and outcome.values) == (expected and expected.values)
-        assert (outcome and outcome.feasible) == (expected and expected.feasible)
+        assert truth._facts(ends) == truth._facts(expected)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_truth_of_another_engine_holds_where_a_sample_is_the_same(
+    same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = serving()
+    points = [space.sample(np.random.default_rng(i)) for i in range(20)]
+    simulated = problem(space)
+    monkeypatch.setattr(truth, "Simulated", lambda _: simulated)
+    old, new = (tmp_path / f"{space.name}-{space.content_hash()}-{engine}.jsonl" for engine in ("old", "new"))
+    lines = [truth.to_line(point, truth.both_ends(simulated, point)) for point in points]
+    old.write_text("".join(line if same else line.replace('"values": [', '"values": [1') for line in lines))
+    truth._take_over(new, space)
+    assert new.exists() == same
 
 
 @pytest.mark.parametrize("name", ["zdt1", "dtlz2", "c2dtlz2", "wfg4"])

@@ -34,6 +34,7 @@ QUICK = {"gp": 11, "qlognehvi": 12}
 
 
 @pytest.mark.filterwarnings("ignore:Clip non-finite values")  # GPSampler on what could not be run
+@pytest.mark.filterwarnings("ignore:A not p.d.")  # BoTorch on points that lie close together
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("auto", "exhaustive")])
 def test_every_sampler_gives_valid_trials_and_respects_conditions(name: str) -> None:
     space = serving()

@@ -29,6 +29,8 @@ class Rows:
         self.space, self.parameters = space, space.parameters
         self._index = {parameter.path: j for j, parameter in enumerate(space.parameters)}
         self._codes = [_codes(parameter.domain) for parameter in space.parameters]
+        self._holds: list[dict[Key, bool]] = [{} for _ in space.parameters]
+        """Per parameter: values of what its rule reads -> whether it can matter."""
 
     def of(self, points: Sequence[Mapping[str, Any]]) -> Array:
         """Return the rows of *points*, ``n x p``."""
@@ -118,6 +120,8 @@ class Rows:
             active = np.ones(len(rows), dtype=bool)
             for k, allowed in self._conditions[j]:
                 active &= np.isin(settled[:, k], allowed)
+            if self.parameters[j].matters:
+                active &= self._matters(settled, j)
             column = given[:, j].copy()
             for k, translate in self._namesakes[j]:
                 missing = active & np.isnan(column)
@@ -134,6 +138,18 @@ class Rows:
             [(self._index[path], self._allowed(path, values)) for path, values in parameter.when.items()]
             for parameter in self.parameters
         ]
+
+    def _matters(self, settled: Array, j: int) -> NDArray[np.bool_]:
+        """Return in which rows, known up to column *j*, the rule of parameter *j* holds."""
+        rule = self.parameters[j].matters
+        assert rule is not None
+        columns, known = [self._index[path] for path in rule.reads], self._holds[j]
+        names = keys(settled[:, columns])
+        for name in set(names) - known.keys():
+            row = np.full(len(self.parameters), np.nan)
+            row[columns] = np.frombuffer(name)
+            known[name] = rule.holds(self.point(row))
+        return np.array([known[name] for name in names], dtype=bool)
 
     def _allowed(self, path: str, values: Sequence[Any]) -> Array:
         j = self._index[path]

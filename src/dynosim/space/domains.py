@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -111,6 +111,16 @@ Domain = Choices | Range
 
 
 @dataclass(frozen=True)
+class Matters:
+    """Whether a field can change anything at a point."""
+
+    reads: tuple[str, ...]
+    """Paths of the earlier parameters that it depends on."""
+    holds: Callable[[Mapping[str, Any]], bool] = field(compare=False)
+    """Of a point; only of *reads*."""
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One searched field of the file."""
 
@@ -120,13 +130,20 @@ class Parameter:
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Path of an earlier parameter -> its values under which this one exists. Empty: it always exists."""
 
+    matters: Matters | None = None
+    """Rule by which it is left out of points where its value cannot matter. None: it always may."""
+
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """The path as keys."""
         return tuple(self.path.split("."))
 
     def active(self, point: Mapping[str, Any]) -> bool:
-        """Return whether the parameter exists at *point*, which has the parameters before this one."""
+        """Return whether a point that begins like *point* has this parameter: it exists there, and can matter."""
+        return self.exists(point) and (self.matters is None or self.matters.holds(point))
+
+    def exists(self, point: Mapping[str, Any]) -> bool:
+        """Return whether the conditions hold at *point*, which has the parameters before this one."""
         # A plain loop: this runs for every parameter of every candidate.
         for path, allowed in self.when.items():  # noqa: SIM110
             if path not in point or point[path] not in allowed:

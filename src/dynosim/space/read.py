@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dynosim.config import schema
@@ -11,7 +12,8 @@ from dynosim.config.load import DOMAIN_KEYS, Document, find_domains, is_domain, 
 from dynosim.config.schema import Path
 from dynosim.errors import nearest
 from dynosim.space.coverage import not_modelled
-from dynosim.space.domains import Choices, Domain, Parameter, Range
+from dynosim.space.domains import Choices, Domain, Matters, Parameter, Range
+from dynosim.space.inert import mattering, takers
 
 SEARCHABLE = ("workload", "deployment")
 """Goals, budgets and prices say what is wanted: a search over them would move the target."""
@@ -23,7 +25,7 @@ When = dict[str, tuple[Any, ...]]
 
 
 def read_parameters(document: Document) -> tuple[Parameter, ...]:
-    """Return the searched fields, each after the ones that its conditions name, otherwise in the order of the file.
+    """Return the searched fields, each after the ones that it depends on, otherwise in the order of the file.
 
     A condition on a field that is not searched is settled here: the parameter is unconditional, or it is left out.
     Raises ConfigError.
@@ -35,16 +37,25 @@ def read_parameters(document: Document) -> tuple[Parameter, ...]:
         left_out = not_modelled(path, document.data)
         if left_out:
             raise document.error(path, f"not modelled ({left_out}): it cannot be searched")
-        waiting[".".join(path)] = (_domain(document, path, mapping), _conditions(document, path, mapping))
+        domain, when = _domain(document, path, mapping), _conditions(document, path, mapping)
+        waiting[".".join(path)] = Parameter(".".join(path), domain, when, mattering(document.data, path))
     placed: dict[str, Parameter | None] = {}
     while waiting:
-        ready = next((path for path, (_, when) in waiting.items() if not when.keys() & waiting.keys()), None)
-        if ready is None:
-            cycle = ", ".join(waiting)
-            raise document.error(tuple(next(iter(waiting)).split(".")), f"conditions go round in a circle: {cycle}")
-        domain, when = waiting.pop(ready)
-        placed[ready] = _settle(document, Parameter(ready, domain, when), placed)
+        ready = _ready(document, waiting)
+        placed[ready.path] = _settle(document, ready, placed)
+        del waiting[ready.path]
     return tuple(parameter for parameter in placed.values() if parameter)
+
+
+def _ready(document: Document, waiting: Mapping[str, Parameter]) -> Parameter:
+    """Return the first parameter that depends on none of those waiting, or that need not: a rule that goes round in a
+    circle with the conditions of the file is given up."""
+    settled = [parameter for parameter in waiting.values() if not parameter.when.keys() & waiting.keys()]
+    if not settled:
+        cycle = ", ".join(waiting)
+        raise document.error(tuple(next(iter(waiting)).split(".")), f"conditions go round in a circle: {cycle}")
+    free = (each for each in settled if each.matters is None or not set(each.matters.reads) & waiting.keys())
+    return next(free, replace(settled[0], matters=None))
 
 
 def _settle(document: Document, parameter: Parameter, placed: Mapping[str, Parameter | None]) -> Parameter | None:
@@ -58,7 +69,11 @@ def _settle(document: Document, parameter: Parameter, placed: Mapping[str, Param
             return None
         else:
             when[path] = allowed
-    return Parameter(parameter.path, parameter.domain, when)
+    return replace(parameter, when=when, matters=_searched(parameter.matters, placed))
+
+
+def _searched(rule: Matters | None, placed: Mapping[str, Parameter | None]) -> Matters | None:
+    return rule and replace(rule, reads=tuple(path for path in rule.reads if placed.get(path)))
 
 
 def _value_at(data: Any, path: Path) -> Any:
@@ -70,7 +85,7 @@ def _value_at(data: Any, path: Path) -> Any:
 
 
 def _conditions(document: Document, path: Path, mapping: Mapping[str, Any]) -> When:
-    """Return absolute path -> allowed values: those of ``when`` and the one that the section implies."""
+    """Return absolute path -> allowed values: those of ``when``, and what the section or the policy implies."""
     when: When = {}
     if path[0] == "deployment" and path[1:2] and path[1] in SECTIONS:
         when[".".join(MODE)] = (path[1],)
@@ -88,7 +103,7 @@ def _conditions(document: Document, path: Path, mapping: Mapping[str, Any]) -> W
         if value == []:
             raise document.error(path, f"when: {key}: []: allowed: a value, or a list of at least one", at=at)
         when[".".join(target)] = tuple(value) if isinstance(value, list) else (value,)
-    return when
+    return takers(document.data, path) | when
 
 
 def check_conditions(document: Document, path: Path) -> None:

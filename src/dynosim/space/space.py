@@ -53,7 +53,7 @@ class SearchSpace:
     parameters: tuple[Parameter, ...]
     """Conditions come before what depends on them."""
     baseline: Mapping[str, Any] | None = None
-    """The point of today's deployment."""
+    """Today's value of every parameter that exists there."""
     source_file: str | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Alias of a metric as the file or an override has it -> the name in ``fields``."""
@@ -77,11 +77,17 @@ class SearchSpace:
         return tuple(parameter for parameter in self.parameters if parameter.active(point))
 
     def resolve(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the plain values of the scenario at *point*, not validated."""
+        """Return the plain values of the scenario at *point*, not validated.
+
+        A field that the point leaves out because it cannot matter has its value at the baseline, or else the first.
+        """
         data: dict[str, Any] = json.loads(self._fixed)
+        given: Point = {}
         for parameter in self.parameters:
-            if parameter.active(point):
-                _put(data, parameter.keys, point[parameter.path])
+            if parameter.exists(given):
+                left_out = parameter.path not in point and not parameter.active(point)
+                given[parameter.path] = value = self._standing(parameter) if left_out else point[parameter.path]
+                _put(data, parameter.keys, value)
         deployment = data.get("deployment")
         if isinstance(deployment, dict):
             for section in SECTIONS:
@@ -130,7 +136,7 @@ class SearchSpace:
         """Return the point of today's deployment; None when a space has none. A file without domains is its own."""
         if self.baseline is None:
             return None if self.parameters else {}
-        return dict(self.baseline)
+        return self.complete(self.baseline)
 
     def to_yaml(self) -> str:
         """Return the YAML of the space, overrides applied; parsing it gives an equal space."""
@@ -138,6 +144,10 @@ class SearchSpace:
 
     def size(self) -> float:
         """Return the number of points; infinite with a continuous range."""
+        return self._size
+
+    @cached_property
+    def _size(self) -> float:
         return self._count(0, {})
 
     def _count(self, index: int, point: Point) -> float:
@@ -155,8 +165,9 @@ class SearchSpace:
 
     @cached_property
     def _deciding(self) -> frozenset[str]:
-        """Paths that some condition names."""
-        return frozenset(path for parameter in self.parameters for path in parameter.when)
+        """Paths that decide about other parameters."""
+        rules = [(*each.when, *(each.matters.reads if each.matters else ())) for each in self.parameters]
+        return frozenset(path for paths in rules for path in paths)
 
     def points(self) -> Iterator[Point]:
         """Yield every point, the last parameter varying fastest; raises ConfigError for a continuous range."""
@@ -201,6 +212,9 @@ class SearchSpace:
         for path, value in values.items():
             if path.endswith(f".{parameter.keys[-1]}") and parameter.domain.contains(value):
                 return value
+        return self._standing(parameter)
+
+    def _standing(self, parameter: Parameter) -> Any:
         return (self.baseline or {}).get(parameter.path, parameter.domain.first())
 
     def neighbours(self, point: Mapping[str, Any]) -> list[Point]:
@@ -279,7 +293,7 @@ def _build(document: Document, source_file: str | None) -> SearchSpace:
     _check_sections(document)
     name = str(document.data.get("name", ""))
     space = SearchSpace(name, document.data, parameters, None, source_file, document.aliases)
-    _check_values(document, space)
+    _check_values(document, replace(space, parameters=tuple(replace(each, matters=None) for each in parameters)))
     return replace(space, baseline=_read_baseline(document, space))
 
 
@@ -381,12 +395,14 @@ def _read_baseline(document: Document, space: SearchSpace) -> Point | None:
         return None
     point: Point = {}
     for parameter in space.parameters:
-        if not parameter.active(point):
+        if not parameter.exists(point):
             continue
         path = ("baseline", *parameter.keys)
         value: Any = document.data
         for key in path:
             value = schema.step(value, key)
+        if value is None and not parameter.active(point):
+            value = parameter.domain.first()
         if not parameter.domain.contains(value):
             said = "missing" if value is None else show(value)
             raise document.error(path, f"{said}: allowed: {parameter.domain} (or drop the baseline: baseline={{}})")

@@ -445,7 +445,10 @@ def _predict(args: argparse.Namespace) -> int:
         _print_json(view)
     else:
         missed = [name for name, violation in view["slo_violations"].items() if violation is None or violation > 0.0]
-        _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs", view)
+        of = f", mean of {len(view['cases'])} cases" if view["cases"] else ""
+        _print_metrics(f"{view['name']}: {view['label']} on {view['gpus']} GPUs{of}", view)
+        if prediction.outcome:
+            _console(sys.stdout).print(terminal.cases_table(prediction.scenario, prediction.outcome))
         print(view["bottleneck"])
         print(f"prices: {terminal.prices_line(view['prices'])}")
         print(f"engine rules: {view['engine_rules']}")
@@ -467,6 +470,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _show_trial(study: Study, args: argparse.Namespace) -> int:
+    from dynosim.report import terminal
     from dynosim.views import explained
 
     found = [trial for trial in study.trials if trial.number == args.trial]
@@ -479,6 +483,8 @@ def _show_trial(study: Study, args: argparse.Namespace) -> int:
     else:
         view = explained(found[0])
         _print_metrics(f"trial {args.trial}: {view['label']} on {view['gpus']} GPUs", view)
+        if found[0].outcome.cases:
+            _console(sys.stdout).print(terminal.cases_table(found[0].scenario, found[0].outcome))
         for path, value in view["point"].items():
             print(f"{path} = {value}")
         if view["bottleneck"]:

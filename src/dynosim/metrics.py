@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -144,6 +144,11 @@ class Metrics:
         found = self.values[canonical(metric)]
         return found.get(stat or "avg") if isinstance(found, dict) else found
 
+    def number(self, name: str) -> float | None:
+        """Return the number that ``flat`` has under *name*, None where it is missing or no metric."""
+        metric, _, stat = name.partition(".")
+        return self.value(metric, stat or None) if metric in self.values else None
+
     def interval(self, metric: str, stat: str | None = None) -> tuple[float, float] | None:
         """Return the 95 % sampling interval of one number in its unit; None where the sample gives none."""
         return sampling.interval(self.deviations, f"{canonical(metric)}.{stat or 'avg'}", self.value(metric, stat))
@@ -173,11 +178,22 @@ def over_seeds(runs: Sequence[Metrics]) -> Metrics:
 
     A number that one run lacks is missing. Independent runs give everything an interval, and need no long ones.
     """
+    means = averaged(runs)
+    flats, known = [run.flat() for run in runs], means.flat()
+    deviations = {
+        name: (np.array([flat[name] for flat in flats]) / mean - 1.0).round(4).tolist()
+        for name, mean in known.items()
+        if mean
+    }
+    return replace(means, deviations=deviations)
+
+
+def averaged(runs: Sequence[Metrics], weights: Array | None = None) -> Metrics:
+    """Return the mean of each number over *runs*, weighted (``n``) where asked for; missing where one run lacks it."""
     flats = [run.flat() for run in runs]
     known = {name: np.array([flat[name] for flat in flats]) for name in flats[0] if all(name in flat for flat in flats)}
-    means = {name: float(x.mean()) for name, x in known.items()}
-    deviations = {name: (x / means[name] - 1.0).round(4).tolist() for name, x in known.items() if means[name]}
-    return Metrics({name: _mean_value(name, value, means) for name, value in runs[0].values.items()}, deviations)
+    means = {name: float(np.average(x, weights=weights)) for name, x in known.items()}
+    return Metrics({name: _mean_value(name, value, means) for name, value in runs[0].values.items()})
 
 
 def _mean_value(name: str, value: Value, means: Mapping[str, float]) -> Value:
@@ -546,6 +562,11 @@ class Bound:
         value = self.of(metrics)
         over = math.inf if value is None else (value - self.value if self.upper else self.value - value)
         return over / abs(self.value) if self.value else over
+
+    def at(self, violation: float) -> float | None:
+        """Return the number that has *violation*, None where that is infinite: the inverse of ``violation``."""
+        over = violation * (abs(self.value) if self.value else 1.0)
+        return None if math.isinf(over) else self.value + over if self.upper else self.value - over
 
 
 def bounds_of(slo: SLO) -> list[Bound]:

@@ -16,6 +16,7 @@ import cloudpickle
 
 from dynosim import plugins
 from dynosim.config import ObjectiveConfig
+from dynosim.config.goals import level_of
 from dynosim.errors import ConfigError
 from dynosim.metrics import Metrics, check_metric
 
@@ -58,9 +59,16 @@ class Objective:
     """Raises or returns NaN where it has no value: the trial then counts as failed."""
     resolution: float | None = None
     """Relative difference below which two values are the same; that of its kind where None."""
+    level: float = 1.0
+    """Share of the cases, the worst ones, whose mean it is (``search.cases``): 1 is all of them, 0 the worst alone."""
 
     def __call__(self, metrics: Metrics) -> float:
         return float(self.function(metrics))
+
+    @property
+    def plain_name(self) -> str:
+        """The name of what it is of one case."""
+        return self.name.rpartition("/")[2]
 
     @property
     def kind(self) -> Kind:
@@ -96,6 +104,11 @@ def objective(
 def resolve(config: ObjectiveConfig) -> Objective:
     """Return the objective that *config* names; ConfigError when there is none."""
     found = _found(config)
+    if config.prefix:
+        over = ", worst case" if config.over == "worst" else f", worst {100 * level_of(config.over):g} % of cases"
+        found = replace(
+            found, name=config.prefix + found.name, display=found.display + over, level=level_of(config.over)
+        )
     return found if config.resolution is None else replace(found, resolution=config.resolution)
 
 

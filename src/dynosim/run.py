@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dynosim.metrics import Metrics
     from dynosim.objectives import Objective
     from dynosim.search.study import Listener, Study
-    from dynosim.search.trial import Trial
+    from dynosim.search.trial import Outcome, Trial
     from dynosim.simulation.records import SimulationResult
     from dynosim.space import SearchSpace
     from dynosim.uncertainty.model_band import Band, Evidence
@@ -54,11 +54,13 @@ class Prediction:
     scenario: Scenario
     metrics: Metrics
     result: SimulationResult
-    """Of the first seed."""
+    """Of the first seed and the first case."""
     evidence: Evidence
     """What the metrics rest on."""
     seeds: int = 1
     """Simulations with different traffic that the metrics are means of."""
+    outcome: Outcome | None = None
+    """Of several workloads or scenarios: objectives, SLOs and every case; ``metrics`` are then means over them."""
 
     def model_bands(self) -> dict[str, Band]:
         """Return metric -> factors between which the truth lies; metrics for which that is not known are absent."""
@@ -219,15 +221,44 @@ def predict(
     of independent runs. Raises ConfigError (also for seeds that change no traffic), InfeasibleError when the deployment
     cannot run, and TimingError when its pass times are unknown.
     """
-    from dynosim.metrics import over_seeds
+    from dynosim.config import cases_of
     from dynosim.space import feasibility
     from dynosim.uncertainty.evidence import evidence
 
     scenario = load_space(config, overrides=overrides, trace=trace).deployed()
     feasibility.check_start(scenario)
+    cases = cases_of(scenario)
+    found = [_mean(case.scenario, seeds) for case in cases]
+    result, metrics = found[0]
+    if len(cases) == 1:
+        return Prediction(scenario, metrics, result, evidence(scenario, metrics.flat()), seeds)
+    outcome = _combined(scenario, [metrics for _, metrics in found])
+    return Prediction(scenario, outcome.known_metrics(), result, outcome.evidence or "extrapolated", seeds, outcome)
+
+
+def _mean(scenario: Scenario, seeds: int) -> tuple[SimulationResult, Metrics]:
+    """Return the run of the first seed, and the metrics over all."""
+    from dynosim.metrics import over_seeds
+
     results, runs = zip(*_simulated(scenario, seeds), strict=True)
-    metrics = runs[0] if seeds == 1 else over_seeds(runs)
-    return Prediction(scenario, metrics, results[0], evidence(scenario, metrics.flat()), seeds)
+    return results[0], runs[0] if seeds == 1 else over_seeds(runs)
+
+
+def _combined(scenario: Scenario, found: Sequence[Metrics]) -> Outcome:
+    from dynosim.config import cases_of
+    from dynosim.errors import InfeasibleError
+    from dynosim.search.cases import combined
+    from dynosim.search.evaluate import score
+    from dynosim.search.trial import Outcome, Status
+
+    cases, outcomes = cases_of(scenario), []
+    for case, metrics in zip(cases, found, strict=True):
+        run = Outcome(Status.COMPLETE, metrics=metrics.to_dict(), deviations=metrics.deviations)
+        try:
+            outcomes.append(score(case.scenario, run))
+        except ValueError as error:
+            raise InfeasibleError(f"{case.name}: {error}") from error
+    return combined(scenario, cases, outcomes)
 
 
 def _simulated(scenario: Scenario, seeds: int) -> Iterator[tuple[SimulationResult, Metrics]]:
@@ -248,10 +279,10 @@ def _simulated(scenario: Scenario, seeds: int) -> Iterator[tuple[SimulationResul
 
 def _identity(space: SearchSpace, storage: str) -> str:
     from dynosim.timing.calibrated import load_profile
-    from dynosim.workload import load_workload
+    from dynosim.workload import traffic_hash
 
     scenario, plan = space.reference, space.reference.optimizer
-    traffic = load_workload(scenario.workload, scenario.seed).content_hash()
+    traffic = traffic_hash(scenario)
     asked = [plan.sampler, plan.seed, plan.in_flight, plan.stop_lost_runs, plan.warm_start]
     if scenario.deployment.calibration is not None:
         asked.append(load_profile(scenario.deployment.calibration).label)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from dynosim.engines import rules_of
 from dynosim.hardware.prices import price_list
 from dynosim.metrics import slo_violations
+from dynosim.objectives import resolve
 from dynosim.report.analysis import prices
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
 from dynosim.run import Prediction
-from dynosim.search.view import known, noise, objective_view, trial_detail, trial_view
+from dynosim.search.view import case_views, known, noise, objective_view, trial_detail, trial_view
 
 if TYPE_CHECKING:
     from dynosim.search.study import Study
@@ -50,13 +51,17 @@ def frontier_view(study: Study) -> dict[str, Any]:
 def prediction_view(prediction: Prediction) -> dict[str, Any]:
     """Return the metrics of one simulated scenario by their canonical names, with what was simulated."""
     scenario, metrics = prediction.scenario, prediction.metrics
-    violations = slo_violations(metrics, scenario.slo)
+    outcome = prediction.outcome
+    violations = outcome.constraints if outcome else slo_violations(metrics, scenario.slo)
+    values = outcome.values or () if outcome else ()
     return {
         "name": scenario.name,
         "label": scenario.deployment.label(),
         "gpus": scenario.deployment.num_gpus(),
         "config_hash": scenario.content_hash(),
         "metrics": metrics.to_dict(),
+        "objectives": dict(zip((resolve(config).name for config in scenario.objectives), values, strict=False)),
+        "cases": case_views(outcome) if outcome else {},
         "evidence": prediction.evidence,
         "seeds": prediction.seeds,
         **noise(metrics, prediction.model_bands()),

@@ -1,6 +1,7 @@
 """Frozen configuration models: what a YAML file may say."""
 
 from dynosim.config.base import Config
+from dynosim.config.cases import Case, VariationConfig, cases_of
 from dynosim.config.deployment import (
     AutoscalerConfig,
     CrashConfig,
@@ -62,6 +63,7 @@ from dynosim.config.workload import (
     TraceLoad,
     TraceSource,
     UniformLength,
+    WeightedWorkload,
     WorkloadConfig,
 )
 
@@ -70,6 +72,7 @@ __all__ = [
     "Arrivals",
     "AutoscalerConfig",
     "BudgetConfig",
+    "Case",
     "ConcurrencyLoad",
     "Config",
     "ConstantLoad",
@@ -129,5 +132,8 @@ __all__ = [
     "TraceLoad",
     "TraceSource",
     "UniformLength",
+    "VariationConfig",
+    "WeightedWorkload",
     "WorkloadConfig",
+    "cases_of",
 ]

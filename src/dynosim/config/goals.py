@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    WithJsonSchema,
+    model_validator,
+)
 
 from dynosim.config.base import Config
 
 SLO = dict[str, dict[str, NonNegativeFloat]]
 """metric -> statistic -> bound, in the metric's unit (latencies in ms); see ``dynosim.metrics.slo_violations``."""
+
+_LEVELS = {"mean": 1.0, "worst": 0.0}
+
+
+def level_of(over: str | dict[str, float]) -> float:
+    """Return the share of the cases, the worst ones, that *over* averages: 1 is the mean, 0 the worst alone."""
+    return _LEVELS[over] if isinstance(over, str) else over["cvar"]
+
+
+def _checked_over(over: Any) -> Any:
+    level = over.get("cvar") if isinstance(over, dict) and len(over) == 1 else None
+    share = isinstance(level, int | float) and not isinstance(level, bool) and 0.0 < level <= 1.0
+    if not share and over not in list(_LEVELS):
+        said = f"cvar: {level}" if level is not None else over
+        raise ValueError(f"{said}: allowed: mean, worst, or {{cvar: LEVEL}} with a level above 0 and up to 1")
+    return over
+
+
+Over = Annotated[
+    str | dict[str, float],
+    BeforeValidator(_checked_over),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(_LEVELS)},
+                {
+                    "type": "object",
+                    "properties": {"cvar": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}},
+                    "required": ["cvar"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+"""How one number is made of those of several cases (``dynosim.config.cases``): their weighted mean, the worst, or
+the conditional value at risk, the mean of the worst cases that have the share ``cvar`` of all weight."""
 
 ALIASES = {
     "ttft": "time_to_first_token",
@@ -41,8 +87,21 @@ class ObjectiveConfig(Config):
     resolution: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Relative difference below which two values count as the same, whatever their noise: 0.001 is 0.1 %. Where not
     given, 0.01 for latencies and 0.001 for everything else."""
+    over: Over = "mean"
+    """Of several workloads or scenarios: ``mean``, ``worst`` or ``{cvar: LEVEL}``."""
     python: str | None = None
     """``package.module:function`` or ``path/to/file.py:function`` of an ``@objective``."""
+
+    @property
+    def prefix(self) -> str:
+        """What tells its name from that of the mean over cases: ``worst/``, ``cvar0.3/``, or nothing."""
+        return (
+            ""
+            if self.over == "mean"
+            else f"{self.over}/"
+            if isinstance(self.over, str)
+            else f"cvar{self.over['cvar']:g}/"
+        )
 
     @model_validator(mode="after")
     def _one_kind(self) -> ObjectiveConfig:
@@ -87,3 +146,5 @@ class PriceConfig(Config):
 
     usd_per_gpu_hour: dict[str, PositiveFloat] = Field(default_factory=dict)
     table: Literal["hyperscaler", "neocloud", "three_year_rental"] = "neocloud"
+    factor: PositiveFloat = 1.0
+    """Multiplies all prices."""

@@ -160,29 +160,31 @@ def parse_document(text: str, file: str | None = None, overrides: Sequence[str] 
 
 def _use_metric_names(document: Document) -> None:
     """Put the metrics' own names in the place of aliases in the SLO and the objectives."""
-    slo, objectives = (document.data.get(section) for section in ("slo", "objectives"))
-    if isinstance(slo, dict):
-        for metric in [metric for metric in slo if canonical(metric) != metric]:
-            _rename_bounds(document, slo, metric)
+    for section in ("slo", "slo_over"):
+        said = document.data.get(section)
+        for metric in [metric for metric in said if canonical(metric) != metric] if isinstance(said, dict) else ():
+            _rename_bounds(document, section, metric)
+    objectives = document.data.get("objectives")
     for objective in objectives if isinstance(objectives, list) else ():
         metric = objective.get("metric") if isinstance(objective, dict) else None
         if isinstance(metric, str) and canonical(metric) != metric:
             objective["metric"] = document.aliases[metric] = canonical(metric)
 
 
-def _rename_bounds(document: Document, slo: dict[str, Any], alias: str) -> None:
-    """Move the bounds on *alias* to its metric, where those of a later override replace earlier ones."""
-    metric, bounds, origins = canonical(alias), slo.pop(alias), document.origins
-    known = slo.get(metric)
+def _rename_bounds(document: Document, section: str, alias: str) -> None:
+    """Move what *section* says of *alias* to its metric, where a later override replaces what was said before."""
+    said: dict[str, Any] = document.data[section]
+    metric, bounds, origins = canonical(alias), said.pop(alias), document.origins
+    known = said.get(metric)
     document.aliases[alias] = metric
     if isinstance(known, dict) and isinstance(bounds, dict):
         for stat in known.keys() & bounds.keys():
-            if origins["slo", metric, stat][0] == origins["slo", alias, stat][0]:
-                raise document.error(("slo", alias, stat), f"given twice: {alias} is {metric}")
+            if origins[section, metric, stat][0] == origins[section, alias, stat][0]:
+                raise document.error((section, alias, stat), f"given twice: {alias} is {metric}")
         bounds = {**known, **bounds}
-    slo[metric] = bounds
-    for path in [path for path in origins if path[:2] == ("slo", alias)]:
-        origins[("slo", metric, *path[2:])] = origins.pop(path)
+    said[metric] = bounds
+    for path in [path for path in origins if path[:2] == (section, alias)]:
+        origins[(section, metric, *path[2:])] = origins.pop(path)
 
 
 def _parse(text: str, place: Place, path: Path, origins: dict[Path, Origin]) -> Any:
@@ -315,6 +317,8 @@ def validate(data: dict[str, Any]) -> Scenario | list[Problem]:
 
 def _problem(error: Mapping[str, Any], data: Any) -> Problem:
     kind, path = error["type"], schema.locate(error["loc"], data)
+    if error["loc"] == ("workload",) and "workload" not in data:
+        kind = "missing"
     if kind.startswith("union_tag"):
         path = (*path, "type")
     value: Any = data

@@ -56,6 +56,8 @@ def child(node: Node, key: str) -> Node | None:
     """Return the node of *key* inside *node*; None where *node* has no such key."""
     if key in node.get("properties", {}):
         return node["properties"][key]  # type: ignore[no-any-return]
+    for rest in node.get("patternProperties", {}).values():
+        return rest  # type: ignore[no-any-return]
     rest = node.get("items" if key.isdigit() and node.get("type") == "array" else "additionalProperties")
     return {} if rest is True else (rest or None)
 

@@ -424,6 +424,12 @@ class WorkloadConfig(Config):
     its last arrival plus one hour, so that a saturated run ends; a closed loop runs to its end."""
     warmup_requests: NonNegativeInt = 0
     """Number of first arrivals that are simulated but left out of all metrics."""
+    rate_factor: PositiveFloat = 1.0
+    """Multiplies the rate of an open loop at all times (delays within sessions stay), or the concurrency."""
+    output_tokens_factor: PositiveFloat = 1.0
+    """Multiplies the length of every answer; the prompts stay as they are, also those that hold earlier answers."""
+    shared_prefixes: bool = True
+    """Whether prompts share what the source says; where not, nothing is ever found in a prefix cache."""
 
     @model_validator(mode="after")
     def _timed(self) -> WorkloadConfig:
@@ -433,3 +439,14 @@ class WorkloadConfig(Config):
                 f"load trace_timestamps: the synthetic source has no arrivals; {NEEDS_LOAD}, or source.arrivals"
             )
         return self
+
+
+class WeightedWorkload(WorkloadConfig):
+    """One of several workloads."""
+
+    weight: PositiveFloat = 1.0
+    """In proportion to the weights of the others."""
+
+    def alone(self) -> WorkloadConfig:
+        """Return it without its weight."""
+        return WorkloadConfig.model_construct(**{name: getattr(self, name) for name in WorkloadConfig.model_fields})

@@ -19,10 +19,11 @@ class Price(NamedTuple):
 
 def price(gpu: str, prices: PriceConfig) -> Price:
     """Return the price that *prices* gives to the name of *gpu*'s card, else the card's own."""
-    card = get_gpu(gpu)
+    card, times = get_gpu(gpu), "" if prices.factor == 1.0 else f", x {prices.factor:g}"
     if card.name in prices.usd_per_gpu_hour:
-        return Price(prices.usd_per_gpu_hour[card.name], "given in prices.usd_per_gpu_hour")
-    return Price(card.usd_per_hour[prices.table], f"table {prices.table}: {card.price_source}")
+        return Price(prices.usd_per_gpu_hour[card.name] * prices.factor, f"given in prices.usd_per_gpu_hour{times}")
+    table = f"table {prices.table}: {card.price_source}{times}"
+    return Price(card.usd_per_hour[prices.table] * prices.factor, table)
 
 
 def usd(gpu_hours: Iterable[tuple[str, float]], prices: PriceConfig) -> float:

@@ -489,9 +489,22 @@ def _noise(study: Study) -> dict[int, dict[str, Any]]:
     }
 
 
+def cases(trial: Trial) -> list[dict[str, Any]]:
+    """Return a row per case that was simulated: name, objective values, the SLOs that it misses in words."""
+    labels = {bound.name: bound.label for bound in bounds_of(trial.scenario.slo)}
+    return [
+        {
+            "name": name,
+            "values": list(case["values"]),
+            "missed": [labels[bound] for bound, violation in case["constraints"].items() if violation > 0.0],
+        }
+        for name, case in trial.outcome.cases.items()
+    ]
+
+
 def _bounded(trial: Trial, study: Study) -> dict[str, float]:
     """Return the metrics that an SLO bounds, by the SLO's key; absent: unknown."""
-    found = {bound.name: bound.of(trial.outcome.known_metrics()) for bound in bounds_of(study.slo)}
+    found = {bound.name: trial.bounded(bound) for bound in bounds_of(study.slo)}
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -510,5 +523,6 @@ def _trial(trial: Trial, study: Study, axes: list[dict[str, Any]]) -> dict[str, 
         "model_bands": {metric: (band.low, band.high) for metric, band in trial.model_bands().items()},
         "parts": [flat.get(part, 0.0) for part in LATENCY_PARTS] if outcome.metrics else None,
         "slo": _bounded(trial, study) if outcome.metrics else {},
+        "cases": cases(trial),
         "bottleneck": bottleneck(flat, trial.scenario.slo) if outcome.metrics else "",
     }

@@ -21,7 +21,7 @@ from dynosim.report.analysis import engine_rules, leader_of, prices, recommendat
 from dynosim.report.html import html
 from dynosim.report.launch import launch_script
 from dynosim.search.view import lossless, trial_view
-from dynosim.workload import load_workload
+from dynosim.workload import traffic_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +137,7 @@ def environment(study: Study) -> dict[str, Any]:
         "optimizer_seed": reference.optimizer.seed,
         "price_hash": reference.prices.content_hash(),
         "prices": prices(study),
-        "workload_hash": load_workload(reference.workload, reference.seed).content_hash(),
+        "workload_hash": traffic_hash(reference),
         "config_hashes": {str(trial.number): trial.scenario.content_hash() for trial in study.trials},
     }
 

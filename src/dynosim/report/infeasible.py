@@ -66,7 +66,7 @@ def _reached(study: Study) -> Iterator[str]:
     for bound in bounds_of(study.slo):
         if not any(trial.outcome.constraints.get(bound.name, 0.0) > 0.0 for trial in study.trials):
             continue
-        found = [(bound.of(trial.outcome.known_metrics()), trial) for trial in _complete(study)]
+        found = [(trial.bounded(bound), trial) for trial in _complete(study)]
         known = [(value, trial) for value, trial in found if value is not None]
         if not known:
             yield f"{bound.label}: {_at_least(study, bound)}, the bound is {_amount(bound, bound.value)}"
@@ -102,7 +102,7 @@ def _relaxed(study: Study) -> Iterator[str]:
     nearest, _ = min(within, key=lambda each: each[1])
     changes = [
         f"{bound.label} {'<=' if bound.upper else '>='} "
-        f"{_amount(bound, _enough(bound.of(nearest.outcome.known_metrics()) or 0.0, up=bound.upper))} "
+        f"{_amount(bound, _enough(nearest.bounded(bound) or 0.0, up=bound.upper))} "
         f"instead of {_amount(bound, bound.value)}"
         for bound in bounds_of(study.slo)
         if nearest.outcome.constraints.get(bound.name, 0.0) > 0.0

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from dynosim.config.load import show
 from dynosim.metrics import METRICS
+from dynosim.objectives import resolve
 from dynosim.report.analysis import (
     difference,
     engine_rules,
@@ -44,9 +45,10 @@ from dynosim.uncertainty.model_band import band_of
 
 if TYPE_CHECKING:
     from dynosim.calibration import Calibration
+    from dynosim.config import Scenario
     from dynosim.objectives import Objective
     from dynosim.search.study import Study
-    from dynosim.search.trial import Trial
+    from dynosim.search.trial import Outcome, Trial
 
 MAX_ROWS = 15
 """Rows of the frontier that a screen takes; the files have all of them."""
@@ -210,6 +212,19 @@ def picks_table(study: Study) -> Table:
         table.add_column(head, justify="left" if head in ("pick", *_TEXT) else "right", no_wrap=True)
     for trial, row in zip(trials, zip(*columns.values(), strict=True), strict=True):
         table.add_row(*row, style="dim" if trial is baseline else "")
+    return table
+
+
+def cases_table(scenario: Scenario, outcome: Outcome) -> Table:
+    """Return objectives and missed SLOs of each case, and of all together as the objectives say."""
+    objectives = [resolve(config) for config in scenario.objectives]
+    table = Table("case", *map(_head, objectives), "SLO", title="cases", title_justify="left")
+    for name, case in outcome.cases.items():
+        missed = [bound for bound, violation in case["constraints"].items() if violation > 0.0]
+        table.add_row(name, *map(number, case["values"]), ", ".join(missed) or "met")
+    if outcome.values is not None:
+        missed = [bound for bound, violation in outcome.constraints.items() if violation > 0.0]
+        table.add_row("together", *map(number, outcome.values), ", ".join(missed) or "met", style="bold")
     return table
 
 

@@ -46,7 +46,8 @@ def result_key(scenario: Scenario, workload: Workload, *, stopped: bool) -> str 
     code = [plugins.content_hash(reference) for _, reference in references(deployment)]
     if None in code:
         return None
-    goals = [scenario.slo, scenario.prices.model_dump(mode="json"), scenario.seed, stopped]
+    stopped_by = scenario.slo_of_each() if stopped and scenario.slo_over else stopped
+    goals = [scenario.slo, scenario.prices.model_dump(mode="json"), scenario.seed, stopped_by]
     profile = profile_of(scenario.deployment)
     calibration = profile.content_hash() if profile else None
     parts = [deployment, code, calibration, *goals, _traffic(workload), simulator_version()]

@@ -140,7 +140,7 @@ class Study:
         return tuple(map(self._bound, self.objectives))
 
     def _bound(self, objective: Objective) -> float | None:
-        metric, _, stat = objective.name.partition(".")
+        metric, _, stat = objective.plain_name.partition(".")
         return self.slo.get(metric, {}).get(stat or ("max" if objective.direction == "minimize" else "min"))
 
     @property

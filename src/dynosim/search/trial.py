@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from dynosim.config import Scenario
-from dynosim.metrics import Metrics
+from dynosim.metrics import Bound, Metrics
 from dynosim.uncertainty import sampling
 from dynosim.uncertainty.model_band import Band, Evidence, band_of, model_bands
 
@@ -46,6 +46,8 @@ class Outcome:
     wall_s: float = 0.0
     cached: bool = False
     """Whether the simulation is an earlier run's."""
+    cases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Case -> its ``metrics``, ``values`` and ``constraints``, where there are several: as far as it was simulated."""
 
     @property
     def feasible(self) -> bool:
@@ -62,8 +64,14 @@ class Outcome:
         return Metrics(self.metrics or {}, self.deviations)
 
     def flat_metrics(self) -> dict[str, float]:
-        """Return the known metrics under MLflow's keys: the bare name is the average, ``name.p99`` a statistic."""
-        return self.known_metrics().flat()
+        """Return the known metrics under MLflow's keys: the bare name is the average, ``name.p99`` a statistic.
+
+        Those of a case have its name in front: ``chat/busier/name.p99``.
+        """
+        found = self.known_metrics().flat()
+        for case, known in self.cases.items():
+            found |= {f"{case}/{name}": value for name, value in Metrics(known["metrics"]).flat().items()}
+        return found
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,14 @@ class Trial:
         """
         band = band_of(self.model_bands(), name)
         return self.interval(name, value), None if band is None else band.around(value)
+
+    def bounded(self, bound: Bound) -> float | None:
+        """Return the number of a complete trial that *bound* bounds; of several cases what holds in all, or as it says.
+
+        None where it is missing.
+        """
+        outcome = self.outcome
+        return bound.at(outcome.constraints[bound.name]) if outcome.cases else bound.of(outcome.known_metrics())
 
     def model_bands(self) -> dict[str, Band]:
         """Return metric -> factors between which the truth lies; metrics for which that is not known are absent."""

@@ -10,7 +10,7 @@ from dynosim import plugins
 from dynosim.hardware.gpus import get_gpu
 from dynosim.metrics import Metrics
 from dynosim.objectives import Objective
-from dynosim.search.trial import Trial
+from dynosim.search.trial import Outcome, Trial
 from dynosim.uncertainty.model_band import Band
 
 
@@ -73,10 +73,16 @@ def trial_detail(trial: Trial) -> dict[str, Any]:
         **trial_view(trial),
         "reason": outcome.reason,
         "metrics": outcome.metrics,
+        "cases": case_views(outcome),
         **noise(outcome.known_metrics(), trial.model_bands()),
         "scenario": trial.scenario.model_dump(mode="json"),
         "wall_s": outcome.wall_s,
     }
+
+
+def case_views(outcome: Outcome) -> dict[str, Any]:
+    """Return case -> its metrics, objective values and violations, where there are several."""
+    return {name: {**case, "constraints": known(case["constraints"])} for name, case in outcome.cases.items()}
 
 
 def lossless(trial: Trial) -> dict[str, Any]:
@@ -100,5 +106,5 @@ def noise(metrics: Metrics, bands: Mapping[str, Band]) -> dict[str, Any]:
 def _objective_ends(trial: Trial) -> dict[str, list[tuple[float, float] | None]]:
     """Return the sampling interval and the model band around each objective value; None where it is unknown."""
     named = zip(trial.scenario.objectives, trial.outcome.values or (), strict=False)
-    found = [trial.ends(f"{objective.metric}.{objective.stat or 'avg'}", value) for objective, value in named]
+    found = [trial.ends(f"{o.prefix}{o.metric}.{o.stat or 'avg'}", value) for o, value in named]
     return {"sampling": [sampling for sampling, _ in found], "model": [model for _, model in found]}

@@ -200,6 +200,9 @@ slowdown | by how much
 max_requests | how many of the source
 max_virtual_time_s | when the run stops, whatever is in flight
 warmup_requests | the first ones count for no metric
+rate_factor | how many per second, or how many clients
+output_tokens_factor | how long answers are
+shared_prefixes | whether caches can find anything
 
 [RequestClass]
 share | how many sessions are of the class

@@ -17,6 +17,7 @@ from dynosim.config import (
     StragglerConfig,
     SyntheticSource,
     TraceSource,
+    cases_of,
 )
 from dynosim.config.deployment import SECTIONS
 from dynosim.config.load import Problem
@@ -43,8 +44,9 @@ def check(scenario: Scenario) -> None:
 
 def check_start(scenario: Scenario) -> None:
     """Like ``check`` without the budget: whether *scenario* can be simulated."""
-    for problem in contradictions(scenario):
-        raise InfeasibleError(f"{'.'.join(problem.path)}: {problem.message}")
+    for case in cases_of(scenario):
+        for problem in contradictions(case.scenario):
+            raise InfeasibleError(f"{'.'.join(problem.path)}: {problem.message}")
     plans = startup.check(scenario.deployment)
     profile_of(scenario.deployment)
     for plan in plans.values():
@@ -78,14 +80,15 @@ def contradictions(scenario: Scenario) -> list[Problem]:
 
 def _warmup(scenario: Scenario) -> Iterator[tuple[Path, str]]:
     """The warm-up must leave requests; how many a trace has is known only once it is read."""
-    workload, source = scenario.workload, scenario.workload.source
-    if isinstance(source, ProfileSource):
-        source = get_profile(source.name).sized(source.requests)
-    counts = [source.requests] if isinstance(source, SyntheticSource) else []
-    limit = min([*counts, *([workload.max_requests] if workload.max_requests else [])], default=None)
-    if limit is not None and workload.warmup_requests >= limit:
-        message = f"{workload.warmup_requests}: allowed: less than the number of requests, {limit}"
-        yield ("workload", "warmup_requests"), message
+    for path, workload in scenario.named_workloads().items():
+        source = workload.source
+        if isinstance(source, ProfileSource):
+            source = get_profile(source.name).sized(source.requests)
+        counts = [source.requests] if isinstance(source, SyntheticSource) else []
+        limit = min([*counts, *([workload.max_requests] if workload.max_requests else [])], default=None)
+        if limit is not None and workload.warmup_requests >= limit:
+            message = f"{workload.warmup_requests}: allowed: less than the number of requests, {limit}"
+            yield (*path, "warmup_requests"), message
 
 
 def _failures(scenario: Scenario) -> Iterator[tuple[Path, str]]:
@@ -121,11 +124,12 @@ def _names(scenario: Scenario, cards: Sequence[str]) -> Iterator[tuple[Path, Cal
     from dynosim.metrics import METRICS, check_slo  # imports the simulator
     from dynosim.objectives import resolve
 
-    deployment, source = scenario.deployment, scenario.workload.source
-    if isinstance(source, ProfileSource):
-        yield ("workload", "source", "name"), get_profile, source.name
-    if isinstance(source, TraceSource) and plugins.is_reference(source.format):
-        yield ("workload", "source", "format"), custom_reader, source.format
+    deployment = scenario.deployment
+    for place, workload in scenario.named_workloads().items():
+        if isinstance(workload.source, ProfileSource):
+            yield (*place, "source", "name"), get_profile, workload.source.name
+        if isinstance(workload.source, TraceSource) and plugins.is_reference(workload.source.format):
+            yield (*place, "source", "format"), custom_reader, workload.source.format
     if plugins.is_reference(scenario.optimizer.sampler):
         yield ("optimizer", "sampler"), plugins.load, scenario.optimizer.sampler
     yield ("deployment", "model"), get_model, deployment.model
@@ -134,8 +138,10 @@ def _names(scenario: Scenario, cards: Sequence[str]) -> Iterator[tuple[Path, Cal
         yield ("deployment", "calibration"), load_profile, deployment.calibration
     for role, pool in deployment.pools().items():
         yield (*SECTIONS[role].split("."), "gpu"), get_gpu, deployment.pool_gpu(pool)
-    for name in scenario.prices.usd_per_gpu_hour:
-        yield ("prices", "usd_per_gpu_hour", name), partial(_check_gpu, cards=cards), name
+    varied = [(("scenarios", name, "prices"), variation.prices) for name, variation in scenario.scenarios.items()]
+    for section, prices in [(("prices",), scenario.prices), *varied]:
+        for name in prices.usd_per_gpu_hour:
+            yield (*section, "usd_per_gpu_hour", name), partial(_check_gpu, cards=cards), name
     for name in scenario.budget.inventory:
         yield ("budget", "inventory", name), partial(_check_gpu, cards=cards), name
     if isinstance(deployment.timing, CustomTiming):

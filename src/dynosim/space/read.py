@@ -15,7 +15,7 @@ from dynosim.space.coverage import not_modelled
 from dynosim.space.domains import Choices, Domain, Matters, Parameter, Range
 from dynosim.space.inert import mattering, takers
 
-SEARCHABLE = ("workload", "deployment")
+SEARCHABLE = ("workload", "workloads", "deployment")
 """Goals, budgets and prices say what is wanted: a search over them would move the target."""
 SECTIONS = ("aggregated", "disaggregated")
 """Values of ``deployment.mode``, and the section that each of them selects."""
@@ -33,7 +33,7 @@ def read_parameters(document: Document) -> tuple[Parameter, ...]:
     waiting = {}
     for path, mapping in find_domains(document.data):
         if path[:1] not in [(key,) for key in SEARCHABLE]:
-            raise document.error(path, f"cannot be searched; allowed: fields under {' and '.join(SEARCHABLE)}")
+            raise document.error(path, f"cannot be searched; allowed: fields under {', '.join(SEARCHABLE)}")
         left_out = not_modelled(path, document.data)
         if left_out:
             raise document.error(path, f"not modelled ({left_out}): it cannot be searched")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim.search.trial import Status, Trial
 from dynosim.search.view import lossless
 from dynosim.tracking.views import saved_views
-from dynosim.workload import load_workload
+from dynosim.workload import traffic_hash
 
 if TYPE_CHECKING:
     from dynosim.search.study import Study
@@ -54,7 +54,7 @@ def trial_message(study: Study, trial: Trial) -> dict[str, Any]:
             "dynosim.study_id": study.id,
             "dynosim.trial": str(trial.number),
             "dynosim.config_hash": trial.scenario.content_hash(),
-            "dynosim.workload_hash": load_workload(trial.scenario.workload, trial.scenario.seed).content_hash(),
+            "dynosim.workload_hash": traffic_hash(trial.scenario),
             "dynosim.status": outcome.status.value,
             "dynosim.feasible": str(outcome.feasible).lower(),
             "dynosim.pareto": "false",

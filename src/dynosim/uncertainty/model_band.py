@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from dynosim.config import ConcurrencyLoad, DeploymentConfig, Scenario
 from dynosim.errors import ConfigError
@@ -32,6 +32,8 @@ Evidence = Literal["measured", "calibrated", "modelled", "extrapolated"]
 """Best first. Measured: imported from a real run. Calibrated: under a profile, within what it was fitted on. Modelled:
 real runs on its GPUs were compared with predictions of its source of pass times (``is_measured``); the errors of its
 class are its band. Extrapolated: none were, or it is beyond the tables' grid or the profile's ranges."""
+
+BEST_FIRST: tuple[Evidence, ...] = get_args(Evidence)
 
 T = TypeVar("T")
 
@@ -141,7 +143,8 @@ def model_bands(
         # Where a profile has seen nothing it is worth no more than the class.
         base = {name: band.wider(of_class[name]).widened() for name, band in base.items() if name in of_class}
     sources = dict(VALIDATED)
-    if saturated or isinstance(scenario.workload.load, ConcurrencyLoad):  # the rate is a prediction
+    closed = any(isinstance(workload.load, ConcurrencyLoad) for workload in scenario.named_workloads().values())
+    if saturated or closed:  # the rate is a prediction
         sources |= dict.fromkeys(RATES, ("output_token_throughput", 1))
         sources |= {name: ("output_token_throughput", sign) for name, (rate, sign) in FOLLOWS.items() if rate in RATES}
     known = {
@@ -154,8 +157,11 @@ def model_bands(
 
 
 def band_of(bands: Mapping[str, T], name: str) -> T | None:
-    """Return what *bands* (``model_bands``) say of a metric and its statistic: ``time_to_first_token.p90``."""
-    metric, _, statistic = name.partition(".")
+    """Return what *bands* (``model_bands``) say of a metric and its statistic: ``time_to_first_token.p90``.
+
+    Of several cases (``worst/time_to_first_token.p90``) it is the same: their errors have one cause.
+    """
+    metric, _, statistic = name.rpartition("/")[2].partition(".")
     return bands.get(metric if statistic in ("", "avg", "p50") else metric + TAIL)
 
 

@@ -91,7 +91,7 @@ def _probability(freedom: int, angle: float) -> float:
 def relative(deviations: Deviations, name: str) -> Array | None:
     """Return the deviations of the metric *name* (``Metrics.flat``, or with ``.avg``); None without an interval."""
     name = name.removesuffix(".avg")
-    source, sign = FOLLOWS.get(name, (name, 1))
+    source, sign = (name, 1) if name in deviations else FOLLOWS.get(name, (name, 1))
     known = deviations.get(source)
     return None if known is None else sign * np.asarray(known)
 

@@ -45,15 +45,20 @@ class _Curve(NamedTuple):
 
 
 def of_load(
-    load: PoissonLoad | ConstantLoad | DiurnalLoad | StepLoad | SpikeLoad | CurveLoad, n: int, rng: np.random.Generator
+    load: PoissonLoad | ConstantLoad | DiurnalLoad | StepLoad | SpikeLoad | CurveLoad,
+    n: int,
+    rng: np.random.Generator,
+    rate_factor: float = 1.0,
 ) -> FloatArray:
     """Return *n* times. Gaps are independent and gamma-distributed with shape ``burstiness`` under the load's rate.
+
+    The rate is *rate_factor* times the load's at all times.
 
     The coefficient of variation of the gaps is ``burstiness ** -0.5`` (the definition of ``vllm bench serve``).
     """
     if isinstance(load, ConstantLoad):
-        return np.arange(n) / load.rate_rps
-    counts = np.cumsum(_gamma_gaps(load.burstiness, n, rng))
+        return np.arange(n) / (load.rate_rps * rate_factor)
+    counts = np.cumsum(_gamma_gaps(load.burstiness, n, rng)) / rate_factor
     return counts / load.rate_rps if isinstance(load, PoissonLoad) else _curve(load).times_of(counts)
 
 

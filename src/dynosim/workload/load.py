@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from functools import lru_cache
@@ -15,6 +16,7 @@ from dynosim.config import (
     Load,
     ProfileSource,
     RequestClass,
+    Scenario,
     Source,
     SyntheticSource,
     TraceLoad,
@@ -29,6 +31,12 @@ from dynosim.workload.profiles import get_profile
 from dynosim.workload.readers import file_version, read_trace
 from dynosim.workload.synthetic import generate
 from dynosim.workload.table import FloatArray, Workload
+
+
+def traffic_hash(scenario: Scenario) -> str:
+    """Return the name of all requests of *scenario* by what they are: of several workloads, of all of them."""
+    hashes = [load_workload(each, scenario.seed).content_hash() for each in scenario.named_workloads().values()]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def load_workload(config: WorkloadConfig, seed: int) -> Workload:
@@ -47,7 +55,7 @@ def _versions(config: WorkloadConfig) -> tuple[tuple[int, int], ...]:
     return tuple(file_version(path) for path in files) + tuple(map(plugins.stamp, code))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _load(config_json: str, seed: int, versions: tuple[tuple[int, int], ...]) -> Workload:
     config = WorkloadConfig.model_validate_json(config_json)
     workload = _source(config.source, seed, versions)
@@ -58,7 +66,8 @@ def _load(config_json: str, seed: int, versions: tuple[tuple[int, int], ...]) ->
             f"{config.warmup_requests}: allowed is less than the number of requests, {len(workload)}",
             path="workload.warmup_requests",
         )
-    workload = _with_load(_with_classes(workload, config.classes, seed), config.load, seed)
+    workload = _varied(_with_classes(workload, config.classes, seed), config)
+    workload = _with_load(workload, config.load, seed, config.rate_factor)
     end_s = _end_s(workload) if config.max_virtual_time_s is None else config.max_virtual_time_s
     return replace(workload, warmup_requests=config.warmup_requests, end_s=end_s)
 
@@ -92,17 +101,28 @@ def _with_classes(workload: Workload, classes: tuple[RequestClass, ...], seed: i
     return replace(workload, priority=priorities[of_request], deadline_s=deadlines_s[of_request])
 
 
-def _with_load(workload: Workload, load: Load, seed: int) -> Workload:
+def _varied(workload: Workload, config: WorkloadConfig) -> Workload:
+    """Return the requests with the answers and the sharing that the factors of *config* ask for."""
+    if config.output_tokens_factor != 1.0:
+        tokens = np.maximum(np.rint(workload.output_tokens * config.output_tokens_factor), 1).astype(np.int64)
+        workload = workload.answering(tokens)
+    return workload if config.shared_prefixes else workload.unshared()
+
+
+def _with_load(workload: Workload, load: Load, seed: int, rate_factor: float) -> Workload:
     sessions = int(workload.session.max()) + 1
     match load:
         case TraceLoad(speedup=speedup):
             if not workload.timed:
                 raise ConfigError(f"trace_timestamps: {workload.name} has no times; {NEEDS_LOAD}", path="workload.load")
-            return replace(workload, arrival_s=workload.arrival_s / speedup, delay_s=workload.delay_s / speedup)
+            arrival_s = workload.arrival_s / (speedup * rate_factor)
+            return replace(workload, arrival_s=arrival_s, delay_s=workload.delay_s / speedup)
         case ConcurrencyLoad(concurrency=concurrency):
-            return replace(_starting(workload, np.zeros(sessions)), concurrency=concurrency)
+            clients = max(round(concurrency * rate_factor), 1)
+            return replace(_starting(workload, np.zeros(sessions)), concurrency=clients)
         case _:
-            return _starting(workload, arrivals.of_load(load, sessions, stream(seed, "workload.arrivals")))
+            rng = stream(seed, "workload.arrivals")
+            return _starting(workload, arrivals.of_load(load, sessions, rng, rate_factor))
 
 
 def _starting(workload: Workload, starts_s: FloatArray) -> Workload:

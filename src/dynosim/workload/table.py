@@ -148,6 +148,21 @@ class Workload:
             after_ids=place[after_ids],
         )
 
+    def answering(self, output_tokens: IntArray) -> Workload:
+        """Return the same prompts with answers of *output_tokens* (``n``); block ids beyond them are dropped."""
+        hashed = np.minimum(self.hashed_tokens, self.input_tokens + output_tokens)
+        counts, lengths = -(-hashed // max(self.hash_block_tokens, 1)), np.diff(self.hash_offsets)
+        place = np.arange(len(self.hash_ids)) - np.repeat(self.hash_offsets[:-1], lengths)
+        kept = place < np.repeat(counts, lengths)
+        offsets = np.concatenate(([0], np.cumsum(np.minimum(counts, lengths)))).astype(np.int64)
+        ids = numbered(self.hash_ids[kept])
+        return replace(self, output_tokens=output_tokens, hashed_tokens=hashed, hash_offsets=offsets, hash_ids=ids)
+
+    def unshared(self) -> Workload:
+        """Return the same requests without block ids: nothing is shared."""
+        none = _DEFAULT
+        return replace(self, hash_block_tokens=0, hash_offsets=none, hash_ids=none, hashed_tokens=none)
+
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of everything the simulator sees."""
         digest = hashlib.sha256()

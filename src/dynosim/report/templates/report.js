@@ -90,9 +90,10 @@ function select(number) {
   timeline(t);
   const file = D.run_dir && fileOf(t) && `${D.run_dir}/recommendations/${fileOf(t)}.yaml`;
   const rests = t.rests_on + (Object.keys(t.model_bands).length ? "; 80 % of its measured runs gave between these multiples (real / this) of the number" : "");
-  el("detail").innerHTML = `<table id="numbers"></table><p class="muted small">${esc(rests)}</p><table id="changes"></table>` + (file ? `<code>dynosim predict ${esc(file)}</code>` : "");
+  el("detail").innerHTML = `<table id="numbers"></table><p class="muted small">${esc(rests)}</p>${t.cases.length ? `<table id="cases"></table>` : ""}<table id="changes"></table>` + (file ? `<code>dynosim predict ${esc(file)}</code>` : "");
   const keys = [...new Set([...D.objectives.map(o => o.name), "output_token_throughput_per_user.p1", "good_request_fraction", "prefix_cache_hit_rate"])].filter(k => k in t.axes);
   table(el("numbers"), ["metric", "value", "real / this", "vs baseline"], keys.map(k => ({ cells: [esc(axisOf(k).label), `${withUnit(value(t, k), axisOf(k))} ${noise(t, k)}`, `<span class="whole">${factors(t, k)}</span>`, base && base !== t ? delta(axisOf(k), value(t, k), value(base, k)) : ""] })), ["metric"]);
+  if (t.cases.length) table(el("cases"), ["case", ...D.objectives.map(o => esc(axisOf(o.name).label)), "misses"], t.cases.map(c => ({ cells: [esc(c.name), ...c.values.map((v, i) => withUnit(v, axisOf(D.objectives[i].name))), esc(c.missed.join(", "))] })), ["case"]);
   table(el("changes"), ["knob", "baseline", "this trial"], differences(t).map(([k, a, b]) => ({ cells: [esc(k), esc(knob(a)), esc(knob(b))] })), ["knob"]);
   mark();
 }

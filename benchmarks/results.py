@@ -165,14 +165,22 @@ def made_by(script: str) -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     ).stdout.strip()
-    packages = ("optuna", "botorch", "torch", "numpy")
+    packages = ("optuna", "botorch", "torch", "numpy", "ax-platform", "HEBO", "smac")
+    installed = {name: version for name in packages if (version := _version(name))}
     return {
         "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
         "machine": f"{cpu or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "versions": " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages),
+        "versions": " ".join(f"{name} {version}" for name, version in installed.items()),
         "commit": commit,
         "date": date.today().isoformat(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _lines(path: str) -> list[str]:

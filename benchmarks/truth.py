@@ -162,10 +162,11 @@ def load_truth(name_or_path: str, processes: int | None = None) -> Truth:
     if not path.exists():
         _take_over(path, space)
     known = dict(read(path, space)) if path.exists() else {}
-    missing = [point for point in space.points() if key(point) not in known]
+    points = {key(point): point for point in space.points()}
+    missing = [point for name, point in points.items() if name not in known]
     if missing:
         known |= _enumerate(name_or_path, space, missing, path, processes or len(os.sched_getaffinity(0)))
-    valid = {name: ends for name, ends in known.items() if ends is not None}
+    valid = {name: ends for name in points if (ends := known[name]) is not None}
     return Truth(
         space,
         {name: whole for name, (whole, _) in valid.items()},
@@ -180,7 +181,7 @@ def _take_over(path: Path, space: SearchSpace) -> None:
     )
     if not kept:
         return
-    known, problem = list(read(kept[-1], space)), Simulated(space)
+    known, problem = [*dict(read(kept[-1], space)).items()], Simulated(space)
     for i in np.random.default_rng(0).choice(len(known), min(_SAMPLE, len(known)), replace=False):
         name, ends = known[i]
         if _facts(ends) != _facts(both_ends(problem, decode(space, dict(name)))):

@@ -22,6 +22,7 @@ from search.problems import serving
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import drive
+import model_peers
 import peers
 import results
 import standard
@@ -153,3 +154,22 @@ def test_standard_problems_agree_with_botorch() -> None:
     x = np.random.default_rng(0).random((20, 6))
     for ours, theirs in ((standard.zdt1, ZDT1(6)), (standard.dtlz2(3), DTLZ2(6, 3)), (standard.dtlz2(2), DTLZ2(6, 2))):
         assert np.array([ours(row) for row in x]) == pytest.approx(theirs(torch.as_tensor(x)).numpy())
+
+
+def test_what_cannot_run_is_as_bad_as_the_worst_to_peers_that_need_values() -> None:
+    space = serving()
+    record, simulated = model_peers.Record(space), problem(space)
+    outcomes = [simulated(space.sample(np.random.default_rng(i))) for i in range(20)]
+    rows = [record.row(outcome) for outcome in outcomes if outcome is not None]
+    losses, violations = record.row(None)
+    assert losses == pytest.approx(np.max([row for row, _ in rows], axis=0))
+    assert (violations > 0.0).all()
+    assert {len(row) for _, row in rows} == {len(violations)}
+
+
+@pytest.mark.parametrize("path", sorted(truth.SPACES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_reduced_spaces_are_small_and_start_from_a_deployment_that_fits(path: Path) -> None:
+    space = SearchSpace.load(path)
+    baseline = space.baseline_point()
+    assert space.size() <= 50_000
+    assert baseline is None or space.infeasible_reason(baseline) is None

@@ -229,7 +229,7 @@ def _short(command: str) -> str:
     asked = re.search(r"--trials[ =](\d+)", command)
     if asked:
         return command.replace(asked[0], f"--trials {min(int(asked[1]), TRIALS)}")
-    return re.sub(r"\bdynosim optimize\b", rf"\g<0> --trials {TRIALS}", command)
+    return re.sub(r"\bdynosim (optimize|compare-workloads)\b", rf"\g<0> --trials {TRIALS}", command)
 
 
 def _plain(line: str) -> str:
@@ -302,6 +302,8 @@ def test_part_of_a_file_is_valid_and_serves_requests(part: Step) -> None:
         if more.keys() <= model.model_fields.keys():
             more = {field: more}
     data = _laid_over(yaml.safe_load(SMALL), more)
+    if "workloads" in more:
+        del data["workload"]
     if data["deployment"].get("mode") == "disaggregated":
         del data["deployment"]["aggregated"]
     scenario = Scenario.model_validate(data)

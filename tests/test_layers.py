@@ -28,7 +28,7 @@ LAYERS = [
     ["search"],
     ["tracking", "report", "fidelity"],
     ["run"],
-    ["views", "progress"],
+    ["views", "progress", "compare"],
     ["service"],
     ["cli"],
     ["__main__", "__init__"],

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dynosim.compare import compare_workloads
     from dynosim.config import DeploymentConfig, Scenario, WorkloadConfig
     from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyError, TimingError
     from dynosim.metrics import Metrics, summarize
@@ -47,6 +48,7 @@ _HOMES = {
     "Trial": "search.trial",
     "Workload": "workload",
     "WorkloadConfig": "config",
+    "compare_workloads": "compare",
     "load_study": "run",
     "load_workload": "workload",
     "objective": "objectives",
@@ -75,6 +77,7 @@ __all__ = [
     "Trial",
     "Workload",
     "WorkloadConfig",
+    "compare_workloads",
     "load_study",
     "load_workload",
     "objective",

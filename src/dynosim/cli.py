@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_optimize(verbs)
     _add_predict(verbs)
+    _add_compare(verbs)
     _add_show(verbs)
     _add_launch(verbs)
     _add_config(verbs)
@@ -193,6 +194,19 @@ def _add_predict(verbs: Any) -> None:
     parser.add_argument(
         "--seeds", type=_positive, default=1, metavar="N", help="mean and interval over N runs with other traffic"
     )
+
+
+def _add_compare(verbs: Any) -> None:
+    summary = (
+        "tune for each workload of a space and for all: fronts, what each loses on the others, the best compromise"
+    )
+    parser = _verb(verbs, "compare-workloads", _compare, summary, [_overrides(), _format(), _runs_dir(_output_folder)])
+    parser.add_argument("spaces", nargs="+", metavar="SPACE", help="one with several workloads; or several, or runs")
+    parser.add_argument("--trials", type=_positive, metavar="N", help="trials of each search")
+    parser.add_argument("--seed", type=_natural, metavar="N", help="seed of each search")
+    parser.add_argument("--workers", type=_positive, metavar="N", help="simulations at a time (default: all cores)")
+    parser.add_argument("--tracking", default="auto", metavar="auto|off|URI", help="where MLflow keeps the runs")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
 def _add_show(verbs: Any) -> None:
@@ -454,6 +468,32 @@ def _predict(args: argparse.Namespace) -> int:
         print(f"engine rules: {view['engine_rules']}")
         print(f"SLO: {'missed: ' + ', '.join(missed) if missed else 'met' if view['slo_violations'] else 'none given'}")
     return OK
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from dynosim.compare import compare_workloads
+    from dynosim.progress import GracefulStop, ProgressLine
+    from dynosim.report import comparison
+
+    with GracefulStop() as stop, ProgressLine(_console(sys.stderr), quiet=args.quiet) as line:
+        found = compare_workloads(
+            *args.spaces,
+            trials=args.trials,
+            seed=args.seed,
+            overrides=args.overrides,
+            runs_dir=args.runs_dir,
+            tracking=args.tracking,
+            workers=args.workers,
+            listeners=[line, stop],
+        )
+    view = found.view()
+    if args.format == "json":
+        _print_json(view)
+    else:
+        for table in comparison.tables(view):
+            _console(sys.stdout).print(table)
+        print(f"page and data: {args.runs_dir}/{list(view['runs'].values())[-1]}/comparison.html and .json")
+    return OK if found.rows else NOTHING_FEASIBLE
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -23,6 +23,8 @@ SPACE_FILE = "space.yaml"
 MAX_BODY_BYTES = 1_000_000
 MAX_TRIALS = 2_000
 MAX_REQUESTS = 1_000_000
+MAX_CASES = 50
+"""Workloads times scenarios, the unvaried case included."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ def read_space(given: str | Mapping[str, Any], overrides: Sequence[str], allowed
 
 def check_data(data: Any, allowed: Allowed) -> None:
     """Raise ConfigError where *data*, a space or scenario as plain values, names code, a file or too many requests."""
+    workloads, varied = (len(data.get(key) or ()) for key in ("workloads", "scenarios"))
+    if max(workloads, 1) * (1 + varied) > MAX_CASES:
+        raise _refused(("scenarios",), varied, f"allowed over HTTP: at most {MAX_CASES} cases")
     for path, reference in references(data):
         if reference not in allowed.code:
             names = ", ".join(sorted(map(plugins.short, allowed.code))) or "nothing"

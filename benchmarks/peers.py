@@ -17,7 +17,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Any
 
@@ -104,7 +104,7 @@ def _thin(parameter: Parameter, levels: int) -> Parameter:
     if values is None or not is_numeric(parameter) or len(values) <= levels:
         return parameter
     kept = sorted({round(i) for i in np.linspace(0, len(values) - 1, levels)})
-    return Parameter(parameter.path, Choices(tuple(values[i] for i in kept)), parameter.when)
+    return replace(parameter, domain=Choices(tuple(values[i] for i in kept)))
 
 
 class OptunaPeer(Proposer):

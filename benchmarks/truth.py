@@ -245,8 +245,7 @@ def read(path: Path, space: SearchSpace) -> Iterator[tuple[Key, Ends | None]]:
     """Yield the points of a kept enumeration with their outcomes."""
     for line in path.read_text().splitlines():
         row = json.loads(line)
-        point = space.complete(decode(space, row["point"]))  # a kept one may say what cannot matter
-        yield key(point), row["status"] and _ends(row)
+        yield key(decode(space, row["point"])), row["status"] and _ends(row)
 
 
 def _ends(row: dict[str, Any]) -> Ends:

@@ -122,18 +122,6 @@ def test_tiers_add_to_what_is_kept() -> None:
     assert tiered["kv_requests"] == pytest.approx(plain["kv_requests"])
 
 
-@pytest.mark.parametrize(("rate_rps", "replicas"), [(1.0, 2.0), (35.0, 5.5), (1000.0, 8.0)])
-def test_an_autoscaled_pool_has_the_replicas_that_its_load_needs(rate_rps: float, replicas: float) -> None:
-    found = _features(
-        small(
-            FIXED,
-            f"workload.load={{type: constant_rate, rate_rps: {rate_rps}}}",
-            "deployment.aggregated={replicas: 2, autoscaler: {min_replicas: 2, max_replicas: {choices: [8, 16]}}}",
-        )
-    )
-    assert found["gpus"] == pytest.approx(replicas, rel=0.03)
-
-
 def test_unknown_where_the_deployment_cannot_be() -> None:
     space = small("deployment.model=llama-3.1-70b")
     point = space.complete({"deployment.aggregated.tensor_parallel_size": 1})

@@ -21,8 +21,6 @@ Records = NDArray[np.void]
 
 BATCHES = np.array([1, 4, 16, 64, 256])
 CHUNK_TOKENS = 8192
-TARGET_LOAD = 0.7
-"""Load at which an autoscaled pool is taken to run."""
 
 REPLICA_DTYPE = np.dtype(
     [
@@ -40,8 +38,8 @@ REPLICA_DTYPE = np.dtype(
         ("reuses", "f8"),  # 1 with prefix caching
         ("replicas", "f8"),
         ("max_num_seqs", "f8"),
-        ("min_replicas", "f8"),  # of the autoscaler, NaN without one
-        ("max_replicas", "f8"),
+        ("max_num_batched_tokens", "f8"),
+        ("weights_gb", "f8"),  # of one GPU
     ]
 )
 """What one replica of a pool can do, and how many there are. Pipeline stages each run a batch whose passes take as long
@@ -61,12 +59,6 @@ def step_s(pools: Records, batch: Array) -> Array:
     return np.asarray((1.0 - weight) * table[i, j] + weight * table[i, j + 1])
 
 
-def count(pools: Records, load: Array) -> Array:
-    """Return the replicas on average: as many as *load* for one replica needs where an autoscaler decides."""
-    low, high = pools["min_replicas"], pools["max_replicas"]
-    return np.where(np.isnan(low), pools["replicas"], np.clip(load / TARGET_LOAD, low, high))
-
-
 def replica(plan: PoolPlan, prices: PriceConfig, demand: Demand) -> tuple[Any, ...]:
     """Return the fields of ``REPLICA_DTYPE``; InfeasibleError or TimingError where they cannot be known."""
     pool, capacity = plan.config, plan.capacity
@@ -79,7 +71,7 @@ def replica(plan: PoolPlan, prices: PriceConfig, demand: Demand) -> tuple[Any, .
     prompt_attention = np.interp(prompts, tables.prefill_seq, tables.prefill_share_s[1])
     prefill_s = prompts / CHUNK_TOKENS * tables.tokens_s[CHUNK_TOKENS] + prompt_attention
     prefill_s = np.where(prompts > tables.eager_tokens, np.maximum(prefill_s, tables.eager_s), prefill_s)
-    kv_bytes, tiers, scaler = capacity.bytes_per_token * demand.input_tokens, pool.kv_offload, pool.autoscaler
+    kv_bytes, tiers = capacity.bytes_per_token * demand.input_tokens, pool.kv_offload
     below = sum(tier.size_gib for tier in (tiers.host, tiers.disk) if tier) * 2**30
     return (
         usd([(plan.gpu_name, pool.gpus_per_replica)], prices),
@@ -96,6 +88,6 @@ def replica(plan: PoolPlan, prices: PriceConfig, demand: Demand) -> tuple[Any, .
         pool.enable_prefix_caching,
         pool.replicas,
         pool.running_seqs,
-        scaler.min_replicas if scaler else np.nan,
-        scaler.max_replicas if scaler else np.nan,
+        pool.max_num_batched_tokens,
+        capacity.weights_bytes_per_gpu / 1e9,
     )

@@ -1,31 +1,36 @@
-"""What deployments would do under steady traffic, in closed form: loads, queues, latencies, throughput and cost.
+"""What deployments would do, in closed form: loads, queues, latencies, throughput and cost.
 
-It only has to order configurations roughly: bursts, prefix reuse per cache, routing and tails are what the simulation
-is for. Everything is arithmetic on columns, one entry for each of ``n`` deployments.
+Replicas and backlogs follow the traffic over time (``scaling``), all else is that of its mean. It only has to order
+configurations roughly: prefix reuse per cache, routing and tails are what the simulation is for. Everything is
+arithmetic on columns, one entry for each of ``n`` deployments.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.estimates.demand import QUANTILES, REUSE_WORKERS, Demand
-from dynosim.estimates.replica import Records, count, largest_batch, step_s
+from dynosim.estimates.replica import Records, largest_batch, step_s
+from dynosim.estimates.scaling import Pools, flow
 from dynosim.metrics import STATS, Metrics
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 STABLE_LOAD = 0.97
-"""Up to here a queue is taken to be in equilibrium; beyond, the backlog at the end of the traffic comes on top."""
+"""Up to here a queue is taken to be in equilibrium."""
+BACKLOG_FLOOR_S = 0.01
+"""Less than this is no backlog."""
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What the deployments of ``n`` rows would do under steady traffic; NaN where a replica cannot be."""
+    """What the deployments of ``n`` rows would do; NaN where a replica cannot be."""
 
     demand: Demand
     rate_rps: Array
@@ -45,6 +50,18 @@ class Estimate:
     """Share of the prompt tokens that are not found in the prefix cache."""
     prefill: Records
     prefills: Array
+    backlogs_s: Array
+    """Time until the work before them is done, of equal shares of the requests (``n x SHARES``)."""
+
+    @property
+    def backlog_s(self) -> Array:
+        """What one request in a hundred meets, and a bit, so that it has a logarithm."""
+        return BACKLOG_FLOOR_S + self._backlogs_s["p99"]
+
+    @cached_property
+    def _backlogs_s(self) -> dict[str, Array]:
+        quantiles = np.quantile(self.backlogs_s, list(QUANTILES.values()), axis=1)
+        return {"avg": self.backlogs_s.mean(axis=1), **dict(zip(QUANTILES, quantiles, strict=True))}
 
     def metrics(self) -> Metrics:
         """Return the metrics that have a closed form, as columns (``n``) where a simulation gives numbers."""
@@ -78,7 +95,7 @@ class Estimate:
         return Metrics(columns)
 
     def _first_token_ms(self) -> dict[str, Array]:
-        """Return TTFT: the prompt of that quantile behind the M/G/1 wait of that quantile, or the final backlog.
+        """Return TTFT: the prompt of that quantile behind the M/G/1 wait of that quantile, and the backlog of it.
 
         Mean wait by Pollaczek and Khinchine, its tail as exponential: P(W > t) = rho exp(-t rho / E[W]).
         """
@@ -87,13 +104,13 @@ class Estimate:
         service_s = self.prefill["prefill_s"] * slowed / self.prefill["batches"]
         rho = np.clip(self.prefill_load * slowed, 1e-6, STABLE_LOAD)
         wait_s = rho * service_s * self.demand.input_square / (2.0 * (1.0 - rho))
-        backlog_s = self.demand.span_s * np.maximum(self.load - STABLE_LOAD, 0.0)
+        backlog_s = self._backlogs_s
         hop_s = self.first_token_s - self.prefill["prefill_s"]
-        found = {"avg": 1e3 * (hop_s + service_s * self.prefill["batches"] + wait_s + backlog_s / 2.0)}
+        found = {"avg": 1e3 * (hop_s + service_s * self.prefill["batches"] + wait_s + backlog_s["avg"])}
         for j, (stat, q) in enumerate(QUANTILES.items()):
             tail_s = wait_s / rho * np.maximum(np.log(rho / (1.0 - q)), 0.0)
             own_s = self.computed * self.prefill["prefill_quantiles_s"][:, j] * slowed
-            found[stat] = 1e3 * (hop_s + np.hypot(own_s, tail_s) + q * backlog_s)
+            found[stat] = 1e3 * (hop_s + np.hypot(own_s, tail_s) + backlog_s[stat])
         return _all_stats(found)
 
     def _gap_ms(self) -> dict[str, Array]:
@@ -132,6 +149,9 @@ class Deployments:
     """Of an aggregated deployment the same."""
     together: Flags
     """Whether one pool does both."""
+    prefill_scaler: Records
+    """Of ``SCALER_DTYPE``."""
+    decode_scaler: Records
     keeps_prefixes: Flags
     """Whether the router sends what begins alike to one replica."""
     link_bytes_s: Array
@@ -149,14 +169,16 @@ def estimate(demand: Demand, of: Deployments) -> Estimate:
     decode_load = demand.output_tokens * step_s(behind, max_batch) / max_batch / behind["batches"]
     hop_s = np.where(together, 0.0, ahead["kv_bytes"] / of.link_bytes_s)
     rate = _rate_rps(demand, of, prefill_load, decode_load, hop_s)
-    own = np.where(together, prefill_load + decode_load, prefill_load), prefill_load * together + decode_load
-    prefills, decodes = count(ahead, rate * own[0]), count(behind, rate * own[1])
+    first = flow(Pools(ahead, of.prefill_scaler, prefill_load, decode_load * together, rate), demand)
+    prefills, decodes, backlogs_s, apart = first.replicas, first.replicas.copy(), first.backlog_s, ~together
+    if apart.any():
+        second = flow(Pools(behind, of.decode_scaler, np.zeros(len(rate)), decode_load, rate).at(apart), demand)
+        decodes[apart], backlogs_s[apart] = second.replicas, backlogs_s[apart] + second.backlog_s
     prefill_load, decode_load = rate * prefill_load / prefills, rate * decode_load / decodes
     # Little's law: requests decoding = their rate x their time. Two rounds, since the step depends on the batch.
     tokens_per_s = rate * demand.output_tokens / decodes / behind["batches"]
     batch = tokens_per_s * step_s(behind, np.ones(len(rate)))
     batch = np.minimum(np.maximum(tokens_per_s * step_s(behind, batch), 1.0), max_batch)
-    apart = ~together
     return Estimate(
         demand=demand,
         rate_rps=rate,
@@ -173,6 +195,7 @@ def estimate(demand: Demand, of: Deployments) -> Estimate:
         computed=computed,
         prefill=ahead,
         prefills=prefills,
+        backlogs_s=backlogs_s,
     )
 
 

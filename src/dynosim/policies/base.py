@@ -6,7 +6,8 @@ random stream. An instance serves one pool in one run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -152,8 +153,32 @@ class ScalingView:
     """Requests per second that one replica finished at its busiest so far; nan if unknown."""
 
 
+SIGNALS = ("load", "outstanding", "kv_utilization", "queued_passes", "queued_requests", "ttft_ms", "itl_ms")
+"""What an autoscaler may watch of a replica: the share of its time that arriving work takes, unfinished requests over
+``max_num_seqs``, the share of KV blocks in use, prompts still to compute in passes and in requests, mean latencies."""
+
+
+class Setpoint(NamedTuple):
+    """What an autoscaling policy holds a replica to, as far as arithmetic before simulating can know it."""
+
+    weights: Mapping[str, float]
+    """Of ``SIGNALS``: the largest weighted signal counts."""
+    up: float
+    """More replicas above this, as many as bring the signal down to it;"""
+    down: float
+    """fewer below this, as many as bring it up to it."""
+    step_up: float = math.inf
+    """Most replicas more by one decision,"""
+    step_down: float = math.inf
+    """and fewer."""
+
+
 class AutoscalingPolicy(Protocol):
-    """The fast loop: reacts to load."""
+    """The fast loop: reacts to load.
+
+    It may have a method ``setpoint() -> Setpoint``, which only estimates before simulating ask; one without is taken to
+    hold replicas at 50 to 70 % of what they can do.
+    """
 
     def desired(self, pool: ScalingView) -> int:
         """Return the wanted replicas, the starting ones included; the cluster then applies bounds and cool-downs."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from dynosim import plugins
 from dynosim.errors import ConfigError, nearest
+from dynosim.policies.base import Setpoint
 
 Kind = Literal["router", "scheduling_policy", "autoscaler", "predictor"]
 
@@ -80,6 +81,13 @@ def policy_class(kind: Kind, name: str, path: str = "") -> type:
 def keeps_prefixes(router: str) -> bool:
     """Return whether *router* says that prompts with the same beginning go to one replica."""
     return bool(getattr(policy_class("router", router), "keeps_prefixes", False))
+
+
+def setpoint(name: str, options: Mapping[str, Any], path: str) -> Setpoint | None:
+    """Return what autoscaling policy *name* says that it holds a replica to, None where it says nothing."""
+    policy = make("autoscaler", name, options, path, np.random.default_rng(0))
+    ask = getattr(policy, "setpoint", None)
+    return ask and (plugins.call(name, ask, path) if plugins.is_reference(name) else ask())
 
 
 def _check_options(kind: Kind, name: str, options: Mapping[str, Any], path: str) -> None:

@@ -7,7 +7,7 @@ Knative's target utilisation is 0.7; here that is the upper threshold, and a low
 
 from __future__ import annotations
 
-from dynosim.policies.base import ScalingView
+from dynosim.policies.base import ScalingView, Setpoint
 from dynosim.policies.options import check_thresholds
 from dynosim.policies.sizing import between_thresholds
 
@@ -22,3 +22,7 @@ class Concurrency:
     def desired(self, pool: ScalingView) -> int:
         """Return the wanted replicas."""
         return between_thresholds(pool.outstanding_requests / pool.max_num_seqs, self._up, self._down, pool)
+
+    def setpoint(self) -> Setpoint:
+        """Return the thresholds."""
+        return Setpoint({"outstanding": 1.0}, self._up, self._down)

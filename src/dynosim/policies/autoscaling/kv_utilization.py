@@ -5,7 +5,7 @@ The defaults are those of its sweep's ``load`` target, up at 90 % and down below
 
 from __future__ import annotations
 
-from dynosim.policies.base import ScalingView
+from dynosim.policies.base import ScalingView, Setpoint
 from dynosim.policies.options import check_thresholds
 from dynosim.policies.sizing import between_thresholds
 
@@ -20,3 +20,7 @@ class KVUtilization:
     def desired(self, pool: ScalingView) -> int:
         """Return the wanted replicas."""
         return between_thresholds(pool.kv_utilization * pool.replicas, self._up, self._down, pool)
+
+    def setpoint(self) -> Setpoint:
+        """Return the thresholds."""
+        return Setpoint({"kv_utilization": 1.0}, self._up, self._down)

@@ -8,7 +8,7 @@ as scalers on vLLM's ``num_requests_waiting`` do.
 
 from __future__ import annotations
 
-from dynosim.policies.base import ScalingView
+from dynosim.policies.base import ScalingView, Setpoint
 from dynosim.policies.options import check_choice, check_thresholds
 from dynosim.policies.sizing import between_thresholds
 
@@ -28,3 +28,8 @@ class QueueDepth:
         wanted = between_thresholds(queue, self._up, self._down, pool)
         # An empty queue does not say how many replicas keep it empty: one less at a time, as the planner does.
         return max(wanted, pool.replicas + pool.starting - 1)
+
+    def setpoint(self) -> Setpoint:
+        """Return the thresholds."""
+        signal = "queued_requests" if self._by_requests else "queued_passes"
+        return Setpoint({signal: 1.0}, self._up, self._down, step_down=1.0)

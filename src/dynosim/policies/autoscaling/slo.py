@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from dynosim.policies.base import ScalingView
+from dynosim.policies.base import ScalingView, Setpoint
 from dynosim.policies.options import check_positive, check_share
 
 
@@ -37,3 +37,8 @@ class SLO:
         silent = math.isnan(pool.ttft_ms) and pool.queue_requests > 0
         shares = pool.ttft_ms / self._ttft_ms, pool.itl_ms / self._itl_ms, self._sensitivity if silent else 0.0
         return max(share for share in shares if not math.isnan(share))
+
+    def setpoint(self) -> Setpoint:
+        """Return the targets."""
+        weights = {"ttft_ms": 1.0 / self._ttft_ms, "itl_ms": 1.0 / self._itl_ms}
+        return Setpoint(weights, 1.0, self._sensitivity, step_up=1.0, step_down=1.0)

@@ -50,7 +50,8 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
         "import sys, dynosim.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("optimize", "predict", "show", "config", "spaces", "trace", "timing", "track", "serve", "doctor"):
+    verbs = "optimize ask tell predict show config spaces trace timing track serve doctor"
+    for verb in verbs.split():
         assert f"    {verb} " in done.stdout
     heavy = {"pydantic", "numpy", "numba", "torch", "optuna", "mlflow", "pandas", "plotly", "fastapi", "rich", "simpy"}
     assert not heavy & set(done.stderr.split())

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyError, TimingError
     from dynosim.metrics import Metrics, summarize
     from dynosim.objectives import Objective, objective
-    from dynosim.run import Prediction, load_study, optimize, predict
+    from dynosim.run import Prediction, load_study, open_study, optimize, predict
+    from dynosim.search.loop import OpenStudy
     from dynosim.search.study import Listener, Study
     from dynosim.search.trial import Outcome, Trial
     from dynosim.simulation import SimulationResult, simulate
@@ -37,6 +38,7 @@ _HOMES = {
     "Listener": "search.study",
     "Metrics": "metrics",
     "Objective": "objectives",
+    "OpenStudy": "search.loop",
     "Outcome": "search.trial",
     "Prediction": "run",
     "Scenario": "config",
@@ -52,6 +54,7 @@ _HOMES = {
     "load_study": "run",
     "load_workload": "workload",
     "objective": "objectives",
+    "open_study": "run",
     "optimize": "run",
     "predict": "run",
     "simulate": "simulation",
@@ -66,6 +69,7 @@ __all__ = [
     "Listener",
     "Metrics",
     "Objective",
+    "OpenStudy",
     "Outcome",
     "Prediction",
     "Scenario",
@@ -81,6 +85,7 @@ __all__ = [
     "load_study",
     "load_workload",
     "objective",
+    "open_study",
     "optimize",
     "predict",
     "simulate",

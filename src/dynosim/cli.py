@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import operator
 import os
 import platform
 import re
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
 
     from dynosim.fidelity.document import Section
     from dynosim.fidelity.replay import Outcome
+    from dynosim.search.loop import OpenStudy
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
     from dynosim.space import SearchSpace
 
 OK, FAILURE, USAGE, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 
+ASK_TIMEOUT_S = 600.0
+"""How long `dynosim ask` and `dynosim tell` wait for others that do so."""
 PLAIN_WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
 
@@ -89,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     _add_optimize(verbs)
+    _add_ask(verbs)
     _add_predict(verbs)
     _add_compare(verbs)
     _add_show(verbs)
@@ -155,24 +160,15 @@ def _runs_dir(kind: Callable[[str], str]) -> argparse.ArgumentParser:
     return options
 
 
-def _add_optimize(verbs: Any) -> None:
-    parents = [_overrides(), _trace_option(), _format(), _runs_dir(_output_folder)]
-    parser = _verb(verbs, "optimize", _optimize, "search a space for its Pareto frontier", parents)
-    parser.add_argument("space", metavar="SPACE", help="bundled name (dynosim spaces) or YAML file")
-    parser.add_argument("--trials", type=_positive, metavar="N", help="trials in all, those of a resumed run included")
-    parser.add_argument(
+def _study_options() -> argparse.ArgumentParser:
+    options = _options()
+    options.add_argument("--trials", type=_positive, metavar="N", help="trials in all, those of a resumed run included")
+    options.add_argument(
         "--seed", type=_natural, metavar="N", help="seed of the search; the traffic has its own: --set seed=N"
     )
-    parser.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default: all cores)")
-    parser.add_argument(
-        "--in-flight", type=_positive, metavar="N", help="proposals at a time, a part of the study (default: 4)"
-    )
-    parser.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the run's directory")
-    parser.add_argument("--sampler", metavar="NAME", help="how points are proposed (default: the space's)")
-    parser.add_argument(
-        "--tracking", default="auto", metavar="auto|off|URI", help="where MLflow keeps the run (default: auto)"
-    )
-    parser.add_argument(
+    options.add_argument("--storage", metavar="URL", help="Optuna storage; default: SQLite in the run's directory")
+    options.add_argument("--sampler", metavar="NAME", help="how points are proposed (default: the space's)")
+    options.add_argument(
         "--objective",
         dest="objectives",
         metavar="OBJECTIVE",
@@ -180,8 +176,64 @@ def _add_optimize(verbs: Any) -> None:
         default=[],
         help="METRIC[.STAT] or path.py:function; repeatable; replaces the space's objectives",
     )
+    return options
+
+
+def _tracking() -> argparse.ArgumentParser:
+    options = _options()
+    options.add_argument(
+        "--tracking", default="auto", metavar="auto|off|URI", help="where MLflow keeps the run (default: auto)"
+    )
+    return options
+
+
+def _add_optimize(verbs: Any) -> None:
+    parents = [_overrides(), _trace_option(), _study_options(), _tracking(), _format(), _runs_dir(_output_folder)]
+    parser = _verb(verbs, "optimize", _optimize, "search a space for its Pareto frontier", parents)
+    parser.add_argument("space", metavar="SPACE", help="bundled name (dynosim spaces) or YAML file")
+    parser.add_argument("--workers", type=_positive, metavar="N", help="worker processes (default: all cores)")
+    parser.add_argument(
+        "--in-flight", type=_positive, metavar="N", help="proposals at a time, a part of the study (default: 4)"
+    )
+    parser.add_argument(
+        "--evaluate", metavar="FILE.py:FUNCTION", help="evaluate with this function instead of the simulator"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved space and its size, run nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _add_ask(verbs: Any) -> None:
+    summary = "propose trials for others to evaluate: a JSON object a line"
+    parents = [_overrides(), _trace_option(), _study_options(), _runs_dir(_output_folder)]
+    parser = _verb(verbs, "ask", _ask, summary, parents)
+    parser.add_argument("study", metavar="SPACE|RUN", help="what starts or goes on with a run, or the run itself")
+    parser.add_argument("--count", type=_positive, default=1, metavar="N", help="proposals (default: 1)")
+    parser.add_argument("--pending", action="store_true", help="those that were asked for and not told, nothing new")
+
+    summary = "say how a trial that was asked for ended"
+    parser = _verb(verbs, "tell", _tell, summary, [_tracking(), _runs_dir(_input_folder)])
+    parser.add_argument("run", metavar="RUN", help="run id, its directory, or 'last'")
+    parser.add_argument(
+        "number", type=_natural, nargs="?", metavar="NUMBER", help="of the trial; without it: JSON lines on stdin"
+    )
+    parser.add_argument("--values", type=float, nargs="+", metavar="X", help="of the objectives, in their order")
+    parser.add_argument("--noise", type=float, nargs="+", metavar="SD", help="standard deviation of each value")
+    parser.add_argument(
+        "--constraint",
+        type=_named_number,
+        action="append",
+        metavar="SLO=X",
+        help="violation relative to the bound, met at or below 0; repeatable (default: computed)",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="FILE.json",
+        help="measured metrics, or the result file of AIPerf, vLLM bench ...",
+    )
+    parser.add_argument("--failed", metavar="REASON", help="it has no result")
+    parser.add_argument("--infeasible", metavar="REASON", help="it cannot run")
+    parser.add_argument("--wall-s", type=float, metavar="S", help="seconds that it took")
+    parser.add_argument("--storage", metavar="URL", help="where the trials are, if it needs a password")
 
 
 def _add_predict(verbs: Any) -> None:
@@ -356,6 +408,14 @@ def _natural(text: str) -> int:
     return _whole(text, 0)
 
 
+def _named_number(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: SLO=NUMBER") from None
+
+
 def _port(text: str) -> int:
     return _whole(text, 0, 65535)
 
@@ -411,6 +471,7 @@ def _optimize(args: argparse.Namespace) -> int:
                 runs_dir=args.runs_dir,
                 tracking=args.tracking,
                 listeners=[line, stop],
+                evaluate=args.evaluate,
             )
         except KeyboardInterrupt:
             command = shlex.join([terminal.command("dynosim"), *sys.argv[1:]])
@@ -423,6 +484,82 @@ def _optimize(args: argparse.Namespace) -> int:
             return INTERRUPTED
     _print_study(study, args)
     return OK if study.frontier() else NOTHING_FEASIBLE
+
+
+def _ask(args: argparse.Namespace) -> int:
+    names = ("overrides", "trace", "objectives", "trials", "seed", "sampler", "storage")
+    with _study_to_ask(args, **{name: getattr(args, name) for name in names}, tracking="off") as study:
+        asked = study.pending if args.pending else (study.ask(new=True) for _ in range(args.count))
+        for proposal in asked:
+            if proposal is None:
+                print(f"{len(study.trials)} of {study.budget} trials are told, the others pending", file=sys.stderr)
+                break
+            scenario = proposal.scenario.model_dump(mode="json")
+            shown = {"run": study.id, "number": proposal.number, "label": proposal.scenario.deployment.label()}
+            print(json.dumps({**shown, "point": proposal.point, "scenario": scenario}), flush=True)
+    return OK
+
+
+def _study_to_ask(args: argparse.Namespace, **options: Any) -> OpenStudy:
+    from dynosim import run
+
+    try:
+        run_dir = run.find_run(args.study, args.runs_dir)
+    except ConfigError:
+        return run.open_study(args.study, runs_dir=args.runs_dir, **options)
+    return _open_run(run_dir, **options)
+
+
+def _open_run(run_dir: Path, *, storage: str | None, **options: Any) -> OpenStudy:
+    """Open the run in *run_dir* as it was asked for; many jobs that tell at a time wait for each other."""
+    from dynosim import run
+
+    return run.open_study(
+        run_dir / run.CONFIG_FILE,
+        storage=storage or run.RunState.read(run_dir).storage or None,
+        runs_dir=run_dir.parent,
+        run_id=run_dir.name,
+        wait_s=ASK_TIMEOUT_S,
+        **options,
+    )
+
+
+def _tell(args: argparse.Namespace) -> int:
+    from dynosim.run import find_run
+    from dynosim.search.answer import Answer
+
+    answers = list(_answers(args))
+    with _open_run(find_run(args.run, args.runs_dir), storage=args.storage, tracking=args.tracking) as study:
+        for number, said in answers:
+            trial = study.tell(number, **vars(Answer.of(said)))
+            verdict = "feasible" if trial.outcome.feasible else "not feasible"
+            print(f"trial {number}: {trial.outcome.status}, {verdict}; {len(study.trials)} of {study.budget} told")
+    return OK
+
+
+def _answers(args: argparse.Namespace) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the answer of each trial that `dynosim tell` was given."""
+    if args.number is not None:
+        names = ("values", "noise", "metrics", "failed", "infeasible", "wall_s")
+        said = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+        said |= {"constraints": dict(args.constraint)} if args.constraint else {}
+        yield args.number, _with_metrics(said)
+        return
+    for place, line in enumerate(sys.stdin, start=1):
+        try:
+            said = json.loads(line)
+            number = said.pop("number")
+            yield operator.index(number), _with_metrics(said)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            allowed = 'allowed: a JSON object with the "number" of a trial and the answer'
+            raise ConfigError(f"{line.strip()}: {allowed}", file="standard input", line=place) from None
+
+
+def _with_metrics(said: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer with the content of its file of metrics."""
+    from dynosim.calibration.readers import read_metrics
+
+    return {**said, "metrics": read_metrics(said["metrics"])} if isinstance(said.get("metrics"), str) else said
 
 
 def _dry_run(space: SearchSpace) -> int:

@@ -103,7 +103,7 @@ class ProgressLine:
             total = f"{progress.total} trials in all{': the space has no more valid points' if fewer else ''}"
             self._console.print(f"{study.id} {verb}, {total}", highlight=False)
             workers = count_workers(study.space.reference.optimizer.workers)
-            if min(workers, progress.total) > study.in_flight:
+            if study.in_flight is not None and min(workers, progress.total) > study.in_flight:
                 said = f"{study.in_flight} of {workers} workers can be busy: --in-flight is {study.in_flight}"
                 self._console.print(said, highlight=False)
 

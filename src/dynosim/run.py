@@ -1,4 +1,4 @@
-"""The functions that the command line, the Python API and the service call: ``optimize``, ``predict``, ``load_study``.
+"""What the command line, Python and the service call: ``optimize``, ``open_study``, ``predict``, ``load_study``.
 
 A run is a directory ``<runs_dir>/<run id>`` with everything that a study left behind. ``run.json`` in it says what was
 asked; the trials are in the Optuna storage, written as each one ends, so a run survives ``kill -9`` and the same
@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from dynosim.config import Scenario
     from dynosim.metrics import Metrics
     from dynosim.objectives import Objective
+    from dynosim.search.answer import Evaluator
+    from dynosim.search.loop import OpenStudy
     from dynosim.search.study import Listener, Study
     from dynosim.search.trial import Outcome, Trial
     from dynosim.simulation.records import SimulationResult
@@ -76,8 +78,8 @@ class RunState:
     id: str
     space: str
     identity: str
-    """Hash of everything that decides the trials: space, traffic, calibration, sampler, seed, proposals in flight, the
-    user's code, storage and dynosim's version."""
+    """Hash of everything that decides the trials: space, traffic, calibration, sampler, seed, proposals in flight, who
+    evaluates, the user's code, storage and dynosim's version."""
     storage: str
     """Optuna's URL without its password; empty for SQLite in the run's directory."""
     created: str
@@ -135,6 +137,7 @@ def optimize(
     sampler: str | None = None,
     objectives: Sequence[str | Objective] = (),
     listeners: Sequence[Listener] = (),
+    evaluate: Evaluator | None = None,
     run_id: str | None = None,
 ) -> Study:
     """Search *space* for its Pareto frontier and leave a run directory behind; return the study.
@@ -143,25 +146,73 @@ def optimize(
     same space, traffic, seed, storage and version goes on, a finished one goes on when more trials are asked for, and
     anything else starts a new run. *run_id* names the run to start or go on with instead. *objectives* replace the
     space's: ``metric``, ``metric.stat``, ``file.py:function``, or a function made by ``@objective``, in a notebook too.
-    *tracking* is ``auto``, ``off`` or the URI of an MLflow server.
+    *tracking* is ``auto``, ``off`` or the URI of an MLflow server. *evaluate*, a function or ``file.py:function``,
+    takes the place of the simulator: from a Scenario to what ``search.answer.answered`` says, in worker processes.
 
     Raises ConfigError for wrong input, StudyError when the run is taken or the storage refuses, and KeyboardInterrupt
     after the report of what was done so far is written.
     """
+    from dynosim.search.answer import answered
+    from dynosim.search.evaluate import evaluate as simulate
+    from dynosim.search.loop import run_study
+
+    asked = {"trials": trials, "seed": seed, "workers": workers, "in_flight": in_flight, "sampler": sampler}
+    resolved = _resolved(space, overrides, trace, objectives, asked)
+    with ExitStack() as held:
+        options = _begin(resolved, held, evaluate, run_id, storage, runs_dir, tracking, listeners)
+        plan, results = resolved.reference.optimizer, Path(runs_dir) / RESULTS_FILE
+        simulator = partial(simulate, results=results if plan.reuse_results else None)
+        evaluates = partial(answered, evaluate) if evaluate is not None else simulator
+        return run_study(resolved, workers=plan.workers, evaluate=evaluates, **options)
+
+
+def open_study(
+    space: str | Path,
+    *,
+    trials: int | None = None,
+    seed: int | None = None,
+    trace: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    storage: str | None = None,
+    runs_dir: str | Path = "runs",
+    tracking: str = "auto",
+    sampler: str | None = None,
+    objectives: Sequence[str | Objective] = (),
+    listeners: Sequence[Listener] = (),
+    run_id: str | None = None,
+    wait_s: float = 0.0,
+) -> OpenStudy:
+    """Open a run whose trials someone else evaluates: the study's ``ask`` proposes, its ``tell`` takes the answers.
+
+    Arguments, the run directory and which run goes on are those of ``optimize``; no simulated run goes on here. The run
+    is held until ``close``, which writes the report; *wait_s* is how long to wait for another process that holds the
+    run *run_id*. Raises ConfigError for wrong input, StudyError when the run is taken or the storage refuses.
+    """
+    from dynosim.search.answer import ASKED
+    from dynosim.search.loop import OpenStudy
+
+    asked = {"trials": trials, "seed": seed, "sampler": sampler}
+    resolved = _resolved(space, overrides, trace, objectives, asked)
+    held = ExitStack()
+    try:
+        return OpenStudy(
+            resolved, **_begin(resolved, held, ASKED, run_id, storage, runs_dir, tracking, listeners, wait_s)
+        )
+    except BaseException:
+        held.close()
+        raise
+
+
+def _resolved(
+    space: str | Path,
+    overrides: Sequence[str],
+    trace: str | Path | None,
+    objectives: Sequence[str | Objective],
+    plan: Mapping[str, Any],
+) -> SearchSpace:
     plugins.check_not_imported()
-    plan = {"trials": trials, "seed": seed, "workers": workers, "in_flight": in_flight, "sampler": sampler}
     planned = [f"optimizer.{key}={value}" for key, value in plan.items() if value is not None]
-    resolved = load_space(space, overrides=[*overrides, *planned], trace=trace, objectives=objectives)
-    wanted = RunState(
-        id=run_id or new_run_id(resolved.name),
-        space=resolved.name,
-        identity=_identity(resolved, _without_password(storage or "")),
-        storage=_without_password(storage or ""),
-        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        trials=resolved.reference.optimizer.trials,
-    )
-    with _claimed(Path(runs_dir), wanted, fixed=run_id is not None) as run_dir:
-        return _run(resolved, run_dir, storage, tracking, listeners)
+    return load_space(space, overrides=[*overrides, *planned], trace=trace, objectives=objectives)
 
 
 def load_space(
@@ -277,13 +328,13 @@ def _simulated(scenario: Scenario, seeds: int) -> Iterator[tuple[SimulationResul
         yield result, summarize(result, scenario.slo, scenario.prices)
 
 
-def _identity(space: SearchSpace, storage: str) -> str:
+def _identity(space: SearchSpace, storage: str, evaluator: str, code: str | None) -> str:
     from dynosim.timing.calibrated import load_profile
     from dynosim.workload import traffic_hash
 
     scenario, plan = space.reference, space.reference.optimizer
     traffic = traffic_hash(scenario)
-    asked = [plan.sampler, plan.seed, plan.in_flight, plan.stop_lost_runs, plan.warm_start]
+    asked = [plan.sampler, plan.seed, plan.in_flight, plan.stop_lost_runs, plan.warm_start, evaluator, code]
     if scenario.deployment.calibration is not None:
         asked.append(load_profile(scenario.deployment.calibration).label)
     parts = [space.content_hash(), traffic, *asked, space.code_hash(), storage, __version__]
@@ -305,13 +356,13 @@ def _without_password(url: str) -> str:
 
 
 @contextmanager
-def _claimed(runs_dir: Path, wanted: RunState, *, fixed: bool) -> Iterator[Path]:
+def _claimed(runs_dir: Path, wanted: RunState, *, fixed: bool, wait_s: float) -> Iterator[Path]:
     """Lock the run to go on with, or a new one, and yield its directory; a run that never started leaves nothing."""
     for state in _candidates(runs_dir, wanted, fixed):
         run_dir = runs_dir / state.id
         run_dir.mkdir(parents=True, exist_ok=True)
         try:
-            lock = FileLock(run_dir / LOCK_FILE).acquire(timeout=TAKEOVER_TIMEOUT_S if fixed else 0)
+            lock = FileLock(run_dir / LOCK_FILE).acquire(timeout=wait_s if fixed else 0)
         except Timeout:
             continue
         with lock:
@@ -368,38 +419,58 @@ class _Keeper:
             replace(known, prices=prices(self.study)).write(self._run_dir)
 
 
-def _run(space: SearchSpace, run_dir: Path, storage: str | None, tracking: str, listeners: Sequence[Listener]) -> Study:
-    """Run what is left of the run in *run_dir* and write its report, also when interrupted."""
-    from dynosim.search.evaluate import evaluate
-    from dynosim.search.store import storage_errors
-    from dynosim.search.study import run_study
+class _Last:
+    """The last listener of a run: it stores its state once all others have heard that it ends, and gives it free."""
 
+    def __init__(self, keeper: _Keeper, held: ExitStack) -> None:
+        self._keeper, self._held = keeper, held
+
+    def study_started(self, study: Study) -> None:
+        pass
+
+    def trial_finished(self, study: Study, trial: Trial) -> None:
+        pass
+
+    def study_finished(self, study: Study) -> None:
+        self._keeper.store("finished" if len(study.trials) >= study.budget else "interrupted")
+        self._held.close()
+
+
+def _begin(
+    space: SearchSpace,
+    held: ExitStack,
+    evaluate: Evaluator | None,
+    run_id: str | None,
+    storage: str | None,
+    runs_dir: str | Path,
+    tracking: str,
+    listeners: Sequence[Listener],
+    wait_s: float | None = None,
+) -> dict[str, Any]:
+    """Hold the run that goes on, or a new one, and return the arguments of its ``OpenStudy``."""
+    from dynosim.search.answer import name_of
+
+    evaluator, code = name_of(evaluate)
+    wanted = RunState(
+        id=run_id or new_run_id(space.name),
+        space=space.name,
+        identity=_identity(space, _without_password(storage or ""), evaluator, code),
+        storage=_without_password(storage or ""),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        trials=space.reference.optimizer.trials,
+    )
+    wait_s = TAKEOVER_TIMEOUT_S if wait_s is None else wait_s
+    run_dir = held.enter_context(_claimed(Path(runs_dir), wanted, fixed=run_id is not None, wait_s=wait_s))
     write_whole(run_dir / CONFIG_FILE, space.to_yaml())
-    keeper, plan = _Keeper(run_dir), space.reference.optimizer
-    results = run_dir.parent / RESULTS_FILE if plan.reuse_results else None
-    # The keeper comes first: the tracker uploads the files of its report.
-    audience = [keeper, *_trackers(tracking, run_dir), *listeners]
-    try:
-        with storage_errors():
-            study = run_study(
-                space,
-                storage=_storage(storage, run_dir),
-                study_id=run_dir.name,
-                trials=plan.trials,
-                seed=plan.seed,
-                workers=plan.workers,
-                listeners=audience,
-                evaluate=partial(evaluate, results=results),
-                earlier=_earlier(plan.warm_start, run_dir),
-            )
-    except KeyboardInterrupt:
-        if keeper.study is not None:
-            for listener in audience:
-                listener.study_finished(keeper.study)
-        keeper.store("interrupted")
-        raise
-    keeper.store("finished")
-    return study
+    keeper = _Keeper(run_dir)
+    return {
+        "storage": _storage(storage, run_dir),
+        "study_id": run_dir.name,
+        "evaluator": evaluator,
+        # The keeper comes first: the tracker uploads the files of its report.
+        "listeners": [keeper, *_trackers(tracking, run_dir), *listeners, _Last(keeper, held)],
+        "earlier": _earlier(space.reference.optimizer.warm_start, run_dir),
+    }
 
 
 def _earlier(wanted: Sequence[str], run_dir: Path) -> list[Study]:

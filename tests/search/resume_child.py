@@ -7,7 +7,7 @@ from typing import Any
 
 from dynosim.config import Scenario
 from dynosim.search import store
-from dynosim.search.study import run_study
+from dynosim.search.loop import run_study
 from dynosim.search.trial import Outcome
 from search.analytic import evaluate
 from search.problems import serving

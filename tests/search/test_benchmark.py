@@ -13,7 +13,7 @@ from dynosim.config import Scenario
 from dynosim.metrics import bounds_of
 from dynosim.search import pareto
 from dynosim.search.distributions import key
-from dynosim.search.study import run_study
+from dynosim.search.loop import run_study
 from dynosim.search.trial import Outcome, Status
 from dynosim.space import SearchSpace
 from search.analytic import evaluate

@@ -18,7 +18,7 @@ from dynosim.run import predict
 from dynosim.search import evaluate as evaluation
 from dynosim.search.cases import by_load, tail_weights
 from dynosim.search.evaluate import evaluate
-from dynosim.search.study import run_study
+from dynosim.search.loop import run_study
 from dynosim.search.trial import Status
 from dynosim.space import SearchSpace, feasibility
 from dynosim.workload import load_workload

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dynosim.search.study import run_study
+from dynosim.search.loop import run_study
 from search.analytic import evaluate
 from search.problems import serving
 

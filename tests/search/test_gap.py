@@ -10,12 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from dynosim.config import Scenario
+from dynosim.search.loop import GAP_EVERY, run_study
 from dynosim.search.priors import Prior
 from dynosim.search.samplers import gap
 from dynosim.search.samplers.encoding import View
 from dynosim.search.samplers.model import GP, Hyperparameters
 from dynosim.search.samplers.surrogate import Output, Posterior
-from dynosim.search.study import GAP_EVERY, Study, run_study
+from dynosim.search.study import Study
 from dynosim.search.trial import Outcome
 from search.analytic import evaluate
 from search.problems import serving, small

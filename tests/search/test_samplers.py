@@ -19,12 +19,12 @@ from dynosim.config import Scenario
 from dynosim.errors import ConfigError
 from dynosim.search.distributions import PlainSpace, decode, encode, key, suggest
 from dynosim.search.features import FEATURES
+from dynosim.search.loop import run_study
 from dynosim.search.rows import Rows
 from dynosim.search.samplers import SAMPLERS, BayesSampler, QLogNEHVISampler, RandomSampler, make_sampler
 from dynosim.search.samplers.base import History
 from dynosim.search.samplers.encoding import Featurizer
 from dynosim.search.samplers.surrogate import Surrogate
-from dynosim.search.study import run_study
 from dynosim.search.trial import Outcome, Status
 from search.analytic import evaluate
 from search.problems import serving, small

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dynosim.search.features import ServingEstimates, columns
+from dynosim.search.loop import run_study
 from dynosim.search.rows import Rows
-from dynosim.search.study import run_study
 from dynosim.space import SearchSpace
 from search.analytic import evaluate
 

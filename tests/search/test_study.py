@@ -22,7 +22,8 @@ from dynosim.errors import ConfigError, InfeasibleError, StudyError
 from dynosim.search import pareto, workers
 from dynosim.search.distributions import key
 from dynosim.search.evaluate import evaluate as simulate_and_score
-from dynosim.search.study import Study, load_study, run_study
+from dynosim.search.loop import run_study
+from dynosim.search.study import Study, load_study
 from dynosim.search.trial import Outcome, Status, Trial
 from search.analytic import evaluate
 from search.problems import serving, small

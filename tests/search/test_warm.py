@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dynosim.search.study import run_study
+from dynosim.search.loop import run_study
 from dynosim.search.warm import history_of
 from search.analytic import evaluate
 from search.problems import serving

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -337,9 +337,9 @@ def _constraints(study: Study) -> Iterator[Check]:
     for name in dict.fromkeys(name for outcome in simulated for name in outcome.constraints):
         share = sum(outcome.constraints.get(name, 0.0) > 0.0 for outcome in simulated) / len(simulated)
         if share > 0.9:
-            yield Check("warn", f"SLO {name} rejects {share:.0%} of the simulated trials")
+            yield Check("warn", f"SLO {name} rejects {share:.0%} of the trials that ran")
         elif share == 0.0 and study.feasible and not _implicit(study, name):
-            yield Check("pass", f"SLO {name} never binds: every simulated trial meets it")
+            yield Check("pass", f"SLO {name} never binds: every trial that ran meets it")
 
 
 def _implicit(study: Study, name: str) -> bool:
@@ -368,12 +368,14 @@ def _still_rising(study: Study) -> Check | None:
 
 def hypervolume_curve(study: Study) -> list[float]:
     """Return the hypervolume after each trial, all measured from the study's final reference point."""
+    from dynosim.search.study import Study
+
     front: list[Trial] = []
     curve: list[float] = []
     reference = study.reference_point
     for trial in study.trials:
         if trial.outcome.feasible:
-            seen = replace(study, trials=[*front, trial])
+            seen = Study(study.id, study.space, study.objectives, study.slo, [*front, trial])
             front = seen.frontier()
             curve.append(seen.hypervolume(reference))
         else:

@@ -74,7 +74,7 @@ def frontier_table(study: Study, *, whole: bool = False) -> Table:
     rows = [(trial, 0) for trial in study.recommended()] if whole else _spread(study)
     shown = [trial for trial, _ in rows]
     common, varying = _layouts(shown)
-    title = f"Pareto frontier of {', '.join([study.space.name, *common])} (simulated)"
+    title = f"Pareto frontier of {', '.join([study.space.name, *common])} ({study.origin})"
     table = Table(title=title, title_justify="left", caption=_caption(study, rows), caption_justify="left")
     columns: dict[str, Sequence[str | Text]] = {
         **_named(study, shown),

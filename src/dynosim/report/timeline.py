@@ -23,7 +23,9 @@ SAMPLES = 400
 
 
 def timelines(study: Study) -> dict[str, Any]:
-    """Return trial number -> what ``timeline`` says, of the picks and the baseline that have an autoscaler."""
+    """Return trial number -> what ``timeline`` says, of the simulated picks and baseline that have an autoscaler."""
+    if not study.simulated:
+        return {}
     shown = {trial.number: trial for trial in (*study.picks().values(), study.baseline) if trial and _scales(trial)}
     return {str(number): _timeline_of(trial) for number, trial in sorted(shown.items())}
 

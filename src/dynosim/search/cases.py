@@ -129,7 +129,7 @@ def combined(scenario: Scenario, cases: Sequence[Case], outcomes: Sequence[Outco
         constraints=_violations(scenario, outcomes, weights),
         metrics=metrics.to_dict(),
         deviations=deviations,
-        evidence=max((outcome.evidence for outcome in outcomes if outcome.evidence), key=BEST_FIRST.index),
+        evidence=max((o.evidence for o in outcomes if o.evidence), key=BEST_FIRST.index, default=""),
         cached=all(outcome.cached for outcome in outcomes),
         cases=_kept(dict(zip((case.name for case in cases), outcomes, strict=True))),
     )

@@ -34,6 +34,7 @@ from dynosim.errors import ConfigError, StudyError
 from dynosim.metrics import bounds_of
 from dynosim.objectives import Objective
 from dynosim.search.distributions import decode, encode
+from dynosim.search.samplers.base import NOISE
 from dynosim.search.trial import Outcome, Status, Trial
 from dynosim.space import SearchSpace
 
@@ -145,12 +146,15 @@ class TrialStore:
     def tell(self, trial: optuna.Trial, record: Trial) -> None:
         """Store how a trial ended."""
         outcome, scenario = record.outcome, record.scenario
-        attributes = {
+        attributes: dict[str, Any] = {
             "label": scenario.deployment.label(),
             "config_hash": scenario.content_hash(),
             "evidence": outcome.evidence,
             "outcome": _to_json(outcome),
         }
+        if outcome.noise is not None:
+            attributes[NOISE] = list(outcome.noise)
+            trial.set_user_attr(NOISE, list(outcome.noise))  # for samplers, which see memory only
         if outcome.status is Status.FAILED:
             self._end(self.study.tell(trial, state=TrialState.FAIL), attributes)
         else:
@@ -268,5 +272,5 @@ def _to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _from_json(data: dict[str, Any]) -> Outcome:
-    values = None if data["values"] is None else tuple(data["values"])
-    return Outcome(**{**data, "status": Status(data["status"]), "values": values})
+    vectors = {name: tuple(x) for name in ("values", "noise") if (x := data.get(name)) is not None}
+    return Outcome(**{**data, "status": Status(data["status"]), **vectors})

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,8 @@ class Points:
     """Model error that points of one evidence do not share, ``n x m``, in logarithms."""
     wide: Array
     """The whole model error, ``n x m``, in logarithms."""
+    told: Array
+    """Standard deviations that an evaluator told, ``n x m``, relative; zeros where there is none."""
     evidence: NDArray[np.int64]
     """``n``: equal where points rest on the same evidence."""
     same_within: Array
@@ -142,7 +145,8 @@ class Points:
         """Return the noise of the difference of point *i* to each point (``n x m``), in the objectives' units."""
         same = (self.evidence == self.evidence[i])[:, None]
         model = np.where(same, self.spread**2 + self.spread[i] ** 2, self.wide**2 + self.wide[i] ** 2)
-        noise = np.sqrt(half_width(self.deviations - self.deviations[i], self.confidence) ** 2 + model)
+        told = NormalDist().inv_cdf((1.0 + self.confidence) / 2.0) ** 2 * (self.told**2 + self.told[i] ** 2)
+        noise = np.sqrt(half_width(self.deviations - self.deviations[i], self.confidence) ** 2 + model + told)
         size = (np.abs(self.losses) + np.abs(self.losses[i])) / 2.0
         return np.asarray(np.maximum(noise, self.same_within) * size)
 
@@ -159,9 +163,16 @@ def points(trials: Sequence[Trial], objectives: Sequence[Objective]) -> Points:
         np.array([[_deviations(trial, o.name) for o in objectives] for trial in trials]),
         np.array([[band.spread if band else 0.0 for band in of] for of in bands]),
         np.array([[band.half_width if band else 0.0 for band in of] for of in bands]),
+        np.array([_told(trial) for trial in trials]),
         np.array([list(dict.fromkeys(kinds)).index(kind) for kind in kinds]),
         np.array([o.same_within for o in objectives]),
     )
+
+
+def _told(trial: Trial) -> list[float]:
+    values = trial.outcome.values or ()
+    pairs = zip(trial.outcome.noise or [None] * len(values), values, strict=True)
+    return [sd / abs(value) if sd and value else 0.0 for sd, value in pairs]
 
 
 def _deviations(trial: Trial, name: str) -> Array:

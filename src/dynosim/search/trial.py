@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from statistics import NormalDist
 from typing import Any, Literal
 
-from dynosim.config import Scenario
+from dynosim.config import ObjectiveConfig, Scenario
 from dynosim.metrics import Bound, Metrics
 from dynosim.uncertainty import sampling
 from dynosim.uncertainty.model_band import Band, Evidence, band_of, model_bands
@@ -48,6 +49,8 @@ class Outcome:
     """Whether the simulation is an earlier run's."""
     cases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Case -> its ``metrics``, ``values`` and ``constraints``, where there are several: as far as it was simulated."""
+    noise: tuple[float | None, ...] | None = None
+    """Standard deviation of each value, in its unit, as who evaluated told it; None where that is unknown."""
 
     @property
     def feasible(self) -> bool:
@@ -75,13 +78,19 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A numbered outcome at a point of the search space."""
+class Proposal:
+    """A numbered point of the search space, to be evaluated."""
 
     number: int
     point: Mapping[str, Any]
     """Searched path -> value; inactive (conditional) parameters are absent."""
     scenario: Scenario
+
+
+@dataclass(frozen=True)
+class Trial(Proposal):
+    """A proposal with its outcome."""
+
     outcome: Outcome
 
     def __repr__(self) -> str:
@@ -95,7 +104,12 @@ class Trial:
 
     def interval(self, name: str, value: float) -> Ends | None:
         """Return the 95 % sampling interval of a metric (or objective) around its *value*; None where unknown."""
-        return sampling.interval(self.outcome.deviations, name, value)
+        names = [objective_name(config).removesuffix(".avg") for config in self.scenario.objectives]
+        told = dict(zip(names, self.outcome.noise or (), strict=False)).get(name.removesuffix(".avg"))
+        if told is None:
+            return sampling.interval(self.outcome.deviations, name, value)
+        half = NormalDist().inv_cdf((1.0 + sampling.CONFIDENCE) / 2.0) * told
+        return value - half, value + half
 
     def ends(self, name: str, value: float) -> tuple[Ends | None, Ends | None]:
         """Return the 95 % sampling interval and the model band of a metric (or objective) around its *value*.
@@ -118,3 +132,9 @@ class Trial:
         if not self.outcome.evidence:
             return {}
         return model_bands(self.scenario, self.outcome.evidence, saturated=self.saturated)
+
+
+def objective_name(config: ObjectiveConfig) -> str:
+    """Return the name of the objective, without loading its function."""
+    plain = config.python.rpartition(":")[2] if config.python else f"{config.metric}.{config.stat or 'avg'}"
+    return config.prefix + plain

@@ -10,7 +10,7 @@ from dynosim import plugins
 from dynosim.hardware.gpus import get_gpu
 from dynosim.metrics import Metrics
 from dynosim.objectives import Objective
-from dynosim.search.trial import Outcome, Trial
+from dynosim.search.trial import Outcome, Trial, objective_name
 from dynosim.uncertainty.model_band import Band
 
 
@@ -87,7 +87,7 @@ def case_views(outcome: Outcome) -> dict[str, Any]:
 
 def lossless(trial: Trial) -> dict[str, Any]:
     """Return everything known about a trial, what its intervals are made of included."""
-    return {**trial_detail(trial), "deviations": trial.outcome.deviations}
+    return {**trial_detail(trial), "deviations": trial.outcome.deviations, "noise": trial.outcome.noise}
 
 
 def known(violations: Mapping[str, float]) -> dict[str, float | None]:
@@ -106,5 +106,5 @@ def noise(metrics: Metrics, bands: Mapping[str, Band]) -> dict[str, Any]:
 def _objective_ends(trial: Trial) -> dict[str, list[tuple[float, float] | None]]:
     """Return the sampling interval and the model band around each objective value; None where it is unknown."""
     named = zip(trial.scenario.objectives, trial.outcome.values or (), strict=False)
-    found = [trial.ends(f"{o.prefix}{o.metric}.{o.stat or 'avg'}", value) for o, value in named]
+    found = [trial.ends(objective_name(objective), value) for objective, value in named]
     return {"sampling": [sampling for sampling, _ in found], "model": [model for _, model in found]}

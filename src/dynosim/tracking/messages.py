@@ -101,6 +101,8 @@ def _metrics(study: Study, trial: Trial) -> dict[str, float]:
     named = dict(outcome.flat_metrics())
     named.update(zip((o.name for o in study.objectives), outcome.values or (), strict=False))
     named.update({f"slo_violation.{name}": value for name, value in outcome.constraints.items()})
+    told = zip((o.name for o in study.objectives), outcome.noise or (), strict=False)
+    named.update({f"noise.{name}": sd for name, sd in told if sd is not None})
     named["wall_s"] = outcome.wall_s
     return {name: _shown(value) for name, value in _finite(named).items()}
 
@@ -125,7 +127,7 @@ def _note(study: Study) -> str:
     table = [["trial", "deployment", *heads], ["---"] * (len(heads) + 2), *rows]
     lines = ["| " + " | ".join(row) + " |" for row in table]
     picks = [f"- **{name}**: trial {t.number}, {t.scenario.deployment.label()}" for name, t in study.picks().items()]
-    return "\n".join([f"Pareto frontier of `{study.id}`, simulated", "", *lines, "", *picks, ""])
+    return "\n".join([f"Pareto frontier of `{study.id}`, {study.origin}", "", *lines, "", *picks, ""])
 
 
 def _now_ms() -> int:

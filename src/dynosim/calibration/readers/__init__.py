@@ -16,7 +16,7 @@ from dynosim.calibration.readers import aiperf, guidellm, sglang, vllm_bench
 from dynosim.calibration.readers.record import Fields, MeasuredRun, Requests
 from dynosim.errors import ConfigError
 
-__all__ = ["READERS", "Fields", "MeasuredRun", "Requests", "read_measured"]
+__all__ = ["READERS", "Fields", "MeasuredRun", "Requests", "read_measured", "read_metrics"]
 
 
 class Reader(Protocol):
@@ -43,6 +43,32 @@ def read_measured(path: str | Path) -> list[MeasuredRun]:
     """Return the runs of a result file; ConfigError, one line, where it is none."""
     file = str(path)
     return convert(_documents(file), file)
+
+
+def read_metrics(path: str | Path) -> dict[str, Any]:
+    """Return the metrics of the one run of a result file, or the JSON object that the file is, as it is.
+
+    Raises ConfigError, one line, for anything else.
+    """
+    file = str(path)
+    documents = _documents(file)
+    known = any(reader.matches(documents) for reader in READERS.values())
+    found: Sequence[Any] = convert(documents, file) if known else documents
+    if len(found) != 1:
+        raise ConfigError(f"holds {len(found)} runs: allowed: one", file=file)
+    return _metrics(found[0]) if known else dict(found[0])
+
+
+def _metrics(run: MeasuredRun) -> dict[str, Any]:
+    output = run.metrics["output_token_throughput"]["avg"]
+    return {
+        **run.metrics,
+        "completed": run.completed,
+        "failed": run.failed,
+        "request_throughput": output / run.output_tokens,
+        "input_token_throughput": output * run.input_tokens / run.output_tokens,
+        "total_token_throughput": output * (1.0 + run.input_tokens / run.output_tokens),
+    }
 
 
 def convert(documents: Sequence[Mapping[str, Any]], file: str) -> list[MeasuredRun]:

@@ -40,6 +40,8 @@ from dynosim.space.reasons import summary
 
 Array = NDArray[np.float64]
 
+NOISE = "noise"
+"""User attribute of a trial with the standard deviation of each value, None where unknown."""
 _ATTEMPTS = 2_000
 
 
@@ -57,6 +59,8 @@ class History:
     failed: list[Point]
     pending: list[Point]
     """Being evaluated now."""
+    noise: Array | None = None
+    """``n x m`` standard deviations in the units of the values, NaN where unknown; None where no trial has any."""
 
     @property
     def taken(self) -> set[Key]:
@@ -102,6 +106,9 @@ class PointSampler(BaseSampler, ABC):
                 by_state[trial.state].append((point, trial))
         complete = by_state[TrialState.COMPLETE]
         names = dict.fromkeys(name for _, trial in complete for name in trial.constraints)
+        unknown = [None] * len(study.directions)
+        noisy = any(NOISE in trial.user_attrs for _, trial in complete)
+        noise = [trial.user_attrs.get(NOISE, unknown) for _, trial in complete]
         return History(
             tuple(direction.name.lower() for direction in study.directions),
             [point for point, _ in complete],
@@ -109,6 +116,7 @@ class PointSampler(BaseSampler, ABC):
             {name: np.array([trial.constraints.get(name, np.nan) for _, trial in complete]) for name in names},
             [point for point, _ in by_state[TrialState.FAIL]],
             [point for point, _ in by_state[TrialState.RUNNING]],
+            np.array(noise, dtype=float) if noisy else None,
         )
 
     def _point(self, space: SearchSpace, trial: FrozenTrial) -> Point:

@@ -31,7 +31,7 @@ from scipy.stats import qmc
 from truth import bounds, log_losses, objectives
 
 from dynosim.rng import stream
-from dynosim.search.distributions import Point, label, to_distribution
+from dynosim.search.distributions import Key, Point, key, label, to_distribution
 from dynosim.search.samplers import make_sampler
 from dynosim.search.store import RUNS
 from dynosim.search.trial import Outcome, Status
@@ -107,8 +107,15 @@ def _thin(parameter: Parameter, levels: int) -> Parameter:
     return replace(parameter, domain=Choices(tuple(values[i] for i in kept)))
 
 
+_PATIENCE = 3
+"""Proposals in a row that one of Optuna's samplers had made before, after which a random point is put in."""
+
+
 class OptunaPeer(Proposer):
-    """One of Optuna's samplers, or ours, in a study of its own in memory."""
+    """One of Optuna's samplers, or ours, in a study of its own in memory.
+
+    Where a sampler does nothing but repeat itself, as TPE does in small spaces, a random point helps it on.
+    """
 
     def __init__(
         self,
@@ -125,11 +132,17 @@ class OptunaPeer(Proposer):
         self._directions = [objective.direction for objective in objectives(space)]
         self._violated = dict.fromkeys(slo_names(space) or [RUNS], 1.0)
         self.study = optuna.create_study(sampler=sampler, directions=self._directions)
+        self._rng, self._seen, self._repeats = stream(0, "repeats"), set[Key](), 0
         if (baseline := space.baseline_point()) is not None:
-            self.study.enqueue_trial({p.path: self._stored(p, baseline[p.path]) for p in space.active(baseline)})
+            self._enqueue(baseline)
+
+    def _enqueue(self, point: Point) -> None:
+        self.study.enqueue_trial({p.path: self._stored(p, point[p.path]) for p in self._space.active(point)})
 
     def ask(self) -> Proposal:
         """Ask every parameter of a new trial, or those that are active."""
+        if self._repeats >= _PATIENCE:
+            self._enqueue(self._space.sample(self._rng))
         trial, values = self.study.ask(), dict[str, Any]()
         for parameter in self._space.parameters:
             if self._flat or parameter.active(values):
@@ -151,7 +164,9 @@ class OptunaPeer(Proposer):
 
     def tell(self, proposal: Proposal, outcome: Outcome | None) -> None:
         """Store the outcome as a study does: what could not run is infinitely bad and violates every constraint."""
-        trial, known = proposal.token, outcome or Outcome(Status.INFEASIBLE)
+        trial, known, name = proposal.token, outcome or Outcome(Status.INFEASIBLE), key(proposal.point)
+        self._repeats = self._repeats + 1 if name in self._seen else 0
+        self._seen.add(name)
         if known.status is Status.FAILED:
             self.study.tell(trial, state=TrialState.FAIL)
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynosim.errors import ConfigError
 from dynosim.estimates import Estimate
 from dynosim.policies.base import SIGNALS
 from dynosim.policies.registry import policies, setpoint
@@ -123,7 +124,7 @@ def test_a_longer_cold_start_never_lowers_the_backlog(unsaid: str) -> None:
 
 
 def test_a_longer_interval_reacts_later(unsaid: str) -> None:
-    worst = _scaled(unsaid, "interval_s", [5.0, 120.0]).backlogs_s.max(axis=1)
+    worst = _scaled(unsaid, "interval_s", [5.0, 100.0]).backlogs_s.max(axis=1)
     assert worst[1] > worst[0]
 
 
@@ -131,6 +132,16 @@ def test_a_policy_that_says_nothing_is_taken_to_hold_half_to_two_thirds_of_the_l
     steady = "workload.load={type: constant_rate, rate_rps: 40.0}"
     found = _scaled(unsaid, "startup_s", [0.0], steady, "deployment.aggregated.replicas=6")
     assert 0.5 <= found.load[0] <= 0.7
+
+
+@pytest.mark.parametrize("said", ["3", "Setpoint({'speed': 1.0}, 0.9, 0.1)", "1 / 0"])
+def test_what_is_no_setpoint_is_refused_when_the_file_is_read(tmp_path: Path, said: str) -> None:
+    file = tmp_path / "mine.py"
+    method = f"\n    def setpoint(self):\n        return {said}\n"
+    file.write_text("from dynosim.policies.base import Setpoint\n" + UNSAID + method)
+    with pytest.raises(ConfigError, match="autoscaler") as caught:
+        _scaled(f"{file}:Mine", "startup_s", [0.0])
+    assert "\n" not in str(caught.value)
 
 
 def test_thresholds_of_a_policy_are_the_setpoint() -> None:

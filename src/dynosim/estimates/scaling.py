@@ -103,11 +103,12 @@ def _follow(of: Pools, demand: Demand) -> tuple[Array, Array]:
     for k in range(count):
         serving = serving + coming[k]
         provisioned[k], served[k] = present, serving
-        backlog = np.maximum(backlog + (signal.work(k) - serving) * width_s, 0.0)
+        prefill, decode = signal.prefill * windows.prefill[k], signal.decode * windows.decode[k]
+        backlog = np.maximum(backlog + (prefill + decode - serving) * width_s, 0.0)
         quiet_s, due_s = quiet_s + width_s, due_s - width_s
         due = due_s <= 0.0
         due_s = np.where(due, np.maximum(due_s + s["interval_s"], 0.0), due_s)
-        change = _wish(s, present, serving, signal(k, serving, backlog)) - present
+        change = _wish(s, present, serving, signal(k, serving, backlog, prefill, decode)) - present
         change = np.minimum(np.maximum(change, -s["max_step"]), s["max_step"])
         cooldown_s = np.where(change > 0.0, s["scale_up_cooldown_s"], s["scale_down_cooldown_s"])
         change = np.where(due & (quiet_s >= cooldown_s), change, 0.0)
@@ -140,7 +141,7 @@ class _Signal:
 
     def __init__(self, of: Pools, demand: Demand) -> None:
         self._demand, pool = demand, of.replicas
-        self._prefill, self._decode = of.rate_rps * of.prefill, of.rate_rps * of.decode
+        self.prefill, self.decode = of.rate_rps * of.prefill, of.rate_rps * of.decode
         self._first_s, self._prompt_s, self._request_s = pool["prefill_s"].copy(), of.prefill, of.prefill + of.decode
         ranks, context = pool["batches"] / pool["stages"], demand.input_tokens + demand.output_tokens
         self._batches, self._seats = pool["batches"].copy(), pool["max_num_seqs"] * ranks
@@ -153,19 +154,15 @@ class _Signal:
         weights = zip(SIGNALS, np.ascontiguousarray(of.scalers["weights"].T), strict=True)
         self._weights = {name: weight for name, weight in weights if (weight > 0.0).any()}
 
-    def work(self, k: int) -> Array:
-        """Return the work that comes in during window *k*, in replicas (``n``)."""
-        windows = self._demand.windows
-        return np.asarray(self._prefill * windows.prefill[k] + self._decode * windows.decode[k])
-
-    def __call__(self, k: int, serving: Array, backlog: Array) -> Array:
-        """Return the signal at the end of window *k*, with *backlog* seconds of one replica's work waiting (``n``)."""
-        busy = np.minimum(self._prefill * self._demand.windows.prefill[k] / serving, 0.98)
+    def __call__(self, k: int, serving: Array, backlog: Array, prefill: Array, decode: Array) -> Array:
+        """Return the signal at the end of window *k* (``n``). So many replicas had work in it, and *backlog* seconds of
+        one replica's work wait."""
+        busy = np.minimum(prefill / serving, 0.98)
         queue = busy * self._demand.input_square / (2.0 * (1.0 - busy))  # M/G/1: mean wait over mean service
         waiting = backlog / self._request_s / serving
         batch = self._batch(k, serving, backlog, busy)
         found: dict[str, Callable[[], Array]] = {
-            "load": lambda: self.work(k) / serving + (backlog > 0.0),
+            "load": lambda: (prefill + decode) / serving + (backlog > 0.0),
             "outstanding": lambda: (batch * self._batches + waiting + busy * (1.0 + queue)) / self._seats,
             "kv_utilization": lambda: np.minimum(batch * self._kv_share, 1.0),
             "queued_passes": lambda: (_met(k, busy) * (1.0 + queue) + waiting) * self._passes,
@@ -173,7 +170,6 @@ class _Signal:
             "ttft_ms": lambda: 1e3 * (self._first_s + queue * self._prompt_s + backlog / serving),
             "itl_ms": lambda: 1e3 * (self._alone + self._slope * batch) / (1.0 - np.minimum(busy, 0.9)),
         }
-
         return reduce(np.maximum, [found[name]() * weight for name, weight in self._weights.items()])
 
     def _batch(self, k: int, serving: Array, backlog: Array, busy: Array) -> Array:

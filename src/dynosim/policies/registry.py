@@ -14,7 +14,7 @@ import numpy as np
 
 from dynosim import plugins
 from dynosim.errors import ConfigError, nearest
-from dynosim.policies.base import Setpoint
+from dynosim.policies.base import SIGNALS, Setpoint
 
 Kind = Literal["router", "scheduling_policy", "autoscaler", "predictor"]
 
@@ -85,9 +85,16 @@ def keeps_prefixes(router: str) -> bool:
 
 def setpoint(name: str, options: Mapping[str, Any], path: str) -> Setpoint | None:
     """Return what autoscaling policy *name* says that it holds a replica to, None where it says nothing."""
-    policy = make("autoscaler", name, options, path, np.random.default_rng(0))
-    ask = getattr(policy, "setpoint", None)
-    return ask and (plugins.call(name, ask, path) if plugins.is_reference(name) else ask())
+    ask = getattr(make("autoscaler", name, options, path, np.random.default_rng(0)), "setpoint", None)
+    if ask is None:
+        return None
+    said = plugins.call(name, ask, path) if plugins.is_reference(name) else ask()
+    if isinstance(said, Setpoint) and said.weights and set(said.weights) <= set(SIGNALS):
+        return said
+    message = (
+        f"{plugins.short(name)}: setpoint() gave {said!r}: allowed: a Setpoint with weights of {', '.join(SIGNALS)}"
+    )
+    raise ConfigError(message, path=f"{path}.policy")
 
 
 def _check_options(kind: Kind, name: str, options: Mapping[str, Any], path: str) -> None:

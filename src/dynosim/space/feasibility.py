@@ -28,7 +28,7 @@ from dynosim.hardware.gpus import get_gpu
 from dynosim.hardware.models import get_model
 from dynosim.hardware.plan import pool_plans
 from dynosim.hardware.prices import usd
-from dynosim.policies.registry import Kind, make
+from dynosim.policies.registry import Kind, make, setpoint
 from dynosim.rng import stream
 from dynosim.timing import forward_times, source_tables
 from dynosim.timing.calibrated import load_profile, profile_of
@@ -147,7 +147,10 @@ def _names(scenario: Scenario, cards: Sequence[str]) -> Iterator[tuple[Path, Cal
     if isinstance(deployment.timing, CustomTiming):
         yield ("deployment", "timing"), _check_timing, deployment
     for kind, where, name, options in _policies(deployment):
-        yield (), partial(make, kind, options=options, path=where, rng=stream(0, "")), name
+        if kind == "autoscaler":
+            yield (), partial(setpoint, options=options, path=where), name
+        else:
+            yield (), partial(make, kind, options=options, path=where, rng=stream(0, "")), name
     for index, objective in enumerate(scenario.objectives):
         yield ("objectives", str(index), "metric" if objective.metric else "python"), resolve, objective
     for metric, bounds in scenario.slo.items():

@@ -13,7 +13,7 @@ from dynosim.config import SLO
 from dynosim.objectives import Objective, resolve
 from dynosim.search import pareto, store
 from dynosim.search.distributions import key
-from dynosim.search.samplers.gap import Gap
+from dynosim.search.samplers.base import Gap
 from dynosim.search.ties import groups
 from dynosim.search.trial import Trial
 from dynosim.space import SearchSpace

@@ -26,29 +26,41 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erfcx, log_ndtr, logsumexp
+
+from dynosim.search.samplers.botorch_api import (
+    AcquisitionFunction,
+    ModelListGP,
+    Tensor,
+    log_h,
+    log_ndtr,
+    t_batch_mode_transform,
+    torch,
+)
 
 Array = NDArray[np.float64]
 
-_LOG_SQRT_2PI = 0.5 * np.log(2.0 * np.pi)
-_ASYMPTOTIC = -1e6
-"""Below it 1 - |z| sqrt(pi/2) erfcx(|z|/sqrt 2) loses all digits; there h(z) = phi(z) / z^2 to 1e-12."""
+
+class LogEHVI(AcquisitionFunction):
+    """Log expected hypervolume improvement of a single point, plus the log probability that constraints hold.
+
+    The first ``m`` outputs of the model are losses, all others constraints, met at or below zero.
+    """
+
+    def __init__(self, model: ModelListGP, lower: Array, upper: Array) -> None:
+        super().__init__(model)
+        self.lower, self.upper = torch.as_tensor(lower), torch.as_tensor(upper)
+
+    @t_batch_mode_transform(expected_q=1)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the value of each of *inputs* (``n x 1 x D``), ``n``."""
+        predicted = self.model.posterior(inputs.squeeze(-2))
+        mean, sd = predicted.mean, predicted.variance.sqrt()
+        m = self.lower.shape[1]
+        return log_ehvi(mean[:, :m], sd[:, :m], self.lower, self.upper) + log_ndtr(-mean[:, m:] / sd[:, m:]).sum(-1)
 
 
-def log1mexp(x: Array) -> Array:
-    """Return log(1 - exp(x)) for x <= 0 without cancellation (Maechler 2012); -inf at 0."""
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.where(x > -np.log(2.0), np.log(-np.expm1(x)), np.log1p(-np.exp(x))))
-
-
-def log_h(z: Array) -> Array:
-    """Return log(phi(z) + z Phi(z)) (Ament et al. 2023, eq. 9), finite down to z = -1e150."""
-    near = np.maximum(z, -1.0)
-    direct = np.log(np.exp(-0.5 * near**2 - _LOG_SQRT_2PI) + near * np.exp(log_ndtr(near)))
-    far = np.clip(z, _ASYMPTOTIC, -1.0)
-    ratio = np.log(-far) + 0.5 * np.log(0.5 * np.pi) + np.log(erfcx(-far / np.sqrt(2.0)))
-    tail = np.where(z > _ASYMPTOTIC, log1mexp(np.minimum(ratio, 0.0)), -2.0 * np.log(np.maximum(-z, 1.0)))
-    return np.asarray(np.where(z > -1.0, direct, -0.5 * z**2 - _LOG_SQRT_2PI + tail))
+_FAR = 1e100
+"""Stands for infinity where the logarithm of psi is computed."""
 
 
 def nondominated_cells(front: Array, reference: Array) -> tuple[Array, Array]:
@@ -96,20 +108,15 @@ def _ranks(front: Array, reference: Array) -> tuple[Array, Array]:
     return np.argsort(order, axis=0).astype(float) + 1.0, np.concatenate(levels)
 
 
-def log_ehvi(mu: Array, sigma: Array, lower: Array, upper: Array) -> Array:
+def log_ehvi(mu: Tensor, sigma: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """Return the logarithm of the expected hypervolume improvement of each candidate (``n``)."""
-    log_volume, share = np.zeros((len(mu), len(lower))), np.ones((len(mu), len(lower)))
+    log_volume = torch.zeros(len(mu), len(lower), dtype=mu.dtype)
     for j in range(mu.shape[1]):
-        corners, index = np.unique(np.concatenate([lower[:, j], upper[:, j]]), return_inverse=True)
-        finite = np.where(np.isfinite(corners), corners, 0.0)
-        log_psi = np.log(sigma[:, j, None]) + log_h((finite - mu[:, j, None]) / sigma[:, j, None])
-        log_psi[:, ~np.isfinite(corners)] = -np.inf
+        corners, index = torch.unique(torch.cat([lower[:, j], upper[:, j]]), return_inverse=True)
+        scale = sigma[:, j, None]
+        log_psi = scale.log() + log_h((corners.clamp(min=-_FAR) - mu[:, j, None]) / scale)
+        log_psi[:, corners == -torch.inf] = -torch.inf
         low, high = log_psi[:, index[: len(lower)]], log_psi[:, index[len(lower) :]]
-        log_volume += high
-        share *= -np.expm1(np.minimum(low - high, 0.0))  # psi(u) - psi(l) = psi(u) (1 - psi(l) / psi(u))
-    return np.asarray(logsumexp(log_volume, axis=1, b=share))
-
-
-def log_feasibility(mu: Array, sigma: Array) -> Array:
-    """Return the log probability (``n``) that all of c independent constraints (``n x c``) are at or below zero."""
-    return np.asarray(log_ndtr(-mu / sigma).sum(axis=1))
+        # psi(u) - psi(l) = psi(u) (1 - psi(l) / psi(u))
+        log_volume += high + torch.log(-torch.expm1((low - high).clamp(max=0.0)))
+    return torch.logsumexp(log_volume, dim=1)

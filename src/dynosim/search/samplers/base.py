@@ -87,6 +87,22 @@ class History:
         return np.asarray(np.logical_and.reduce([ran, *(~v for v in violated)]))
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Share of the full frontier's hypervolume that has not been found, with an 80 % interval.
+
+    Hypervolume is that of the sampler: in logarithms of positive objectives, from its reference point.
+    """
+
+    expected: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        found, least, most = (f"{100.0 * (1.0 - share):.1f}" for share in (self.expected, self.high, self.low))
+        return f"about {found} % of the frontier found (80 % interval {least}-{most} %)"
+
+
 class PointSampler(BaseSampler, ABC):
     """Proposes whole points. Without a space it searches what all trials of a plain Optuna study have in common."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +22,13 @@ from dynosim.rng import stream
 from dynosim.search import pareto
 from dynosim.search.distributions import PlainSpace, Point
 from dynosim.search.rows import Key, Rows, keys
-from dynosim.search.samplers.acquisition import log_ehvi, nondominated_cells
-from dynosim.search.samplers.base import History, PointSampler, draw_valid
+from dynosim.search.samplers.base import Gap, History, PointSampler, draw_valid
 from dynosim.search.samplers.candidates import Ranking, Score, maximize, space_filling
 from dynosim.search.samplers.encoding import Featurizer, is_nominal
-from dynosim.search.samplers.gap import MOST_DOUBT, Gap, estimate, promising
-from dynosim.search.samplers.surrogate import Posterior, Surrogate
 from dynosim.space import SearchSpace
+
+if TYPE_CHECKING:
+    from dynosim.search.samplers.surrogate import Posterior, Surrogate
 
 Array = NDArray[np.float64]
 
@@ -37,11 +39,10 @@ _DRAWS = 32
 _PARENTS = 24
 _SCOUTS = 64
 """Random valid points that show how far objectives reach."""
-_DOUBT_EVERY, _PATIENCE, _DOUBT_PER_TRIAL, _MOST_DOUBT = 2, 4, 0.5, 8.0
-"""Every second proposal multiplies all standard deviations by a factor that grows with the trials without progress,
-after the first few. Maximum a posteriori lengthscales are overconfident about parameters that few trials have varied:
-the search would settle beside, say, a routing policy it has met only in bad company (docs/search.md has the
-measurement)."""
+_DRAW_EVERY, _DRAWS_KEPT = 2, 4
+"""Every second proposal takes one of a few draws of the hyperparameters instead of the most probable ones, which are
+overconfident about parameters that few trials have varied: the search would settle beside, say, a routing policy that it
+has met only in bad company (docs/search.md has the measurement)."""
 
 
 _MOST_CELLS = 4_000
@@ -58,7 +59,8 @@ class _Scene:
     space: SearchSpace
     rows: Rows
     featurizer: Featurizer
-    surrogate: Surrogate
+    bounds: Sequence[float | None]
+    scouts: Array
     valid: dict[Key, bool]
 
     @classmethod
@@ -71,7 +73,14 @@ class _Scene:
             while len(scouts) < _SCOUTS:
                 scouts.append(draw_valid(space, rng, set()))
         seen = rows.of(scouts or [space.sample(rng)])
-        return cls(space, rows, featurizer, Surrogate(rows, featurizer, bounds, seen), {})
+        return cls(space, rows, featurizer, bounds, seen, {})
+
+    @cached_property
+    def surrogate(self) -> Surrogate:
+        """The models, made when they are first needed: torch takes seconds to import, while the first trials run."""
+        from dynosim.search.samplers.surrogate import Surrogate
+
+        return Surrogate(self.rows, self.featurizer, self.bounds, self.scouts)
 
     def may_work(self, row: Array) -> bool:
         """Return whether nothing known speaks against a row."""
@@ -116,12 +125,10 @@ class BayesSampler(PointSampler):
         with threadpool_limits(1):
             tried = scene.rows.of([*history.points, *history.failed, *history.pending])
             taken = set(keys(tried))
-            if len(taken) < self._startup or not np.isfinite(history.values).all(axis=1).any():
+            if len(taken) < self._startup or not history.runs.any():
                 return _design(scene, tried, self._fresh_warm_starts(scene, taken), history, rng)
-            posterior = scene.surrogate(history)
-            if len(taken) % _DOUBT_EVERY == 0:
-                doubt = 1.0 + _DOUBT_PER_TRIAL * (posterior.idle - _PATIENCE)
-                posterior = replace(posterior, doubt=float(np.clip(doubt, 1.0, _MOST_DOUBT)))
+            draw = 0 if len(taken) % _DRAW_EVERY else 1 + len(taken) // _DRAW_EVERY % _DRAWS_KEPT
+            posterior = scene.surrogate(history, draw)
             if len(taken) % _CHECK_EVERY == 0 and (point := self._overlooked(scene, history, posterior, taken)):
                 return point
             parents = scene.rows.of(_parents(history, rng))
@@ -139,15 +146,17 @@ class BayesSampler(PointSampler):
         rng = stream(self._seed, f"gap after {len(history.points)}")
         taken = set(keys(scene.rows.of([*history.points, *history.failed])))
         front = scene.rows.of(_parents(history, rng))
+        from dynosim.search.samplers.gap import estimate, promising
+
         with threadpool_limits(1):
             posterior = scene.surrogate(replace(history, pending=[]))
-            score = BayesSampler.score(self, scene.featurizer, replace(posterior, doubt=np.sqrt(MOST_DOUBT)))
+            score = BayesSampler.score(self, scene.featurizer, posterior)
             rows = promising(scene.rows, score, scene.may_work, front, taken, rng)
             return estimate(posterior, scene.featurizer(rows), rng) if len(rows) else Gap(0.0, 0.0, 0.0)
 
     def priors(self, history: History) -> dict[str, str]:
         """Return output -> what became of prior knowledge of it; empty while nothing could be run."""
-        if self._own is None or not np.isfinite(history.values).all(axis=1).any():
+        if self._own is None or not history.runs.any():
             return {}
         with threadpool_limits(1):
             return self._own.surrogate(replace(history, pending=[])).priors()
@@ -181,20 +190,26 @@ class BayesSampler(PointSampler):
 
     def score(self, featurizer: Featurizer, posterior: Posterior) -> Score:
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""
-        if np.isnan(posterior.reference).any():
+        if not posterior.searchable:
             return lambda rows: posterior.log_admissibility(featurizer(rows))
-        lower, upper = _cells(posterior.front, posterior.reference)
+        from dynosim.search.samplers.acquisition import LogEHVI
+        from dynosim.search.samplers.botorch_api import torch
 
-        def acquisition(rows: Array) -> Array:
+        acquisition = LogEHVI(posterior.model, *_cells(posterior.front, posterior.reference))
+
+        def score(rows: Array) -> Array:
             view = featurizer(rows)
-            value = log_ehvi(*posterior.predict(view), lower, upper) + posterior.log_feasibility(view)
-            return np.where(view.possible, value, -np.inf)
+            with torch.no_grad():
+                values = acquisition(posterior.inputs(view)[:, None, :]).numpy()
+            return np.where(view.possible, values, -np.inf)
 
-        return acquisition
+        return score
 
 
 def _cells(front: Array, reference: Array) -> tuple[Array, Array]:
     """Return the cells of the front, thinned until there are few enough to score a thousand candidates with."""
+    from dynosim.search.samplers.acquisition import nondominated_cells
+
     lower, upper = nondominated_cells(front, reference)
     return (lower, upper) if len(lower) <= _MOST_CELLS else _cells(front[::2], reference)
 

@@ -8,25 +8,42 @@ with warnings.catch_warnings():
 
     import torch
     from botorch import settings
+    from botorch.acquisition import AcquisitionFunction
+    from botorch.acquisition.analytic import _log_ei_helper as log_h
     from botorch.acquisition.multi_objective import logei
     from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
     from botorch.acquisition.multi_objective.objective import WeightedMCMultiOutputObjective
     from botorch.models.gp_regression import SingleTaskGP
     from botorch.models.model_list_gp_regression import ModelListGP
     from botorch.sampling.normal import SobolQMCNormalSampler
-    from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
+    from botorch.utils.probability.utils import log_ndtr
+    from botorch.utils.transforms import t_batch_mode_transform
+    from gpytorch.constraints import GreaterThan
+    from gpytorch.kernels import RBFKernel, ScaleKernel
+    from gpytorch.likelihoods import GaussianLikelihood
+    from gpytorch.means import ConstantMean
+    from torch import Tensor
 
 # BoTorch compiles a C++ kernel for qLogNEHVI at first use: it warns where there is no compiler, and waits for ever on
 # the lock of a compilation that was killed. Its Python computes the same.
 logei._load_attempted = True
 
 __all__ = [
-    "FastNondominatedPartitioning",
+    "AcquisitionFunction",
+    "ConstantMean",
+    "GaussianLikelihood",
+    "GreaterThan",
     "ModelListGP",
+    "RBFKernel",
+    "ScaleKernel",
     "SingleTaskGP",
     "SobolQMCNormalSampler",
+    "Tensor",
     "WeightedMCMultiOutputObjective",
+    "log_h",
+    "log_ndtr",
     "qLogNoisyExpectedHypervolumeImprovement",
     "settings",
+    "t_batch_mode_transform",
     "torch",
 ]

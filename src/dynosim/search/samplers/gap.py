@@ -19,16 +19,17 @@ candidates that no climb has met.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.search import pareto
 from dynosim.search.rows import Key, Rows
+from dynosim.search.samplers.base import Gap
 from dynosim.search.samplers.candidates import ENUMERABLE, Ranking, Score, Valid, pool
 from dynosim.search.samplers.encoding import View
-from dynosim.search.samplers.surrogate import Output, Posterior
+from dynosim.search.samplers.botorch_api import torch
+from dynosim.search.samplers.surrogate import Posterior
 
 Array = NDArray[np.float64]
 
@@ -44,22 +45,6 @@ LOW, EXPECTED, HIGH = 0.12, 0.16, 0.28
 quantiles, after Romano et al. 2019; ``benchmarks/gap.py`` fits them and shows what they cover on the other spaces)."""
 
 
-@dataclass(frozen=True)
-class Gap:
-    """Share of the full frontier's hypervolume that has not been found, with an 80 % interval.
-
-    Hypervolume is that of the sampler: in logarithms of positive objectives, from its reference point.
-    """
-
-    expected: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        found, least, most = (f"{100.0 * (1.0 - share):.1f}" for share in (self.expected, self.high, self.low))
-        return f"about {found} % of the frontier found (80 % interval {least}-{most} %)"
-
-
 def estimate(posterior: Posterior, view: View, rng: np.random.Generator) -> Gap:
     """Return the gap between what *posterior* has found and what it expects of untried points, or the best of them."""
     found = pareto.hypervolume(posterior.front, posterior.reference)
@@ -73,21 +58,27 @@ def estimate(posterior: Posterior, view: View, rng: np.random.Generator) -> Gap:
 def _hypervolumes(posterior: Posterior, view: View, rng: np.random.Generator) -> Array:
     """Return the hypervolume (``draws``) of the front with what each joint draw adds to it."""
     factors = np.geomspace(1.0, MOST_DOUBT, DRAWS)
-    losses = np.stack([_draws(output, view, factors, rng) for output in posterior.objectives], axis=2)
-    holds = [_draws(output, view, factors, rng) <= 0.0 for output in posterior.constraints]
-    feasible = np.logical_and.reduce([np.broadcast_to(view.possible, losses.shape[:2]), *holds])
+    drawn = _draws(posterior, view, factors, rng)
+    m = len(posterior.objectives)
+    feasible = (drawn[:, :, m:] <= 0.0).all(axis=2) & view.possible
     return np.array(
         [
-            pareto.hypervolume(np.vstack([posterior.front, drawn[ok]]), posterior.reference)
-            for drawn, ok in zip(losses, feasible, strict=True)
+            pareto.hypervolume(np.vstack([posterior.front, losses[ok]]), posterior.reference)
+            for losses, ok in zip(drawn[:, :, :m], feasible, strict=True)
         ]
     )
 
 
-def _draws(output: Output, view: View, factors: Array, rng: np.random.Generator) -> Array:
-    """Return joint draws of an output, ``draws x q``, each with its factor on the standard deviation."""
-    drawn = output.gp.draws(view.X, factors[:, None] * rng.standard_normal((len(factors), len(view.X))))
-    return drawn if output.mean is None else drawn + output.mean(view)
+def _draws(posterior: Posterior, view: View, factors: Array, rng: np.random.Generator) -> Array:
+    """Return joint draws of all outputs, ``draws x q x outputs``, each with its factor on the standard deviation."""
+    inputs, drawn = posterior.inputs(view), []
+    for process in posterior.model.models:
+        normals = factors[:, None] * rng.standard_normal((len(factors), len(inputs)))
+        with torch.no_grad():
+            predicted = process.posterior(inputs)
+            samples = predicted.rsample_from_base_samples(torch.Size([len(factors)]), torch.as_tensor(normals))
+        drawn.append(samples.numpy())
+    return np.concatenate(drawn, axis=2)
 
 
 def promising(rows: Rows, score: Score, valid: Valid, front: Array, taken: set[Key], rng: np.random.Generator) -> Array:

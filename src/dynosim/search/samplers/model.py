@@ -1,62 +1,48 @@
-r"""Exact Gaussian-process regression: BoTorch's ``SingleTaskGP``, evaluated without autograd.
+r"""One output of a study as a Gaussian process: BoTorch's ``SingleTaskGP`` with a prior mean, and its hyperparameters.
 
 ========  ==========================================================  ============
 symbol    meaning                                                     shape
 ========  ==========================================================  ============
-``X``     training inputs, each feature scaled to [0, 1]              ``n x d``
-``y``     training targets                                            ``n``
+``X``     features of the trials, each scaled to [0, 1]               ``n x d``
+``y``     what the trials gave, less the prior mean                   ``n``
 ``ell``   lengthscales                                                ``d``
-``s2``    noise variance of the standardised targets                  scalar
+``s2``    noise variance of the standardised ``y``                    scalar
 ``K``     k(X, X) + s2 I,  k(x, x') = exp(-|(x - x') / ell|^2 / 2)    ``n x n``
 ``alpha`` K^-1 (y - c), with c the constant mean                      ``n``
 ========  ==========================================================  ============
 
-Same model as BoTorch's: constant mean, squared-exponential kernel with one lengthscale per feature and unit
-variance on standardised targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) and noise prior
-LogNormal(-4, 1) (Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian optimization performs great in high
-dimensions"). A study fits six of these between two 50 ms simulations; BoTorch's fit takes seconds, this one
-milliseconds. The tests hold both to the same posterior and the same marginal likelihood. Not modelled:
-input-dependent noise.
+BoTorch's own choices: constant mean, squared-exponential kernel with one lengthscale per feature and unit variance on
+standardised targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) and noise prior LogNormal(-4, 1)
+(Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian optimization performs great in high dimensions"). The hyperparameters
+are found in logarithms and with the closed-form gradient, on which a study of 50 ms simulations depends: BoTorch's own
+fit of the same density takes ten times as long (docs/search.md). Not modelled: input-dependent noise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 
-if TYPE_CHECKING:
-    from dynosim.search.samplers.botorch_api import ModelListGP
+from dynosim.search.samplers.botorch_api import (
+    ConstantMean,
+    GaussianLikelihood,
+    GreaterThan,
+    RBFKernel,
+    ScaleKernel,
+    SingleTaskGP,
+    Tensor,
+    settings,
+    torch,
+)
 
 Array = NDArray[np.float64]
 
 MIN_LENGTHSCALE, MIN_NOISE = 2.5e-2, 1e-4  # BoTorch's bounds
 _NOISE_PRIOR = (-4.0, 1.0)
-_JITTER = 1e-6
-"""Variance added to joint draws, whose covariance matrix is singular but for rounding."""
-
-
-def _lengthscale_prior(d: int) -> tuple[float, float]:
-    return np.sqrt(2.0) + 0.5 * np.log(d), np.sqrt(3.0)
-
-
-def _log_normal(log_value: Array, prior: tuple[float, float]) -> tuple[float, Array]:
-    """Return the summed log density (up to a constant) of LogNormal(*prior), and its gradient in log_value."""
-    location, scale = prior
-    z = (log_value - location) / scale
-    return float(-np.sum(log_value + 0.5 * z**2)), -1.0 - z / scale
-
-
-def _kernel(A: Array, B: Array) -> Array:
-    """Return exp(-|a - b|^2 / 2) of rows already divided by the lengthscales."""
-    squared = (A**2).sum(1)[:, None] + (B**2).sum(1) - 2.0 * A @ B.T
-    return np.asarray(np.exp(-0.5 * np.maximum(squared, 0.0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +55,16 @@ class Hyperparameters:
     """Log posterior density of the targets (not standardised) and of these, up to a constant: to compare models."""
 
 
-def negative_log_posterior(theta: Array, X: Array, y: Array) -> tuple[float, Array]:
+def negative_log_posterior(theta: Array, X: Array, y: Array, center: Array) -> tuple[float, Array]:
     """Return the negative log marginal likelihood plus log priors at theta = log(ell, s2), and its gradient.
 
-    Rasmussen and Williams 2006, eq. 5.8 and 5.9. The mean c = 1'K^-1 y / 1'K^-1 1 maximises the likelihood
-    for given theta, so by the envelope theorem its own derivative does not enter the gradient.
+    Rasmussen and Williams 2006, eq. 5.8 and 5.9. The mean c = 1'K^-1 y / 1'K^-1 1 maximises the likelihood for given theta,
+    so by the envelope theorem its own derivative does not enter the gradient. The priors are normal densities of theta
+    around *center* (``d + 1``).
     """
     n, d = X.shape
     Z, s2 = X / np.exp(theta[:d]), float(np.exp(theta[d]))
-    kernel = _kernel(Z, Z)
+    kernel = _kernel(Z)
     K = kernel.copy()
     K.flat[:: n + 1] += s2
     factor = dpotrf(K, lower=1, overwrite_a=1)[0]
@@ -93,100 +80,94 @@ def negative_log_posterior(theta: Array, X: Array, y: Array) -> tuple[float, Arr
     gradient = np.empty(d + 1)
     gradient[:d] = A.sum(axis=1) @ Z**2 - np.einsum("ik,ik->k", Z, A @ Z)  # 1/2 tr(A dK/dlog ell_k)
     gradient[d] = 0.5 * s2 * (alpha @ alpha - inverse.trace())
-    log_ell, ell_gradient = _log_normal(theta[:d], _lengthscale_prior(d))
-    log_s2, s2_gradient = _log_normal(theta[d:], _NOISE_PRIOR)
-    return -float(log_likelihood + log_ell + log_s2), -(gradient + np.append(ell_gradient, s2_gradient))
+    _, scale = log_priors(d)
+    z = (theta - center) / scale
+    return float(0.5 * z @ z - log_likelihood), z / scale - gradient
 
 
-def fit(X: Array, y: Array) -> Hyperparameters:
-    """Return the maximum a posteriori hyperparameters, starting from the priors' modes as BoTorch does.
+def _kernel(Z: Array) -> Array:
+    """Return exp(-|z - z'|^2 / 2) of rows already divided by the lengthscales."""
+    squared = (Z**2).sum(1)
+    return np.asarray(np.exp(-0.5 * np.maximum(squared[:, None] + squared - 2.0 * Z @ Z.T, 0.0)))
 
-    The start never depends on an earlier fit, so the result is a function of the data alone and a resumed study
-    continues exactly.
+
+def log_priors(d: int) -> tuple[Array, Array]:
+    """Return location and scale of the normal priors of theta = log(ell, s2), each ``d + 1``."""
+    lengthscale, noise = (np.sqrt(2.0) + 0.5 * np.log(d), np.sqrt(3.0)), (-4.0, 1.0)
+    location, scale = np.transpose([lengthscale] * d + [noise])
+    return location, scale
+
+
+def fit(X: Array, y: Array, rng: np.random.Generator | None = None) -> Hyperparameters:
+    """Return the maximum a posteriori hyperparameters, or with *rng* a draw from about their posterior.
+
+    As a function of theta the log-normal density of exp(theta) is a normal one around its mode. A draw is the optimum under priors
+    around centers that were themselves drawn from the priors: what the data determine stays, what they do not is as the prior has it
+    (randomize, then optimize: Bardsley et al. 2014, SIAM J. Sci. Comput. 36(4)). The start never depends on an earlier
+    fit, so the result is a function of the data alone and a resumed study continues exactly.
     """
     d = X.shape[1]
-    location, scale = _lengthscale_prior(d)
-    start = np.append(np.full(d, location - scale**2), _NOISE_PRIOR[0] - _NOISE_PRIOR[1] ** 2)
-    bounds = [(np.log(MIN_LENGTHSCALE), 12.0)] * d + [(np.log(MIN_NOISE), 2.0)]
-    targets = (y - y.mean()) / _scale(y)
+    location, scale = log_priors(d)
+    center = location - scale**2
+    if rng is not None:
+        center[:d] = location[:d] + scale[:d] * rng.standard_normal(d)
+    bounds = np.array([(np.log(MIN_LENGTHSCALE), 12.0)] * d + [(np.log(MIN_NOISE), 2.0)])
+    targets = (y - y.mean()) / scale_of(y)
     result = minimize(
         negative_log_posterior,
-        np.clip(start, *np.transpose(bounds)),
-        (X, targets),
+        np.clip(center, *bounds.T),
+        (X, targets, center),
         method="L-BFGS-B",
         jac=True,
         bounds=bounds,
         options={"maxiter": 50},
     )
-    evidence = -float(result.fun) - len(y) * np.log(_scale(y))
+    evidence = -float(result.fun) - len(y) * np.log(scale_of(y))
     return Hyperparameters(np.exp(result.x[:d]), float(np.exp(result.x[d])), evidence)
 
 
-def _scale(y: Array) -> float:
+def scale_of(y: Array) -> float:
     """Return the standard deviation that standardises y (BoTorch's ``Standardize``: n - 1, and 1 if constant)."""
     spread = float(y.std(ddof=1)) if len(y) > 1 else 0.0
     return spread if spread > 1e-8 else 1.0
 
 
-@dataclass(frozen=True, eq=False)
-class GP:
-    """The posterior of one output given data and hyperparameters."""
+class PriorMean(ConstantMean):
+    """A constant on top of what is known beforehand, which is a column of the inputs."""
 
-    X: Array
-    y: Array
-    hyperparameters: Hyperparameters
+    def __init__(self, column: int) -> None:
+        super().__init__()
+        self.column = column
 
-    @cached_property
-    def _solved(self) -> tuple[Array, Array, float]:
-        """The Cholesky factor of K, alpha, and the mean c, all of standardised targets."""
-        n, Z = len(self.X), self.X / self.hyperparameters.ell
-        factor = cho_factor(_kernel(Z, Z) + self.hyperparameters.s2 * np.eye(n), lower=True)
-        targets = (self.y - self.y.mean()) / _scale(self.y)
-        weights = cho_solve(factor, np.ones(n))
-        c = float(weights @ targets / weights.sum())
-        return np.tril(factor[0]), cho_solve(factor, targets - c), c
-
-    def posterior(self, X: Array) -> tuple[Array, Array]:
-        """Return mean and standard deviation of the noise-free output at X (``q x d``), each ``q``.
-
-        Rasmussen and Williams 2006, eq. 2.25 and 2.26.
-        """
-        factor, alpha, c = self._solved
-        cross = _kernel(X / self.hyperparameters.ell, self.X / self.hyperparameters.ell)
-        V = solve_triangular(factor, cross.T, lower=True, check_finite=False)
-        variance = np.maximum(1.0 - np.einsum("nq,nq->q", V, V), 1e-12)
-        scale = _scale(self.y)
-        return self.y.mean() + scale * (c + cross @ alpha), scale * np.sqrt(variance)
-
-    def draws(self, X: Array, normals: Array) -> Array:
-        """Return joint draws of the noise-free output at X (``q x d``), one per row of standard normals (``s x q``).
-
-        Rasmussen and Williams 2006, eq. 2.24.
-        """
-        factor, alpha, c = self._solved
-        Z, known = X / self.hyperparameters.ell, self.X / self.hyperparameters.ell
-        cross = _kernel(Z, known)
-        V = solve_triangular(factor, cross.T, lower=True, check_finite=False)
-        covariance = _kernel(Z, Z) - V.T @ V + _JITTER * np.eye(len(X))
-        deviations = normals @ np.linalg.cholesky(covariance).T
-        return np.asarray(self.y.mean() + _scale(self.y) * (c + cross @ alpha + deviations))
-
-    def condition_on_mean(self, X: Array) -> GP:
-        """Return the GP that has seen its own mean at X (``q x d``): a Kriging believer (Ginsbourger et al. 2010)."""
-        return GP(np.vstack([self.X, X]), np.append(self.y, self.posterior(X)[0]), self.hyperparameters)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the mean at *inputs* (``... x q x D``), ``... x q``."""
+        return super().forward(inputs) + inputs[..., self.column]
 
 
-def to_botorch(models: list[GP]) -> ModelListGP:
-    """Return BoTorch's own models with the same data and hyperparameters."""
-    from dynosim.search.samplers.botorch_api import ModelListGP, SingleTaskGP, settings, torch
+def process(inputs: Array, y: Array, hyperparameters: Hyperparameters, column: int) -> SingleTaskGP:
+    """Return BoTorch's model of targets (``n``) at inputs (``n x D``): ``d`` features first, the prior mean in *column*.
 
-    def convert(gp: GP) -> SingleTaskGP:
-        model = SingleTaskGP(torch.as_tensor(gp.X), torch.as_tensor(gp.y)[:, None])
-        model.covar_module.lengthscale = torch.as_tensor(gp.hyperparameters.ell)
-        model.likelihood.noise = torch.tensor([gp.hyperparameters.s2], dtype=torch.float64)
-        model.mean_module.constant = gp._solved[2]
-        return model.eval()
-
-    # Derived features may leave [0, 1] a little, and an output may be constant: both are fine here.
+    It is in the units of the targets: the standard deviation of what the mean leaves is the scale of its kernel.
+    """
+    d, rest = len(hyperparameters.ell), y - inputs[:, column]
+    variance = scale_of(rest) ** 2
+    kernel = ScaleKernel(RBFKernel(ard_num_dims=d, active_dims=tuple(range(d))))
+    likelihood = GaussianLikelihood(noise_constraint=GreaterThan(1e-12))
+    kernel.base_kernel.lengthscale = torch.as_tensor(hyperparameters.ell)
+    kernel.outputscale = torch.tensor(variance, dtype=torch.float64)
+    likelihood.noise = torch.tensor([hyperparameters.s2 * variance], dtype=torch.float64)
+    mean = PriorMean(column)
+    mean.constant = _most_likely_constant(inputs[:, :d], rest, hyperparameters)
+    # Features may leave [0, 1] a little, and targets are not standardised: both are fine here.
     with settings.validate_input_scaling(False):
-        return ModelListGP(*map(convert, models))
+        model = SingleTaskGP(
+            torch.as_tensor(inputs), torch.as_tensor(y)[:, None], None, likelihood, kernel, mean, outcome_transform=None
+        )
+    return model.eval()
+
+
+def _most_likely_constant(X: Array, y: Array, hyperparameters: Hyperparameters) -> float:
+    """Return c = 1'K^-1 y / 1'K^-1 1."""
+    K = _kernel(X / hyperparameters.ell) + hyperparameters.s2 * np.eye(len(X))
+    weights = np.linalg.solve(K, np.ones(len(X)))
+    return float(weights @ y / weights.sum())

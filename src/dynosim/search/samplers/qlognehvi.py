@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from dynosim.search.samplers.bayes import BayesSampler
 from dynosim.search.samplers.candidates import Score
 from dynosim.search.samplers.encoding import Featurizer
-from dynosim.search.samplers.model import to_botorch
-from dynosim.search.samplers.surrogate import Posterior
 
 if TYPE_CHECKING:
+    from dynosim.search.samplers.surrogate import Posterior
     from torch import Tensor
 
 Array = NDArray[np.float64]
@@ -27,16 +26,13 @@ _SHORTLIST = 32
 class QLogNEHVISampler(BayesSampler):
     """``BayesSampler`` with qLogNEHVI (Daulton et al. 2021; Ament et al. 2023), which models noise in the front too.
 
-    Without prior means, which BoTorch's models do not take. Of one objective, for which BoTorch has no hypervolume, it
-    is log expected improvement.
+    Of one objective, for which BoTorch has no hypervolume, it is log expected improvement.
     """
-
-    uses_priors = False
 
     def score(self, featurizer: Featurizer, posterior: Posterior) -> Score:
         """Return qLogNEHVI of single rows, with the constraints' probabilities as BoTorch smooths them."""
         exact = super().score(featurizer, posterior)
-        if np.isnan(posterior.reference).any() or len(posterior.objectives) == 1:
+        if not posterior.searchable or len(posterior.objectives) == 1:
             return exact
         from dynosim.search.samplers.botorch_api import (
             SobolQMCNormalSampler,
@@ -47,9 +43,9 @@ class QLogNEHVISampler(BayesSampler):
 
         m = len(posterior.objectives)
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
-            to_botorch([output.gp for output in (*posterior.objectives, *posterior.constraints)]),
+            posterior.model,
             torch.as_tensor(-posterior.reference),
-            torch.as_tensor(posterior.objectives[0].gp.X),
+            posterior.observed,
             SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=0),
             WeightedMCMultiOutputObjective(-torch.ones(m, dtype=torch.float64), list(range(m))),
             constraints=[_output(m + i) for i in range(len(posterior.constraints))] or None,
@@ -60,7 +56,7 @@ class QLogNEHVISampler(BayesSampler):
             shortlist = np.argsort(-exact(rows), kind="stable")[:_SHORTLIST]
             scores = np.full(len(rows), -np.inf)
             with torch.no_grad():
-                scores[shortlist] = acquisition(torch.as_tensor(featurizer(rows[shortlist]).X)[:, None, :]).numpy()
+                scores[shortlist] = acquisition(posterior.inputs(featurizer(rows[shortlist]))[:, None, :]).numpy()
             return scores
 
         return score

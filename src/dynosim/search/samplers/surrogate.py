@@ -11,17 +11,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr
 
+from dynosim.rng import stream
 from dynosim.search import pareto
 from dynosim.search.rows import Rows
-from dynosim.search.samplers.acquisition import log_feasibility
 from dynosim.search.samplers.base import History
+from dynosim.search.samplers.botorch_api import ModelListGP, SingleTaskGP, Tensor, torch
 from dynosim.search.samplers.encoding import Featurizer, View
-from dynosim.search.samplers.model import GP, Hyperparameters, fit
+from dynosim.search.samplers.model import Hyperparameters, fit, process
 
 Array = NDArray[np.float64]
 Scale = Callable[[Array], Array]
@@ -44,11 +46,17 @@ _MARGIN = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """One modelled quantity: a process on top of a mean."""
+    """One modelled quantity: what is known of it, and the hyperparameters of the process that explains it."""
 
     name: str
-    gp: GP
-    mean: Mean | None
+    X: Array
+    """Features of the ``n`` trials that tell something of it, ``n x d``."""
+    known: Array
+    """The prior mean there (``n``), zeros without one."""
+    y: Array
+    """What they tell, on the scale of the model, ``n``."""
+    hyperparameters: Hyperparameters
+    mean: Mean | None = None
     """What was known beforehand, on the scale of the model; None where there is nothing, or the data disagree."""
     source: str = ""
     """Where it comes from: ``ESTIMATE`` or an earlier study."""
@@ -60,10 +68,20 @@ class Output:
         """What became of prior knowledge, in words."""
         return self.source or ("dropped (the data disagree)" if self.offered else "none")
 
-    def posterior(self, view: View) -> tuple[Array, Array]:
-        """Return mean and standard deviation at the rows of *view*, each ``n``."""
-        mean, sd = self.gp.posterior(view.X)
-        return (mean if self.mean is None else mean + self.mean(view)), sd
+    def prior_mean(self, view: View) -> Array:
+        """Return the prior mean at the rows of *view*, ``n``."""
+        return np.zeros(len(view.X)) if self.mean is None else self.mean(view)
+
+    def process(self, place: int, outputs: int) -> SingleTaskGP:
+        """Return the process; its prior mean is column *place* of the *outputs* that follow the features."""
+        inputs = np.hstack([self.X, np.zeros((len(self.X), outputs))])
+        inputs[:, self.X.shape[1] + place] = self.known
+        return process(inputs, self.y, self.hyperparameters, self.X.shape[1] + place)
+
+    def believing(self, view: View, y: Array) -> Output:
+        """Return the output as if trials at the rows of *view* had told *y* (``q``)."""
+        X, known = np.vstack([self.X, view.X]), np.append(self.known, self.prior_mean(view))
+        return replace(self, X=X, known=known, y=np.append(self.y, y))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,44 +89,63 @@ class Posterior:
     """What the models say after all trials so far, the running ones counted as predicted."""
 
     objectives: list[Output]
+    """Those of which something is known."""
     constraints: list[Output]
+    limits: Array
+    """The loss at the SLO of each of ``objectives``, NaN where it has none."""
     front: Array
     """Feasible non-dominated losses, ``p x m``, with the predicted ones of running trials."""
     reference: Array
     """``m``; NaN while nothing is feasible and no SLO bounds an objective."""
     idle: int = 0
     """Trials since the hypervolume was last noticeably smaller."""
-    doubt: float = 1.0
-    """Factor on all standard deviations."""
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The objectives, then the constraints."""
+        return [*self.objectives, *self.constraints]
+
+    @property
+    def searchable(self) -> bool:
+        """Whether improvements of the hypervolume can be predicted: not before something is known of each objective."""
+        return len(self.objectives) == len(self.reference) and not np.isnan(self.reference).any()
+
+    @cached_property
+    def model(self) -> ModelListGP:
+        """All outputs as BoTorch's model of losses and violations."""
+        count = len(self.outputs)
+        return ModelListGP(*(output.process(place, count) for place, output in enumerate(self.outputs)))
+
+    def inputs(self, view: View) -> Tensor:
+        """Return what the model takes for the rows of *view*: their features, then the prior mean of each output."""
+        return torch.as_tensor(np.column_stack([view.X, *(output.prior_mean(view) for output in self.outputs)]))
 
     def predict(self, view: View) -> tuple[Array, Array]:
-        """Return mean and standard deviation of the losses, each ``n x m``."""
-        mean, sd = stack(self.objectives, view)
-        return mean, self.doubt * sd
+        """Return mean and standard deviation of all outputs, each ``n x outputs``."""
+        with torch.no_grad():
+            predicted = self.model.posterior(self.inputs(view))
+            return predicted.mean.numpy(), predicted.variance.sqrt().numpy()
 
     def priors(self) -> dict[str, str]:
         """Return name -> the source of its prior mean, or that it was dropped, or none."""
-        return {output.name: output.prior for output in (*self.objectives, *self.constraints)}
+        return {output.name: output.prior for output in self.outputs}
 
     def log_feasibility(self, view: View) -> Array:
         """Return the log probability that all constraints hold, ``n``."""
-        if not self.constraints:
-            return np.zeros(len(view.X))
-        mean, sd = stack(self.constraints, view)
-        return log_feasibility(mean, self.doubt * sd)
+        return self._log_met(view, np.full(len(self.limits), np.nan))
 
     def log_admissibility(self, view: View) -> Array:
         """Return the same of the constraints and of the objectives' bounds: what counts while nothing is feasible."""
-        mean, sd = stack(self.objectives, view)
-        bounded = ~np.isnan(self.reference)
-        excess = mean[:, bounded] - self.reference[bounded]
-        return self.log_feasibility(view) + log_feasibility(excess, sd[:, bounded])
+        return self._log_met(view, self.limits)
 
-
-def stack(outputs: Sequence[Output], view: View) -> tuple[Array, Array]:
-    """Return mean and standard deviation of several outputs, each ``n x outputs``."""
-    columns = [output.posterior(view) for output in outputs]
-    return np.column_stack([mean for mean, _ in columns]), np.column_stack([sd for _, sd in columns])
+    def _log_met(self, view: View, limits: Array) -> Array:
+        """Return the log probability that the constraints and *limits* on objectives hold, ``n``."""
+        limits = np.append(limits, np.zeros(len(self.constraints)))
+        counted = ~np.isnan(limits)
+        if not counted.any():
+            return np.zeros(len(view.X))
+        mean, sd = self.predict(view)
+        return np.asarray(log_ndtr((limits - mean) / sd)[:, counted].sum(axis=1))
 
 
 class Surrogate:
@@ -116,24 +153,30 @@ class Surrogate:
 
     def __init__(self, rows: Rows, featurizer: Featurizer, bounds: Sequence[float | None], scouts: Array) -> None:
         self._rows, self._featurizer, self._bounds, self._scouts = rows, featurizer, bounds, featurizer(scouts)
-        self._earlier: list[dict[str, Output]] = []
-        self._fits: dict[str, tuple[bytes, Hyperparameters]] = {}
+        self._earlier: list[tuple[Posterior, dict[str, int]]] = []
+        self._fits: dict[tuple[str, int], tuple[bytes, Hyperparameters]] = {}
 
     def learn_from(self, history: History) -> None:
         """Take what an earlier study of like points says as one more thing that may be known beforehand."""
         posterior = Surrogate(self._rows, self._featurizer, self._bounds, self._rows.of(history.points[:1]))(history)
-        self._earlier.append({output.name: output for output in (*posterior.objectives, *posterior.constraints)})
+        self._earlier.append((posterior, {output.name: place for place, output in enumerate(posterior.outputs)}))
 
-    def __call__(self, history: History) -> Posterior:
-        """Return the posterior of a history with at least one trial that ran."""
+    def __call__(self, history: History, draw: int = 0) -> Posterior:
+        """Return the posterior of a history with at least one trial that ran.
+
+        Of the hyperparameters it takes the most probable ones, or from *draw* 1 on one of several draws from about their
+        posterior.
+        """
         view = self._featurizer(self._rows.of(history.points))
-        losses, reference, priors = self._losses(history)
+        losses, limits, priors = self._losses(history)
         best = losses[history.feasible]
+        reference = _reference(best, limits)
+        told = [j for j in range(losses.shape[1]) if np.isfinite(losses[:, j]).any()]
         objectives = [
-            self._output(f"objective {j}", view, losses[:, j], priors[j], _Calm(best[:, j], reference[j]))
-            for j in range(losses.shape[1])
+            self._output(f"objective {j}", view, losses[:, j], priors[j], _Calm(best[:, j], reference[j]), draw)
+            for j in told
         ]
-        posterior = Posterior(objectives, self._constraints(view, history), best, reference)
+        posterior = Posterior(objectives, self._constraints(view, history, draw), limits[told], best, reference)
         if len(best):
             posterior = replace(posterior, reference=self._wider(posterior))
             posterior = replace(posterior, idle=_idle(losses, history.feasible, posterior.reference))
@@ -142,7 +185,7 @@ class Surrogate:
         return replace(posterior, front=posterior.front[pareto.nondominated(posterior.front)])
 
     def _losses(self, history: History) -> tuple[Array, Array, list[Prior]]:
-        """Return the losses as they are modelled (``n x m``), their reference (``m``) and their priors."""
+        """Return the losses as they are modelled (``n x m``), those at the SLOs (``m``) and their priors."""
         ran = np.isfinite(history.values).all(axis=1)
         given = self._bounds or [None] * history.values.shape[1]
         bounds = np.array([np.nan if bound is None else bound for bound in given])
@@ -153,31 +196,31 @@ class Surrogate:
         values = self._with_bounds(history)
         losses = np.column_stack([axis.loss(column) for axis, column in zip(axes, values.T, strict=True)])
         limits = np.array([axis.loss(np.array([bound]))[0] for axis, bound in zip(axes, bounds, strict=True)])
-        return losses, _reference(losses[history.feasible], limits), [axis.prior for axis in axes]
+        return losses, limits, [axis.prior for axis in axes]
 
     def _wider(self, posterior: Posterior) -> Array:
         """Return the reference, moved to what unbounded objectives are believed to be at points that may be feasible.
 
         Otherwise the search would not look for what is, say, dearer and faster than anything it has met.
         """
-        bounded = np.array([bound is not None for bound in self._bounds or [None] * len(posterior.objectives)])
-        limits = np.where(bounded, posterior.reference, np.nan)
-        admissible = replace(posterior, reference=limits).log_admissibility(self._scouts) > np.log(0.5)
-        worst = stack(posterior.objectives, self._scouts)[0][admissible].max(axis=0, initial=-np.inf)
+        admissible = posterior.log_admissibility(self._scouts) > np.log(0.5)
+        means = posterior.predict(self._scouts)[0][:, : len(posterior.limits)]
+        worst = means[admissible].max(axis=0, initial=-np.inf)
+        bounded = ~np.isnan(posterior.limits)
         return np.where(bounded, posterior.reference, np.maximum(posterior.reference, worst))
 
-    def _constraints(self, view: View, history: History) -> list[Output]:
+    def _constraints(self, view: View, history: History, draw: int) -> list[Output]:
         """Return the models of the constraints that are not the bound of an objective, and of "it runs"."""
         told = {name: np.where(history.runs, x, np.nan) for name, x in history.constraints.items()}
         constraints = [
-            self._output(name, view, np.minimum(violations, _WORST_VIOLATION), partial(_violation_prior, name), _soften)
+            self._output(name, view, np.minimum(violations, _WORST_VIOLATION), partial(_violation_prior, name), _soften, draw)
             for name, violations in told.items()
             if self._twin(name, history) is None and _varies(violations)
         ]
         if not history.runs.all() or history.failed:
             seen = self._featurizer(self._rows.of([*history.points, *history.failed]))
             fails = np.append(np.where(history.runs, -1.0, 1.0), np.ones(len(history.failed)))
-            constraints.append(self._output("runs", seen, fails, None, _identity))
+            constraints.append(self._output("runs", seen, fails, None, _identity, draw))
         return constraints
 
     def _twin(self, name: str, history: History) -> int | None:
@@ -201,31 +244,31 @@ class Surrogate:
                 values[:, j] = np.where(np.isnan(values[:, j]) & history.runs, broken, values[:, j])
         return values
 
-    def _output(self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale) -> Output:
+    def _output(self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale, draw: int) -> Output:
         """Return the model of one output (``n``, NaN where unknown), with the mean that the data speak for most."""
-        known = np.isfinite(y)
-        X, targets = view.X[known], scale(y[known])
+        told = np.isfinite(y)
+        X, targets = view.X[told], scale(y[told])
         means = self._means(name, view, y, prior, scale)
-        offsets = {source: mean(view)[known] for source, mean in means.items()}
-        offsets[""] = np.zeros(len(targets))
+        known = {source: mean(view)[told] for source, mean in means.items()} | {"": np.zeros(len(targets))}
         evidence = {
-            source: self._fit(f"{name} {source}", X, targets - offset, _RECONSIDER).evidence
-            for source, offset in offsets.items()
-            if len(offsets) > 1
+            source: self._fit(f"{name} {source}", X, targets - mean, _RECONSIDER).evidence
+            for source, mean in known.items()
+            if len(known) > 1
         }
         best = max(evidence, key=evidence.__getitem__, default="")
-        gp = GP(X, targets - offsets[best], self._fit(name, X, targets - offsets[best], _REFIT))
-        return Output(name, gp, means.get(best), best, tuple(means))
+        hyperparameters = self._fit(name, X, targets - known[best], _REFIT, draw)
+        return Output(name, X, known[best], targets, hyperparameters, means.get(best), best, tuple(means))
 
     def _means(self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale) -> dict[str, Mean]:
         """Return what may be known of an output beforehand, by source, each at the level of the data."""
         found = {ESTIMATE: _aligned(view, y, prior, scale)}
-        for i, earlier in enumerate(self._earlier):
-            if name in earlier:
-                found[f"{EARLIER} {i + 1}"] = _aligned(view, scale(y), partial(_recall, earlier[name]), _identity)
+        for i, (earlier, places) in enumerate(self._earlier):
+            if name in places:
+                recalled = partial(_recall, earlier, places[name])
+                found[f"{EARLIER} {i + 1}"] = _aligned(view, scale(y), recalled, _identity)
         return {source: mean for source, mean in found.items() if mean is not None}
 
-    def _fit(self, name: str, X: Array, y: Array, growth: float) -> Hyperparameters:
+    def _fit(self, name: str, X: Array, y: Array, growth: float, draw: int = 0) -> Hyperparameters:
         """Return hyperparameters for the first trials of a study, as many as the last scheduled fit had.
 
         So they depend on the trials alone, not on when this process started. Of very many, an even selection is fitted.
@@ -233,9 +276,10 @@ class Surrogate:
         size = _scheduled(len(y), growth)
         some = np.linspace(0, size - 1, min(size, _MOST_FITTED)).round().astype(int)
         data = X[some].tobytes() + y[some].tobytes()
-        if name not in self._fits or self._fits[name][0] != data:
-            self._fits[name] = data, fit(X[some], y[some])
-        return self._fits[name][1]
+        if self._fits.get((name, draw), (b"",))[0] != data:
+            rng = stream(draw, f"hyperparameters of {name} at {size}") if draw else None
+            self._fits[name, draw] = data, fit(X[some], y[some], rng)
+        return self._fits[name, draw][1]
 
 
 @dataclass(frozen=True)
@@ -268,8 +312,8 @@ class _Calm:
         return np.asarray(np.minimum(losses, self._reference) + self._width * np.log1p(excess / self._width))
 
 
-def _recall(output: Output, view: View) -> Array:
-    return output.posterior(view)[0]
+def _recall(posterior: Posterior, place: int, view: View) -> Array:
+    return posterior.predict(view)[0][:, place]
 
 
 def _violation_prior(name: str, view: View) -> Array | None:
@@ -327,14 +371,12 @@ def _aligned(view: View, y: Array, prior: Prior | None, scale: Scale) -> Mean | 
 
 
 def _assume_predicted(posterior: Posterior, pending: View) -> Posterior:
-    """Return the posterior as if running trials had returned their predicted means."""
-    hopeful = posterior.log_feasibility(pending) > np.log(0.5)
-    front = np.vstack([posterior.front, stack(posterior.objectives, pending)[0][hopeful]])
-    objectives, constraints = (
-        [replace(output, gp=output.gp.condition_on_mean(pending.X)) for output in outputs]
-        for outputs in (posterior.objectives, posterior.constraints)
-    )
-    return replace(posterior, objectives=objectives, constraints=constraints, front=front)
+    """Return the posterior as if running trials had returned their means (Kriging believer: Ginsbourger et al. 2010)."""
+    hopeful, (mean, _) = posterior.log_feasibility(pending) > np.log(0.5), posterior.predict(pending)
+    outputs = [output.believing(pending, told) for output, told in zip(posterior.outputs, mean.T, strict=True)]
+    m = len(posterior.objectives)
+    front = np.vstack([posterior.front, mean[hopeful, :m]]) if posterior.searchable else posterior.front
+    return replace(posterior, objectives=outputs[:m], constraints=outputs[m:], front=front)
 
 
 def _scheduled(n: int, growth: float) -> int:

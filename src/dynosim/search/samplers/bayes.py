@@ -191,7 +191,7 @@ class BayesSampler(PointSampler):
     def score(self, featurizer: Featurizer, posterior: Posterior) -> Score:
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""
         if not posterior.searchable:
-            return lambda rows: posterior.log_admissibility(featurizer(rows))
+            return lambda rows: posterior.log_admissibility(*posterior.predict(featurizer(rows)))
         from dynosim.search.samplers.acquisition import LogEHVI
         from dynosim.search.samplers.botorch_api import torch
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,8 @@ class Posterior:
     objectives: list[Output]
     """Those of which something is known."""
     constraints: list[Output]
+    model: ModelListGP
+    """The objectives, then the constraints, as BoTorch's model of losses and violations."""
     limits: Array
     """The loss at the SLO of each of ``objectives``, NaN where it has none."""
     front: Array
@@ -110,12 +112,6 @@ class Posterior:
         """Whether improvements of the hypervolume can be predicted: not before something is known of each objective."""
         return len(self.objectives) == len(self.reference) and not np.isnan(self.reference).any()
 
-    @cached_property
-    def model(self) -> ModelListGP:
-        """All outputs as BoTorch's model of losses and violations."""
-        count = len(self.outputs)
-        return ModelListGP(*(output.process(place, count) for place, output in enumerate(self.outputs)))
-
     def inputs(self, view: View) -> Tensor:
         """Return what the model takes for the rows of *view*: their features, then the prior mean of each output."""
         return torch.as_tensor(np.column_stack([view.X, *(output.prior_mean(view) for output in self.outputs)]))
@@ -130,22 +126,20 @@ class Posterior:
         """Return name -> the source of its prior mean, or that it was dropped, or none."""
         return {output.name: output.prior for output in self.outputs}
 
-    def log_feasibility(self, view: View) -> Array:
-        """Return the log probability that all constraints hold, ``n``."""
-        return self._log_met(view, np.full(len(self.limits), np.nan))
+    def log_feasibility(self, mean: Array, sd: Array) -> Array:
+        """Return the log probability that all constraints hold (``n``) of predictions (``n x outputs``)."""
+        m = len(self.objectives)
+        return _log_below(mean[:, m:], sd[:, m:], np.zeros(len(self.constraints)))
 
-    def log_admissibility(self, view: View) -> Array:
+    def log_admissibility(self, mean: Array, sd: Array) -> Array:
         """Return the same of the constraints and of the objectives' bounds: what counts while nothing is feasible."""
-        return self._log_met(view, self.limits)
+        bounded = np.flatnonzero(~np.isnan(self.limits))
+        return self.log_feasibility(mean, sd) + _log_below(mean[:, bounded], sd[:, bounded], self.limits[bounded])
 
-    def _log_met(self, view: View, limits: Array) -> Array:
-        """Return the log probability that the constraints and *limits* on objectives hold, ``n``."""
-        limits = np.append(limits, np.zeros(len(self.constraints)))
-        counted = ~np.isnan(limits)
-        if not counted.any():
-            return np.zeros(len(view.X))
-        mean, sd = self.predict(view)
-        return np.asarray(log_ndtr((limits - mean) / sd)[:, counted].sum(axis=1))
+
+def _log_below(mean: Array, sd: Array, limits: Array) -> Array:
+    """Return the log probability (``n``) that independent outputs (``n x c``) are all at or below their limits (``c``)."""
+    return np.asarray(log_ndtr((limits - mean) / sd).sum(axis=1))
 
 
 class Surrogate:
@@ -176,7 +170,9 @@ class Surrogate:
             self._output(f"objective {j}", view, losses[:, j], priors[j], _Calm(best[:, j], reference[j]), draw)
             for j in told
         ]
-        posterior = Posterior(objectives, self._constraints(view, history, draw), limits[told], best, reference)
+        constraints = self._constraints(view, history, draw)
+        model = _model([*objectives, *constraints])
+        posterior = Posterior(objectives, constraints, model, limits[told], best, reference)
         if len(best):
             posterior = replace(posterior, reference=self._wider(posterior))
             posterior = replace(posterior, idle=_idle(losses, history.feasible, posterior.reference))
@@ -203,9 +199,9 @@ class Surrogate:
 
         Otherwise the search would not look for what is, say, dearer and faster than anything it has met.
         """
-        admissible = posterior.log_admissibility(self._scouts) > np.log(0.5)
-        means = posterior.predict(self._scouts)[0][:, : len(posterior.limits)]
-        worst = means[admissible].max(axis=0, initial=-np.inf)
+        mean, sd = posterior.predict(self._scouts)
+        admissible = posterior.log_admissibility(mean, sd) > np.log(0.5)
+        worst = mean[admissible, : len(posterior.limits)].max(axis=0, initial=-np.inf)
         bounded = ~np.isnan(posterior.limits)
         return np.where(bounded, posterior.reference, np.maximum(posterior.reference, worst))
 
@@ -372,11 +368,15 @@ def _aligned(view: View, y: Array, prior: Prior | None, scale: Scale) -> Mean | 
 
 def _assume_predicted(posterior: Posterior, pending: View) -> Posterior:
     """Return the posterior as if running trials had returned their means (Kriging believer: Ginsbourger et al. 2010)."""
-    hopeful, (mean, _) = posterior.log_feasibility(pending) > np.log(0.5), posterior.predict(pending)
+    mean, sd = posterior.predict(pending)
     outputs = [output.believing(pending, told) for output, told in zip(posterior.outputs, mean.T, strict=True)]
-    m = len(posterior.objectives)
+    m, hopeful = len(posterior.objectives), posterior.log_feasibility(mean, sd) > np.log(0.5)
     front = np.vstack([posterior.front, mean[hopeful, :m]]) if posterior.searchable else posterior.front
-    return replace(posterior, objectives=outputs[:m], constraints=outputs[m:], front=front)
+    return replace(posterior, objectives=outputs[:m], constraints=outputs[m:], model=_model(outputs), front=front)
+
+
+def _model(outputs: Sequence[Output]) -> ModelListGP:
+    return ModelListGP(*(output.process(place, len(outputs)) for place, output in enumerate(outputs)))
 
 
 def _scheduled(n: int, growth: float) -> int:

@@ -23,7 +23,8 @@ from truth import SPACES, Truth, bounds, load_truth
 from dynosim.search import pareto
 from dynosim.search.samplers import BayesSampler
 from dynosim.search.samplers.base import History
-from dynosim.search.samplers.gap import EXPECTED, HIGH, LOW, Gap
+from dynosim.search.samplers.base import Gap
+from dynosim.search.samplers.gap import EXPECTED, HIGH, LOW
 
 Array = NDArray[np.float64]
 

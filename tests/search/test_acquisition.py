@@ -9,7 +9,13 @@ from botorch.utils.testing import MockModel, MockPosterior
 from scipy.stats import norm
 
 from dynosim.search import pareto
-from dynosim.search.samplers.acquisition import log_ehvi, log_feasibility, log_h, nondominated_cells
+from dynosim.search.samplers import acquisition
+from dynosim.search.samplers.acquisition import LogEHVI, nondominated_cells
+from dynosim.search.samplers.botorch_api import log_h
+
+
+def log_ehvi(mu: np.ndarray, sigma: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    return acquisition.log_ehvi(*map(torch.as_tensor, (mu, sigma, lower, upper))).numpy()
 
 
 def _front(m: int, p: int, seed: int = 0) -> np.ndarray:
@@ -99,12 +105,15 @@ def test_ehvi_stays_finite_and_ordered_where_it_underflows() -> None:
 
 def test_log_h_is_smooth_over_its_branches() -> None:
     z = np.array([3.0, 0.0, -0.999, -1.001, -10.0, -30.0])
-    np.testing.assert_allclose(log_h(z), np.log(norm.pdf(z) + z * norm.cdf(z)), rtol=1e-7)
-    edge = log_h(np.array([-1e6 * (1 - 1e-9), -1e6 * (1 + 1e-9)]))
+    np.testing.assert_allclose(log_h(torch.as_tensor(z)), np.log(norm.pdf(z) + z * norm.cdf(z)), rtol=1e-7)
+    edge = log_h(torch.tensor([-1e6 * (1 - 1e-9), -1e6 * (1 + 1e-9)], dtype=torch.float64))
     assert edge[0] - edge[1] == pytest.approx(2e3, rel=1e-3)  # the slope there is |z|
 
 
-def test_feasibility_is_a_product_of_normal_probabilities() -> None:
-    mu, sigma = np.array([[0.3, -1.0]]), np.array([[0.5, 2.0]])
-    expected = np.log(norm.cdf(-0.6) * norm.cdf(0.5))
-    assert log_feasibility(mu, sigma)[0] == pytest.approx(expected)
+def test_constraints_multiply_by_the_probability_that_they_hold() -> None:
+    mu, sigma = np.array([[0.4, 0.5, 0.3, -1.0]]), np.array([[0.2, 0.2, 0.5, 2.0]])
+    model = MockModel(MockPosterior(mean=torch.as_tensor(mu), variance=torch.as_tensor(sigma**2)))
+    cells = nondominated_cells(_front(2, 4), np.ones(2))
+    gain = log_ehvi(mu[:, :2], sigma[:, :2], *cells)[0]
+    value = LogEHVI(model, *cells)(torch.zeros(1, 1, 1))
+    assert value.item() == pytest.approx(gain + np.log(norm.cdf(-0.6) * norm.cdf(0.5)))

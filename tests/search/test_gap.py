@@ -13,9 +13,10 @@ from dynosim.config import Scenario
 from dynosim.search.loop import GAP_EVERY, run_study
 from dynosim.search.priors import Prior
 from dynosim.search.samplers import gap
+from dynosim.search.samplers.base import Gap
 from dynosim.search.samplers.encoding import View
-from dynosim.search.samplers.model import GP, Hyperparameters
-from dynosim.search.samplers.surrogate import Output, Posterior
+from dynosim.search.samplers.model import Hyperparameters
+from dynosim.search.samplers.surrogate import Output, Posterior, modelled
 from dynosim.search.study import Study
 from dynosim.search.trial import Outcome
 from search.analytic import evaluate
@@ -29,10 +30,16 @@ REFERENCE = np.array([1.2, 1.2])
 HYPERPARAMETERS = Hyperparameters(np.array([0.2]), 1e-4)
 
 
+def output(name: str, y: Array) -> Output:
+    return Output(name, KNOWN, np.zeros(4), y, HYPERPARAMETERS)
+
+
 def posterior(*constraints: Output) -> Posterior:
     """Return what is believed of two losses along a line, after four trials."""
-    outputs = [Output(f"objective {j}", GP(KNOWN, LOSSES[:, j], HYPERPARAMETERS), None) for j in range(2)]
-    return Posterior(outputs, list(constraints), LOSSES[[0, 1, 3]], REFERENCE)
+    objectives = [output(f"objective {j}", LOSSES[:, j]) for j in range(2)]
+    model = modelled([*objectives, *constraints])
+    limits = np.full(2, np.nan)
+    return Posterior(objectives, list(constraints), model, limits, LOSSES[[0, 1, 3]], REFERENCE, KNOWN)
 
 
 def view(x: Array) -> View:
@@ -40,14 +47,13 @@ def view(x: Array) -> View:
 
 
 def test_joint_draws_have_the_posterior_covariance() -> None:
-    x, train = np.linspace(0.05, 0.95, 5), KNOWN[:, 0]
-    gp = GP(KNOWN, LOSSES[:, 0], HYPERPARAMETERS)
+    x, train, told = np.linspace(0.05, 0.95, 5), KNOWN[:, 0], posterior()
     kernel = lambda a, b: np.exp(-0.5 * ((a[:, None] - b) / 0.2) ** 2)  # noqa: E731
     inverse = np.linalg.inv(kernel(train, train) + 1e-4 * np.eye(4))
     covariance = LOSSES[:, 0].var(ddof=1) * (kernel(x, x) - kernel(x, train) @ inverse @ kernel(train, x))
-    draws = gp.draws(x[:, None], np.random.default_rng(0).standard_normal((40_000, 5)))
-    np.testing.assert_allclose(draws.mean(axis=0), gp.posterior(x[:, None])[0], atol=0.01)
-    np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.01)
+    drawn = gap.joint_draws(told, view(x), np.ones(40_000), np.random.default_rng(0))[:, :, 0]
+    np.testing.assert_allclose(drawn.mean(axis=0), told.predict(view(x))[0][:, 0], atol=0.01)
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.01)
 
 
 def area(points: Array) -> float:
@@ -61,17 +67,15 @@ def area(points: Array) -> float:
 
 def test_equals_brute_force_on_a_tiny_space(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.array([0.15, 0.2, 0.5, 0.85])
-    holds = Output("slo", GP(KNOWN, np.array([-1.0, 1.0, 2.0, -1.0]), HYPERPARAMETERS), None)
-    told, rng = posterior(holds), np.random.default_rng(1)
+    told = posterior(output("slo", np.array([-1.0, 1.0, 2.0, -1.0])))
     gaps = []
-    for _ in range(1_000):
-        losses = np.column_stack([o.gp.draws(x[:, None], rng.standard_normal((1, 4)))[0] for o in told.objectives])
-        feasible = holds.gp.draws(x[:, None], rng.standard_normal((1, 4)))[0] <= 0.0
+    for drawn in gap.joint_draws(told, view(x), np.ones(1_000), np.random.default_rng(1)):
+        losses, feasible = drawn[:, :2], drawn[:, 2] <= 0.0
         gaps.append(1.0 - area(told.front) / area(np.vstack([told.front, losses[feasible]])))
     monkeypatch.setattr(gap, "DRAWS", 1_000)
     monkeypatch.setattr(gap, "MOST_DOUBT", 1.0)
     found = gap.estimate(told, view(x), np.random.default_rng(2))
-    expected = gap.Gap(gap.EXPECTED * np.mean(gaps), *(np.quantile(gaps, [0.1, 0.9]) * [gap.LOW, gap.HIGH]))
+    expected = Gap(gap.EXPECTED * np.mean(gaps), *(np.quantile(gaps, [0.1, 0.9]) * [gap.LOW, gap.HIGH]))
     assert found.expected == pytest.approx(expected.expected, rel=0.15)
     assert found.low == pytest.approx(expected.low, abs=0.01)
     assert found.high == pytest.approx(expected.high, rel=0.15)
@@ -85,10 +89,10 @@ def test_nothing_is_missing_where_nothing_is_uncertain() -> None:
 
 def test_what_cannot_be_is_not_missing() -> None:
     impossible = View(np.array([[0.15], [0.85]]), Prior((), {}), np.zeros(2, dtype=bool))
-    assert gap.estimate(posterior(), impossible, np.random.default_rng(0)) == gap.Gap(0.0, 0.0, 0.0)
+    assert gap.estimate(posterior(), impossible, np.random.default_rng(0)) == Gap(0.0, 0.0, 0.0)
 
 
-def _after(trials: int) -> gap.Gap:
+def _after(trials: int) -> Gap:
     study = run_study(serving(), trials=trials, seed=1, evaluate=evaluate)
     assert study.gap is not None
     return study.gap
@@ -104,7 +108,7 @@ def test_nothing_is_missing_once_everything_was_tried() -> None:
     some, all_of_it = (run_study(small(), trials=trials, evaluate=evaluate) for trials in (8, 15))
     assert some.gap is not None
     assert some.gap.high > 0.0
-    assert all_of_it.gap == gap.Gap(0.0, 0.0, 0.0)
+    assert all_of_it.gap == Gap(0.0, 0.0, 0.0)
 
 
 def test_samplers_without_models_say_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The lean Gaussian process against BoTorch's, and against what any Gaussian process must do."""
+"""The processes of the models: what is fitted against BoTorch's own, and what any Gaussian process must do."""
 
 import numpy as np
 import pytest
@@ -8,48 +8,132 @@ from botorch.models.gp_regression import SingleTaskGP
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from scipy.optimize import approx_fprime
 
-from dynosim.search.samplers.model import GP, Hyperparameters, fit, negative_log_posterior, to_botorch
+from dynosim.search.samplers.model import Hyperparameters, fit, log_priors, negative_log_posterior, process
+
+Array = np.ndarray
 
 
-def _data(n: int = 30, d: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def _data(n: int = 30, d: int = 4, seed: int = 0) -> tuple[Array, Array]:
     X = np.random.default_rng(seed).random((n, d))
     return X, 3.0 + 10.0 * np.sin(5.0 * X[:, 0]) + 4.0 * X[:, 1] ** 2
 
 
-@pytest.mark.parametrize("hyperparameters", [Hyperparameters(np.array([0.3, 1.0, 2.0, 9.0]), 1e-3), None])
-def test_posterior_equals_botorch(hyperparameters: Hyperparameters | None) -> None:
-    X, y = _data()
-    gp = GP(X, y, hyperparameters or fit(X, y))
-    targets = np.random.default_rng(1).random((50, 4))
+def _process(X: Array, y: Array, hyperparameters: Hyperparameters, known: Array | None = None) -> SingleTaskGP:
+    inputs = np.column_stack([X, np.zeros(len(X)) if known is None else known])
+    return process(inputs, y, hyperparameters, X.shape[1])
+
+
+def _predicted(model: SingleTaskGP, X: Array, known: Array | None = None) -> tuple[Array, Array]:
+    inputs = np.column_stack([X, np.zeros(len(X)) if known is None else known])
     with torch.no_grad():
-        posterior = to_botorch([gp]).posterior(torch.as_tensor(targets))
-    mean, sd = gp.posterior(targets)
-    np.testing.assert_allclose(mean, posterior.mean[:, 0], rtol=1e-6)
-    np.testing.assert_allclose(sd, posterior.variance[:, 0].sqrt(), rtol=1e-6)
+        predicted = model.posterior(torch.as_tensor(inputs))
+    return predicted.mean[:, 0].numpy(), predicted.variance[:, 0].sqrt().numpy()
 
 
-def test_log_posterior_equals_gpytorch_up_to_a_constant() -> None:
+def _mode(d: int) -> Array:
+    location, scale = log_priors(d)
+    return location - scale**2
+
+
+def _standard(y: Array) -> Array:
+    return (y - y.mean()) / y.std(ddof=1)
+
+
+def _botorch(X: Array, y: Array, theta: Array) -> SingleTaskGP:
+    """BoTorch's default model with given hyperparameters."""
+    model = SingleTaskGP(torch.as_tensor(X), torch.as_tensor(y)[:, None])
+    model.covar_module.lengthscale = torch.as_tensor(np.exp(theta[:-1]))
+    model.likelihood.noise = torch.as_tensor(np.exp(theta[-1:]))
+    return model
+
+
+def test_log_posterior_equals_botorch_up_to_a_constant() -> None:
     X, y = _data()
-    standard = (y - y.mean()) / y.std(ddof=1)
     differences = []
     for seed in range(4):
         theta = np.random.default_rng(seed).normal(size=5) - [0, 0, 0, 0, 4]
-        gp = GP(X, y, Hyperparameters(np.exp(theta[:4]), float(np.exp(theta[4]))))
-        model = to_botorch([gp]).models[0].train()
+        own = process(
+            np.column_stack([X, np.zeros(30)]), _standard(y), Hyperparameters(np.exp(theta[:4]), np.exp(theta[4])), 4
+        )
+        model = _botorch(X, y, theta).train()
+        model.mean_module.constant = own.mean_module.constant.item()
         mll = ExactMarginalLogLikelihood(model.likelihood, model)
         with torch.no_grad():
             theirs = len(y) * mll(model(*model.train_inputs), model.train_targets).item()
-        differences.append(theirs + negative_log_posterior(theta, X, standard)[0])
+        differences.append(theirs + negative_log_posterior(theta, X, _standard(y), _mode(4))[0])
     np.testing.assert_allclose(differences, differences[0], rtol=1e-6)
 
 
-def test_the_mean_is_the_most_likely_one() -> None:
+def test_gradient_equals_finite_differences() -> None:
     X, y = _data()
-    gp = GP(X, y, Hyperparameters(np.array([0.3, 1.0, 2.0, 9.0]), 1e-2))
-    model = to_botorch([gp]).models[0].train()
-    mll = ExactMarginalLogLikelihood(model.likelihood, model)
-    mll(model(*model.train_inputs), model.train_targets).backward()
-    assert model.mean_module.raw_constant.grad.item() == pytest.approx(0.0, abs=1e-6)
+    theta = np.array([-0.5, 0.3, 0.8, 1.5, -4.0])
+    numeric = approx_fprime(theta, lambda t: negative_log_posterior(t, X, _standard(y), _mode(4))[0], 1e-6)
+    np.testing.assert_allclose(negative_log_posterior(theta, X, _standard(y), _mode(4))[1], numeric, rtol=1e-4)
+
+
+def test_fit_is_as_good_as_botorch() -> None:
+    X, y = _data()
+    model = SingleTaskGP(torch.as_tensor(X), torch.as_tensor(y)[:, None])
+    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    theirs = [*model.covar_module.lengthscale.detach().numpy()[0], model.likelihood.noise.item()]
+    ours = fit(X, y)
+    loss = negative_log_posterior(np.log([*ours.ell, ours.s2]), X, _standard(y), _mode(4))[0]
+    assert loss <= negative_log_posterior(np.log(theirs), X, _standard(y), _mode(4))[0] + 0.01
+
+
+def test_draws_keep_what_the_data_say_and_vary_in_what_they_do_not() -> None:
+    """Two of four features matter: their lengthscales are known, those of the others are any that are long."""
+    X, y = _data(60)
+    drawn = np.log([fit(X, y, np.random.default_rng(seed)).ell for seed in range(40)])
+    _, scale = log_priors(4)
+    spread = drawn.std(axis=0) / scale[:4]
+    assert spread[2:].min() > 2.0 * spread[:2].max()
+    assert np.abs(drawn[:, 0].mean() - np.log(fit(X, y).ell[0])) < 0.5
+
+
+def test_a_draw_is_a_function_of_its_seed() -> None:
+    X, y = _data()
+    one, same, other = (fit(X, y, np.random.default_rng(seed)).ell for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_process_is_botorch_with_the_most_likely_constant() -> None:
+    X, y = _data()
+    theta = np.log([0.3, 1.0, 2.0, 9.0, 1e-2])
+    own = _process(X, y, Hyperparameters(np.exp(theta[:4]), np.exp(theta[4])))
+    theirs = _botorch(X, y, theta).train()
+    theirs.mean_module.constant = (own.mean_module.constant.item() - y.mean()) / y.std(ddof=1)
+    mll = ExactMarginalLogLikelihood(theirs.likelihood, theirs)
+    mll(theirs(*theirs.train_inputs), theirs.train_targets).backward()
+    assert theirs.mean_module.raw_constant.grad.item() == pytest.approx(0.0, abs=1e-6)
+    targets = np.random.default_rng(1).random((50, 4))
+    with torch.no_grad():
+        predicted = theirs.eval().posterior(torch.as_tensor(targets))
+    mean, sd = _predicted(own, targets)
+    np.testing.assert_allclose(mean, predicted.mean[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(sd, predicted.variance[:, 0].sqrt(), rtol=1e-6)
+
+
+def test_a_prior_mean_is_what_is_predicted_far_away() -> None:
+    X, y = _data()
+    known = 10.0 * np.sin(5.0 * X[:, 0])
+    model = _process(X, y, fit(X, y - known), known)
+    far = np.full((3, 4), 50.0)
+    mean, sd = _predicted(model, far, np.array([-7.0, 0.0, 20.0]))
+    np.testing.assert_allclose(np.diff(mean), [7.0, 20.0], rtol=1e-6)
+    np.testing.assert_allclose(sd, (y - known).std(ddof=1), rtol=1e-6)
+
+
+def test_a_prior_mean_is_the_same_as_modelling_what_it_leaves() -> None:
+    X, y = _data()
+    known, hyperparameters = 5.0 * np.sin(5.0 * X[:, 0]), Hyperparameters(np.full(4, 0.7), 1e-3)
+    targets = np.random.default_rng(1).random((20, 4))
+    there = 5.0 * np.sin(5.0 * targets[:, 0])
+    mean, sd = _predicted(_process(X, y, hyperparameters, known), targets, there)
+    rest, same = _predicted(_process(X, y - known, hyperparameters), targets)
+    np.testing.assert_allclose(mean, rest + there, rtol=1e-8)
+    np.testing.assert_allclose(sd, same, rtol=1e-8)
 
 
 def test_evidence_compares_targets_of_any_scale() -> None:
@@ -68,46 +152,18 @@ def test_evidence_prefers_a_mean_that_explains_the_targets() -> None:
     assert right > none > shuffled
 
 
-def test_gradient_equals_finite_differences() -> None:
-    X, y = _data()
-    standard = (y - y.mean()) / y.std(ddof=1)
-    theta = np.array([-0.5, 0.3, 0.8, 1.5, -4.0])
-    numeric = approx_fprime(theta, lambda t: negative_log_posterior(t, X, standard)[0], 1e-6)
-    np.testing.assert_allclose(negative_log_posterior(theta, X, standard)[1], numeric, rtol=1e-4)
-
-
-def test_fit_is_as_good_as_botorch() -> None:
-    X, y = _data()
-    model = SingleTaskGP(torch.as_tensor(X), torch.as_tensor(y)[:, None])
-    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-    theirs = [*model.covar_module.lengthscale.detach().numpy()[0], model.likelihood.noise.item()]
-    ours = fit(X, y)
-    standard = (y - y.mean()) / y.std(ddof=1)
-    loss = negative_log_posterior(np.log([*ours.ell, ours.s2]), X, standard)[0]
-    assert loss <= negative_log_posterior(np.log(theirs), X, standard)[0] + 0.01
-
-
 def test_interpolates_and_reverts_to_the_prior_far_away() -> None:
     X, y = _data()
-    gp = GP(X, y, Hyperparameters(np.full(4, 0.5), 1e-4))
-    mean, sd = gp.posterior(X)
+    model = _process(X, y, Hyperparameters(np.full(4, 0.5), 1e-4))
+    mean, sd = _predicted(model, X)
     assert np.abs(mean - y).max() < 0.2
     assert sd.max() < 0.02 * y.std(ddof=1)
-    far = gp.posterior(np.full((1, 4), 50.0))
-    assert far[1][0] == pytest.approx(y.std(ddof=1))
-
-
-def test_believing_its_mean_changes_only_the_variance() -> None:
-    X, y = _data()
-    gp, point = GP(X, y, Hyperparameters(np.full(4, 0.5), 1e-4)), np.full((1, 4), 0.5)
-    believer = gp.condition_on_mean(point)
-    assert believer.posterior(point)[0] == pytest.approx(gp.posterior(point)[0], rel=0.01)
-    assert believer.posterior(point)[1][0] < 0.2 * gp.posterior(point)[1][0]
+    assert _predicted(model, np.full((1, 4), 50.0))[1][0] == pytest.approx(y.std(ddof=1))
 
 
 @pytest.mark.parametrize("y", [np.ones(5), np.array([2.0])])
-def test_constant_outputs_are_learned(y: np.ndarray) -> None:
+def test_constant_outputs_are_learned(y: Array) -> None:
     X = np.random.default_rng(0).random((len(y), 2))
-    mean, sd = GP(X, y, fit(X, y)).posterior(np.random.default_rng(1).random((3, 2)))
+    mean, sd = _predicted(_process(X, y, fit(X, y)), np.random.default_rng(1).random((3, 2)))
     np.testing.assert_allclose(mean, y[0], atol=1e-6)
     assert np.isfinite(sd).all()

@@ -178,7 +178,8 @@ def test_feasibility_is_learned_from_constraints() -> None:
         {name: values[:30] for name, values in constraints.items()}, [], [],
     )  # fmt: skip
     featurizer = Featurizer(rows, serving=False)
-    predicted = Surrogate(rows, featurizer, (), drawn)(history).log_feasibility(featurizer(drawn[30:]))
+    posterior = Surrogate(rows, featurizer, (), drawn)(history)
+    predicted = posterior.log_feasibility(*posterior.predict(featurizer(drawn[30:])))
     met = np.array([o.feasible for o in outcomes[30:]])
     assert predicted[met].mean() > predicted[~met].mean()
     assert (predicted <= 0.0).all()

@@ -164,26 +164,26 @@ def _posterior(space: SearchSpace, history: History) -> Posterior:
 def test_a_lost_trial_is_its_bound_in_the_objective_that_it_bounds() -> None:
     near, far = (_posterior(*_serving_history(3, broken)) for broken in (0.25, 4.0))
     for posterior in (near, far):
-        assert [len(output.gp.y) for output in posterior.objectives] == [11, 12, 11]
+        assert [len(output.y) for output in posterior.objectives] == [11, 12, 11]
         assert "runs" not in [output.name for output in posterior.constraints]
-    assert near.objectives[1].gp.y[3] > np.log(12_000.0)
-    assert far.objectives[1].gp.y[3] > near.objectives[1].gp.y[3]
-    np.testing.assert_array_equal(np.delete(near.objectives[1].gp.y, 3), np.delete(far.objectives[1].gp.y, 3))
+    assert near.objectives[1].y[3] > np.log(12_000.0)
+    assert far.objectives[1].y[3] > near.objectives[1].y[3]
+    np.testing.assert_array_equal(np.delete(near.objectives[1].y, 3), np.delete(far.objectives[1].y, 3))
 
 
 def test_a_bound_just_beyond_the_reference_is_taken_as_it_is() -> None:
     posterior = _posterior(*_serving_history(3, 1e-6))
-    assert posterior.objectives[1].gp.y[3] == pytest.approx(np.log(12_000.0 * (1 + 1e-6)))
+    assert posterior.objectives[1].y[3] == pytest.approx(np.log(12_000.0 * (1 + 1e-6)))
 
 
 def test_what_cannot_run_is_no_value_and_no_violation_but_a_model_of_its_own() -> None:
     space, history = _serving_history(3, 1.0)
     violations = {name: np.where(np.arange(12) == 3, 1.0, column) for name, column in history.constraints.items()}
     posterior = _posterior(space, replace(history, constraints=violations))
-    assert [len(output.gp.y) for output in posterior.objectives] == [11, 11, 11]
+    assert [len(output.y) for output in posterior.objectives] == [11, 11, 11]
     runs = next(output for output in posterior.constraints if output.name == "runs")
-    assert runs.gp.y.tolist() == [1.0 if i == 3 else -1.0 for i in range(12)]
-    assert all(len(output.gp.y) == 11 for output in posterior.constraints if output.name != "runs")
+    assert runs.y.tolist() == [1.0 if i == 3 else -1.0 for i in range(12)]
+    assert all(len(output.y) == 11 for output in posterior.constraints if output.name != "runs")
 
 
 def test_a_crash_counts_as_what_cannot_run() -> None:
@@ -191,7 +191,7 @@ def test_a_crash_counts_as_what_cannot_run() -> None:
     crashed = space.sample(np.random.default_rng(99))
     posterior = _posterior(space, replace(history, failed=[crashed]))
     runs = next(output for output in posterior.constraints if output.name == "runs")
-    assert runs.gp.y.tolist() == [-1.0] * 12 + [1.0]
+    assert runs.y.tolist() == [-1.0] * 12 + [1.0]
 
 
 def test_running_trials_count_as_predicted() -> None:
@@ -212,7 +212,7 @@ def test_models_are_fitted_again_only_when_the_data_have_grown() -> None:
     best = np.argmin(_values(drawn), axis=0)
     drawn = np.vstack([drawn[best], np.delete(drawn, best, axis=0)])  # what comes later is no extreme
     surrogate = Surrogate(ROWS, _Informed(_right), (60.0, 60.0), SCOUTS)
-    fitted = [tuple(o.gp.hyperparameters.s2 for o in surrogate(_history(drawn[:n])).objectives) for n in range(50, 64)]
+    fitted = [tuple(o.hyperparameters.s2 for o in surrogate(_history(drawn[:n])).objectives) for n in range(50, 64)]
     assert len(set(fitted)) <= 7  # every 8 %, and once more when the priors are weighed again
 
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from dynosim.search import pareto
 from dynosim.search.rows import Key, Rows
 from dynosim.search.samplers.base import Gap
+from dynosim.search.samplers.botorch_api import torch
 from dynosim.search.samplers.candidates import ENUMERABLE, Ranking, Score, Valid, pool
 from dynosim.search.samplers.encoding import View
-from dynosim.search.samplers.botorch_api import torch
 from dynosim.search.samplers.surrogate import Posterior
 
 Array = NDArray[np.float64]
@@ -37,6 +37,8 @@ CANDIDATES, DRAWS = 300, 64
 MOST_DOUBT = 4.0
 """The largest factor on the models' standard deviations in a draw: fitted lengthscales are overconfident about what few
 trials have varied, and a region that was written off wrongly is what a search misses."""
+_JITTER = 1e-6
+"""Share of its variance that is added to an output's covariance matrix, which is singular but for rounding."""
 _POOLS, _CLIMBERS, _ROUNDS = 2, 24, 6
 _INTERVAL = (0.1, 0.9)
 LOW, EXPECTED, HIGH = 0.12, 0.16, 0.28
@@ -58,7 +60,7 @@ def estimate(posterior: Posterior, view: View, rng: np.random.Generator) -> Gap:
 def _hypervolumes(posterior: Posterior, view: View, rng: np.random.Generator) -> Array:
     """Return the hypervolume (``draws``) of the front with what each joint draw adds to it."""
     factors = np.geomspace(1.0, MOST_DOUBT, DRAWS)
-    drawn = _draws(posterior, view, factors, rng)
+    drawn = joint_draws(posterior, view, factors, rng)
     m = len(posterior.objectives)
     feasible = (drawn[:, :, m:] <= 0.0).all(axis=2) & view.possible
     return np.array(
@@ -69,16 +71,18 @@ def _hypervolumes(posterior: Posterior, view: View, rng: np.random.Generator) ->
     )
 
 
-def _draws(posterior: Posterior, view: View, factors: Array, rng: np.random.Generator) -> Array:
+def joint_draws(posterior: Posterior, view: View, factors: Array, rng: np.random.Generator) -> Array:
     """Return joint draws of all outputs, ``draws x q x outputs``, each with its factor on the standard deviation."""
     inputs, drawn = posterior.inputs(view), []
     for process in posterior.model.models:
-        normals = factors[:, None] * rng.standard_normal((len(factors), len(inputs)))
         with torch.no_grad():
             predicted = process.posterior(inputs)
-            samples = predicted.rsample_from_base_samples(torch.Size([len(factors)]), torch.as_tensor(normals))
-        drawn.append(samples.numpy())
-    return np.concatenate(drawn, axis=2)
+            mean, covariance = predicted.mean.numpy()[:, 0], predicted.distribution.covariance_matrix.numpy()
+        jitter = _JITTER * process.covar_module.outputscale.item()
+        factor = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
+        normals = factors[:, None] * rng.standard_normal((len(factors), len(mean)))
+        drawn.append(mean + normals @ factor.T)
+    return np.stack(drawn, axis=2)
 
 
 def promising(rows: Rows, score: Score, valid: Valid, front: Array, taken: set[Key], rng: np.random.Generator) -> Array:

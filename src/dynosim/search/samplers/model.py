@@ -13,9 +13,9 @@ symbol    meaning                                                     shape
 
 BoTorch's own choices: constant mean, squared-exponential kernel with one lengthscale per feature and unit variance on
 standardised targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) and noise prior LogNormal(-4, 1)
-(Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian optimization performs great in high dimensions"). The hyperparameters
-are found in logarithms and with the closed-form gradient, on which a study of 50 ms simulations depends: BoTorch's own
-fit of the same density takes ten times as long (docs/search.md). Not modelled: input-dependent noise.
+(Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian optimization performs great in high dimensions"). The
+hyperparameters are found in logarithms with the gradient in closed form: BoTorch's own fit of the same density takes
+ten times as long, as much as the simulations of a study (docs/search.md). Not modelled: input-dependent noise.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Hyperparameters:
 def negative_log_posterior(theta: Array, X: Array, y: Array, center: Array) -> tuple[float, Array]:
     """Return the negative log marginal likelihood plus log priors at theta = log(ell, s2), and its gradient.
 
-    Rasmussen and Williams 2006, eq. 5.8 and 5.9. The mean c = 1'K^-1 y / 1'K^-1 1 maximises the likelihood for given theta,
-    so by the envelope theorem its own derivative does not enter the gradient. The priors are normal densities of theta
-    around *center* (``d + 1``).
+    Rasmussen and Williams 2006, eq. 5.8 and 5.9. The mean c = 1'K^-1 y / 1'K^-1 1 maximises the likelihood for given
+    theta, so by the envelope theorem its own derivative does not enter the gradient. The priors are normal densities of
+    theta around *center* (``d + 1``).
     """
     n, d = X.shape
     Z, s2 = X / np.exp(theta[:d]), float(np.exp(theta[d]))
@@ -101,21 +101,20 @@ def log_priors(d: int) -> tuple[Array, Array]:
 def fit(X: Array, y: Array, rng: np.random.Generator | None = None) -> Hyperparameters:
     """Return the maximum a posteriori hyperparameters, or with *rng* a draw from about their posterior.
 
-    As a function of theta the log-normal density of exp(theta) is a normal one around its mode. A draw is the optimum under priors
-    around centers that were themselves drawn from the priors: what the data determine stays, what they do not is as the prior has it
-    (randomize, then optimize: Bardsley et al. 2014, SIAM J. Sci. Comput. 36(4)). The start never depends on an earlier
-    fit, so the result is a function of the data alone and a resumed study continues exactly.
+    As a function of theta the log-normal density of exp(theta) is a normal one around its mode. A draw is the optimum
+    under priors around centers that were themselves drawn from the priors: what the data determine stays, what they do
+    not is as the prior has it (randomize, then optimize: Bardsley et al. 2014, SIAM J. Sci. Comput. 36(4)). The start
+    never depends on an earlier fit, so the result is a function of the data alone and a resumed study goes on exactly.
     """
     d = X.shape[1]
     location, scale = log_priors(d)
-    center = location - scale**2
-    if rng is not None:
-        center[:d] = location[:d] + scale[:d] * rng.standard_normal(d)
+    mode = location - scale**2
+    center = mode if rng is None else np.append((location + scale * rng.standard_normal(d + 1))[:d], mode[d])
     bounds = np.array([(np.log(MIN_LENGTHSCALE), 12.0)] * d + [(np.log(MIN_NOISE), 2.0)])
     targets = (y - y.mean()) / scale_of(y)
     result = minimize(
         negative_log_posterior,
-        np.clip(center, *bounds.T),
+        np.clip(mode, *bounds.T),
         (X, targets, center),
         method="L-BFGS-B",
         jac=True,
@@ -145,7 +144,7 @@ class PriorMean(ConstantMean):
 
 
 def process(inputs: Array, y: Array, hyperparameters: Hyperparameters, column: int) -> SingleTaskGP:
-    """Return BoTorch's model of targets (``n``) at inputs (``n x D``): ``d`` features first, the prior mean in *column*.
+    """Return BoTorch's model of *y* (``n``) at *inputs* (``n x D``): ``d`` features first, the prior mean in *column*.
 
     It is in the units of the targets: the standard deviation of what the mean leaves is the scale of its kernel.
     """

@@ -13,8 +13,9 @@ from dynosim.search.samplers.candidates import Score
 from dynosim.search.samplers.encoding import Featurizer
 
 if TYPE_CHECKING:
-    from dynosim.search.samplers.surrogate import Posterior
     from torch import Tensor
+
+    from dynosim.search.samplers.surrogate import Posterior
 
 Array = NDArray[np.float64]
 
@@ -45,7 +46,7 @@ class QLogNEHVISampler(BayesSampler):
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
             posterior.model,
             torch.as_tensor(-posterior.reference),
-            posterior.observed,
+            posterior.inputs(featurizer(posterior.seen)),
             SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=0),
             WeightedMCMultiOutputObjective(-torch.ones(m, dtype=torch.float64), list(range(m))),
             constraints=[_output(m + i) for i in range(len(posterior.constraints))] or None,

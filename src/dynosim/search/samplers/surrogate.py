@@ -99,6 +99,8 @@ class Posterior:
     """Feasible non-dominated losses, ``p x m``, with the predicted ones of running trials."""
     reference: Array
     """``m``; NaN while nothing is feasible and no SLO bounds an objective."""
+    seen: Array
+    """Rows of the trials of which all objectives are known, and of the running ones, ``n x p``."""
     idle: int = 0
     """Trials since the hypervolume was last noticeably smaller."""
 
@@ -138,7 +140,7 @@ class Posterior:
 
 
 def _log_below(mean: Array, sd: Array, limits: Array) -> Array:
-    """Return the log probability (``n``) that independent outputs (``n x c``) are all at or below their limits (``c``)."""
+    """Return the log probability (``n``) that independent outputs (``n x c``) are all within their limits (``c``)."""
     return np.asarray(log_ndtr((limits - mean) / sd).sum(axis=1))
 
 
@@ -158,10 +160,10 @@ class Surrogate:
     def __call__(self, history: History, draw: int = 0) -> Posterior:
         """Return the posterior of a history with at least one trial that ran.
 
-        Of the hyperparameters it takes the most probable ones, or from *draw* 1 on one of several draws from about their
-        posterior.
+        Of the hyperparameters it takes the most probable ones, or from *draw* 1 on one of some draws (``model.fit``).
         """
-        view = self._featurizer(self._rows.of(history.points))
+        rows = self._rows.of(history.points)
+        view = self._featurizer(rows)
         losses, limits, priors = self._losses(history)
         best = losses[history.feasible]
         reference = _reference(best, limits)
@@ -171,13 +173,16 @@ class Surrogate:
             for j in told
         ]
         constraints = self._constraints(view, history, draw)
-        model = _model([*objectives, *constraints])
-        posterior = Posterior(objectives, constraints, model, limits[told], best, reference)
+        model = modelled([*objectives, *constraints])
+        seen = rows[np.isfinite(history.values).all(axis=1)]
+        posterior = Posterior(objectives, constraints, model, limits[told], best, reference, seen)
         if len(best):
             posterior = replace(posterior, reference=self._wider(posterior))
             posterior = replace(posterior, idle=_idle(losses, history.feasible, posterior.reference))
         if history.pending:
-            posterior = _assume_predicted(posterior, self._featurizer(self._rows.of(history.pending)))
+            rows = self._rows.of(history.pending)
+            posterior = _assume_predicted(posterior, self._featurizer(rows))
+            posterior = replace(posterior, seen=np.vstack([posterior.seen, rows]))
         return replace(posterior, front=posterior.front[pareto.nondominated(posterior.front)])
 
     def _losses(self, history: History) -> tuple[Array, Array, list[Prior]]:
@@ -207,9 +212,14 @@ class Surrogate:
 
     def _constraints(self, view: View, history: History, draw: int) -> list[Output]:
         """Return the models of the constraints that are not the bound of an objective, and of "it runs"."""
-        told = {name: np.where(history.runs, x, np.nan) for name, x in history.constraints.items()}
+        told = {
+            name: np.where(history.runs, np.minimum(x, _WORST_VIOLATION), np.nan)
+            for name, x in history.constraints.items()
+        }
         constraints = [
-            self._output(name, view, np.minimum(violations, _WORST_VIOLATION), partial(_violation_prior, name), _soften, draw)
+            self._output(
+                name, view, np.minimum(violations, _WORST_VIOLATION), partial(_violation_prior, name), _soften, draw
+            )
             for name, violations in told.items()
             if self._twin(name, history) is None and _varies(violations)
         ]
@@ -367,15 +377,16 @@ def _aligned(view: View, y: Array, prior: Prior | None, scale: Scale) -> Mean | 
 
 
 def _assume_predicted(posterior: Posterior, pending: View) -> Posterior:
-    """Return the posterior as if running trials had returned their means (Kriging believer: Ginsbourger et al. 2010)."""
+    """Return the posterior as if running trials had told their means (Kriging believer, Ginsbourger et al. 2010)."""
     mean, sd = posterior.predict(pending)
     outputs = [output.believing(pending, told) for output, told in zip(posterior.outputs, mean.T, strict=True)]
     m, hopeful = len(posterior.objectives), posterior.log_feasibility(mean, sd) > np.log(0.5)
     front = np.vstack([posterior.front, mean[hopeful, :m]]) if posterior.searchable else posterior.front
-    return replace(posterior, objectives=outputs[:m], constraints=outputs[m:], model=_model(outputs), front=front)
+    return replace(posterior, objectives=outputs[:m], constraints=outputs[m:], model=modelled(outputs), front=front)
 
 
-def _model(outputs: Sequence[Output]) -> ModelListGP:
+def modelled(outputs: Sequence[Output]) -> ModelListGP:
+    """Return BoTorch's model of all *outputs*."""
     return ModelListGP(*(output.process(place, len(outputs)) for place, output in enumerate(outputs)))
 
 

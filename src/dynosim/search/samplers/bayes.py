@@ -23,7 +23,8 @@ from dynosim.search import pareto
 from dynosim.search.distributions import PlainSpace, Point
 from dynosim.search.rows import Key, Rows, keys
 from dynosim.search.samplers.base import Gap, History, PointSampler, draw_valid
-from dynosim.search.samplers.candidates import Ranking, Score, maximize, space_filling
+from dynosim.search.samplers.candidates import Ranking, Score, maximize
+from dynosim.search.samplers.design import believed_front, space_filling
 from dynosim.search.samplers.encoding import Featurizer, is_nominal
 from dynosim.space import SearchSpace
 
@@ -110,6 +111,7 @@ class BayesSampler(PointSampler):
         super().__init__(space, seed=seed)
         self._startup, self._bounds = startup, bounds
         self._warm_starts: list[Point] = []
+        self._first: list[Point] = []
         self._own = None if space is None else _Scene.of(space, bounds, self.uses_priors)
 
     def learn_from(self, earlier: History) -> None:
@@ -126,7 +128,7 @@ class BayesSampler(PointSampler):
             tried = scene.rows.of([*history.points, *history.failed, *history.pending])
             taken = set(keys(tried))
             if len(taken) < self._startup or not history.runs.any():
-                return _design(scene, tried, self._fresh_warm_starts(scene, taken), history, rng)
+                return self._design(scene, tried, history, rng)
             draw = 0 if len(taken) % _DRAW_EVERY else 1 + len(taken) // _DRAW_EVERY % _DRAWS_KEPT
             posterior = scene.surrogate(history, draw)
             if len(taken) % _CHECK_EVERY == 0 and (point := self._overlooked(scene, history, posterior, taken)):
@@ -161,12 +163,25 @@ class BayesSampler(PointSampler):
         with threadpool_limits(1):
             return self._own.surrogate(replace(history, pending=[])).priors()
 
-    def _fresh_warm_starts(self, scene: _Scene, taken: set[Key]) -> list[Point]:
-        """Return the front of earlier studies, without what has been tried or cannot work here."""
-        rows = scene.rows.of(self._warm_starts)
+    def _design(self, scene: _Scene, tried: Array, history: History, rng: np.random.Generator) -> Point:
+        """Return the next of the first trials: from the front of earlier studies, else what is believed to be the front."""
+        if not self._first:
+            count = self._startup - 1
+            found = believed_front(scene.rows, scene.featurizer, scene.may_work, history, self._bounds, count)
+            self._first = [*map(scene.rows.point, found), {}]
+        warm = self._fresh(scene, tried, self._warm_starts)
+        if not warm and (believed := self._fresh(scene, tried, self._first[:-1])):
+            return believed[0]
+        drawn = warm or [draw_valid(scene.space, rng, history.taken) for _ in range(_DRAWS)]
+        others = scene.featurizer(tried).X if len(tried) else np.zeros((0, 0))
+        return drawn[space_filling(scene.featurizer(scene.rows.of(drawn)).X, others)]
+
+    def _fresh(self, scene: _Scene, tried: Array, points: list[Point]) -> list[Point]:
+        """Return those of *points* that have not been tried and may work here."""
+        rows, taken = scene.rows.of(points), set(keys(tried))
         return [
             point
-            for point, row, name in zip(self._warm_starts, rows, keys(rows), strict=True)
+            for point, row, name in zip(points, rows, keys(rows), strict=True)
             if name not in taken and scene.may_work(row)
         ]
 
@@ -219,12 +234,6 @@ def _front(history: History) -> NDArray[np.int_]:
     feasible = np.flatnonzero(history.feasible)
     losses = pareto.losses(history.values[feasible], history.directions)
     return feasible[pareto.nondominated(losses)]
-
-
-def _design(scene: _Scene, tried: Array, warm_starts: list[Point], history: History, rng: np.random.Generator) -> Point:
-    drawn = warm_starts or [draw_valid(scene.space, rng, history.taken) for _ in range(_DRAWS)]
-    others = scene.featurizer(tried).X if len(tried) else np.zeros((0, 0))
-    return drawn[space_filling(scene.featurizer(scene.rows.of(drawn)).X, others)]
 
 
 def _parents(history: History, rng: np.random.Generator) -> list[Point]:

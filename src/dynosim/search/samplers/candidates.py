@@ -91,11 +91,3 @@ def pool(rows: Rows, parents: Array, rng: np.random.Generator) -> Array:
     mutated = rows.mutate(parents[rng.integers(len(parents), size=MUTATIONS)], rng)
     one, other = parents[rng.integers(len(parents), size=(2, CROSSOVERS))]
     return np.vstack([drawn, mutated, rows.cross(one, other, rng)])
-
-
-def space_filling(encoded: Array, centers: Array) -> int:
-    """Return the row of *encoded* (``n x d``) farthest from its nearest center (``c x d``): a greedy maximin design."""
-    if len(centers) == 0:
-        return 0
-    squared = ((encoded[:, None, :] - centers[None, :, :]) ** 2).sum(axis=2)
-    return int(np.argmax(squared.min(axis=1)))

@@ -164,7 +164,7 @@ class BayesSampler(PointSampler):
             return self._own.surrogate(replace(history, pending=[])).priors()
 
     def _design(self, scene: _Scene, tried: Array, history: History, rng: np.random.Generator) -> Point:
-        """Return the next of the first trials: from the front of earlier studies, else what is believed to be the front."""
+        """Return the next of the first trials: of the front of earlier studies, or what is believed to be the front."""
         if not self._first:
             count = self._startup - 1
             found = believed_front(scene.rows, scene.featurizer, scene.may_work, history, self._bounds, count)

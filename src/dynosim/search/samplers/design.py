@@ -58,7 +58,7 @@ def believed_front(
 
 
 def _believed_losses(view: View, history: History) -> Array:
-    """Return the estimated losses (``n x m``), NaN where unknown or believed to be impossible or close to missing an SLO."""
+    """Return the estimated losses (``n x m``), NaN where unknown, impossible or close to missing an SLO."""
     estimates = [np.full(len(view.X), np.nan) if x is None else x for x in view.prior.objectives]
     if not estimates:
         return np.full((len(view.X), len(history.directions)), np.nan)

@@ -22,8 +22,7 @@ from truth import SPACES, Truth, bounds, load_truth
 
 from dynosim.search import pareto
 from dynosim.search.samplers import BayesSampler
-from dynosim.search.samplers.base import History
-from dynosim.search.samplers.base import Gap
+from dynosim.search.samplers.base import Gap, History
 from dynosim.search.samplers.gap import EXPECTED, HIGH, LOW
 
 Array = NDArray[np.float64]

@@ -24,8 +24,7 @@ from dynosim.search.answer import ASKED, Answer
 from dynosim.search.distributions import key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
 from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, RandomSampler, make_sampler
-from dynosim.search.samplers.base import draw_valid
-from dynosim.search.samplers.base import Gap
+from dynosim.search.samplers.base import Gap, draw_valid
 from dynosim.search.study import SIMULATION, Listener, Study, objectives_of
 from dynosim.search.trial import Outcome, Proposal, Status, Trial
 from dynosim.search.warm import history_of

@@ -35,6 +35,8 @@ from dynosim.workload import load_workload, reuse_bound
 
 Array = NDArray[np.float64]
 
+PEAK_S = 10.0
+"""How long demand must last to be felt as waiting: bursts decide tail latencies, not the mean rate."""
 LOST_BY = 0.5
 """A complete case that misses a bound by this share of it ends the race, as a run that reaches 1.5 times its bound
 ends early (``simulation.lost``). One that misses by less is worth the rest: the models learn its values."""
@@ -55,22 +57,28 @@ def tail_weights(losses: Array, weights: Array, level: float) -> Array:
 
 
 def by_load(cases: Sequence[Case]) -> list[Case]:
-    """Return *cases* by the tokens per second that each GPU has to compute, most first: these lose an SLO soonest."""
+    """Return *cases* by what each GPU is asked for at the worst of times, most first: these lose an SLO soonest."""
     return sorted(cases, key=_load, reverse=True)
 
 
 def _load(case: Case) -> float:
     scenario = case.scenario
-    return _tokens_per_s(scenario.workload.model_dump_json(), scenario.seed) / scenario.deployment.num_gpus()
+    return _peak(scenario.workload.model_dump_json(), scenario.seed) / scenario.deployment.num_gpus()
 
 
 @lru_cache(maxsize=256)
-def _tokens_per_s(workload: str, seed: int) -> float:
-    """Return what comes per second and was in no prompt before; of a closed loop, per request times clients."""
+def _peak(workload: str, seed: int) -> float:
+    """Return the most tokens per second over PEAK_S, without the share of prompts that was in earlier ones.
+
+    Of a closed loop, those of its clients, one request of each at a time.
+    """
     table = load_workload(WorkloadConfig.model_validate_json(workload), seed)
-    span_s = float(np.ptp(table.arrival_s))
-    new = float(table.input_tokens.mean()) * (1.0 - reuse_bound(table)) + float(table.output_tokens.mean())
-    return new * (len(table) / span_s if span_s > 0.0 else float(table.concurrency or 1))
+    tokens = table.input_tokens * (1.0 - reuse_bound(table)) + table.output_tokens
+    if table.concurrency is not None:
+        return float(tokens.mean()) * table.concurrency / PEAK_S
+    until = np.searchsorted(table.arrival_s, table.arrival_s + PEAK_S)
+    total = np.concatenate(([0.0], np.cumsum(tokens)))
+    return float((total[until] - total[:-1]).max()) / PEAK_S
 
 
 def is_lost(scenario: Scenario, outcome: Outcome) -> bool:

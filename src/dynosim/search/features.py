@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.config import AutoscalerConfig, LinkConfig, schema
+from dynosim.config import AutoscalerConfig, LinkConfig, cases_of, schema
 from dynosim.config.deployment import SECTIONS
 from dynosim.config.load import validate
 from dynosim.errors import DynosimError
@@ -38,6 +38,7 @@ from dynosim.estimates import (
 )
 from dynosim.hardware.plan import PoolPlan
 from dynosim.policies.registry import keeps_prefixes, setpoint
+from dynosim.search.cases import by_load
 from dynosim.search.rows import Key, Rows, keys
 
 Array = NDArray[np.float64]
@@ -96,7 +97,9 @@ class ServingEstimates:
 
     @cached_property
     def _demand(self) -> Demand:
-        return demand_of(self._rows.space.reference)
+        """Of several workloads, that of the one that asks for most: it decides what is feasible."""
+        as_they_are = self._rows.space.reference.model_copy(update={"scenarios": {}})
+        return demand_of(by_load(cases_of(as_they_are))[0].scenario)
 
     def _holding(self, rows: Array, path: str, holds: Callable[[Any], bool]) -> NDArray[np.bool_]:
         """Return in which rows the field *path*, searched or not, has a value that *holds* is true of."""

@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -105,6 +106,18 @@ def test_statuses_metrics_and_reasons(tracked: tuple[Study, dict[str, Run], Path
         if outcome.status is Status.COMPLETE:
             assert run.data.metrics["time_to_first_token.p99"] == pytest.approx((outcome.values or ())[1], rel=1e-5)
     assert statuses == {("complete", "FINISHED"), ("infeasible", "FINISHED"), ("failed", "FAILED")}
+
+
+def test_cases_are_metrics_with_their_name_in_front_however_many(runs_dir: Path) -> None:
+    study = make_study(1)
+    (trial,) = study.trials
+    case = {"metrics": trial.outcome.metrics, "values": (), "constraints": {}}
+    cases = {f"chat/{number}": case for number in range(40)}
+    study.trials[0] = replace(trial, outcome=replace(trial.outcome, cases=cases))
+    assert _track(study, runs_dir / "run", _uri(runs_dir)).problem is None
+    run = _runs(runs_dir)["0"]
+    assert len(run.data.metrics) > 1000
+    assert run.data.metrics["chat/39/time_to_first_token.p99"] == run.data.metrics["time_to_first_token.p99"]
 
 
 def test_artifacts_are_beside_the_store_and_runnable(tracked: tuple[Study, dict[str, Run], Path]) -> None:

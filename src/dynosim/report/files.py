@@ -20,6 +20,7 @@ from dynosim.files import write_whole
 from dynosim.report.analysis import engine_rules, leader_of, prices, recommendation_numbers
 from dynosim.report.html import html
 from dynosim.report.launch import launch_script
+from dynosim.search.trial import is_main
 from dynosim.search.view import lossless, trial_view
 from dynosim.workload import traffic_hash
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from dynosim.search.study import Study
     from dynosim.search.trial import Trial
 
-TABLE_STATS = ("p1", "p50", "p99")
-"""Statistics of a distribution that the tables show beside its average."""
 OUTCOME = ("number", "status", "feasible", "saturated", "evidence")
 LAYOUT = ("label", "engine", "precision", "router", "gpu", "gpus")
 """Columns from ``search.view.trial_view``."""
@@ -75,7 +74,7 @@ def _row(study: Study, trial: Trial) -> dict[str, Any]:
     outcome, view = trial.outcome, trial_view(trial)
     flat = outcome.flat_metrics()
     return {
-        **{key: value for key, value in flat.items() if key.rpartition(".")[2] in TABLE_STATS or "." not in key},
+        **{key: value for key, value in flat.items() if is_main(key)},
         **{key: view[key] for key in (*OUTCOME, *LAYOUT)},
         **{path: _cell(value) for path, value in trial.point.items()},
         **{f"slo_violation.{name}": violation for name, violation in outcome.constraints.items()},

@@ -17,6 +17,15 @@ Ends = tuple[float, float]
 """From the smallest to the largest value that a number may have."""
 
 
+MAIN_STATS = ("p1", "p50", "p99")
+"""Statistics of a distribution that tables show beside its average."""
+
+
+def is_main(name: str) -> bool:
+    """Whether a number of ``Metrics.flat`` is one that tables show."""
+    return "." not in name or name.rpartition(".")[2] in MAIN_STATS
+
+
 class Status(StrEnum):
     """How a trial ended. Only a complete trial is ever a data point of an objective."""
 
@@ -69,11 +78,12 @@ class Outcome:
     def flat_metrics(self) -> dict[str, float]:
         """Return the known metrics under MLflow's keys: the bare name is the average, ``name.p99`` a statistic.
 
-        Those of a case have its name in front: ``chat/busier/name.p99``.
+        Those of a case have its name in front, and of distributions only ``MAIN_STATS``: ``chat/busier/name.p99``.
         """
         found = self.known_metrics().flat()
         for case, known in self.cases.items():
-            found |= {f"{case}/{name}": value for name, value in Metrics(known["metrics"]).flat().items()}
+            flat = Metrics(known["metrics"]).flat()
+            found |= {f"{case}/{name}": value for name, value in flat.items() if is_main(name)}
         return found
 
 

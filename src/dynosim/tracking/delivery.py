@@ -33,6 +33,9 @@ NOTE, KIND = "mlflow.note.content", "mlflow.experimentKind"
 NOTE_START = "Latest study: "
 """How our description of an experiment begins; one that begins otherwise is the user's and stays."""
 
+MAX_METRICS = 1000
+"""Of one request, by MLflow's rule."""
+
 EXPANDED = {"mlflow.runType": "evaluation"}
 """Tag of trials: MLflow's runs page expands a parent at the first visit only when its children evaluate something."""
 
@@ -179,11 +182,10 @@ class Delivery:
     def _log_batch(self, run_id: str, metrics: dict[str, float], params: dict[str, str], time_ms: int) -> None:
         from mlflow.entities import Metric, Param
 
-        self._client.log_batch(
-            run_id,
-            [Metric(name, value, time_ms, step=0) for name, value in metrics.items()],
-            [Param(name, value) for name, value in params.items()],
-        )
+        found = [Metric(name, value, time_ms, step=0) for name, value in metrics.items()]
+        named = [Param(name, value) for name, value in params.items()]
+        for start in range(0, max(len(found), 1), MAX_METRICS):
+            self._client.log_batch(run_id, found[start : start + MAX_METRICS], named if start == 0 else [])
 
     def _run(self, trial: str, message: dict[str, Any], parent_id: str | None = None) -> Run:
         """Return the run of *trial*, made now unless an earlier delivery got as far as making it."""

@@ -98,7 +98,9 @@ def test_files_and_command_say_the_same(
     assert main(["compare-workloads", "both.yaml", "--format", "json", *common]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["regret"] == found.view()["regret"]
-    assert main(["compare-workloads", found.studies["short"].id, found.studies["long"].id, *common]) == 0
+    monkeypatch.chdir(folder.parent)  # runs of another directory
+    runs = [str(folder / "runs" / found.studies[name].id) for name in ("short", "long")]
+    assert main(["compare-workloads", *runs, *common]) == 0
     assert "what is lost" in capsys.readouterr().out
 
 

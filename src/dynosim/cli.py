@@ -629,7 +629,7 @@ def _compare(args: argparse.Namespace) -> int:
     else:
         for table in comparison.tables(view):
             _console(sys.stdout).print(table)
-        print(f"page and data: {args.runs_dir}/{list(view['runs'].values())[-1]}/comparison.html and .json")
+        print(f"page and data: comparison.html and comparison.json of {list(view['runs'].values())[-1]}")
     return OK if found.rows else NOTHING_FEASIBLE
 
 

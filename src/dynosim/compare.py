@@ -145,7 +145,8 @@ def compare_workloads(
             study = _study(space, overrides, given)
             studies[study.space.name if study.space.name not in studies else study.id] = study
     found = compare(studies, joint, Path(runs_dir) / run.RESULTS_FILE)
-    _write(found, Path(runs_dir))
+    last = joint or list(studies.values())[-1]
+    _write(found, run.find_run(str(spaces[-1]) if _is_run(spaces[-1], runs_dir) else last.id, runs_dir))
     return found
 
 
@@ -161,9 +162,13 @@ def _alone(space: str | Path, overrides: Sequence[str]) -> dict[str, str]:
 
 def _study(space: str | Path, overrides: Sequence[str], given: Mapping[str, Any]) -> Study:
     """Return the study of a run, or of a search of the space of that name."""
-    if (Path(given["runs_dir"]) / space / run.STATE_FILE).is_file() or (Path(space) / run.STATE_FILE).is_file():
+    if _is_run(space, given["runs_dir"]):
         return run.load_study(str(space), given["runs_dir"])
     return run.optimize(space, overrides=overrides, **given)
+
+
+def _is_run(space: str | Path, runs_dir: str | Path) -> bool:
+    return any((folder / run.STATE_FILE).is_file() for folder in (Path(runs_dir) / space, Path(space)))
 
 
 def compare(studies: Mapping[str, Study], joint: Study | None, results: Path | None = None) -> Comparison:
@@ -219,10 +224,9 @@ def _share(values: Array, judge: Study) -> float | None:
     return reached / whole if whole else None
 
 
-def _write(found: Comparison, runs_dir: Path) -> None:
+def _write(found: Comparison, folder: Path) -> None:
     from dynosim.report import comparison
 
-    last = found.joint or list(found.studies.values())[-1]
-    folder, view = run.find_run(last.id, runs_dir), found.view()
+    view = found.view()
     write_whole(folder / "comparison.json", json.dumps(view, indent=1))
     write_whole(folder / "comparison.html", comparison.html(view))

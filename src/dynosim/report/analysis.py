@@ -361,9 +361,13 @@ def _still_rising(study: Study) -> Check | None:
     gain = 1.0 - curve[-1 - len(curve) // 5] / curve[-1]
     if gain > 0.02:
         return Check("warn", f"the last fifth of the trials still gained {gain:.0%} hypervolume: run more trials")
-    if len(curve) < 20:
+    if len(curve) < 20 or study.gap is None or study.gap.unknown:
         return None
-    return Check("pass", f"settled: the last fifth of the trials gained {gain:.1%} hypervolume")
+    if study.gap.settled:
+        return Check("pass", f"settled: the last fifth of the trials gained {gain:.1%} hypervolume")
+    left = f"{study.gap.untried} neighbours of the frontier with rare values are untried"
+    missing = left if study.gap.untried else f"up to {study.gap.high:.0%} of the frontier may be missing"
+    return Check("warn", f"resting, not settled: {missing}: run more trials")
 
 
 def hypervolume_curve(study: Study) -> list[float]:

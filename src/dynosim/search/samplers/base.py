@@ -43,6 +43,8 @@ Array = NDArray[np.float64]
 NOISE = "noise"
 """User attribute of a trial with the standard deviation of each value, None where unknown."""
 _ATTEMPTS = 2_000
+SETTLED = 0.03
+"""A search is settled where the upper end of what may be missing is below this share of the hypervolume."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,19 @@ class Gap:
     expected: float
     low: float
     high: float
+    untried: int = 0
+    """Neighbours of the frontier that may gain something, with a value that hardly any feasible trial has."""
+    unknown: str = ""
+    """Why nothing is known: then the numbers are NaN."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether hardly anything can be missing."""
+        return self.high < SETTLED and not self.untried
 
     def __str__(self) -> str:
+        if self.unknown:
+            return f"how much of the frontier that is, is unknown: {self.unknown}"
         found, least, most = (f"{100.0 * (1.0 - share):.1f}" for share in (self.expected, self.high, self.low))
         return f"about {found} % of the frontier found (80 % interval {least}-{most} %)"
 

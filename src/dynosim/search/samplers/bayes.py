@@ -24,8 +24,9 @@ from dynosim.search.distributions import PlainSpace, Point
 from dynosim.search.rows import Key, Rows, keys
 from dynosim.search.samplers.base import Gap, History, PointSampler, draw_valid
 from dynosim.search.samplers.candidates import Ranking, Score, maximize
+from dynosim.search.samplers.checks import unchecked, worthwhile
 from dynosim.search.samplers.design import believed_front, space_filling
-from dynosim.search.samplers.encoding import Featurizer, is_nominal
+from dynosim.search.samplers.encoding import Featurizer
 from dynosim.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ it has met only in bad company (docs/search.md has the measurement)."""
 
 _MOST_CELLS = 4_000
 """Fronts of five objectives have cells by the ten thousand, and memory and time go with them."""
-_CHECK_EVERY, _GOOD, _TRIED = 6, 1, 4
-"""Every sixth proposal puts a choice without an order (a router, an engine) on the front, if fewer than ``_GOOD``
-feasible and fewer than ``_TRIED`` trials had it: one met only in bad company looks bad, and the models are sure."""
+_CHECK_EVERY, _PATIENCE, _RARE = 3, 4, 3
+"""Every third proposal tries a neighbour of the front with a value that no feasible trial has yet, or, once the
+hypervolume has rested for some trials, fewer than ``_RARE`` (``checks``)."""
 
 
 @dataclass(eq=False)
@@ -111,7 +112,7 @@ class BayesSampler(PointSampler):
         super().__init__(space, seed=seed)
         self._startup, self._bounds = startup, bounds
         self._warm_starts: list[Point] = []
-        self._first: list[Point] = []
+        self._believed: list[Point] | None = None
         self._own = None if space is None else _Scene.of(space, bounds, self.uses_priors)
 
     def learn_from(self, earlier: History) -> None:
@@ -131,11 +132,16 @@ class BayesSampler(PointSampler):
                 return self._design(scene, tried, history, rng)
             draw = 0 if len(taken) % _DRAW_EVERY else 1 + len(taken) // _DRAW_EVERY % _DRAWS_KEPT
             posterior = scene.surrogate(history, draw)
-            if len(taken) % _CHECK_EVERY == 0 and (point := self._overlooked(scene, history, posterior, taken)):
-                return point
+            score = self.score(scene.featurizer, posterior)
+            if len(taken) % _CHECK_EVERY == 0:
+                least = 1 if posterior.idle < _PATIENCE else _RARE
+                ranking = Ranking(score, scene.may_work, taken)
+                ranking.add(_unchecked(scene, history, posterior, score, least))
+                if best := ranking.best(1):
+                    return scene.rows.point(best[0])
             parents = scene.rows.of(_parents(history, rng))
-            best = maximize(scene.rows, self.score(scene.featurizer, posterior), scene.may_work, parents, taken, rng)
-        return draw_valid(space, rng, history.taken) if best is None else scene.rows.point(best)
+            found = maximize(scene.rows, score, scene.may_work, parents, taken, rng)
+        return draw_valid(space, rng, history.taken) if found is None else scene.rows.point(found)
 
     def gap(self, history: History) -> Gap | None:
         """Return how much of the full frontier is believed to be missing; None while nothing is feasible.
@@ -145,16 +151,26 @@ class BayesSampler(PointSampler):
         scene = self._own
         if scene is None or not history.feasible.any():
             return None
-        rng = stream(self._seed, f"gap after {len(history.points)}")
-        taken = set(keys(scene.rows.of([*history.points, *history.failed])))
-        front = scene.rows.of(_parents(history, rng))
+        if (np.ptp(history.values[history.feasible], axis=0) == 0.0).any():
+            return Gap(np.nan, np.nan, np.nan, unknown="an objective does not vary")
         from dynosim.search.samplers.gap import estimate, promising
 
+        rng = stream(self._seed, f"gap after {len(history.points)}")
+        finished = replace(history, pending=[])
+        taken = set(keys(scene.rows.of([*history.points, *history.failed])))
+        front = scene.rows.of(_parents(history, rng))
         with threadpool_limits(1):
-            posterior = scene.surrogate(replace(history, pending=[]))
-            score = BayesSampler.score(self, scene.featurizer, posterior)
-            rows = promising(scene.rows, score, scene.may_work, front, taken, rng)
-            return estimate(posterior, scene.featurizer(rows), rng) if len(rows) else Gap(0.0, 0.0, 0.0)
+            posteriors = [scene.surrogate(finished, draw) for draw in range(_DRAWS_KEPT + 1)]
+            scores = [BayesSampler.score(self, scene.featurizer, posterior) for posterior in posteriors]
+            near = [_unchecked(scene, history, *pair, _RARE) for pair in zip(posteriors, scores, strict=True)]
+            untried = list(
+                filter(scene.may_work, {key: row for row in np.vstack(near) for key in keys(row[None])}.values())
+            )
+            rows = promising(scene.rows, scores[0], scene.may_work, front, taken, rng)
+            rows = np.vstack([rows, *(row[None] for row in untried)])
+            if not len(rows):
+                return Gap(0.0, 0.0, 0.0)
+            return replace(estimate(posteriors, scene.featurizer(rows), rng), untried=len(untried))
 
     def priors(self, history: History) -> dict[str, str]:
         """Return output -> what became of prior knowledge of it; empty while nothing could be run."""
@@ -165,12 +181,12 @@ class BayesSampler(PointSampler):
 
     def _design(self, scene: _Scene, tried: Array, history: History, rng: np.random.Generator) -> Point:
         """Return the next of the first trials: of the front of earlier studies, or what is believed to be the front."""
-        if not self._first:
+        if self._believed is None:
             count = self._startup - 1
             found = believed_front(scene.rows, scene.featurizer, scene.may_work, history, self._bounds, count)
-            self._first = [*map(scene.rows.point, found), {}]
+            self._believed = [scene.rows.point(row) for row in found]
         warm = self._fresh(scene, tried, self._warm_starts)
-        if not warm and (believed := self._fresh(scene, tried, self._first[:-1])):
+        if not warm and (believed := self._fresh(scene, tried, self._believed)):
             return believed[0]
         drawn = warm or [draw_valid(scene.space, rng, history.taken) for _ in range(_DRAWS)]
         others = scene.featurizer(tried).X if len(tried) else np.zeros((0, 0))
@@ -184,24 +200,6 @@ class BayesSampler(PointSampler):
             for point, row, name in zip(points, rows, keys(rows), strict=True)
             if name not in taken and scene.may_work(row)
         ]
-
-    def _overlooked(self, scene: _Scene, history: History, posterior: Posterior, taken: set[Key]) -> Point | None:
-        """Return a point of the front with a choice that has hardly been tried in good company; None if all have."""
-        tried, feasible = scene.rows.of(history.points), history.feasible
-        front = tried[_front(history)]
-        rare = [
-            (int((feasible & (tried[:, j] == code)).sum()), int((tried[:, j] == code).sum()), j, code)
-            for j, parameter in enumerate(scene.rows.parameters)
-            if is_nominal(parameter.domain)
-            for code in range(len(parameter.domain.values or ()))
-        ]
-        for good, total, j, code in sorted(rare):
-            if good < _GOOD and total < _TRIED:
-                ranking = Ranking(self.score(scene.featurizer, posterior), scene.may_work, taken)
-                ranking.add(scene.rows.switched(front, j, code))
-                if best := ranking.best(1):
-                    return scene.rows.point(best[0])
-        return None
 
     def score(self, featurizer: Featurizer, posterior: Posterior) -> Score:
         """Return the acquisition function of rows: log EHVI plus log probability of feasibility."""
@@ -219,6 +217,16 @@ class BayesSampler(PointSampler):
             return np.where(view.possible, values, -np.inf)
 
         return score
+
+
+def _unchecked(scene: _Scene, history: History, posterior: Posterior, score: Score, least: int) -> Array:
+    """Return the neighbours of the front that are worth a trial because hardly any trial has one of their values."""
+    tried, taken = (
+        scene.rows.of(history.points),
+        set(keys(scene.rows.of([*history.points, *history.failed, *history.pending]))),
+    )
+    near = unchecked(scene.rows, tried, history.feasible, tried[_front(history)], taken, least)
+    return worthwhile(near, score, pareto.hypervolume(posterior.front, posterior.reference))
 
 
 def _cells(front: Array, reference: Array) -> tuple[Array, Array]:

@@ -12,13 +12,14 @@ symbol    meaning                                                           shap
 The gap is 1 - V / V_s: its mean and its 10 % and 90 % quantiles over the draws, calibrated. Expected improvement sees
 one more trial; this sees all of them, and candidates that would gain the same volume count once, because they are drawn
 together (the maximum-value view of Wang and Jegelka 2017, "Max-value entropy search for efficient Bayesian
-optimization", on hypervolume). Not modelled: uncertainty of the hyperparameters, correlation between outputs, and
-candidates that no climb has met.
+optimization", on hypervolume). The draws are of several draws of the hyperparameters. Not modelled: correlation between
+outputs, and candidates that no climb has met.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +34,7 @@ from dynosim.search.samplers.surrogate import Posterior
 
 Array = NDArray[np.float64]
 
-CANDIDATES, DRAWS = 300, 64
-MOST_DOUBT = 4.0
-"""The largest factor on the models' standard deviations in a draw: fitted lengthscales are overconfident about what few
-trials have varied, and a region that was written off wrongly is what a search misses."""
+CANDIDATES, DRAWS = 300, 16
 _JITTER = 1e-6
 """Share of its variance that is added to an output's covariance matrix, which is singular but for rounding."""
 _POOLS, _CLIMBERS, _ROUNDS = 2, 24, 6
@@ -47,10 +45,15 @@ LOW, EXPECTED, HIGH = 0.12, 0.16, 0.28
 quantiles, after Romano et al. 2019; ``benchmarks/gap.py`` fits them and shows what they cover on the other spaces)."""
 
 
-def estimate(posterior: Posterior, view: View, rng: np.random.Generator) -> Gap:
-    """Return the gap between what *posterior* has found and what it expects of untried points, or the best of them."""
-    found = pareto.hypervolume(posterior.front, posterior.reference)
-    reached = _hypervolumes(posterior, view, rng)
+def estimate(posteriors: Sequence[Posterior], view: View, rng: np.random.Generator) -> Gap:
+    """Return the gap between what has been found and what is expected of untried points, or the best of them.
+
+    *posteriors* are of several draws of the hyperparameters; front and reference are those of the first.
+    """
+    first = posteriors[0]
+    found = pareto.hypervolume(first.front, first.reference)
+    same = [replace(posterior, front=first.front, reference=first.reference) for posterior in posteriors]
+    reached = np.concatenate([_hypervolumes(posterior, view, rng) for posterior in same])
     gaps = 1.0 - found / np.maximum(reached, np.finfo(float).tiny)
     low, high = np.quantile(gaps, _INTERVAL) * [LOW, HIGH]
     # The mean of draws of which few find anything may lie above their 90 % quantile.
@@ -58,9 +61,8 @@ def estimate(posterior: Posterior, view: View, rng: np.random.Generator) -> Gap:
 
 
 def _hypervolumes(posterior: Posterior, view: View, rng: np.random.Generator) -> Array:
-    """Return the hypervolume (``draws``) of the front with what each joint draw adds to it."""
-    factors = np.geomspace(1.0, MOST_DOUBT, DRAWS)
-    drawn = joint_draws(posterior, view, factors, rng)
+    """Return the hypervolume (``DRAWS``) of the front with what each joint draw adds to it."""
+    drawn = joint_draws(posterior, view, DRAWS, rng)
     m = len(posterior.objectives)
     feasible = (drawn[:, :, m:] <= 0.0).all(axis=2) & view.possible
     return np.array(
@@ -71,8 +73,8 @@ def _hypervolumes(posterior: Posterior, view: View, rng: np.random.Generator) ->
     )
 
 
-def joint_draws(posterior: Posterior, view: View, factors: Array, rng: np.random.Generator) -> Array:
-    """Return joint draws of all outputs, ``draws x q x outputs``, each with its factor on the standard deviation."""
+def joint_draws(posterior: Posterior, view: View, count: int, rng: np.random.Generator) -> Array:
+    """Return joint draws of all outputs, ``count x q x outputs``."""
     inputs, drawn = posterior.inputs(view), []
     for process in posterior.model.models:
         with torch.no_grad():
@@ -80,8 +82,7 @@ def joint_draws(posterior: Posterior, view: View, factors: Array, rng: np.random
             mean, covariance = predicted.mean.numpy()[:, 0], predicted.distribution.covariance_matrix.numpy()
         jitter = _JITTER * process.covar_module.outputscale.item()
         factor = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
-        normals = factors[:, None] * rng.standard_normal((len(factors), len(mean)))
-        drawn.append(mean + normals @ factor.T)
+        drawn.append(mean + rng.standard_normal((count, len(mean))) @ factor.T)
     return np.stack(drawn, axis=2)
 
 

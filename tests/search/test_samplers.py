@@ -21,7 +21,7 @@ from dynosim.search.distributions import PlainSpace, decode, encode, key, sugges
 from dynosim.search.features import FEATURES
 from dynosim.search.loop import run_study
 from dynosim.search.rows import Rows
-from dynosim.search.samplers import SAMPLERS, BayesSampler, QLogNEHVISampler, RandomSampler, make_sampler
+from dynosim.search.samplers import SAMPLERS, BayesSampler, RandomSampler, make_sampler
 from dynosim.search.samplers.base import History
 from dynosim.search.samplers.encoding import Featurizer
 from dynosim.search.samplers.surrogate import Surrogate
@@ -309,7 +309,7 @@ def test_a_constraint_of_a_plain_study_is_learned() -> None:
 class TestOptunasOwnContract(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     """The tests that Optuna ships for people who write samplers."""
 
-    @pytest.fixture(params=[BayesSampler, QLogNEHVISampler, RandomSampler], ids=["bayes", "qlognehvi", "random"])
+    @pytest.fixture(params=[BayesSampler, partial(BayesSampler, noisy=True), RandomSampler], ids=str)
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return request.param
 

@@ -13,7 +13,6 @@ from dynosim import plugins
 from dynosim.errors import ConfigError, nearest
 from dynosim.search.samplers.base import ExhaustiveSampler, PointSampler, RandomSampler
 from dynosim.search.samplers.bayes import BayesSampler
-from dynosim.search.samplers.qlognehvi import QLogNEHVISampler
 from dynosim.space import SearchSpace
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "BayesSampler",
     "ExhaustiveSampler",
     "PointSampler",
-    "QLogNEHVISampler",
     "RandomSampler",
     "make_sampler",
 ]
@@ -48,7 +46,7 @@ def _peer(make: Callable[[int], BaseSampler]) -> Factory:
 SAMPLERS: dict[str, Factory] = {
     "auto": _bayes,
     "bayes": _bayes,
-    "qlognehvi": lambda space, seed, bounds: QLogNEHVISampler(space, seed=seed, bounds=bounds),
+    "qlognehvi": lambda space, seed, bounds: BayesSampler(space, seed=seed, bounds=bounds, noisy=True),
     "random": lambda space, seed, bounds: RandomSampler(space, seed=seed),
     "exhaustive": lambda space, seed, bounds: ExhaustiveSampler(space, seed=seed),
     # ``group`` is TPE's own answer to conditional parameters.

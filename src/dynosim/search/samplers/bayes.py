@@ -66,9 +66,9 @@ class _Scene:
     valid: dict[Key, bool]
 
     @classmethod
-    def of(cls, space: SearchSpace, bounds: Sequence[float | None], priors: bool) -> _Scene:
+    def of(cls, space: SearchSpace, bounds: Sequence[float | None]) -> _Scene:
         rows = Rows(space)
-        featurizer = Featurizer(rows, serving=not isinstance(space, PlainSpace), priors=priors)
+        featurizer = Featurizer(rows, serving=not isinstance(space, PlainSpace))
         rng = stream(0, "scouts")
         scouts: list[Point] = []
         with suppress(InfeasibleError):  # where hardly any point is valid, fewer do
@@ -96,10 +96,9 @@ class BayesSampler(PointSampler):
     """Constrained Bayesian search for the Pareto front of a mixed, conditional space.
 
     *bounds* are the objectives' SLOs in their own units, None where there is none: they make the reference
-    point.
+    point. BoTorch's qLogNEHVI takes the place of the exact acquisition where trials tell how noisy they are, and always
+    if the search is said to be *noisy*.
     """
-
-    uses_priors = True
 
     def __init__(
         self,
@@ -108,12 +107,13 @@ class BayesSampler(PointSampler):
         seed: int = 0,
         startup: int = STARTUP,
         bounds: Sequence[float | None] = (),
+        noisy: bool = False,
     ) -> None:
         super().__init__(space, seed=seed)
-        self._startup, self._bounds = startup, bounds
+        self._startup, self._bounds, self._noisy = startup, bounds, noisy
         self._warm_starts: list[Point] = []
         self._believed: list[Point] | None = None
-        self._own = None if space is None else _Scene.of(space, bounds, self.uses_priors)
+        self._own = None if space is None else _Scene.of(space, bounds)
 
     def learn_from(self, earlier: History) -> None:
         """Start from what an earlier study found at points of this sampler's space (``warm.history_of``)."""
@@ -123,7 +123,7 @@ class BayesSampler(PointSampler):
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the point with the highest acquisition value; early on, the one farthest from all others."""
-        scene = self._own or _Scene.of(space, self._bounds, self.uses_priors)
+        scene = self._own or _Scene.of(space, self._bounds)
         # These matrices are small: a second thread makes BLAS and torch slower, and takes a core from simulations.
         with threadpool_limits(1):
             tried = scene.rows.of([*history.points, *history.failed, *history.pending])
@@ -161,7 +161,7 @@ class BayesSampler(PointSampler):
         front = scene.rows.of(_parents(history, rng))
         with threadpool_limits(1):
             posteriors = [scene.surrogate(finished, draw) for draw in range(_DRAWS_KEPT + 1)]
-            scores = [BayesSampler.score(self, scene.featurizer, posterior) for posterior in posteriors]
+            scores = [self.score(scene.featurizer, posterior) for posterior in posteriors]
             near = [_unchecked(scene, history, *pair, _RARE) for pair in zip(posteriors, scores, strict=True)]
             untried = list(
                 filter(scene.may_work, {key: row for row in np.vstack(near) for key in keys(row[None])}.values())
@@ -207,6 +207,7 @@ class BayesSampler(PointSampler):
             return lambda rows: posterior.log_admissibility(*posterior.predict(featurizer(rows)))
         from dynosim.search.samplers.acquisition import LogEHVI
         from dynosim.search.samplers.botorch_api import torch
+        from dynosim.search.samplers.qlognehvi import noisy
 
         acquisition = LogEHVI(posterior.model, *_cells(posterior.front, posterior.reference))
 
@@ -216,6 +217,9 @@ class BayesSampler(PointSampler):
                 values = acquisition(posterior.inputs(view)[:, None, :]).numpy()
             return np.where(view.possible, values, -np.inf)
 
+        # Of one objective BoTorch has no hypervolume.
+        if len(posterior.objectives) > 1 and (posterior.noisy or self._noisy):
+            return noisy(score, featurizer, posterior)
         return score
 
 

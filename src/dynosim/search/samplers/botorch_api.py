@@ -18,10 +18,9 @@ with warnings.catch_warnings():
     from botorch.sampling.normal import SobolQMCNormalSampler
     from botorch.utils.probability.utils import log_ndtr
     from botorch.utils.transforms import t_batch_mode_transform
-    from gpytorch.constraints import GreaterThan
     from gpytorch.kernels import RBFKernel, ScaleKernel
-    from gpytorch.likelihoods import GaussianLikelihood
     from gpytorch.means import ConstantMean
+    from gpytorch.settings import min_fixed_noise
     from torch import Tensor
 
 # BoTorch compiles a C++ kernel for qLogNEHVI at first use: it warns where there is no compiler, and waits for ever on
@@ -31,8 +30,6 @@ logei._load_attempted = True
 __all__ = [
     "AcquisitionFunction",
     "ConstantMean",
-    "GaussianLikelihood",
-    "GreaterThan",
     "ModelListGP",
     "RBFKernel",
     "ScaleKernel",
@@ -42,6 +39,7 @@ __all__ = [
     "WeightedMCMultiOutputObjective",
     "log_h",
     "log_ndtr",
+    "min_fixed_noise",
     "qLogNoisyExpectedHypervolumeImprovement",
     "settings",
     "t_batch_mode_transform",

@@ -1,21 +1,22 @@
 r"""One output of a study as a Gaussian process: BoTorch's ``SingleTaskGP`` with a prior mean, and its hyperparameters.
 
-========  ==========================================================  ============
-symbol    meaning                                                     shape
-========  ==========================================================  ============
-``X``     features of the trials, each scaled to [0, 1]               ``n x d``
-``y``     what the trials gave, less the prior mean                   ``n``
-``ell``   lengthscales                                                ``d``
-``s2``    noise variance of the standardised ``y``                    scalar
-``K``     k(X, X) + s2 I,  k(x, x') = exp(-|(x - x') / ell|^2 / 2)    ``n x n``
-``alpha`` K^-1 (y - c), with c the constant mean                      ``n``
-========  ==========================================================  ============
+=========  =================================================================  =========
+symbol     meaning                                                            shape
+=========  =================================================================  =========
+``X``      features of the trials, each scaled to [0, 1]                      ``n x d``
+``y``      what the trials gave, less the prior mean                          ``n``
+``v``      their noise variances as far as told, zeros where they are not     ``n``
+``ell``    lengthscales                                                       ``d``
+``s2``     noise variance of the standardised ``y`` beside that               scalar
+``K``      k(X, X) + s2 I + diag v,  k(x, x') = exp(-|(x - x') / ell|^2 / 2)  ``n x n``
+``alpha``  K^-1 (y - c), with c the constant mean                             ``n``
+=========  =================================================================  =========
 
 BoTorch's own choices: constant mean, squared-exponential kernel with one lengthscale per feature and unit variance on
 standardised targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) and noise prior LogNormal(-4, 1)
 (Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian optimization performs great in high dimensions"). The
 hyperparameters are found in logarithms with the gradient in closed form: BoTorch's own fit of the same density takes
-ten times as long, as much as the simulations of a study (docs/search.md). Not modelled: input-dependent noise.
+ten times as long, as much as the simulations of a study (docs/search.md). Not modelled: correlation between outputs.
 """
 
 from __future__ import annotations
@@ -29,12 +30,11 @@ from scipy.optimize import minimize
 
 from dynosim.search.samplers.botorch_api import (
     ConstantMean,
-    GaussianLikelihood,
-    GreaterThan,
     RBFKernel,
     ScaleKernel,
     SingleTaskGP,
     Tensor,
+    min_fixed_noise,
     settings,
     torch,
 )
@@ -55,7 +55,9 @@ class Hyperparameters:
     """Log posterior density of the targets (not standardised) and of these, up to a constant: to compare models."""
 
 
-def negative_log_posterior(theta: Array, X: Array, y: Array, center: Array) -> tuple[float, Array]:
+def negative_log_posterior(
+    theta: Array, X: Array, y: Array, center: Array, v: Array | float = 0.0
+) -> tuple[float, Array]:
     """Return the negative log marginal likelihood plus log priors at theta = log(ell, s2), and its gradient.
 
     Rasmussen and Williams 2006, eq. 5.8 and 5.9. The mean c = 1'K^-1 y / 1'K^-1 1 maximises the likelihood for given
@@ -66,7 +68,7 @@ def negative_log_posterior(theta: Array, X: Array, y: Array, center: Array) -> t
     Z, s2 = X / np.exp(theta[:d]), float(np.exp(theta[d]))
     kernel = _kernel(Z)
     K = kernel.copy()
-    K.flat[:: n + 1] += s2
+    K.flat[:: n + 1] += s2 + v
     factor = dpotrf(K, lower=1, overwrite_a=1)[0]
     inverse = dpotri(factor, lower=1)[0]  # its lower triangle; the upper one stays zero
     inverse += inverse.T
@@ -98,7 +100,7 @@ def log_priors(d: int) -> tuple[Array, Array]:
     return location, scale
 
 
-def fit(X: Array, y: Array, rng: np.random.Generator | None = None) -> Hyperparameters:
+def fit(X: Array, y: Array, rng: np.random.Generator | None = None, v: Array | float = 0.0) -> Hyperparameters:
     """Return the maximum a posteriori hyperparameters, or with *rng* a draw from about their posterior.
 
     As a function of theta the log-normal density of exp(theta) is a normal one around its mode. A draw is the optimum
@@ -115,7 +117,7 @@ def fit(X: Array, y: Array, rng: np.random.Generator | None = None) -> Hyperpara
     result = minimize(
         negative_log_posterior,
         np.clip(mode, *bounds.T),
-        (X, targets, center),
+        (X, targets, center, v / scale_of(y) ** 2),
         method="L-BFGS-B",
         jac=True,
         bounds=bounds,
@@ -143,7 +145,9 @@ class PriorMean(ConstantMean):
         return super().forward(inputs) + inputs[..., self.column]
 
 
-def process(inputs: Array, y: Array, hyperparameters: Hyperparameters, column: int) -> SingleTaskGP:
+def process(
+    inputs: Array, y: Array, hyperparameters: Hyperparameters, column: int, v: Array | float = 0.0
+) -> SingleTaskGP:
     """Return BoTorch's model of *y* (``n``) at *inputs* (``n x D``): ``d`` features first, the prior mean in *column*.
 
     It is in the units of the targets: the standard deviation of what the mean leaves is the scale of its kernel.
@@ -151,22 +155,26 @@ def process(inputs: Array, y: Array, hyperparameters: Hyperparameters, column: i
     d, rest = len(hyperparameters.ell), y - inputs[:, column]
     variance = scale_of(rest) ** 2
     kernel = ScaleKernel(RBFKernel(ard_num_dims=d, active_dims=tuple(range(d))))
-    likelihood = GaussianLikelihood(noise_constraint=GreaterThan(1e-12))
     kernel.base_kernel.lengthscale = torch.as_tensor(hyperparameters.ell)
     kernel.outputscale = torch.tensor(variance, dtype=torch.float64)
-    likelihood.noise = torch.tensor([hyperparameters.s2 * variance], dtype=torch.float64)
+    noise = torch.as_tensor(np.full(len(y), hyperparameters.s2 * variance) + v)
     mean = PriorMean(column)
-    mean.constant = _most_likely_constant(inputs[:, :d], rest, hyperparameters)
+    mean.constant = _most_likely_constant(inputs[:, :d], rest, hyperparameters, v / variance)
     # Features may leave [0, 1] a little, and targets are not standardised: both are fine here.
-    with settings.validate_input_scaling(False):
+    with settings.validate_input_scaling(False), min_fixed_noise(double_value=1e-12):
         model = SingleTaskGP(
-            torch.as_tensor(inputs), torch.as_tensor(y)[:, None], None, likelihood, kernel, mean, outcome_transform=None
+            torch.as_tensor(inputs),
+            torch.as_tensor(y)[:, None],
+            noise[:, None],
+            covar_module=kernel,
+            mean_module=mean,
+            outcome_transform=None,
         )
     return model.eval()
 
 
-def _most_likely_constant(X: Array, y: Array, hyperparameters: Hyperparameters) -> float:
+def _most_likely_constant(X: Array, y: Array, hyperparameters: Hyperparameters, v: Array | float) -> float:
     """Return c = 1'K^-1 y / 1'K^-1 1."""
-    K = _kernel(X / hyperparameters.ell) + hyperparameters.s2 * np.eye(len(X))
+    K = _kernel(X / hyperparameters.ell) + (hyperparameters.s2 + v) * np.eye(len(X))
     weights = np.linalg.solve(K, np.ones(len(X)))
     return float(weights @ y / weights.sum())

@@ -55,6 +55,8 @@ class Output:
     """The prior mean there (``n``), zeros without one."""
     y: Array
     """What they tell, on the scale of the model, ``n``."""
+    noise: Array
+    """Variances of ``y`` as far as they were told, zeros elsewhere, ``n``."""
     hyperparameters: Hyperparameters
     mean: Mean | None = None
     """What was known beforehand, on the scale of the model; None where there is nothing, or the data disagree."""
@@ -76,12 +78,12 @@ class Output:
         """Return the process; its prior mean is column *place* of the *outputs* that follow the features."""
         inputs = np.hstack([self.X, np.zeros((len(self.X), outputs))])
         inputs[:, self.X.shape[1] + place] = self.known
-        return process(inputs, self.y, self.hyperparameters, self.X.shape[1] + place)
+        return process(inputs, self.y, self.hyperparameters, self.X.shape[1] + place, self.noise)
 
     def believing(self, view: View, y: Array) -> Output:
         """Return the output as if trials at the rows of *view* had told *y* (``q``)."""
         X, known = np.vstack([self.X, view.X]), np.append(self.known, self.prior_mean(view))
-        return replace(self, X=X, known=known, y=np.append(self.y, y))
+        return replace(self, X=X, known=known, y=np.append(self.y, y), noise=np.append(self.noise, np.zeros(len(y))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,11 @@ class Posterior:
     def outputs(self) -> list[Output]:
         """The objectives, then the constraints."""
         return [*self.objectives, *self.constraints]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether trials told how noisy their values are."""
+        return any(output.noise.any() for output in self.objectives)
 
     @property
     def searchable(self) -> bool:
@@ -164,12 +171,14 @@ class Surrogate:
         """
         rows = self._rows.of(history.points)
         view = self._featurizer(rows)
-        losses, limits, priors = self._losses(history)
+        losses, limits, priors, noise = self._losses(history)
         best = losses[history.feasible]
         reference = _reference(best, limits)
         told = [j for j in range(losses.shape[1]) if np.isfinite(losses[:, j]).any()]
         objectives = [
-            self._output(f"objective {j}", view, losses[:, j], priors[j], _Calm(best[:, j], reference[j]), draw)
+            self._output(
+                f"objective {j}", view, losses[:, j], priors[j], _Calm(best[:, j], reference[j]), draw, noise[j]
+            )
             for j in told
         ]
         constraints = self._constraints(view, history, draw)
@@ -185,8 +194,8 @@ class Surrogate:
             posterior = replace(posterior, seen=np.vstack([posterior.seen, rows]))
         return replace(posterior, front=posterior.front[pareto.nondominated(posterior.front)])
 
-    def _losses(self, history: History) -> tuple[Array, Array, list[Prior]]:
-        """Return the losses as they are modelled (``n x m``), those at the SLOs (``m``) and their priors."""
+    def _losses(self, history: History) -> tuple[Array, Array, list[Prior], list[Array]]:
+        """Return the modelled losses (``n x m``), those at the SLOs (``m``), priors and noise variances (``n``)."""
         ran = np.isfinite(history.values).all(axis=1)
         given = self._bounds or [None] * history.values.shape[1]
         bounds = np.array([np.nan if bound is None else bound for bound in given])
@@ -197,7 +206,9 @@ class Surrogate:
         values = self._with_bounds(history)
         losses = np.column_stack([axis.loss(column) for axis, column in zip(axes, values.T, strict=True)])
         limits = np.array([axis.loss(np.array([bound]))[0] for axis, bound in zip(axes, bounds, strict=True)])
-        return losses, limits, [axis.prior for axis in axes]
+        told = np.full(values.shape, np.nan) if history.noise is None else history.noise
+        noise = [axis.variance(column, sd) for axis, column, sd in zip(axes, values.T, told.T, strict=True)]
+        return losses, limits, [axis.prior for axis in axes], noise
 
     def _wider(self, posterior: Posterior) -> Array:
         """Return the reference, moved to what unbounded objectives are believed to be at points that may be feasible.
@@ -217,9 +228,7 @@ class Surrogate:
             for name, x in history.constraints.items()
         }
         constraints = [
-            self._output(
-                name, view, np.minimum(violations, _WORST_VIOLATION), partial(_violation_prior, name), _soften, draw
-            )
+            self._output(name, view, violations, partial(_violation_prior, name), _soften, draw)
             for name, violations in told.items()
             if self._twin(name, history) is None and _varies(violations)
         ]
@@ -233,7 +242,7 @@ class Surrogate:
         """Return the objective whose bound a constraint is; its reference says the same, so it needs no model."""
         ran, violations = np.isfinite(history.values).all(axis=1), history.constraints[name]
         for j, bound in enumerate(self._bounds):
-            if bound is not None:
+            if bound is not None and ran.any():
                 same = history.sign(j) * (history.values[ran, j] - bound) / abs(bound or 1.0)
                 if np.allclose(same, violations[ran], rtol=1e-9, atol=1e-12):
                     return j
@@ -250,20 +259,22 @@ class Surrogate:
                 values[:, j] = np.where(np.isnan(values[:, j]) & history.runs, broken, values[:, j])
         return values
 
-    def _output(self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale, draw: int) -> Output:
+    def _output(
+        self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale, draw: int, noise: Array | float = 0.0
+    ) -> Output:
         """Return the model of one output (``n``, NaN where unknown), with the mean that the data speak for most."""
         told = np.isfinite(y)
-        X, targets = view.X[told], scale(y[told])
+        X, targets, v = view.X[told], scale(y[told]), np.broadcast_to(noise, y.shape)[told]
         means = self._means(name, view, y, prior, scale)
         known = {source: mean(view)[told] for source, mean in means.items()} | {"": np.zeros(len(targets))}
         evidence = {
-            source: self._fit(f"{name} {source}", X, targets - mean, _RECONSIDER).evidence
+            source: self._fit(f"{name} {source}", X, targets - mean, v, _RECONSIDER).evidence
             for source, mean in known.items()
             if len(known) > 1
         }
         best = max(evidence, key=evidence.__getitem__, default="")
-        hyperparameters = self._fit(name, X, targets - known[best], _REFIT, draw)
-        return Output(name, X, known[best], targets, hyperparameters, means.get(best), best, tuple(means))
+        hyperparameters = self._fit(name, X, targets - known[best], v, _REFIT, draw)
+        return Output(name, X, known[best], targets, v, hyperparameters, means.get(best), best, tuple(means))
 
     def _means(self, name: str, view: View, y: Array, prior: Prior | None, scale: Scale) -> dict[str, Mean]:
         """Return what may be known of an output beforehand, by source, each at the level of the data."""
@@ -274,17 +285,17 @@ class Surrogate:
                 found[f"{EARLIER} {i + 1}"] = _aligned(view, scale(y), recalled, _identity)
         return {source: mean for source, mean in found.items() if mean is not None}
 
-    def _fit(self, name: str, X: Array, y: Array, growth: float, draw: int = 0) -> Hyperparameters:
+    def _fit(self, name: str, X: Array, y: Array, v: Array, growth: float, draw: int = 0) -> Hyperparameters:
         """Return hyperparameters for the first trials of a study, as many as the last scheduled fit had.
 
         So they depend on the trials alone, not on when this process started. Of very many, an even selection is fitted.
         """
         size = _scheduled(len(y), growth)
         some = np.linspace(0, size - 1, min(size, _MOST_FITTED)).round().astype(int)
-        data = X[some].tobytes() + y[some].tobytes()
+        data = X[some].tobytes() + y[some].tobytes() + v[some].tobytes()
         if self._fits.get((name, draw), (b"",))[0] != data:
             rng = stream(draw, f"hyperparameters of {name} at {size}") if draw else None
-            self._fits[name, draw] = data, fit(X[some], y[some], rng)
+            self._fits[name, draw] = data, fit(X[some], y[some], rng, v[some])
         return self._fits[name, draw][1]
 
 
@@ -299,6 +310,11 @@ class _Axis:
     def loss(self, values: Array) -> Array:
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.sign * self.scale(values)
+
+    def variance(self, values: Array, sd: Array) -> Array:
+        """Return the variances (``n``) of the losses of *values* with standard deviations *sd*; zeros where unknown."""
+        relative = sd / values if self.scale is np.log else sd
+        return np.nan_to_num(relative**2)
 
     def prior(self, view: View) -> Array | None:
         found = view.prior.objectives

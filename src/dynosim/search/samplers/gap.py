@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from dynosim.search import pareto
 from dynosim.search.rows import Key, Rows
 from dynosim.search.samplers.base import Gap
-from dynosim.search.samplers.botorch_api import torch
 from dynosim.search.samplers.candidates import ENUMERABLE, Ranking, Score, Valid, pool
 from dynosim.search.samplers.encoding import View
 from dynosim.search.samplers.surrogate import Posterior
@@ -35,8 +34,6 @@ from dynosim.search.samplers.surrogate import Posterior
 Array = NDArray[np.float64]
 
 CANDIDATES, DRAWS = 300, 16
-_JITTER = 1e-6
-"""Share of its variance that is added to an output's covariance matrix, which is singular but for rounding."""
 _POOLS, _CLIMBERS, _ROUNDS = 2, 24, 6
 _INTERVAL = (0.1, 0.9)
 LOW, EXPECTED, HIGH = 0.12, 0.16, 0.28
@@ -62,7 +59,7 @@ def estimate(posteriors: Sequence[Posterior], view: View, rng: np.random.Generat
 
 def _hypervolumes(posterior: Posterior, view: View, rng: np.random.Generator) -> Array:
     """Return the hypervolume (``DRAWS``) of the front with what each joint draw adds to it."""
-    drawn = joint_draws(posterior, view, DRAWS, rng)
+    drawn = posterior.draws(view, DRAWS, rng)
     m = len(posterior.objectives)
     feasible = (drawn[:, :, m:] <= 0.0).all(axis=2) & view.possible
     return np.array(
@@ -71,19 +68,6 @@ def _hypervolumes(posterior: Posterior, view: View, rng: np.random.Generator) ->
             for losses, ok in zip(drawn[:, :, :m], feasible, strict=True)
         ]
     )
-
-
-def joint_draws(posterior: Posterior, view: View, count: int, rng: np.random.Generator) -> Array:
-    """Return joint draws of all outputs, ``count x q x outputs``."""
-    inputs, drawn = posterior.inputs(view), []
-    for process in posterior.model.models:
-        with torch.no_grad():
-            predicted = process.posterior(inputs)
-            mean, covariance = predicted.mean.numpy()[:, 0], predicted.distribution.covariance_matrix.numpy()
-        jitter = _JITTER * process.covar_module.outputscale.item()
-        factor = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
-        drawn.append(mean + rng.standard_normal((count, len(mean))) @ factor.T)
-    return np.stack(drawn, axis=2)
 
 
 def promising(rows: Rows, score: Score, valid: Valid, front: Array, taken: set[Key], rng: np.random.Generator) -> Array:

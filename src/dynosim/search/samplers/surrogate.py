@@ -37,6 +37,8 @@ _REFIT, _RECONSIDER = 1.08, 1.3
 """Growth of the data after which hyperparameters are fitted again, and after which a prior is put to the test again."""
 _MOST_FITTED = 200
 """A fit takes the cube of its trials: seconds beyond this number, which tells the lengthscales. Predictions use all."""
+_JITTER = 1e-6
+"""Share of its variance that is added to an output's covariance matrix, which is singular but for rounding."""
 _NOTICEABLE = 0.005
 """Gains of hypervolume below this share are no progress."""
 _MARGIN = 0.1
@@ -130,6 +132,18 @@ class Posterior:
         with torch.no_grad():
             predicted = self.model.posterior(self.inputs(view))
             return predicted.mean.numpy(), predicted.variance.sqrt().numpy()
+
+    def draws(self, view: View, count: int, rng: np.random.Generator) -> Array:
+        """Return joint draws of all outputs at the ``q`` rows of *view*, ``count x q x outputs``."""
+        inputs, drawn = self.inputs(view), []
+        for one in self.model.models:
+            with torch.no_grad():
+                predicted = one.posterior(inputs)
+                mean, covariance = predicted.mean.numpy()[:, 0], predicted.distribution.covariance_matrix.numpy()
+            jitter = _JITTER * one.covar_module.outputscale.item()
+            factor = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
+            drawn.append(mean + rng.standard_normal((count, len(mean))) @ factor.T)
+        return np.stack(drawn, axis=2)
 
     def priors(self) -> dict[str, str]:
         """Return name -> the source of its prior mean, or that it was dropped, or none."""

@@ -51,7 +51,7 @@ def test_joint_draws_have_the_posterior_covariance() -> None:
     kernel = lambda a, b: np.exp(-0.5 * ((a[:, None] - b) / 0.2) ** 2)  # noqa: E731
     inverse = np.linalg.inv(kernel(train, train) + 1e-4 * np.eye(4))
     covariance = LOSSES[:, 0].var(ddof=1) * (kernel(x, x) - kernel(x, train) @ inverse @ kernel(train, x))
-    drawn = gap.joint_draws(told, view(x), 40_000, np.random.default_rng(0))[:, :, 0]
+    drawn = told.draws(view(x), 40_000, np.random.default_rng(0))[:, :, 0]
     np.testing.assert_allclose(drawn.mean(axis=0), told.predict(view(x))[0][:, 0], atol=0.01)
     np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.01)
 
@@ -69,7 +69,7 @@ def test_equals_brute_force_on_a_tiny_space(monkeypatch: pytest.MonkeyPatch) -> 
     x = np.array([0.15, 0.2, 0.5, 0.85])
     told = posterior(output("slo", np.array([-1.0, 1.0, 2.0, -1.0])))
     gaps = []
-    for drawn in gap.joint_draws(told, view(x), 1_000, np.random.default_rng(1)):
+    for drawn in told.draws(view(x), 1_000, np.random.default_rng(1)):
         losses, feasible = drawn[:, :2], drawn[:, 2] <= 0.0
         gaps.append(1.0 - area(told.front) / area(np.vstack([told.front, losses[feasible]])))
     monkeypatch.setattr(gap, "DRAWS", 1_000)

@@ -23,8 +23,8 @@ from dynosim.search import pareto
 from dynosim.search.distributions import PlainSpace, Point
 from dynosim.search.rows import Key, Rows, keys
 from dynosim.search.samplers.base import Gap, History, PointSampler, draw_valid
-from dynosim.search.samplers.candidates import Ranking, Score, maximize
-from dynosim.search.samplers.checks import unchecked, worthwhile
+from dynosim.search.samplers.candidates import Score, maximize
+from dynosim.search.samplers.checks import likely, rare, untried, worthwhile
 from dynosim.search.samplers.design import believed_front, space_filling
 from dynosim.search.samplers.encoding import Featurizer
 from dynosim.space import SearchSpace
@@ -134,11 +134,9 @@ class BayesSampler(PointSampler):
             posterior = scene.surrogate(history, draw)
             score = self.score(scene.featurizer, posterior)
             if len(taken) % _CHECK_EVERY == 0:
-                least = 1 if posterior.idle < _PATIENCE else _RARE
-                ranking = Ranking(score, scene.may_work, taken)
-                ranking.add(_unchecked(scene, history, posterior, score, least))
-                if best := ranking.best(1):
-                    return scene.rows.point(best[0])
+                near = _worth_checking(scene, history, posterior, score, rng)
+                if (first := next(filter(scene.may_work, near), None)) is not None:
+                    return scene.rows.point(first)
             parents = scene.rows.of(_parents(history, rng))
             found = maximize(scene.rows, score, scene.may_work, parents, taken, rng)
         return draw_valid(space, rng, history.taken) if found is None else scene.rows.point(found)
@@ -162,15 +160,15 @@ class BayesSampler(PointSampler):
         with threadpool_limits(1):
             posteriors = [scene.surrogate(finished, draw) for draw in range(_DRAWS_KEPT + 1)]
             scores = [self.score(scene.featurizer, posterior) for posterior in posteriors]
-            near = [_unchecked(scene, history, *pair, _RARE) for pair in zip(posteriors, scores, strict=True)]
-            untried = list(
-                filter(scene.may_work, {key: row for row in np.vstack(near) for key in keys(row[None])}.values())
-            )
+            near = _neighbours(scene, finished)
+            pairs = zip(posteriors, scores, strict=True)
+            seldom = np.vstack([_rare(scene, finished, near, posterior, score, _RARE) for posterior, score in pairs])
+            left = [row for row in np.unique(seldom, axis=0) if scene.may_work(row)]
             rows = promising(scene.rows, scores[0], scene.may_work, front, taken, rng)
-            rows = np.vstack([rows, *(row[None] for row in untried)])
+            rows = np.vstack([rows, *(row[None] for row in left)])
             if not len(rows):
                 return Gap(0.0, 0.0, 0.0)
-            return replace(estimate(posteriors, scene.featurizer(rows), rng), untried=len(untried))
+            return replace(estimate(posteriors, scene.featurizer(rows), rng), untried=len(left))
 
     def priors(self, history: History) -> dict[str, str]:
         """Return output -> what became of prior knowledge of it; empty while nothing could be run."""
@@ -223,14 +221,24 @@ class BayesSampler(PointSampler):
         return score
 
 
-def _unchecked(scene: _Scene, history: History, posterior: Posterior, score: Score, least: int) -> Array:
-    """Return the neighbours of the front that are worth a trial because hardly any trial has one of their values."""
-    tried, taken = (
-        scene.rows.of(history.points),
-        set(keys(scene.rows.of([*history.points, *history.failed, *history.pending]))),
-    )
-    near = unchecked(scene.rows, tried, history.feasible, tried[_front(history)], taken, least)
-    return worthwhile(near, score, pareto.hypervolume(posterior.front, posterior.reference))
+def _worth_checking(
+    scene: _Scene, history: History, posterior: Posterior, score: Score, rng: np.random.Generator
+) -> Array:
+    """Return neighbours of the front to try, best first: those with rare values, or once progress rests any."""
+    near, rests = _neighbours(scene, history), posterior.idle >= _PATIENCE
+    found = _rare(scene, history, near, posterior, score, _RARE if rests else 1)
+    return likely(near, scene.featurizer(near), posterior, rng) if rests and not len(found) else found
+
+
+def _neighbours(scene: _Scene, history: History) -> Array:
+    """Return the untried neighbours of the front, ``q x p``."""
+    tried = scene.rows.of([*history.points, *history.failed, *history.pending])
+    return untried(scene.rows, tried[_front(history)], set(keys(tried)))
+
+
+def _rare(scene: _Scene, history: History, near: Array, posterior: Posterior, score: Score, least: int) -> Array:
+    """Return the rows of *near* that are worth a trial because fewer than *least* feasible ones have a value of theirs."""
+    return worthwhile(rare(near, scene.rows.of(history.points), history.feasible, least), score, posterior)
 
 
 def _cells(front: Array, reference: Array) -> tuple[Array, Array]:

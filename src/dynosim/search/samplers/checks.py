@@ -1,7 +1,8 @@
-"""What the models may have written off too early: one step from the front, with a value that hardly any trial has.
+"""What the models may have written off too early: one step from the front.
 
 A value that was met only in bad company looks bad, and so may the middle one of an ordered choice whose ends are bad.
-The models are sure of both. So such neighbours of the front are tried, and a search that has not is not settled.
+The models are sure of both. So neighbours of the front with a value that hardly any feasible trial has are tried, and
+once progress rests also others; a search that has not is not settled.
 """
 
 from __future__ import annotations
@@ -27,18 +28,20 @@ _NEGLIGIBLE = 1e-4
 """Expected gains below this share of the hypervolume are no reason for a trial."""
 
 
-def unchecked(
-    rows: Rows, tried: Array, feasible: NDArray[np.bool_], front: Array, taken: set[Key], least: int
-) -> Array:
-    """Return the untried neighbours of *front* (``k x p``) with a value that fewer than *least* feasible trials have.
-
-    *tried* are the rows of all complete trials (``n x p``), *feasible* says which of them meet every SLO.
-    """
+def untried(rows: Rows, front: Array, taken: set[Key]) -> Array:
+    """Return the neighbours of the rows of *front* that are not in *taken*, each once."""
     if not len(front):
         return front
     near = rows.neighbours(front)
-    names = keys(near)
-    near = near[[i for name, i in dict(zip(names, range(len(near)), strict=True)).items() if name not in taken]]
+    places = {name: i for i, name in enumerate(keys(near)) if name not in taken}
+    return near[list(places.values())]
+
+
+def rare(near: Array, tried: Array, feasible: NDArray[np.bool_], least: int) -> Array:
+    """Return the rows of *near* (``q x p``) with a value that fewer than *least* feasible trials have.
+
+    *tried* are the rows of all complete trials (``n x p``), *feasible* says which of them meet every SLO.
+    """
     found = np.zeros(len(near), dtype=bool)
     for column, known in zip(near.T, tried.T, strict=True):
         same = column[:, None] == known
@@ -47,25 +50,28 @@ def unchecked(
     return near[found]
 
 
-def worthwhile(near: Array, score: Score, hypervolume: float) -> Array:
-    """Return the rows of *near* (``k x p``) whose expected gain by *score* is not negligible."""
-    return near[score(near) > np.log(_NEGLIGIBLE * hypervolume)] if len(near) and hypervolume > 0.0 else near[:0]
+def worthwhile(near: Array, score: Score, posterior: Posterior) -> Array:
+    """Return the rows of *near* whose expected gain is not negligible, the highest *score* first."""
+    hypervolume = pareto.hypervolume(posterior.front, posterior.reference)
+    if not len(near) or not hypervolume:
+        return near[:0]
+    scores = score(near)
+    order = np.argsort(-scores, kind="stable")
+    return near[order[scores[order] > np.log(_NEGLIGIBLE * hypervolume)]]
 
 
 def likely(near: Array, view: View, posterior: Posterior, rng: np.random.Generator) -> Array:
-    """Return the rows of *near* (``q x p``) by what each would gain in one joint draw of the models, most first.
+    """Return the rows of *near* by what each would gain in one joint draw of the models, most first; no gain, no row.
 
-    So each is first as often as the models believe it to be best (Thompson 1933): the draw is of the function, not of one
-    point, which the largest expectation would be for every proposal. Without those that would gain nothing.
+    So each is first as often as the models believe it to be best (Thompson 1933), where the largest expectation would
+    name the same again and again.
     """
+    if not len(near) or not posterior.searchable:
+        return near[:0]
     (drawn,), m = posterior.draws(view, 1, rng), len(posterior.objectives)
     holds = (drawn[:, m:] <= 0.0).all(axis=1) & view.possible
     before = pareto.hypervolume(posterior.front, posterior.reference)
-    gains = np.array(
-        [
-            pareto.hypervolume(np.vstack([posterior.front, losses]), posterior.reference) - before if ok else 0.0
-            for losses, ok in zip(drawn[:, :m], holds, strict=True)
-        ]
-    )
+    fronts = (np.vstack([posterior.front, losses]) for losses in drawn[:, :m])
+    gains = np.array([pareto.hypervolume(front, posterior.reference) - before for front in fronts]) * holds
     order = np.argsort(-gains, kind="stable")
     return near[order[gains[order] > 0.0]]

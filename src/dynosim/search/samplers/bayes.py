@@ -163,7 +163,7 @@ class BayesSampler(PointSampler):
             near = _neighbours(scene, finished)
             pairs = zip(posteriors, scores, strict=True)
             seldom = np.vstack([_rare(scene, finished, near, posterior, score, _RARE) for posterior, score in pairs])
-            left = [row for row in np.unique(seldom, axis=0) if scene.may_work(row)]
+            left = list(filter(scene.may_work, dict(zip(keys(seldom), seldom, strict=True)).values()))
             rows = promising(scene.rows, scores[0], scene.may_work, front, taken, rng)
             rows = np.vstack([rows, *(row[None] for row in left)])
             if not len(rows):
@@ -237,7 +237,7 @@ def _neighbours(scene: _Scene, history: History) -> Array:
 
 
 def _rare(scene: _Scene, history: History, near: Array, posterior: Posterior, score: Score, least: int) -> Array:
-    """Return the rows of *near* that are worth a trial because fewer than *least* feasible ones have a value of theirs."""
+    """Return the rows of *near* that are worth a trial: fewer than *least* feasible ones have a value of theirs."""
     return worthwhile(rare(near, scene.rows.of(history.points), history.feasible, least), score, posterior)
 
 

@@ -120,7 +120,7 @@ def test_changed_code_is_another_run_and_another_result(mine: Path) -> None:
         space = run.load_space(mine / "space.yaml")
         scenario = space.reference
         key = cache.result_key(scenario, load_workload(scenario.workload, 0), stopped=True)
-        return run._identity(space, ""), key
+        return run._identity(space, "", "", None), key
 
     before = names()
     assert names() == before

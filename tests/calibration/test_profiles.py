@@ -274,7 +274,7 @@ def test_another_content_under_the_same_name_starts_a_new_run(folder: Path, name
         (folder / "mine.yaml").write_bytes((folder / f"calibrations/{label}.yaml").read_bytes())
         space = run.load_space("tiny", overrides=[f"deployment.calibration={name}"])
         assert space.reference.deployment.calibration == (label if name == "mine" else name)
-        identities.add(run._identity(space, ""))
+        identities.add(run._identity(space, "", "", None))
     assert len(identities) == 2
 
 

@@ -36,6 +36,8 @@ Evaluate = Callable[[Scenario], Outcome]
 
 GAP_EVERY = 10
 """Trials between two looks at the gap, each of which takes as long as two or three proposals."""
+LAST_CHANCES = 0.05
+"""Share of the budget that a study in which nothing is feasible spends on runs that go to their end."""
 _AHEAD_PER_WORKER = 2
 """Of samplers that learn nothing: enough for workers behind a slow trial."""
 _MAX_REJECTIONS = 1_000
@@ -227,15 +229,22 @@ class OpenStudy(Study):
     def to_simulate(self, proposal: Proposal) -> Scenario:
         """Return the scenario of *proposal*, whose run goes to its end even if lost where that has to be known.
 
-        That is the baseline's, and all under Optuna's samplers, which take a bound for the violation itself.
+        That is the baseline's, and all under Optuna's samplers, which take a bound for the violation itself; and the
+        last ones of a study in which nothing is feasible, which tell what bound would be enough.
         """
         scenario, baseline = proposal.scenario, self.space.baseline_point()
         is_baseline = baseline is not None and key(proposal.point) == key(baseline)
-        if isinstance(self._sampler, PointSampler) and not is_baseline:
+        if isinstance(self._sampler, PointSampler) and not is_baseline and not self._is_last_chance(proposal.number):
             return scenario
         return scenario.model_copy(
             update={"optimizer": scenario.optimizer.model_copy(update={"stop_lost_runs": False})}
         )
+
+    def _is_last_chance(self, number: int) -> bool:
+        """Whether nothing that was told before trial *number* was asked for is feasible, and the budget ends."""
+        before = (trial for trial in self.trials if trial.number <= number - self._window)
+        left = self.budget - number
+        return left <= max(1, LAST_CHANCES * self.budget) and not any(trial.outcome.feasible for trial in before)
 
 
 def run_study(

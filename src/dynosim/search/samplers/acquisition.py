@@ -36,6 +36,7 @@ from dynosim.search.samplers.botorch_api import (
     t_batch_mode_transform,
     torch,
 )
+from dynosim.search.samplers.model import predicted
 
 Array = NDArray[np.float64]
 
@@ -53,8 +54,7 @@ class LogEHVI(AcquisitionFunction):
     @t_batch_mode_transform(expected_q=1)
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the value of each of *inputs* (``n x 1 x D``), ``n``."""
-        predicted = self.model.posterior(inputs.squeeze(-2))
-        mean, sd = predicted.mean, predicted.variance.sqrt()
+        mean, sd = predicted(self.model, inputs.squeeze(-2))
         m = self.lower.shape[1]
         return log_ehvi(mean[:, :m], sd[:, :m], self.lower, self.upper) + log_ndtr(-mean[:, m:] / sd[:, m:]).sum(-1)
 

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from botorch.utils.transforms import t_batch_mode_transform
     from gpytorch.kernels import RBFKernel, ScaleKernel
     from gpytorch.means import ConstantMean
-    from gpytorch.settings import min_fixed_noise
+    from gpytorch.settings import min_fixed_noise, min_variance
     from torch import Tensor
 
 # BoTorch compiles a C++ kernel for qLogNEHVI at first use: it warns where there is no compiler, and waits for ever on
@@ -40,6 +40,7 @@ __all__ = [
     "log_h",
     "log_ndtr",
     "min_fixed_noise",
+    "min_variance",
     "qLogNoisyExpectedHypervolumeImprovement",
     "settings",
     "t_batch_mode_transform",

@@ -30,11 +30,13 @@ from scipy.optimize import minimize
 
 from dynosim.search.samplers.botorch_api import (
     ConstantMean,
+    ModelListGP,
     RBFKernel,
     ScaleKernel,
     SingleTaskGP,
     Tensor,
     min_fixed_noise,
+    min_variance,
     settings,
     torch,
 )
@@ -43,6 +45,10 @@ Array = NDArray[np.float64]
 
 MIN_LENGTHSCALE, MIN_NOISE = 2.5e-2, 1e-4  # BoTorch's bounds
 _NOISE_PRIOR = (-4.0, 1.0)
+_LEAST_LEFT = 1e-2
+"""Share of the targets' spread that a prior mean is taken to leave, also where it met all of them more closely."""
+_LEAST_VARIANCE = 1e-30
+"""Variances are in the units of the targets, so what is negligible is not for GPyTorch to say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +159,7 @@ def process(
     It is in the units of the targets: the standard deviation of what the mean leaves is the scale of its kernel.
     """
     d, rest = len(hyperparameters.ell), y - inputs[:, column]
-    variance = scale_of(rest) ** 2
+    variance = max(scale_of(rest), _LEAST_LEFT * scale_of(y)) ** 2
     kernel = ScaleKernel(RBFKernel(ard_num_dims=d, active_dims=tuple(range(d))))
     kernel.base_kernel.lengthscale = torch.as_tensor(hyperparameters.ell)
     kernel.outputscale = torch.tensor(variance, dtype=torch.float64)
@@ -161,7 +167,7 @@ def process(
     mean = PriorMean(column)
     mean.constant = _most_likely_constant(inputs[:, :d], rest, hyperparameters, v / variance)
     # Features may leave [0, 1] a little, and targets are not standardised: both are fine here.
-    with settings.validate_input_scaling(False), min_fixed_noise(double_value=1e-12):
+    with settings.validate_input_scaling(False), min_fixed_noise(double_value=_LEAST_VARIANCE):
         model = SingleTaskGP(
             torch.as_tensor(inputs),
             torch.as_tensor(y)[:, None],
@@ -171,6 +177,13 @@ def process(
             outcome_transform=None,
         )
     return model.eval()
+
+
+def predicted(model: ModelListGP, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of all outputs at *inputs* (``n x D``), each ``n x outputs``."""
+    with min_variance(double_value=_LEAST_VARIANCE):
+        found = model.posterior(inputs)
+        return found.mean, found.variance.sqrt()
 
 
 def _most_likely_constant(X: Array, y: Array, hyperparameters: Hyperparameters, v: Array | float) -> float:

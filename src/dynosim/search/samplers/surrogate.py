@@ -23,7 +23,7 @@ from dynosim.search.rows import Rows
 from dynosim.search.samplers.base import History
 from dynosim.search.samplers.botorch_api import ModelListGP, SingleTaskGP, Tensor, torch
 from dynosim.search.samplers.encoding import Featurizer, View
-from dynosim.search.samplers.model import Hyperparameters, fit, process
+from dynosim.search.samplers.model import Hyperparameters, fit, predicted, process
 
 Array = NDArray[np.float64]
 Scale = Callable[[Array], Array]
@@ -130,16 +130,16 @@ class Posterior:
     def predict(self, view: View) -> tuple[Array, Array]:
         """Return mean and standard deviation of all outputs, each ``n x outputs``."""
         with torch.no_grad():
-            predicted = self.model.posterior(self.inputs(view))
-            return predicted.mean.numpy(), predicted.variance.sqrt().numpy()
+            mean, sd = predicted(self.model, self.inputs(view))
+        return mean.numpy(), sd.numpy()
 
     def draws(self, view: View, count: int, rng: np.random.Generator) -> Array:
         """Return joint draws of all outputs at the ``q`` rows of *view*, ``count x q x outputs``."""
         inputs, drawn = self.inputs(view), []
         for one in self.model.models:
             with torch.no_grad():
-                predicted = one.posterior(inputs)
-                mean, covariance = predicted.mean.numpy()[:, 0], predicted.distribution.covariance_matrix.numpy()
+                joint = one.posterior(inputs)
+                mean, covariance = joint.mean.numpy()[:, 0], joint.distribution.covariance_matrix.numpy()
             jitter = _JITTER * one.covar_module.outputscale.item()
             factor = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
             drawn.append(mean + rng.standard_normal((count, len(mean))) @ factor.T)

@@ -51,7 +51,7 @@ def test_a_value_is_rare_until_enough_feasible_trials_have_it_or_many_were_lost(
     def is_rare(feasible: int, lost: int, least: int) -> bool:
         tried = np.vstack([common, *[bad] * (feasible + lost)])
         met = np.arange(len(tried)) < len(common) + feasible
-        return bool(len(rare(near, tried, met, least)))
+        return bool(len(rare(ROWS, near, tried, met, least)))
 
     assert is_rare(0, 0, 1)
     assert is_rare(0, 3, 1)

@@ -9,6 +9,7 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from scipy.optimize import approx_fprime
 
 from dynosim.search.samplers.model import Hyperparameters, fit, log_priors, negative_log_posterior, process
+from dynosim.search.samplers.profile import PLAIN
 
 Array = np.ndarray
 
@@ -167,3 +168,11 @@ def test_constant_outputs_are_learned(y: Array) -> None:
     mean, sd = _predicted(_process(X, y, fit(X, y)), np.random.default_rng(1).random((3, 2)))
     np.testing.assert_allclose(mean, y[0], atol=1e-6)
     assert np.isfinite(sd).all()
+
+
+def test_of_any_function_values_are_taken_as_exact_until_they_prove_noisy() -> None:
+    X, y = _data(60, 2)
+    exact, usual = (_predicted(_process(X, y, h), X)[0] for h in (fit(X, y, noise=PLAIN.noise), fit(X, y)))
+    assert np.abs(exact - y).max() < 0.3 * np.abs(usual - y).max()
+    noisy = y + 0.3 * y.std() * np.random.default_rng(1).standard_normal(len(y))
+    assert fit(X, noisy, noise=PLAIN.noise).s2 > 1e3 * fit(X, y, noise=PLAIN.noise).s2

@@ -24,6 +24,8 @@ from dynosim.search.loop import run_study
 from dynosim.search.rows import Rows
 from dynosim.search.samplers import SAMPLERS, BayesSampler, RandomSampler, make_sampler
 from dynosim.search.samplers.base import History
+from dynosim.search.samplers.candidates import maximize
+from dynosim.search.samplers.checks import rare, untried
 from dynosim.search.samplers.encoding import Featurizer
 from dynosim.search.samplers.surrogate import Surrogate
 from dynosim.search.trial import Outcome, Status
@@ -331,3 +333,24 @@ def test_a_bound_that_has_no_logarithm(direction: str, sign: float) -> None:
     found = [trial.params["x"] for trial in study.trials[4:]]
     best = min(found) if direction == "minimize" else max(found)
     assert abs(best - (0.0 if direction == "minimize" else 1.0)) < 0.05
+
+
+def test_climbing_comes_close_to_the_best_point_of_continuous_ranges() -> None:
+    ranges = {name: optuna.distributions.FloatDistribution(*ends) for name, ends in (("a", (0, 1)), ("b", (-5, 15)))}
+    rows, best = Rows(PlainSpace.of(ranges)), np.array([0.377, 11.1])
+
+    def score(at: np.ndarray) -> np.ndarray:
+        return -np.square((at - best) / [1.0, 20.0]).sum(axis=1)
+
+    found = maximize(rows, score, lambda _: True, np.zeros((0, 2)), set(), np.random.default_rng(0))
+    assert found is not None
+    assert np.abs((found - best) / [1.0, 20.0]).max() < 0.01
+
+
+def test_values_of_continuous_ranges_are_not_rare() -> None:
+    floats = PlainSpace.of({name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in "ab"})
+    rows = Rows(floats)
+    tried = rows.sample(5, np.random.default_rng(0))
+    near = untried(rows, tried, set())
+    assert len(near)
+    assert not len(rare(rows, near, tried, np.ones(5, dtype=bool), 3))

@@ -16,6 +16,7 @@ from dynosim.search.rows import Rows
 from dynosim.search.samplers import BayesSampler, bayes
 from dynosim.search.samplers.base import History
 from dynosim.search.samplers.encoding import Featurizer, View
+from dynosim.search.samplers.profile import PLAIN, floor
 from dynosim.search.samplers.surrogate import Posterior, Surrogate
 from dynosim.space import SearchSpace
 from search.analytic import evaluate
@@ -233,3 +234,31 @@ def test_an_unbounded_objective_reaches_as_far_as_it_is_believed_to() -> None:
     within = np.log(_values(SCOUTS))[_values(SCOUTS)[:, 1] < 60.0, 0].max()
     assert posterior.reference[1] == pytest.approx(np.log(60.0))
     assert met + 0.5 * (within - met) < posterior.reference[0] < within + 1.0
+
+
+def test_an_objective_that_can_be_zero_keeps_its_logarithms() -> None:
+    drawn = ROWS.sample(21, np.random.default_rng(0))
+    history = _history(drawn)
+    history.values[20, 1] = 0.0
+    output = Surrogate(ROWS, Featurizer(ROWS, serving=False), (), SCOUTS)(history).objectives[1]
+    known = history.values[:20, 1]
+    assert output.y[20] == pytest.approx(np.log(0.01 * np.median(known)))
+    np.testing.assert_allclose(output.y[:20], np.log(known))
+
+
+def test_logarithms_need_a_positive_value_and_no_negative_one() -> None:
+    assert floor(np.array([2.0, 4.0, 6.0])) == 0.0
+    assert floor(np.array([0.0, 4.0, np.inf, 6.0])) == pytest.approx(0.05)
+    assert floor(np.zeros(3)) is None
+    assert floor(np.array([-1.0, 0.0, 5.0])) is None
+
+
+def test_of_any_function_values_count_and_the_reference_is_mostly_just_beyond_the_front() -> None:
+    drawn = ROWS.sample(30, np.random.default_rng(0))
+    surrogate = Surrogate(ROWS, Featurizer(ROWS, serving=False), (), SCOUTS, PLAIN)
+    far, near = surrogate(_history(drawn)), surrogate(_history(drawn[:29]))
+    values = _values(drawn[:29])
+    front = values[pareto.nondominated(values)]
+    np.testing.assert_allclose(near.front, front)
+    np.testing.assert_allclose(near.reference, front.max(axis=0) + 0.1 * np.ptp(front, axis=0))
+    assert (far.reference > values.max(axis=0)).all()

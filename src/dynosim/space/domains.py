@@ -12,8 +12,8 @@ import numpy as np
 
 from dynosim.config.load import show
 
-CONTINUOUS_STEPS = 10
-"""A step of a continuous range, for neighbours, is this fraction of it (of its logarithm where the scale is log)."""
+CONTINUOUS_STEPS = (10, 30, 100)
+"""Steps of a continuous range, for neighbours, are these fractions of it (of its logarithm where the scale is log)."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,16 @@ class Range:
         return self.min
 
     def neighbours(self, value: float) -> list[float]:
-        """Return one step down and one step up: *step*, twice and half (log integers), a tenth of the range."""
+        """Return a step down and up: *step*, twice and half (log integers), and several of a continuous range."""
         if self.scale == "log":
-            factor = 2.0 if self.integer else (self.max / self.min) ** (1 / CONTINUOUS_STEPS)
-            steps = [value / factor, value * factor]
+            factors = [2.0] if self.integer else [(self.max / self.min) ** (1 / n) for n in CONTINUOUS_STEPS]
+            near = [moved for factor in factors for moved in (value / factor, value * factor)]
         else:
-            step = self.step or (self.max - self.min) / CONTINUOUS_STEPS
-            steps = [value - step, value + step]
-        rounded = [int(near) if self.integer else round(near, 12) for near in steps]
-        clipped = [min(max(near, self.min), self.max) for near in rounded]
-        return [near for near in clipped if near != value]
+            steps = [self.step] if self.step else [(self.max - self.min) / n for n in CONTINUOUS_STEPS]
+            near = [moved for step in steps for moved in (value - step, value + step)]
+        rounded = [int(moved) if self.integer else round(moved, 12) for moved in near]
+        clipped = dict.fromkeys(min(max(moved, self.min), self.max) for moved in rounded)
+        return [moved for moved in clipped if moved != value]
 
     def __str__(self) -> str:
         kind = "integers" if self.integer else "numbers"

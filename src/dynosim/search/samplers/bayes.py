@@ -27,6 +27,7 @@ from dynosim.search.samplers.candidates import Score, maximize
 from dynosim.search.samplers.checks import likely, rare, untried, worthwhile
 from dynosim.search.samplers.design import believed_front, space_filling
 from dynosim.search.samplers.encoding import Featurizer
+from dynosim.search.samplers.profile import PLAIN, SERVING, Profile
 from dynosim.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ class _Scene:
     bounds: Sequence[float | None]
     scouts: Array
     valid: dict[Key, bool]
+    profile: Profile
 
     @classmethod
-    def of(cls, space: SearchSpace, bounds: Sequence[float | None]) -> _Scene:
+    def of(cls, space: SearchSpace, bounds: Sequence[float | None], profile: Profile) -> _Scene:
         rows = Rows(space)
         featurizer = Featurizer(rows, serving=not isinstance(space, PlainSpace))
         rng = stream(0, "scouts")
@@ -75,14 +77,14 @@ class _Scene:
             while len(scouts) < _SCOUTS:
                 scouts.append(draw_valid(space, rng, set()))
         seen = rows.of(scouts or [space.sample(rng)])
-        return cls(space, rows, featurizer, bounds, seen, {})
+        return cls(space, rows, featurizer, bounds, seen, {}, profile)
 
     @cached_property
     def surrogate(self) -> Surrogate:
         """The models, made when they are first needed: torch takes seconds to import, while the first trials run."""
         from dynosim.search.samplers.surrogate import Surrogate
 
-        return Surrogate(self.rows, self.featurizer, self.bounds, self.scouts)
+        return Surrogate(self.rows, self.featurizer, self.bounds, self.scouts, self.profile)
 
     def may_work(self, row: Array) -> bool:
         """Return whether nothing known speaks against a row."""
@@ -113,7 +115,7 @@ class BayesSampler(PointSampler):
         self._startup, self._bounds, self._noisy = startup, bounds, noisy
         self._warm_starts: list[Point] = []
         self._believed: list[Point] | None = None
-        self._own = None if space is None else _Scene.of(space, bounds)
+        self._own = None if space is None else _Scene.of(space, bounds, SERVING)
 
     def learn_from(self, earlier: History) -> None:
         """Start from what an earlier study found at points of this sampler's space (``warm.history_of``)."""
@@ -123,22 +125,23 @@ class BayesSampler(PointSampler):
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the point with the highest acquisition value; early on, the one farthest from all others."""
-        scene = self._own or _Scene.of(space, self._bounds)
+        scene = self._own or _Scene.of(space, self._bounds, PLAIN)
         # These matrices are small: a second thread makes BLAS and torch slower, and takes a core from simulations.
         with threadpool_limits(1):
             tried = scene.rows.of([*history.points, *history.failed, *history.pending])
             taken = set(keys(tried))
             if len(taken) < self._startup or not history.runs.any():
                 return self._design(scene, tried, history, rng)
-            draw = 0 if len(taken) % _DRAW_EVERY else 1 + len(taken) // _DRAW_EVERY % _DRAWS_KEPT
+            doubt = scene.profile.doubt
+            draw = 0 if len(taken) % _DRAW_EVERY or not doubt else 1 + len(taken) // _DRAW_EVERY % _DRAWS_KEPT
             posterior = scene.surrogate(history, draw)
             score = self.score(scene.featurizer, posterior)
-            if len(taken) % _CHECK_EVERY == 0:
+            if doubt and len(taken) % _CHECK_EVERY == 0:
                 near = _worth_checking(scene, history, posterior, score, rng)
                 if (first := next(filter(scene.may_work, near), None)) is not None:
                     return scene.rows.point(first)
             parents = scene.rows.of(_parents(history, rng))
-            found = maximize(scene.rows, score, scene.may_work, parents, taken, rng)
+            found = maximize(scene.rows, score, scene.may_work, parents, taken, rng, scene.profile.rounds)
         return draw_valid(space, rng, history.taken) if found is None else scene.rows.point(found)
 
     def gap(self, history: History) -> Gap | None:
@@ -238,7 +241,7 @@ def _neighbours(scene: _Scene, history: History) -> Array:
 
 def _rare(scene: _Scene, history: History, near: Array, posterior: Posterior, score: Score, least: int) -> Array:
     """Return the rows of *near* that are worth a trial: fewer than *least* feasible ones have a value of theirs."""
-    return worthwhile(rare(near, scene.rows.of(history.points), history.feasible, least), score, posterior)
+    return worthwhile(rare(scene.rows, near, scene.rows.of(history.points), history.feasible, least), score, posterior)
 
 
 def _cells(front: Array, reference: Array) -> tuple[Array, Array]:

@@ -21,6 +21,7 @@ with warnings.catch_warnings():
     from gpytorch.kernels import RBFKernel, ScaleKernel
     from gpytorch.means import ConstantMean
     from gpytorch.settings import min_fixed_noise, min_variance
+    from gpytorch.utils.warnings import NumericalWarning
     from torch import Tensor
 
 # BoTorch compiles a C++ kernel for qLogNEHVI at first use: it warns where there is no compiler, and waits for ever on
@@ -31,6 +32,7 @@ __all__ = [
     "AcquisitionFunction",
     "ConstantMean",
     "ModelListGP",
+    "NumericalWarning",
     "RBFKernel",
     "ScaleKernel",
     "SingleTaskGP",

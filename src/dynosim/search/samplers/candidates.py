@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.search.rows import Key, Rows, keys
+from dynosim.search.samplers.profile import SERVING
 
 Array = NDArray[np.float64]
 Score = Callable[[Array], Array]
@@ -21,7 +22,7 @@ Valid = Callable[[Array], bool]
 """Whether a row (``p``) may work."""
 
 RANDOM, MUTATIONS, CROSSOVERS = 256, 256, 128
-CLIMBERS, ROUNDS = 6, 5
+CLIMBERS = 6
 ENUMERABLE = 1_500
 """A space with no more points than this is scored whole."""
 
@@ -63,16 +64,22 @@ class Ranking:
 
 
 def maximize(
-    rows: Rows, score: Score, valid: Valid, parents: Array, taken: set[Key], rng: np.random.Generator
+    rows: Rows,
+    score: Score,
+    valid: Valid,
+    parents: Array,
+    taken: set[Key],
+    rng: np.random.Generator,
+    rounds: int = SERVING.rounds,
 ) -> Array | None:
-    """Return the valid row outside *taken* with the highest score that was found; None if there was none."""
+    """Return the valid row outside *taken* with the highest score found in *rounds* of climbing; None without any."""
     ranking = Ranking(score, valid, taken)
     if rows.space.size() <= ENUMERABLE:
         ranking.add(rows.all())
         return next(iter(ranking.best(1)), None)
     ranking.add(pool(rows, parents, rng))
     climbers = ranking.best(CLIMBERS)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         if not climbers:
             return None
         ranking.add(rows.neighbours(np.array(climbers)))

@@ -16,6 +16,7 @@ from dynosim.search import pareto
 from dynosim.search.rows import Key, Rows, keys
 from dynosim.search.samplers.candidates import Score
 from dynosim.search.samplers.encoding import View
+from dynosim.space import Range
 
 if TYPE_CHECKING:
     from dynosim.search.samplers.surrogate import Posterior
@@ -37,13 +38,15 @@ def untried(rows: Rows, front: Array, taken: set[Key]) -> Array:
     return near[list(places.values())]
 
 
-def rare(near: Array, tried: Array, feasible: NDArray[np.bool_], least: int) -> Array:
+def rare(rows: Rows, near: Array, tried: Array, feasible: NDArray[np.bool_], least: int) -> Array:
     """Return the rows of *near* (``q x p``) with a value that fewer than *least* feasible trials have.
 
     *tried* are the rows of all complete trials (``n x p``), *feasible* says which of them meet every SLO.
     """
     found = np.zeros(len(near), dtype=bool)
-    for column, known in zip(near.T, tried.T, strict=True):
+    for parameter, column, known in zip(rows.parameters, near.T, tried.T, strict=True):
+        if isinstance(parameter.domain, Range) and parameter.domain.values is None:
+            continue  # any value of a continuous range is rare
         same = column[:, None] == known
         good, total = (same & feasible).sum(axis=1), same.sum(axis=1)
         found |= ~np.isnan(column) & (good < least) & (total < _LOST_PER_FEASIBLE * least)

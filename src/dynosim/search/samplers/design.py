@@ -13,6 +13,7 @@ from dynosim.search.rows import Rows
 from dynosim.search.samplers.base import History
 from dynosim.search.samplers.candidates import Valid
 from dynosim.search.samplers.encoding import Featurizer, View
+from dynosim.search.samplers.profile import floor, logarithms
 
 Array = NDArray[np.float64]
 
@@ -69,6 +70,5 @@ def _believed_losses(view: View, history: History) -> Array:
 
 
 def _loss(values: Array, sign: float) -> Array:
-    """Return losses, in logarithms where all values are positive."""
-    known = values[np.isfinite(values)]
-    return sign * (np.log(values) if (known > 0.0).all() else values)
+    """Return losses, in logarithms where no value is negative."""
+    return sign * logarithms(values, floor(values))

@@ -13,14 +13,15 @@ symbol     meaning                                                            sh
 =========  =================================================================  =========
 
 BoTorch's own choices: constant mean, squared-exponential kernel with one lengthscale per feature and unit variance on
-standardised targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) and noise prior LogNormal(-4, 1)
-(Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian optimization performs great in high dimensions"). The
+standardised targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) (Hvarfner, Hellsten and Nardi 2024,
+"Vanilla Bayesian optimization performs great in high dimensions"). The prior of s2 is that of a ``Profile``. The
 hyperparameters are found in logarithms with the gradient in closed form: BoTorch's own fit of the same density takes
 ten times as long, as much as the simulations of a study (docs/search.md). Not modelled: correlation between outputs.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ from scipy.optimize import minimize
 from dynosim.search.samplers.botorch_api import (
     ConstantMean,
     ModelListGP,
+    NumericalWarning,
     RBFKernel,
     ScaleKernel,
     SingleTaskGP,
@@ -40,11 +42,11 @@ from dynosim.search.samplers.botorch_api import (
     settings,
     torch,
 )
+from dynosim.search.samplers.profile import SERVING, NoisePrior
 
 Array = NDArray[np.float64]
 
-MIN_LENGTHSCALE, MIN_NOISE = 2.5e-2, 1e-4  # BoTorch's bounds
-_NOISE_PRIOR = (-4.0, 1.0)
+MIN_LENGTHSCALE = 2.5e-2  # BoTorch's bound
 _LEAST_LEFT = 1e-2
 """Share of the targets' spread that a prior mean is taken to leave, also where it met all of them more closely."""
 _LEAST_VARIANCE = 1e-30
@@ -62,7 +64,7 @@ class Hyperparameters:
 
 
 def negative_log_posterior(
-    theta: Array, X: Array, y: Array, center: Array, v: Array | float = 0.0
+    theta: Array, X: Array, y: Array, center: Array, v: Array | float = 0.0, noise: NoisePrior = SERVING.noise
 ) -> tuple[float, Array]:
     """Return the negative log marginal likelihood plus log priors at theta = log(ell, s2), and its gradient.
 
@@ -88,7 +90,7 @@ def negative_log_posterior(
     gradient = np.empty(d + 1)
     gradient[:d] = A.sum(axis=1) @ Z**2 - np.einsum("ik,ik->k", Z, A @ Z)  # 1/2 tr(A dK/dlog ell_k)
     gradient[d] = 0.5 * s2 * (alpha @ alpha - inverse.trace())
-    _, scale = log_priors(d)
+    _, scale = log_priors(d, noise)
     z = (theta - center) / scale
     return float(0.5 * z @ z - log_likelihood), z / scale - gradient
 
@@ -99,14 +101,20 @@ def _kernel(Z: Array) -> Array:
     return np.asarray(np.exp(-0.5 * np.maximum(squared[:, None] + squared - 2.0 * Z @ Z.T, 0.0)))
 
 
-def log_priors(d: int) -> tuple[Array, Array]:
+def log_priors(d: int, noise: NoisePrior = SERVING.noise) -> tuple[Array, Array]:
     """Return location and scale of the normal priors of theta = log(ell, s2), each ``d + 1``."""
-    lengthscale, noise = (np.sqrt(2.0) + 0.5 * np.log(d), np.sqrt(3.0)), (-4.0, 1.0)
-    location, scale = np.transpose([lengthscale] * d + [noise])
+    lengthscale = np.sqrt(2.0) + 0.5 * np.log(d), np.sqrt(3.0)
+    location, scale = np.transpose([lengthscale] * d + [(noise.location, noise.scale)])
     return location, scale
 
 
-def fit(X: Array, y: Array, rng: np.random.Generator | None = None, v: Array | float = 0.0) -> Hyperparameters:
+def fit(
+    X: Array,
+    y: Array,
+    rng: np.random.Generator | None = None,
+    v: Array | float = 0.0,
+    noise: NoisePrior = SERVING.noise,
+) -> Hyperparameters:
     """Return the maximum a posteriori hyperparameters, or with *rng* a draw from about their posterior.
 
     As a function of theta the log-normal density of exp(theta) is a normal one around its mode. A draw is the optimum
@@ -115,15 +123,15 @@ def fit(X: Array, y: Array, rng: np.random.Generator | None = None, v: Array | f
     never depends on an earlier fit, so the result is a function of the data alone and a resumed study goes on exactly.
     """
     d = X.shape[1]
-    location, scale = log_priors(d)
+    location, scale = log_priors(d, noise)
     mode = location - scale**2
     center = mode if rng is None else np.append((location + scale * rng.standard_normal(d + 1))[:d], mode[d])
-    bounds = np.array([(np.log(MIN_LENGTHSCALE), 12.0)] * d + [(np.log(MIN_NOISE), 2.0)])
+    bounds = np.array([(np.log(MIN_LENGTHSCALE), 12.0)] * d + [(np.log(noise.least), 2.0)])
     targets = (y - y.mean()) / scale_of(y)
     result = minimize(
         negative_log_posterior,
         np.clip(mode, *bounds.T),
-        (X, targets, center, v / scale_of(y) ** 2),
+        (X, targets, center, v / scale_of(y) ** 2, noise),
         method="L-BFGS-B",
         jac=True,
         bounds=bounds,
@@ -181,7 +189,9 @@ def process(
 
 def predicted(model: ModelListGP, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of all outputs at *inputs* (``n x D``), each ``n x outputs``."""
-    with min_variance(double_value=_LEAST_VARIANCE):
+    with min_variance(double_value=_LEAST_VARIANCE), warnings.catch_warnings():
+        # Beside a trial of a function without noise, rounding makes variances negative; GPyTorch raises them.
+        warnings.simplefilter("ignore", NumericalWarning)
         found = model.posterior(inputs)
         return found.mean, found.variance.sqrt()
 

@@ -1,9 +1,9 @@
 """What the trials so far say: one model per objective and per constraint, the front, the reference.
 
-Each output is modelled where its differences count. Positive objectives are modelled in logarithms. Losses beyond the
-reference are compressed: no hypervolume lies there, but one saturated trial, a thousand times slower than the rest,
-would set the scale of the model and make the differences along the frontier look like nothing. Where a closed-form
-estimate of an output exists and the data speak for it, the process models what the estimate leaves unexplained.
+Each output is modelled where its differences count. Objectives of deployments are modelled in logarithms. Losses
+beyond the reference are compressed: no hypervolume lies there, but one saturated trial, a thousand times slower than
+the rest, would set the scale of the model and make the differences along the frontier look like nothing. Where a
+closed-form estimate of an output exists and the data speak for it, the process models what that leaves unexplained.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dynosim.search.samplers.base import History
 from dynosim.search.samplers.botorch_api import ModelListGP, SingleTaskGP, Tensor, torch
 from dynosim.search.samplers.encoding import Featurizer, View
 from dynosim.search.samplers.model import Hyperparameters, fit, predicted, process
+from dynosim.search.samplers.profile import SERVING, Profile, floor, logarithms
 
 Array = NDArray[np.float64]
 Scale = Callable[[Array], Array]
@@ -168,7 +169,15 @@ def _log_below(mean: Array, sd: Array, limits: Array) -> Array:
 class Surrogate:
     """Fits posteriors to histories of one study; keeps fitted hyperparameters, which depend on the data alone."""
 
-    def __init__(self, rows: Rows, featurizer: Featurizer, bounds: Sequence[float | None], scouts: Array) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        featurizer: Featurizer,
+        bounds: Sequence[float | None],
+        scouts: Array,
+        profile: Profile = SERVING,
+    ) -> None:
+        self._profile = profile
         self._rows, self._featurizer, self._bounds, self._scouts = rows, featurizer, bounds, featurizer(scouts)
         self._earlier: list[tuple[Posterior, dict[str, int]]] = []
         self._fits: dict[tuple[str, int], tuple[bytes, Hyperparameters]] = {}
@@ -187,7 +196,8 @@ class Surrogate:
         view = self._featurizer(rows)
         losses, limits, priors, noise = self._losses(history)
         best = losses[history.feasible]
-        reference = _reference(best, limits)
+        far = len(history.points) % self._profile.far_every == 0
+        reference = _reference(best if far else _ends(best), limits)
         told = [j for j in range(losses.shape[1]) if np.isfinite(losses[:, j]).any()]
         objectives = [
             self._output(
@@ -199,8 +209,9 @@ class Surrogate:
         model = modelled([*objectives, *constraints])
         seen = rows[np.isfinite(history.values).all(axis=1)]
         posterior = Posterior(objectives, constraints, model, limits[told], best, reference, seen)
-        if len(best):
+        if len(best) and far:
             posterior = replace(posterior, reference=self._wider(posterior))
+        if len(best):
             posterior = replace(posterior, idle=_idle(losses, history.feasible, posterior.reference))
         if history.pending:
             rows = self._rows.of(history.pending)
@@ -214,7 +225,7 @@ class Surrogate:
         given = self._bounds or [None] * history.values.shape[1]
         bounds = np.array([np.nan if bound is None else bound for bound in given])
         axes = [
-            _Axis(np.log if (column > 0.0).all() and not bounds[j] <= 0.0 else _identity, history.sign(j), j)
+            _Axis(floor(column) if self._profile.logarithms and not bounds[j] <= 0.0 else None, history.sign(j), j)
             for j, column in enumerate(history.values[ran].T)
         ]
         values = self._with_bounds(history)
@@ -309,7 +320,7 @@ class Surrogate:
         data = X[some].tobytes() + y[some].tobytes() + v[some].tobytes()
         if self._fits.get((name, draw), (b"",))[0] != data:
             rng = stream(draw, f"hyperparameters of {name} at {size}") if draw else None
-            self._fits[name, draw] = data, fit(X[some], y[some], rng, v[some])
+            self._fits[name, draw] = data, fit(X[some], y[some], rng, v[some], self._profile.noise)
         return self._fits[name, draw][1]
 
 
@@ -317,17 +328,17 @@ class Surrogate:
 class _Axis:
     """How one objective becomes a loss."""
 
-    scale: Scale
+    least: float | None
+    """What values are raised to before their logarithms are taken; None where losses are the values."""
     sign: float
     index: int
 
     def loss(self, values: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return self.sign * self.scale(values)
+        return self.sign * logarithms(values, self.least)
 
     def variance(self, values: Array, sd: Array) -> Array:
         """Return the variances (``n``) of the losses of *values* with standard deviations *sd*; zeros where unknown."""
-        relative = sd / values if self.scale is np.log else sd
+        relative = sd if self.least is None else sd / np.maximum(values, self.least)
         return np.nan_to_num(relative**2)
 
     def prior(self, view: View) -> Array | None:
@@ -379,6 +390,12 @@ def _identity(column: Array) -> Array:
 def _varies(y: Array) -> bool:
     """Whether there is something to learn: an SLO that every trial meets alike needs no model."""
     return len(np.unique(y[~np.isnan(y)])) > 1
+
+
+def _ends(feasible: Array) -> Array:
+    """Return the front, or everything as long as it is a single point."""
+    front = feasible[pareto.nondominated(feasible)]
+    return front if len(front) > 1 else feasible
 
 
 def _reference(feasible: Array, limits: Array) -> Array:

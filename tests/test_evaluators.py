@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from dynosim import cli, run
-from dynosim.cli import NOTHING_FEASIBLE, OK, USAGE
+from dynosim.cli import NOTHING_FEASIBLE, OK, USAGE, evaluators
 from dynosim.config import Scenario
 from dynosim.errors import ConfigError, StudyError
 from dynosim.search.loop import OpenStudy
@@ -161,7 +161,7 @@ def test_many_jobs_that_tell_at_a_time_wait_for_each_other(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (proposal,) = _asked(capsys, *SPACE)
-    monkeypatch.setattr(cli, "ASK_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(evaluators, "ASK_TIMEOUT_S", 0.0)
     with FileLock(Path("runs") / proposal["run"] / run.LOCK_FILE):
         assert _main("tell", "last", "0", "--failed", "x") == 1
     assert "is being run by another process" in capsys.readouterr().err

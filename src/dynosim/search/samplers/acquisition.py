@@ -24,6 +24,8 @@ simulation does not have.
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,10 +53,10 @@ class LogEHVI(AcquisitionFunction):
         super().__init__(model)
         self.lower, self.upper = torch.as_tensor(lower), torch.as_tensor(upper)
 
-    @t_batch_mode_transform(expected_q=1)
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]  # it takes methods of any acquisition function
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the value of each of *inputs* (``n x 1 x D``), ``n``."""
-        mean, sd = predicted(self.model, inputs.squeeze(-2))
+        mean, sd = predicted(cast(ModelListGP, self.model), inputs.squeeze(-2))
         m = self.lower.shape[1]
         return log_ehvi(mean[:, :m], sd[:, :m], self.lower, self.upper) + log_ndtr(-mean[:, m:] / sd[:, m:]).sum(-1)
 

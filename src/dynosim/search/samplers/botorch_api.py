@@ -8,7 +8,7 @@ with warnings.catch_warnings():
 
     import torch
     from botorch import settings
-    from botorch.acquisition import AcquisitionFunction
+    from botorch.acquisition.acquisition import AcquisitionFunction
     from botorch.acquisition.analytic import _log_ei_helper as log_h
     from botorch.acquisition.multi_objective import logei
     from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement

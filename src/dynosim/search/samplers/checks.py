@@ -60,7 +60,7 @@ def worthwhile(near: Array, score: Score, posterior: Posterior) -> Array:
         return near[:0]
     scores = score(near)
     order = np.argsort(-scores, kind="stable")
-    return near[order[scores[order] > np.log(_NEGLIGIBLE * hypervolume)]]
+    return np.asarray(near[order[scores[order] > np.log(_NEGLIGIBLE * hypervolume)]])
 
 
 def likely(near: Array, view: View, posterior: Posterior, rng: np.random.Generator) -> Array:
@@ -77,4 +77,4 @@ def likely(near: Array, view: View, posterior: Posterior, rng: np.random.Generat
     fronts = (np.vstack([posterior.front, losses]) for losses in drawn[:, :m])
     gains = np.array([pareto.hypervolume(front, posterior.reference) - before for front in fronts]) * holds
     order = np.argsort(-gains, kind="stable")
-    return near[order[gains[order] > 0.0]]
+    return np.asarray(near[order[gains[order] > 0.0]])

@@ -147,7 +147,7 @@ def scale_of(y: Array) -> float:
     return spread if spread > 1e-8 else 1.0
 
 
-class PriorMean(ConstantMean):
+class PriorMean(ConstantMean):  # type: ignore[misc]  # GPyTorch is not typed
     """A constant on top of what is known beforehand, which is a column of the inputs."""
 
     def __init__(self, column: int) -> None:
@@ -156,7 +156,8 @@ class PriorMean(ConstantMean):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the mean at *inputs* (``... x q x D``), ``... x q``."""
-        return super().forward(inputs) + inputs[..., self.column]
+        constant: Tensor = super().forward(inputs)
+        return constant + inputs[..., self.column]
 
 
 def process(

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,12 +138,14 @@ class Posterior:
     def draws(self, view: View, count: int, rng: np.random.Generator) -> Array:
         """Return joint draws of all outputs at the ``q`` rows of *view*, ``count x q x outputs``."""
         inputs, drawn = self.inputs(view), []
-        for one in self.model.models:
+        processes: list[Any] = list(self.model.models)
+        for one in processes:
             with torch.no_grad():
-                joint = one.posterior(inputs)
-                mean, covariance = joint.mean.numpy()[:, 0], joint.distribution.covariance_matrix.numpy()
-            jitter = _JITTER * one.covar_module.outputscale.item()
-            factor = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
+                joint = one(inputs)
+                mean, covariance, prior = (
+                    x.numpy() for x in (joint.mean, joint.covariance_matrix, one.covar_module(inputs).diagonal())
+                )
+            factor = np.linalg.cholesky(covariance + _JITTER * np.diag(prior))
             drawn.append(mean + rng.standard_normal((count, len(mean))) @ factor.T)
         return np.stack(drawn, axis=2)
 

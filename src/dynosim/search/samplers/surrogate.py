@@ -141,7 +141,7 @@ class Posterior:
         processes: list[Any] = list(self.model.models)
         for one in processes:
             with torch.no_grad():
-                joint = one(inputs)
+                joint = one.posterior(inputs).distribution
                 mean, covariance, prior = (
                     x.numpy() for x in (joint.mean, joint.covariance_matrix, one.covar_module(inputs).diagonal())
                 )

@@ -53,6 +53,8 @@ _MOST_CELLS = 4_000
 _CHECK_EVERY, _PATIENCE, _RARE = 3, 4, 3
 """Every third proposal tries a neighbour of the front with a value that no feasible trial has yet, or, once the
 hypervolume has rested for some trials, fewer than ``_RARE`` (``checks``)."""
+_WIDER_PER_UNTRIED = 0.1
+"""How much wider the upper end of the gap is for each such neighbour that is left."""
 
 
 @dataclass(eq=False)
@@ -171,7 +173,9 @@ class BayesSampler(PointSampler):
             rows = np.vstack([rows, *(row[None] for row in left)])
             if not len(rows):
                 return Gap(0.0, 0.0, 0.0)
-            return replace(estimate(posteriors, scene.featurizer(rows), rng), untried=len(left))
+            found = estimate(posteriors, scene.featurizer(rows), rng)
+            high = min(found.high * (1.0 + _WIDER_PER_UNTRIED * len(left)), 1.0)
+            return replace(found, high=high, untried=len(left))
 
     def priors(self, history: History) -> dict[str, str]:
         """Return output -> what became of prior knowledge of it; empty while nothing could be run."""

@@ -45,7 +45,7 @@ _SCOUTS = 64
 _DRAW_EVERY, _DRAWS_KEPT = 2, 4
 """Every second proposal takes one of a few draws of the hyperparameters instead of the most probable ones, which are
 overconfident about parameters that few trials have varied: the search would settle beside, say, a routing policy that
-it has met only in bad company (docs/search.md has the measurement)."""
+it has met only in bad company (docs/sampler.md has the measurement)."""
 
 
 _MOST_CELLS = 4_000

@@ -16,7 +16,7 @@ BoTorch's own choices: constant mean, squared-exponential kernel with one length
 standardised targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) (Hvarfner, Hellsten and Nardi 2024,
 "Vanilla Bayesian optimization performs great in high dimensions"). The prior of s2 is that of a ``Profile``. The
 hyperparameters are found in logarithms with the gradient in closed form: BoTorch's own fit of the same density takes
-ten times as long, as much as the simulations of a study (docs/search.md). Not modelled: correlation between outputs.
+a hundred times as long (docs/sampler.md). Not modelled: correlation between outputs.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class NoisePrior:
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the search of a space of deployments and that of any other differ; ``docs/search.md`` has the effects."""
+    """Where the search of a space of deployments and that of any other differ; ``docs/sampler.md`` has the effects."""
 
     noise: NoisePrior
     logarithms: bool

@@ -1,8 +1,9 @@
 """The default sampler: Gaussian processes on log objectives, constrained log expected hypervolume improvement.
 
 It proposes the valid, new point from which the feasible hypervolume, in logarithms of positive objectives, is expected
-to grow most. Trials still running count as if they had returned their predicted mean. Not modelled: correlation between
-outputs, and noise, because equal seeds mean equal traffic in every trial.
+to grow most; of every few proposals one doubts the hyperparameters, and one the models (``checks``). Trials still running
+count as if they had returned their predicted mean. Not modelled: correlation between outputs, and noise that nobody tells:
+equal seeds mean equal traffic in every trial.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 STARTUP = 5
-"""Trials of the space-filling design, the baseline among them."""
+"""Trials of the design, the baseline among them."""
 _DRAWS = 32
 """Valid points among which the design takes the one farthest from all trials."""
 _PARENTS = 24
@@ -46,8 +47,6 @@ _DRAW_EVERY, _DRAWS_KEPT = 2, 4
 """Every second proposal takes one of a few draws of the hyperparameters instead of the most probable ones, which are
 overconfident about parameters that few trials have varied: the search would settle beside, say, a routing policy that
 it has met only in bad company (docs/sampler.md has the measurement)."""
-
-
 _MOST_CELLS = 4_000
 """Fronts of five objectives have cells by the ten thousand, and memory and time go with them."""
 _CHECK_EVERY, _PATIENCE, _RARE = 3, 4, 3
@@ -155,7 +154,8 @@ class BayesSampler(PointSampler):
         if scene is None or not history.feasible.any():
             return None
         if (np.ptp(history.values[history.feasible], axis=0) == 0.0).any():
-            return Gap(np.nan, np.nan, np.nan, unknown="an objective does not vary")
+            why = "an objective does not vary" if history.feasible.sum() > 1 else "one trial is feasible"
+            return Gap(np.nan, np.nan, np.nan, unknown=why)
         from dynosim.search.samplers.gap import estimate, promising
 
         rng = stream(self._seed, f"gap after {len(history.points)}")

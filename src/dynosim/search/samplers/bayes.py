@@ -1,9 +1,9 @@
 """The default sampler: Gaussian processes on log objectives, constrained log expected hypervolume improvement.
 
 It proposes the valid, new point from which the feasible hypervolume, in logarithms of positive objectives, is expected
-to grow most; of every few proposals one doubts the hyperparameters, and one the models (``checks``). Trials still running
-count as if they had returned their predicted mean. Not modelled: correlation between outputs, and noise that nobody tells:
-equal seeds mean equal traffic in every trial.
+to grow most; every second proposal doubts the hyperparameters, and every third the models (``checks``). Trials still
+running count as if they had returned their predicted mean. Not modelled: correlation between outputs, and noise that
+nobody tells: equal seeds mean equal traffic in every trial.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ _MOST_CELLS = 4_000
 _CHECK_EVERY, _PATIENCE, _RARE = 3, 4, 3
 """Every third proposal tries a neighbour of the front with a value that no feasible trial has yet, or, once the
 hypervolume has rested for some trials, fewer than ``_RARE`` (``checks``)."""
-_WIDER_PER_UNTRIED = 0.1
-"""How much wider the upper end of the gap is for each such neighbour that is left."""
+_WIDER_PER_UNTRIED, _WIDEST = 0.1, 2.0
+"""By how much each such neighbour that is left widens the upper end of the gap, and to how many times at most."""
 
 
 @dataclass(eq=False)
@@ -174,7 +174,7 @@ class BayesSampler(PointSampler):
             if not len(rows):
                 return Gap(0.0, 0.0, 0.0)
             found = estimate(posteriors, scene.featurizer(rows), rng)
-            high = min(found.high * (1.0 + _WIDER_PER_UNTRIED * len(left)), 1.0)
+            high = min(found.high * min(1.0 + _WIDER_PER_UNTRIED * len(left), _WIDEST), 1.0)
             return replace(found, high=high, untried=len(left))
 
     def priors(self, history: History) -> dict[str, str]:

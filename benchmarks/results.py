@@ -168,7 +168,7 @@ def made_by(script: str) -> dict[str, Any]:
     packages = ("optuna", "botorch", "torch", "numpy", "ax-platform", "HEBO", "smac")
     installed = {name: version for name in packages if (version := _version(name))}
     return {
-        "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{script}", *_repeatable(sys.argv[1:])]),
         "machine": f"{cpu or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "versions": " ".join(f"{name} {version}" for name, version in installed.items()),
         "commit": commit,
@@ -181,6 +181,12 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _repeatable(arguments: list[str]) -> list[str]:
+    """Return *arguments* without the folder of the kept runs, which is a matter of the machine."""
+    kept = iter(arguments)
+    return [each for each in kept if not each.startswith("--results=") and (each != "--results" or not next(kept, ""))]
 
 
 def _lines(path: str) -> list[str]:

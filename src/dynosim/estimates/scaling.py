@@ -155,8 +155,10 @@ class _Signal:
         self._weights = {name: weight for name, weight in weights if (weight > 0.0).any()}
 
     def __call__(self, k: int, serving: Array, backlog: Array, prefill: Array, decode: Array) -> Array:
-        """Return the signal at the end of window *k* (``n``). So many replicas had work in it, and *backlog* seconds of
-        one replica's work wait."""
+        """Return the signal at the end of window *k* (``n``), in which *serving* replicas had work.
+
+        *backlog* seconds of one replica's work wait.
+        """
         busy = np.minimum(prefill / serving, 0.98)
         queue = busy * self._demand.input_square / (2.0 * (1.0 - busy))  # M/G/1: mean wait over mean service
         waiting = backlog / self._request_s / serving

@@ -93,7 +93,7 @@ def _missed(scenario: Scenario, outcome: Outcome) -> dict[str, float]:
 
 
 def lost(scenario: Scenario, cases: int, seen: Mapping[str, Outcome]) -> Outcome:
-    """Return the outcome of a configuration that lost in the last of the cases *seen*, of so many *cases* in all.
+    """Return the outcome of a configuration that lost in the last of the cases *seen*; there are *cases* in all.
 
     A violation that must be none in every case is at least as large as in those that are known.
     """

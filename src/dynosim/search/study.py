@@ -35,7 +35,7 @@ class Study:
     budget: int = 0
     """Trials that this study is to have in the end."""
     in_flight: int | None = None
-    """Proposals made ahead of the oldest that is not told, itself included: so many may be evaluated at a time.
+    """Proposals made ahead of the oldest that is not told, itself included: the most that are evaluated at a time.
 
     None where what is proposed does not depend on what was told."""
     evaluator: str = SIMULATION

@@ -51,8 +51,8 @@ class Profile:
     """Whether positive objectives are modelled, and their hypervolume measured, in logarithms. Latencies and costs are
     compared by their ratios; a loss whose best values are near zero would be nothing but those."""
     far_every: int
-    """Every so many trials the reference lies at the worst that feasible points have or are believed to have, else just
-    beyond the front. A far one draws the search to the ends of the front, a near one never finds them."""
+    """Period, in trials, at which the reference lies at the worst that feasible points have or are believed to have;
+    else it lies just beyond the front. A far one draws the search to the ends of the front, a near one never finds them."""
     doubt: bool
     """Whether proposals draw hyperparameters and try rare values of the front: parameters such as routing policies
     mostly do not matter and then suddenly do; where all of them matter, the most probable models are good enough."""

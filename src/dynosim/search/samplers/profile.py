@@ -52,7 +52,8 @@ class Profile:
     compared by their ratios; a loss whose best values are near zero would be nothing but those."""
     far_every: int
     """Period, in trials, at which the reference lies at the worst that feasible points have or are believed to have;
-    else it lies just beyond the front. A far one draws the search to the ends of the front, a near one never finds them."""
+    else it lies just beyond the front. A far one draws the search to the ends of the front, a near one never finds
+    them."""
     doubt: bool
     """Whether proposals draw hyperparameters and try rare values of the front: parameters such as routing policies
     mostly do not matter and then suddenly do; where all of them matter, the most probable models are good enough."""

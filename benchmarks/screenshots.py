@@ -20,7 +20,7 @@ from urllib.request import urlopen
 from mlflow import MlflowClient
 
 import dynosim
-from dynosim.run import find_run
+from dynosim.run.directory import find_run
 from dynosim.tracking import views
 from dynosim.tracking.ui import latest_study
 

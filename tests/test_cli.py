@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dynosim import cli, run
+import dynosim
+from dynosim import cli
 from dynosim.progress import GracefulStop
+from dynosim.run.directory import runs
 from dynosim.space import SearchSpace
 
 FAST = [
@@ -163,9 +165,9 @@ def test_ctrl_c_ends_the_run_after_its_trial_and_says_how_to_go_on() -> None:
         rest = process.stderr.read()
     assert process.returncode == cli.INTERRUPTED
     assert re.search(rf"to go on: \S*dynosim {re.escape(' '.join(command[3:]))}\n", rest)
-    (state,) = run.runs()
+    (state,) = runs()
     assert state.state == "interrupted"
-    assert f"{len(run.load_study('last').trials)} trials and a report are in runs/{state.id}" in rest
+    assert f"{len(dynosim.load_study('last').trials)} trials and a report are in runs/{state.id}" in rest
 
 
 def test_the_second_ctrl_c_ends_the_process() -> None:

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from dynosim import cli, run
+import dynosim
+from dynosim import cli
 from dynosim.cli import NOTHING_FEASIBLE, OK, USAGE, evaluators
 from dynosim.config import Scenario
 from dynosim.errors import ConfigError, StudyError
+from dynosim.run.directory import LOCK_FILE, runs
 from dynosim.search.loop import OpenStudy
 from dynosim.search.trial import Status
 
@@ -29,7 +31,7 @@ def _in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def _open(**options: Any) -> OpenStudy:
-    return run.open_study("tiny", trials=4, overrides=FAST, sampler="random", **options)
+    return dynosim.open_study("tiny", trials=4, overrides=FAST, sampler="random", **options)
 
 
 def _answer(study: OpenStudy, count: int) -> None:
@@ -45,7 +47,7 @@ def test_a_told_run_is_held_while_open_and_leaves_what_any_run_does() -> None:
         assert study.ask() is not None
         with pytest.raises(StudyError, match="another process"):
             _open(run_id=study.id)
-    (state,) = run.runs()
+    (state,) = runs()
     assert (state.state, state.done) == ("interrupted", 2)
     left = {path.name for path in (Path("runs") / study.id).iterdir()}
     assert {"report.html", "trials.csv", "frontier.json", "recommendations", "study.db"} <= left
@@ -53,24 +55,24 @@ def test_a_told_run_is_held_while_open_and_leaves_what_any_run_does() -> None:
         assert again.id == study.id
         _answer(again, 2)
         assert again.ask() is None
-    (state,) = run.runs()
+    (state,) = runs()
     assert (state.state, state.done) == ("finished", 4)
-    assert [trial.number for trial in run.load_study("last").leaders()] == [0, 1, 2, 3]
-    assert run.load_study("last").origin == "evaluated by ask and tell"
+    assert [trial.number for trial in dynosim.load_study("last").leaders()] == [0, 1, 2, 3]
+    assert dynosim.load_study("last").origin == "evaluated by ask and tell"
 
 
 def test_a_run_that_could_not_be_opened_leaves_nothing() -> None:
     with pytest.raises(ConfigError):
-        run.open_study("tiny", sampler="nope")
+        dynosim.open_study("tiny", sampler="nope")
     assert not Path("runs").exists()
 
 
 def test_no_simulation_goes_on_with_a_told_run_and_the_other_way_round() -> None:
     with _open() as study:
         _answer(study, 1)
-    simulated = run.optimize("tiny", trials=1, overrides=[*FAST, "optimizer.workers=1"], sampler="random")
+    simulated = dynosim.optimize("tiny", trials=1, overrides=[*FAST, "optimizer.workers=1"], sampler="random")
     assert simulated.id != study.id
-    for run_id, how in ((study.id, run.optimize), (simulated.id, run.open_study)):
+    for run_id, how in ((study.id, dynosim.optimize), (simulated.id, dynosim.open_study)):
         with pytest.raises(StudyError, match="was started with evaluator"):
             how("tiny", trials=3, overrides=FAST, sampler="random", run_id=run_id)
 
@@ -83,14 +85,14 @@ def _measured(scenario: Scenario) -> dict[str, Any]:
 
 def test_optimize_takes_a_function_in_place_of_the_simulator() -> None:
     options = {"trials": 6, "overrides": [*FAST, "optimizer.workers=1"], "sampler": "random"}
-    study = run.optimize("tiny", evaluate=_measured, **options)  # type: ignore[arg-type]
+    study = dynosim.optimize("tiny", evaluate=_measured, **options)  # type: ignore[arg-type]
     assert {trial.outcome.status for trial in study.trials} == {Status.COMPLETE, Status.FAILED}
     for trial in study.trials:
         failed = trial.scenario.deployment.mode == "disaggregated"
         assert trial.outcome.headline == ("RuntimeError: no such cluster" if failed else "")
     assert study.origin == "evaluated by test_evaluators.py:_measured"
     with pytest.raises(ConfigError, match=r"evaluate: .*no_such.py cannot be read"):
-        run.optimize("tiny", evaluate="no_such.py:measure", **options)  # type: ignore[arg-type]
+        dynosim.optimize("tiny", evaluate="no_such.py:measure", **options)  # type: ignore[arg-type]
 
 
 # ---- the shell ----------------------------------------------------------------------------------------------------
@@ -135,9 +137,25 @@ def test_ask_and_tell_from_the_shell(capsys: pytest.CaptureFixture[str], monkeyp
     assert [proposal["number"] for proposal in _asked(capsys, *SPACE, "--count", "9")] == [3, 4]
     assert [proposal["number"] for proposal in _asked(capsys, name, "--pending")] == [3, 4]
     assert _asked(capsys, name) == []
-    study = run.load_study(name)
+    study = dynosim.load_study(name)
     assert [trial.outcome.status.value for trial in study.trials] == ["failed", "complete", "complete"]
     assert study.trials[1].outcome.noise == (0.1, 5.0, 1.0)
+
+
+def test_who_tells_needs_no_model_and_any_path_of_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = _asked(capsys, "tiny", "--trials", "2")
+    (Path("runs") / first["run"]).rename("moved")
+    assert [proposal["number"] for proposal in _asked(capsys, "moved")] == [1]
+    with monkeypatch.context() as patched:
+        patched.setattr("dynosim.search.loop.make_sampler", lambda *args, **options: pytest.fail("a sampler"))
+        for number in ("0", "1"):
+            assert _main("tell", "moved", number, "--values", "1.5", "300", "20") == OK
+    assert "2 of 2 told" in capsys.readouterr().out
+    assert Path("moved/report.html").is_file()
+    assert _asked(capsys, "moved") == []
+    assert dynosim.load_study("moved").id == first["run"]
 
 
 def test_a_result_file_of_a_load_generator_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +166,7 @@ def test_a_result_file_of_a_load_generator_is_an_answer(capsys: pytest.CaptureFi
     result = {**counts, **tokens, **times, "total_token_throughput": 2_200.0, "model_id": "m", "backend": "vllm"}
     Path("result.json").write_text(json.dumps(result))
     assert _main("tell", "last", "0", "--metrics", "result.json") == OK
-    (trial,) = run.load_study("last").trials
+    (trial,) = dynosim.load_study("last").trials
     assert trial.outcome.values is not None
     assert trial.outcome.values[1:] == (140.0, 12.0)
     metrics = trial.outcome.known_metrics()
@@ -162,7 +180,7 @@ def test_many_jobs_that_tell_at_a_time_wait_for_each_other(
 ) -> None:
     (proposal,) = _asked(capsys, *SPACE)
     monkeypatch.setattr(evaluators, "ASK_TIMEOUT_S", 0.0)
-    with FileLock(Path("runs") / proposal["run"] / run.LOCK_FILE):
+    with FileLock(Path("runs") / proposal["run"] / LOCK_FILE):
         assert _main("tell", "last", "0", "--failed", "x") == 1
     assert "is being run by another process" in capsys.readouterr().err
 

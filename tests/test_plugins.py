@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dynosim import plugins, run
+import dynosim
+from dynosim import plugins
 from dynosim.config.load import dump
 from dynosim.errors import ConfigError, StudyError
+from dynosim.run.spaces import load_space
+from dynosim.run.study import identity
 from dynosim.search import cache
 from dynosim.space import SearchSpace
 from dynosim.workload import load_workload
@@ -63,12 +66,12 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_space_finds_what_lies_beside_it_and_so_does_its_copy_anywhere(mine: Path, tmp_path: Path) -> None:
-    here = run.predict(mine / "space.yaml")
+    here = dynosim.predict(mine / "space.yaml")
     assert here.scenario.deployment.router.policy == f"{mine}/my_router.py:Mine"
     assert here.scenario.objectives[1].python == f"{mine}/my_goals.py:worst"
     copy = tmp_path / "copy.yaml"
-    copy.write_text(run.load_space(mine / "space.yaml").to_yaml())
-    assert run.predict(copy).metrics.flat() == here.metrics.flat()
+    copy.write_text(load_space(mine / "space.yaml").to_yaml())
+    assert dynosim.predict(copy).metrics.flat() == here.metrics.flat()
 
 
 def test_what_the_command_line_and_python_bring_is_relative_to_the_working_directory(
@@ -76,11 +79,9 @@ def test_what_the_command_line_and_python_bring_is_relative_to_the_working_direc
 ) -> None:
     monkeypatch.chdir(mine)
     for written in ("my_router.py:Mine", "my_router:Mine", "./my_router.py:Mine"):
-        found = run.load_space("tiny", overrides=[*FAST, f"deployment.router.policy={written}"])
+        found = load_space("tiny", overrides=[*FAST, f"deployment.router.policy={written}"])
         assert Path(found.reference.deployment.router.policy) == mine / "my_router.py:Mine"
-    searched = run.load_space(
-        "tiny", overrides=["deployment.router={policy: {choices: [round_robin, my_router.py:Mine]}}"]
-    )
+    searched = load_space("tiny", overrides=["deployment.router={policy: {choices: [round_robin, my_router.py:Mine]}}"])
     assert searched.fields["deployment"]["router"]["policy"]["choices"][1] == f"{mine}/my_router.py:Mine"
 
 
@@ -111,16 +112,16 @@ def test_a_file_that_does_not_load_is_one_line(tmp_path: Path, text: str | None,
     if text is not None:
         (tmp_path / "my.py").write_text(text)
     with pytest.raises(ConfigError, match=f"deployment.router.policy: my.py:Ruoter: .*{said}") as caught:
-        run.load_space("tiny", overrides=[f"deployment.router.policy={tmp_path}/my.py:Ruoter"])
+        load_space("tiny", overrides=[f"deployment.router.policy={tmp_path}/my.py:Ruoter"])
     assert "\n" not in str(caught.value)
 
 
 def test_changed_code_is_another_run_and_another_result(mine: Path) -> None:
     def names() -> tuple[str, str | None]:
-        space = run.load_space(mine / "space.yaml")
+        space = load_space(mine / "space.yaml")
         scenario = space.reference
         key = cache.result_key(scenario, load_workload(scenario.workload, 0), stopped=True)
-        return run._identity(space, "", "", None), key
+        return identity(space, "", "", None), key
 
     before = names()
     assert names() == before
@@ -136,22 +137,22 @@ def test_changed_code_is_another_run_and_another_result(mine: Path) -> None:
 
 def test_a_run_of_changed_code_does_not_go_on_under_its_name(mine: Path) -> None:
     asked = {"overrides": ["deployment.aggregated.replicas={choices: [1, 2, 3]}", "optimizer.workers=1"]}
-    run.optimize(mine / "space.yaml", trials=1, run_id="named", **asked)
-    assert len(run.optimize(mine / "space.yaml", trials=2, run_id="named", **asked).trials) == 2
+    dynosim.optimize(mine / "space.yaml", trials=1, run_id="named", **asked)
+    assert len(dynosim.optimize(mine / "space.yaml", trials=2, run_id="named", **asked).trials) == 2
     (mine / "my_goals.py").write_text(GOAL.replace('"max"', '"avg"'))
     with pytest.raises(StudyError, match="named was started with code"):
-        run.optimize(mine / "space.yaml", trials=3, run_id="named", **asked)
+        dynosim.optimize(mine / "space.yaml", trials=3, run_id="named", **asked)
 
 
 def test_results_of_code_that_is_no_file_are_not_kept() -> None:
-    scenario = run.load_space(
+    scenario = load_space(
         "tiny", overrides=["deployment.router.policy=dynosim.policies.routing.random:Random"]
     ).reference
     assert cache.result_key(scenario, load_workload(scenario.workload, 0), stopped=True) is None
 
 
 def test_worker_processes_find_it_too(mine: Path) -> None:
-    study = run.optimize(
+    study = dynosim.optimize(
         mine / "space.yaml", trials=2, workers=2, overrides=["deployment.aggregated.replicas={choices: [2, 3]}"]
     )
     assert [trial.outcome.reason for trial in study.trials if trial.outcome.values is None] == []
@@ -177,7 +178,7 @@ def _trace(folder: Path, name: str, tokens: str = "300") -> list[str]:
 
 def test_a_reader_of_a_file_gives_the_requests_and_is_run_again_when_it_changes(tmp_path: Path) -> None:
     for tokens in ("300", "3001"):
-        config = run.load_space("tiny", overrides=_trace(tmp_path, "read", tokens)).reference.workload
+        config = load_space("tiny", overrides=_trace(tmp_path, "read", tokens)).reference.workload
         assert load_workload(config, 0).input_tokens.tolist() == [100, 200, int(tokens)]
 
 
@@ -193,7 +194,7 @@ def test_a_reader_of_a_file_gives_the_requests_and_is_run_again_when_it_changes(
 )
 def test_a_wrong_reader_is_one_line(tmp_path: Path, name: str, tokens: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"workload.source.format: .*{said}") as caught:
-        run.predict("tiny", overrides=_trace(tmp_path, name, tokens))
+        dynosim.predict("tiny", overrides=_trace(tmp_path, name, tokens))
     assert "\n" not in str(caught.value)
 
 
@@ -213,7 +214,7 @@ def test_a_sampler_of_a_file_or_of_optuna_proposes_the_trials(mine: Path) -> Non
     chosen = [
         [
             trial.point
-            for trial in run.optimize(
+            for trial in dynosim.optimize(
                 mine / "space.yaml", trials=3, overrides=[*searched, f"optimizer.sampler={name}"]
             ).trials
         ]
@@ -227,6 +228,6 @@ def test_a_sampler_of_a_file_or_of_optuna_proposes_the_trials(mine: Path) -> Non
         ("Min", "did you mean 'Mine'"),
     ):
         with pytest.raises(ConfigError, match=f"optimizer.sampler: .*{said}"):
-            run.optimize(
+            dynosim.optimize(
                 mine / "space.yaml", trials=3, overrides=[*searched, f"optimizer.sampler={mine}/sampler.py:{name}"]
             )

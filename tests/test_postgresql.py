@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 import pytest
 
 import dynosim
-from dynosim.run import load_study
+from dynosim.run.study import load_study
 
 BINARIES = Path("/usr/lib/postgresql")
 PASSWORD = "opensesame"

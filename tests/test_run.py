@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from dynosim import run
+import dynosim
 from dynosim.cli import NOTHING_FEASIBLE, OK, main
 from dynosim.errors import ConfigError, InfeasibleError, StudyError
+from dynosim.run import study
+from dynosim.run.directory import LOCK_FILE, find_run, runs, without_password
+from dynosim.run.predict import write_requests
 from dynosim.search.study import Study
 from dynosim.search.trial import Status, Trial
 from dynosim.search.workers import DIED, LATE
@@ -35,7 +38,7 @@ def _in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def _optimize(trials: int, overrides: Sequence[str] = FAST, **options: object) -> Study:
-    return run.optimize("tiny", trials=trials, overrides=overrides, **options)  # type: ignore[arg-type]
+    return dynosim.optimize("tiny", trials=trials, overrides=overrides, **options)  # type: ignore[arg-type]
 
 
 class _StopAfter:
@@ -63,19 +66,19 @@ def test_a_run_leaves_files_from_which_it_can_be_read_repeated_and_predicted() -
     expected = {"config.resolved.yaml", "study.db", "trials.parquet", "trials.csv", "frontier.csv", "frontier.json"}
     assert expected | {"report.html", "environment.json"} <= {path.name for path in run_dir.iterdir()}
 
-    loaded = run.load_study("last")
+    loaded = dynosim.load_study("last")
     assert [t.outcome.values for t in loaded.trials] == [t.outcome.values for t in study.trials]
-    again = run.optimize(run_dir / "config.resolved.yaml", tracking="off")
+    again = dynosim.optimize(run_dir / "config.resolved.yaml", tracking="off")
     assert [t.outcome.values for t in again.trials] == [t.outcome.values for t in study.trials]
     for place, trial in enumerate(study.frontier(), start=1):
-        prediction = run.predict(run_dir / f"recommendations/{place:04d}.yaml")
+        prediction = dynosim.predict(run_dir / f"recommendations/{place:04d}.yaml")
         assert json.dumps(prediction.metrics.to_dict()) == json.dumps(trial.outcome.metrics)
 
 
 def test_an_interrupted_run_has_a_report_and_the_same_call_goes_on() -> None:
     with pytest.raises(KeyboardInterrupt):
         _optimize(6, listeners=[_StopAfter(3)])
-    (state,) = run.runs()
+    (state,) = runs()
     assert state.state == "interrupted"
     assert len((Path("runs") / state.id / "trials.csv").read_text().splitlines()) == 1 + 3
 
@@ -83,7 +86,7 @@ def test_an_interrupted_run_has_a_report_and_the_same_call_goes_on() -> None:
     assert study.id == state.id
     assert _numbers(study) == sorted(set(_numbers(study)))
     assert len(study.trials) == 6
-    assert [state.state for state in run.runs()] == ["finished"]
+    assert [state.state for state in runs()] == ["finished"]
 
 
 def test_a_killed_run_goes_on_without_losing_or_repeating_a_trial() -> None:
@@ -94,15 +97,15 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_trial() -> None:
         while " trials, " not in process.stderr.readline():
             assert process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
-    (state,) = run.runs()
+    (state,) = runs()
     assert state.state == "running"
-    before = run.load_study(state.id)
+    before = dynosim.load_study(state.id)
     assert before.trials
 
     with pytest.raises(KeyboardInterrupt):
         _optimize(400, listeners=[_StopAfter(len(before.trials) + 3)])
-    after = run.load_study(state.id)
-    assert len(run.runs()) == 1
+    after = dynosim.load_study(state.id)
+    assert len(runs()) == 1
     assert len(set(_numbers(after))) == len(before.trials) + 3
     assert [t.outcome.values for t in after.trials[: len(before.trials)]] == [t.outcome.values for t in before.trials]
 
@@ -119,31 +122,30 @@ def test_only_an_identical_run_that_wants_more_trials_goes_on() -> None:
 def test_a_run_that_another_process_holds_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         _optimize(4, listeners=[_StopAfter(1)])
-    (state,) = run.runs()
-    monkeypatch.setattr(run, "TAKEOVER_TIMEOUT_S", 0.0)
-    with FileLock(Path("runs") / state.id / run.LOCK_FILE):
+    (state,) = runs()
+    with FileLock(Path("runs") / state.id / LOCK_FILE):
         assert _optimize(2).id != state.id
         with pytest.raises(StudyError, match="another process"):
-            _optimize(4, run_id=state.id)
+            _optimize(4, run_id=state.id, wait_s=0.0)
     assert len(_optimize(4, run_id=state.id).trials) == 4
 
 
 def test_a_run_that_cannot_start_leaves_nothing_and_spoils_nothing() -> None:
     with pytest.raises(ConfigError, match="baies"):
         _optimize(2, (*FAST, "optimizer.sampler=baies"))
-    assert run.runs() == []
+    assert runs() == []
     study = _optimize(2)
     with pytest.raises(StudyError):
         _optimize(2, seed=8, run_id=study.id)
-    assert len(run.load_study(study.id).trials) == 2
+    assert len(dynosim.load_study(study.id).trials) == 2
 
 
 def test_last_in_a_warm_start_is_the_newest_run_before_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     warm = (*FAST, "workload.load.rate_rps=9", "optimizer.warm_start=[last]")
     with pytest.raises(ConfigError, match="no earlier run"):
         _optimize(2, warm)
-    first, load, asked = _optimize(2), run.load_study, []
-    monkeypatch.setattr(run, "load_study", lambda name, runs_dir: asked.append(name) or load(name, runs_dir))
+    first, load, asked = _optimize(2), study.load_study, []
+    monkeypatch.setattr(study, "load_study", lambda name, runs_dir: asked.append(name) or load(name, runs_dir))
     with pytest.raises(KeyboardInterrupt):
         _optimize(4, warm, listeners=[_StopAfter(1)])
     _optimize(4, warm)
@@ -297,30 +299,30 @@ def test_a_trace_replaces_the_source(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     rows = [{"timestamp": 100 * i, "input_length": 600, "output_length": 7, "hash_ids": [i, i + 1]} for i in range(9)]
     trace.write_text("\n".join(map(json.dumps, rows)))
-    prediction = run.predict("tiny", trace=trace, overrides=FAST[1:])
+    prediction = dynosim.predict("tiny", trace=trace, overrides=FAST[1:])
     assert len(prediction.result.requests) == 9
     assert set(prediction.result.requests["output_tokens"]) == {7}
 
 
 def test_seeds_are_averaged_and_a_trace_has_none(tmp_path: Path) -> None:
-    runs = [run.predict("tiny", overrides=[*FAST, f"seed={seed}"]).metrics.flat() for seed in (0, 1)]
-    both = run.predict("tiny", overrides=FAST, seeds=2)
+    each = [dynosim.predict("tiny", overrides=[*FAST, f"seed={seed}"]).metrics.flat() for seed in (0, 1)]
+    both = dynosim.predict("tiny", overrides=FAST, seeds=2)
     assert both.seeds == 2
     assert both.evidence == "extrapolated", "nothing was measured of the roofline"
     for name, value in both.metrics.flat().items():
-        assert value == pytest.approx((runs[0][name] + runs[1][name]) / 2.0), name
+        assert value == pytest.approx((each[0][name] + each[1][name]) / 2.0), name
     assert both.metrics.interval("request_latency", "p99") is not None
     trace = tmp_path / "trace.jsonl"
     trace.write_text('{"timestamp": 0, "input_length": 600, "output_length": 7, "hash_ids": [1, 2]}')
     with pytest.raises(ConfigError, match="the same with every seed"):
-        run.predict("tiny", trace=trace, overrides=[*FAST[1:], "workload.load={type: trace_timestamps}"], seeds=2)
+        dynosim.predict("tiny", trace=trace, overrides=[*FAST[1:], "workload.load={type: trace_timestamps}"], seeds=2)
 
 
 def test_requests_are_written_one_row_each(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    result = run.predict("tiny", overrides=FAST).result
-    run.write_requests(result, tmp_path / "requests.parquet")
+    result = dynosim.predict("tiny", overrides=FAST).result
+    write_requests(result, tmp_path / "requests.parquet")
     table = pq.read_table(tmp_path / "requests.parquet")
     assert table.column_names == list(result.requests.dtype.names or ())
     assert table["last_token_s"].to_pylist() == result.requests["last_token_s"].tolist()
@@ -329,17 +331,34 @@ def test_requests_are_written_one_row_each(tmp_path: Path) -> None:
 def test_a_deployment_that_cannot_run_is_infeasible() -> None:
     model = "deployment.model=llama-3.1-70b"
     with pytest.raises(InfeasibleError):
-        run.predict("tiny", overrides=[*FAST, model])
+        dynosim.predict("tiny", overrides=[*FAST, model])
 
 
 def test_runs_are_found_by_id_directory_and_last() -> None:
     with pytest.raises(ConfigError, match="there is no run"):
-        run.find_run("last")
+        find_run("last")
     study = _optimize(1)
     directory = Path("runs") / study.id
-    assert run.find_run("last") == run.find_run(study.id) == run.find_run(str(directory)) == directory
+    assert find_run("last") == find_run(study.id) == find_run(str(directory)) == directory
     with pytest.raises(ConfigError, match=f"did you mean '{study.id}'"):
-        run.find_run(study.id[:-1])
+        find_run(study.id[:-1])
+
+
+def test_a_run_that_was_moved_and_renamed_is_shown_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _optimize(4, listeners=[_StopAfter(2)])
+    (state,) = runs()
+    moved = (Path("runs") / state.id).rename(Path("kept").absolute())
+    for words in (("--format", "json"), ("--format", "csv"), ("--frontier",), ("--trial", "0"), ()):
+        assert main(["show", "kept", *words]) == OK
+        said = capsys.readouterr().out
+        if words == ("--format", "json"):
+            assert json.loads(said)["run_dir"] == "kept"
+    assert find_run("last", ".") == find_run(state.id, ".") == Path("kept")
+    assert _optimize(4, runs_dir=moved.parent).id == state.id
+    os.chdir(moved)
+    assert find_run(".") == find_run("recommendations/..") == moved
+    assert len(dynosim.load_study(".").trials) == 4
 
 
 @pytest.mark.parametrize(
@@ -352,4 +371,4 @@ def test_runs_are_found_by_id_directory_and_last() -> None:
     ],
 )
 def test_a_password_is_not_stored(given: str, stored: str) -> None:
-    assert run._without_password(given) == stored
+    assert without_password(given) == stored

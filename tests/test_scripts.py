@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dynosim import run
+import dynosim
 from dynosim.errors import ConfigError
+from dynosim.run.directory import runs
 
 SCRIPT = """
 import dynosim
@@ -41,8 +42,8 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     (tmp_path / "study.py").write_text(SCRIPT)
     _run(tmp_path, "study.py")
     with pytest.raises(ConfigError, match="put that below if __name__"):  # its objective is in the script alone
-        run.load_study("last", tmp_path / "runs")
-    (state,) = run.runs(tmp_path / "runs")
+        dynosim.load_study("last", tmp_path / "runs")
+    (state,) = runs(tmp_path / "runs")
     assert state.state == "finished"
 
 
@@ -50,4 +51,4 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
 def test_an_objective_without_a_file_works_where_it_was_written(tmp_path: Path, arguments: list[str]) -> None:
     _run(tmp_path, *arguments, stdin=SCRIPT if arguments == ["-"] else "")
     with pytest.raises(ConfigError, match=r"doubled@.*put it in a \.py file"):
-        run.load_study("last", tmp_path / "runs")
+        dynosim.load_study("last", tmp_path / "runs")

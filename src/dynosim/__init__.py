@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dynosim.errors import ConfigError, DynosimError, InfeasibleError, StudyError, TimingError
     from dynosim.metrics import Metrics, summarize
     from dynosim.objectives import Objective, objective
-    from dynosim.run import Prediction, load_study, open_study, optimize, predict
+    from dynosim.run.predict import Prediction, predict
+    from dynosim.run.study import load_study, open_study, optimize
     from dynosim.search.loop import OpenStudy
     from dynosim.search.study import Listener, Study
     from dynosim.search.trial import Outcome, Trial
@@ -40,7 +41,7 @@ _HOMES = {
     "Objective": "objectives",
     "OpenStudy": "search.loop",
     "Outcome": "search.trial",
-    "Prediction": "run",
+    "Prediction": "run.predict",
     "Scenario": "config",
     "SearchSpace": "space",
     "SimulationResult": "simulation",
@@ -51,12 +52,12 @@ _HOMES = {
     "Workload": "workload",
     "WorkloadConfig": "config",
     "compare_workloads": "compare",
-    "load_study": "run",
+    "load_study": "run.study",
     "load_workload": "workload",
     "objective": "objectives",
-    "open_study": "run",
-    "optimize": "run",
-    "predict": "run",
+    "open_study": "run.study",
+    "optimize": "run.study",
+    "predict": "run.predict",
     "simulate": "simulation",
     "summarize": "metrics",
 }

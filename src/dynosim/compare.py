@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim import run
 from dynosim.errors import ConfigError
 from dynosim.files import write_whole
+from dynosim.run.directory import RESULTS_FILE, find_run, look_up
+from dynosim.run.spaces import load_space
+from dynosim.run.study import load_study, optimize
 from dynosim.search import pareto
 from dynosim.search.evaluate import evaluate
 from dynosim.search.view import layout, objective_view
@@ -138,21 +140,21 @@ def compare_workloads(
     studies: dict[str, Study] = {}
     if len(spaces) == 1:
         for name, override in _alone(spaces[0], overrides).items():
-            studies[name] = run.optimize(spaces[0], overrides=[*overrides, override], **given)
-        joint = run.optimize(spaces[0], overrides=overrides, **given)
+            studies[name] = optimize(spaces[0], overrides=[*overrides, override], **given)
+        joint = optimize(spaces[0], overrides=overrides, **given)
     else:
         for space in spaces:
             study = _study(space, overrides, given)
             studies[study.space.name if study.space.name not in studies else study.id] = study
-    found = compare(studies, joint, Path(runs_dir) / run.RESULTS_FILE)
+    found = compare(studies, joint, Path(runs_dir) / RESULTS_FILE)
     last = joint or list(studies.values())[-1]
-    _write(found, run.find_run(str(spaces[-1]) if _is_run(spaces[-1], runs_dir) else last.id, runs_dir))
+    _write(found, look_up(spaces[-1], runs_dir) or find_run(last.id, runs_dir))
     return found
 
 
 def _alone(space: str | Path, overrides: Sequence[str]) -> dict[str, str]:
     """Return workload -> the override that leaves it alone in *space*."""
-    workloads = run.load_space(space, overrides=overrides).fields.get("workloads", {})
+    workloads = load_space(space, overrides=overrides).fields.get("workloads", {})
     if len(workloads) < 2:
         raise ConfigError(
             f"{space}: one workload: allowed is a space with several workloads, or several spaces or runs"
@@ -162,13 +164,10 @@ def _alone(space: str | Path, overrides: Sequence[str]) -> dict[str, str]:
 
 def _study(space: str | Path, overrides: Sequence[str], given: Mapping[str, Any]) -> Study:
     """Return the study of a run, or of a search of the space of that name."""
-    if _is_run(space, given["runs_dir"]):
-        return run.load_study(str(space), given["runs_dir"])
-    return run.optimize(space, overrides=overrides, **given)
-
-
-def _is_run(space: str | Path, runs_dir: str | Path) -> bool:
-    return any((folder / run.STATE_FILE).is_file() for folder in (Path(runs_dir) / space, Path(space)))
+    run_dir = look_up(space, given["runs_dir"])
+    if run_dir is not None:
+        return load_study(run_dir)
+    return optimize(space, overrides=overrides, **given)
 
 
 def compare(studies: Mapping[str, Study], joint: Study | None, results: Path | None = None) -> Comparison:

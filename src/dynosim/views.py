@@ -12,7 +12,7 @@ from dynosim.objectives import resolve
 from dynosim.report.analysis import prices
 from dynosim.report.bottleneck import bottleneck
 from dynosim.report.infeasible import why_infeasible
-from dynosim.run import Prediction
+from dynosim.run.predict import Prediction
 from dynosim.search.view import case_views, known, noise, objective_view, trial_detail, trial_view
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynosim import run
 from dynosim.config import DeploymentConfig, Scenario
 from dynosim.errors import ConfigError
 from dynosim.hardware.plan import pool_plans
+from dynosim.run.spaces import load_space
+from dynosim.run.study import identity
 from dynosim.search import cache
 from dynosim.service.guard import check_data
 from dynosim.simulation import SimulationResult, simulate
@@ -272,9 +273,9 @@ def test_another_content_under_the_same_name_starts_a_new_run(folder: Path, name
     for day, decode in enumerate((1.1, 1.2), start=1):
         label = saved(decode=decode, created=f"2026-01-0{day}")
         (folder / "mine.yaml").write_bytes((folder / f"calibrations/{label}.yaml").read_bytes())
-        space = run.load_space("tiny", overrides=[f"deployment.calibration={name}"])
+        space = load_space("tiny", overrides=[f"deployment.calibration={name}"])
         assert space.reference.deployment.calibration == (label if name == "mine" else name)
-        identities.add(run._identity(space, "", "", None))
+        identities.add(identity(space, "", "", None))
     assert len(identities) == 2
 
 

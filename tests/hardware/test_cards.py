@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dynosim import run
+import dynosim
 from dynosim.config import PriceConfig
 from dynosim.errors import ConfigError
 from dynosim.hardware.gpus import GPUS, get_gpu
 from dynosim.hardware.models import MODELS, get_model
 from dynosim.hardware.prices import price
 from dynosim.report.analysis import data
+from dynosim.run.spaces import load_space
 
 GPU_CARD = """
 name: mi999
@@ -62,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_cards_of_files_are_deployed_and_go_by_their_names(folder: Path) -> None:
-    found = run.optimize(
+    found = dynosim.optimize(
         "tiny",
         trials=3,
         workers=1,
@@ -82,7 +83,7 @@ def test_cards_of_files_are_deployed_and_go_by_their_names(folder: Path) -> None
         price = {"gpu.yaml": 5.0, "cards.py:H100_96GB": 2.0, "h100_sxm": get_gpu("h100_sxm").usd_per_hour["neocloud"]}
         assert trial.outcome.known_metrics().value("usd_per_hour") == pytest.approx(price[gpu])
     with pytest.raises(ConfigError, match=r"budget.inventory.mi998: 'mi998': no such GPU"):
-        run.load_space("tiny", overrides=[*FAST, "budget={inventory: {mi998: 1}}"])
+        load_space("tiny", overrides=[*FAST, "budget={inventory: {mi998: 1}}"])
 
 
 def test_a_card_has_its_own_price_in_every_table() -> None:
@@ -102,7 +103,7 @@ def test_a_changed_card_is_read_again(folder: Path) -> None:
 
 def test_packs_are_measured_on_bundled_cards_only() -> None:
     with pytest.raises(ConfigError, match=r"no timing pack for model.yaml: use timing type 'roofline'"):
-        run.predict("tiny", overrides=[*FAST, "deployment.timing={type: pack}"])
+        dynosim.predict("tiny", overrides=[*FAST, "deployment.timing={type: pack}"])
 
 
 @pytest.mark.parametrize("card", ["gpu.yaml", "model.yaml"])
@@ -113,7 +114,7 @@ def test_every_field_without_a_default_is_asked_for_by_name(folder: Path, card: 
         if name not in ("aliases", "moe"):
             (folder / card).write_text(text.replace(f"\n{line}\n", "\n"))
             with pytest.raises(ConfigError, match=rf"{card}:1: {name}: missing$"):
-                run.load_space("tiny", overrides=FAST)
+                load_space("tiny", overrides=FAST)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_every_field_without_a_default_is_asked_for_by_name(folder: Path, card: 
 def test_a_wrong_gpu_card_is_one_line(folder: Path, old: str, new: str, said: str) -> None:
     (folder / "gpu.yaml").write_text(GPU_CARD.replace(old, new))
     with pytest.raises(ConfigError, match=f"deployment.gpu: .*{said}") as caught:
-        run.load_space("tiny", overrides=FAST)
+        load_space("tiny", overrides=FAST)
     assert "\n" not in str(caught.value)
 
 
@@ -147,7 +148,7 @@ def test_a_wrong_gpu_card_is_one_line(folder: Path, old: str, new: str, said: st
 def test_a_wrong_model_card_is_one_line(folder: Path, old: str, new: str, said: str) -> None:
     (folder / "model.yaml").write_text(MODEL_CARD.replace(old, new))
     with pytest.raises(ConfigError, match=f"deployment.model: .*{said}") as caught:
-        run.load_space("tiny", overrides=FAST)
+        load_space("tiny", overrides=FAST)
     assert "\n" not in str(caught.value)
 
 
@@ -162,7 +163,7 @@ def test_a_wrong_model_card_is_one_line(folder: Path, old: str, new: str, said: 
 )
 def test_an_object_that_is_no_card_is_one_line(reference: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"deployment.gpu: .*{said}"):
-        run.load_space("tiny", overrides=[*FAST, f"deployment.gpu={reference}"])
+        load_space("tiny", overrides=[*FAST, f"deployment.gpu={reference}"])
 
 
 def test_every_bundled_card_passes_the_checks_of_users_cards(folder: Path) -> None:

@@ -14,7 +14,7 @@ from dynosim.config.load import dump_scenario, parse_document, to_scenario
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.metrics import Metrics, bounds_of
 from dynosim.objectives import resolve
-from dynosim.run import predict
+from dynosim.run.predict import predict
 from dynosim.search import evaluate as evaluation
 from dynosim.search.cases import by_load, tail_weights
 from dynosim.search.evaluate import evaluate

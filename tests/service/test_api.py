@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dynosim import run
+import dynosim
 from dynosim.errors import ConfigError
 from dynosim.service.guard import MAX_BODY_BYTES, MAX_TRIALS
 from dynosim.service.store import Store
@@ -104,7 +104,7 @@ def test_a_killed_service_finds_its_studies_again(tmp_path: Path, make_client: A
     with make_client(tmp_path) as client:
         client.wait_for("study-of-a-killed-service", lambda s: s["state"] == "completed")
         assert client.get("/v1/studies/cancelled-before-the-kill").json()["state"] == "cancelled"
-    assert len(run.load_study("study-of-a-killed-service", tmp_path).trials) == 2
+    assert len(dynosim.load_study("study-of-a-killed-service", tmp_path).trials) == 2
 
 
 def test_stopping_the_service_interrupts_its_study(tmp_path: Path, make_client: Any) -> None:
@@ -127,7 +127,7 @@ def test_an_idempotency_key_is_good_for_one_submission(tmp_path: Path, make_clie
 
 
 def test_runs_of_the_command_line_are_shown(tmp_path: Path, make_client: Any, fast: list[str]) -> None:
-    study = run.optimize("tiny", trials=2, overrides=fast, runs_dir=tmp_path)
+    study = dynosim.optimize("tiny", trials=2, overrides=fast, runs_dir=tmp_path)
     client = make_client(tmp_path)
     (listed,) = client.get("/v1/studies").json()
     assert (listed["id"], listed["state"], listed["progress"]["done"]) == (study.id, "completed", 2)
@@ -137,7 +137,7 @@ def test_runs_of_the_command_line_are_shown(tmp_path: Path, make_client: Any, fa
 
 
 def test_predict_says_what_the_function_says(client: Any, fast: list[str]) -> None:
-    expected = run.predict("tiny", overrides=fast).metrics.to_dict()
+    expected = dynosim.predict("tiny", overrides=fast).metrics.to_dict()
     for config in ("tiny", TINY.read_text()):
         answer = client.post("/v1/predict", json={"config": config, "overrides": fast})
         assert answer.status_code == 200, answer.text

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynosim import run
+import dynosim
 from dynosim.config import DeploymentConfig, PoolConfig
 from dynosim.errors import ConfigError
 from dynosim.hardware.plan import PoolPlan
+from dynosim.run.spaces import load_space
 from dynosim.timing import PassTables, effective_tables, forward_times
 
 TIMES = """
@@ -58,7 +59,7 @@ def _space(file: Path, name: str = "MyTimes", options: str = "{}", short: int = 
 
 def test_a_timing_source_of_a_file_serves_requests(tmp_path: Path) -> None:
     slow, fast = (
-        run.predict(
+        dynosim.predict(
             "tiny", overrides=_space(tmp_path / "times.py", options=f"{{ms_per_token: {ms}, path: measured.csv}}")
         ).metrics
         for ms in (0.2, 0.1)
@@ -81,7 +82,7 @@ def test_a_timing_source_of_a_file_serves_requests(tmp_path: Path) -> None:
 )
 def test_a_wrong_timing_source_is_one_line_at_load(tmp_path: Path, given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        run.load_space("tiny", overrides=_space(tmp_path / "times.py", **given))
+        load_space("tiny", overrides=_space(tmp_path / "times.py", **given))
     assert caught.value.path == "deployment.timing"
     assert "\n" not in str(caught.value)
 

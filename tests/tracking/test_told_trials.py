@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dynosim import run
+import dynosim
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's own
 
 
 def test_told_trials_are_tracked_once_with_values_noise_and_reasons(runs_dir: Path) -> None:
     for session in range(2):
-        with run.open_study("tiny", trials=4, sampler="random", runs_dir=runs_dir) as study:
+        with dynosim.open_study("tiny", trials=4, sampler="random", runs_dir=runs_dir) as study:
             first, second = study.ask(), study.ask()
             assert first is not None
             assert second is not None

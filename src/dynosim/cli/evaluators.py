@@ -6,7 +6,7 @@ import argparse
 import json
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from dynosim.errors import ConfigError
 
 if TYPE_CHECKING:
     from dynosim.search.loop import OpenStudy
+    from dynosim.search.trial import Proposal
 
 ASK_TIMEOUT_S = 600.0
 """How long `dynosim ask` and `dynosim tell` wait for others that do so."""
@@ -69,52 +70,64 @@ def add_ask(verbs: Any) -> None:
 
 def _ask(args: argparse.Namespace) -> int:
     names = ("overrides", "trace", "objectives", "trials", "seed", "sampler", "storage")
-    with _study_to_ask(args, **{name: getattr(args, name) for name in names}, tracking="off") as study:
-        asked = study.pending if args.pending else (study.ask(new=True) for _ in range(args.count))
-        for proposal in asked:
-            if proposal is None:
-                print(f"{len(study.trials)} of {study.budget} trials are told, the others pending", file=sys.stderr)
-                break
-            scenario = proposal.scenario.model_dump(mode="json")
-            shown = {"run": study.id, "number": proposal.number, "label": proposal.scenario.deployment.label()}
-            print(json.dumps({**shown, "point": proposal.point, "scenario": scenario}), flush=True)
+    study = _study_to_ask(args, **{name: getattr(args, name) for name in names}, tracking="off")
+    try:
+        _print_proposals(study, study.pending if args.pending else (study.ask(new=True) for _ in range(args.count)))
+    finally:
+        study.close(estimate=study.ended)
     return OK
 
 
-def _study_to_ask(args: argparse.Namespace, **options: Any) -> OpenStudy:
-    from dynosim import run
+def _print_proposals(study: OpenStudy, proposals: Iterable[Proposal | None]) -> None:
+    for proposal in proposals:
+        if proposal is None:
+            left = "" if study.ended else ", the others pending"
+            print(f"{len(study.trials)} of {study.budget} trials are told{left}", file=sys.stderr)
+            return
+        scenario = proposal.scenario.model_dump(mode="json")
+        shown = {"run": study.id, "number": proposal.number, "label": proposal.scenario.deployment.label()}
+        print(json.dumps({**shown, "point": proposal.point, "scenario": scenario}), flush=True)
 
-    try:
-        run_dir = run.find_run(args.study, args.runs_dir)
-    except ConfigError:
-        return run.open_study(args.study, runs_dir=args.runs_dir, **options)
+
+def _study_to_ask(args: argparse.Namespace, **options: Any) -> OpenStudy:
+    from dynosim.run.directory import look_up
+    from dynosim.run.study import open_study
+
+    run_dir = look_up(args.study, args.runs_dir)
+    if run_dir is None:
+        return open_study(args.study, runs_dir=args.runs_dir, **options)
     return _open_run(run_dir, **options)
 
 
 def _open_run(run_dir: Path, *, storage: str | None, **options: Any) -> OpenStudy:
     """Open the run in *run_dir* as it was asked for; many jobs that tell at a time wait for each other."""
-    from dynosim import run
+    from dynosim.run.directory import CONFIG_FILE, RunState
+    from dynosim.run.study import open_study
 
-    return run.open_study(
-        run_dir / run.CONFIG_FILE,
-        storage=storage or run.RunState.read(run_dir).storage or None,
+    state = RunState.read(run_dir)
+    return open_study(
+        run_dir / CONFIG_FILE,
+        storage=storage or state.storage or None,
         runs_dir=run_dir.parent,
-        run_id=run_dir.name,
+        run_id=state.id,
         wait_s=ASK_TIMEOUT_S,
         **options,
     )
 
 
 def _tell(args: argparse.Namespace) -> int:
-    from dynosim.run import find_run
+    from dynosim.run.directory import find_run
     from dynosim.search.answer import Answer
 
     answers = list(_answers(args))
-    with _open_run(find_run(args.run, args.runs_dir), storage=args.storage, tracking=args.tracking) as study:
+    study = _open_run(find_run(args.run, args.runs_dir), storage=args.storage, tracking=args.tracking)
+    try:
         for number, said in answers:
             trial = study.tell(number, **vars(Answer.of(said)))
             verdict = "feasible" if trial.outcome.feasible else "not feasible"
             print(f"trial {number}: {trial.outcome.status}, {verdict}; {len(study.trials)} of {study.budget} told")
+    finally:
+        study.close(estimate=False)
     return OK
 
 
@@ -138,6 +151,8 @@ def _answers(args: argparse.Namespace) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _with_metrics(said: dict[str, Any]) -> dict[str, Any]:
     """Return an answer with the content of its file of metrics."""
+    if not isinstance(said.get("metrics"), str):
+        return said
     from dynosim.calibration.readers import read_metrics
 
-    return {**said, "metrics": read_metrics(said["metrics"])} if isinstance(said.get("metrics"), str) else said
+    return {**said, "metrics": read_metrics(said["metrics"])}

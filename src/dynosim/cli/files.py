@@ -25,7 +25,7 @@ def add_config(verbs: Any) -> None:
 
 
 def _config_validate(args: argparse.Namespace) -> int:
-    from dynosim.run import load_space
+    from dynosim.run.spaces import load_space
     from dynosim.space import feasibility
 
     space = load_space(args.config, overrides=args.overrides)
@@ -38,7 +38,7 @@ def _config_validate(args: argparse.Namespace) -> int:
 
 def _config_expand(args: argparse.Namespace) -> int:
     from dynosim.config.load import dump
-    from dynosim.run import load_space
+    from dynosim.run.spaces import load_space
 
     space = load_space(args.config, overrides=args.overrides)
     print(dump(_filled(space.fields, space.reference.model_dump(mode="json", exclude_none=True))), end="")

@@ -29,7 +29,7 @@ def add_track(verbs: Any) -> None:
 
 
 def _track_sync(args: argparse.Namespace) -> int:
-    from dynosim.run import find_run
+    from dynosim.run.directory import find_run
     from dynosim.tracking import sync
 
     print(f"{sync(find_run(args.run, args.runs_dir))} trials delivered")
@@ -130,8 +130,8 @@ def _doctor_tracking(runs_dir: Path) -> str:
 
 
 def _doctor_self_test() -> str:
-    from dynosim import run
+    from dynosim.run.predict import predict
 
     start_s = time.perf_counter()
-    completed = run.predict("tiny").metrics.value("completed", None)
+    completed = predict("tiny").metrics.value("completed", None)
     return f"tiny: {completed:.0f} requests simulated in {time.perf_counter() - start_s:.1f} s"

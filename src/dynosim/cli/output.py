@@ -40,21 +40,19 @@ def print_csv(study: Study, trials: Sequence[Trial]) -> None:
     table(study, trials).to_csv(sys.stdout, index=False)
 
 
-def print_study(study: Study, args: argparse.Namespace) -> None:
+def print_study(study: Study, run_dir: Path, args: argparse.Namespace) -> None:
     from dynosim.report import terminal
-    from dynosim.run import find_run
     from dynosim.tracking import tracking_uri
     from dynosim.tracking.outbox import Outbox
     from dynosim.views import frontier_view
 
-    run_dir = find_run(study.id, args.runs_dir)
     if args.format == "json":
         print_json({**frontier_view(study), "run_dir": str(run_dir)})
     elif getattr(args, "frontier", False):
         console(sys.stdout).print(terminal.frontier_table(study, whole=True))
     else:
         tracked = "auto" if Outbox(run_dir).folder.is_dir() else "off"
-        uri = tracking_uri(getattr(args, "tracking", tracked), Path(args.runs_dir))
+        uri = tracking_uri(getattr(args, "tracking", tracked), run_dir.parent)
         console(sys.stdout).print(terminal.summary(study, run_dir, uri), crop=False)
 
 

@@ -36,13 +36,13 @@ def add_predict(verbs: Any) -> None:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from dynosim import run
     from dynosim.report import terminal
+    from dynosim.run.predict import predict, write_requests
     from dynosim.views import prediction_view
 
-    prediction = run.predict(args.config, overrides=args.overrides, trace=args.trace, seeds=args.seeds)
+    prediction = predict(args.config, overrides=args.overrides, trace=args.trace, seeds=args.seeds)
     if args.capture_requests:
-        run.write_requests(prediction.result, args.capture_requests)
+        write_requests(prediction.result, args.capture_requests)
     view = prediction_view(prediction)
     if args.format == "json":
         print_json(view)
@@ -69,15 +69,17 @@ def add_show(verbs: Any) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from dynosim import run
+    from dynosim.run.directory import find_run
+    from dynosim.run.study import load_study
 
-    study = run.load_study(args.run, args.runs_dir, storage=args.storage)
+    run_dir = find_run(args.run, args.runs_dir)
+    study = load_study(run_dir, storage=args.storage)
     if args.trial is not None:
         return _show_trial(study, args)
     if args.format == "csv":
         print_csv(study, study.recommended() if args.frontier else study.trials)
     else:
-        print_study(study, args)
+        print_study(study, run_dir, args)
     return OK
 
 
@@ -113,7 +115,7 @@ def add_launch(verbs: Any) -> None:
 
 def _launch(args: argparse.Namespace) -> int:
     from dynosim.report import launch_script
-    from dynosim.run import load_space
+    from dynosim.run.spaces import load_space
     from dynosim.space import feasibility
 
     scenario = load_space(args.config, overrides=args.overrides).deployed()

@@ -48,17 +48,19 @@ def add_optimize(verbs: Any) -> None:
 
 
 def _optimize(args: argparse.Namespace) -> int:
-    from dynosim import run
     from dynosim.progress import GracefulStop, ProgressLine
     from dynosim.report import terminal
+    from dynosim.run.directory import find_run
+    from dynosim.run.spaces import load_space
+    from dynosim.run.study import optimize
 
     overrides = [*args.overrides, *([f"optimizer.sampler={args.sampler}"] if args.sampler else [])]
     asked = {"overrides": overrides, "trace": args.trace, "objectives": args.objectives}
     if args.dry_run:
-        return _dry_run(run.load_space(args.space, **asked))
+        return _dry_run(load_space(args.space, **asked))
     with GracefulStop() as stop, ProgressLine(console(sys.stderr), quiet=args.quiet) as line:
         try:
-            study = run.optimize(
+            study = optimize(
                 args.space,
                 **asked,
                 trials=args.trials,
@@ -80,7 +82,7 @@ def _optimize(args: argparse.Namespace) -> int:
             )
             print(f"interrupted{kept}\nto go on: {command}", file=sys.stderr)
             return INTERRUPTED
-    print_study(study, args)
+    print_study(study, find_run(study.id, args.runs_dir), args)
     return OK if study.frontier() else NOTHING_FEASIBLE
 
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cached_property, partial
 from itertools import islice
 from threading import RLock
 from types import TracebackType
@@ -23,7 +24,7 @@ from dynosim.search import store
 from dynosim.search.answer import ASKED, Answer
 from dynosim.search.distributions import key, suggest
 from dynosim.search.evaluate import evaluate as simulate_and_score
-from dynosim.search.samplers import BayesSampler, ExhaustiveSampler, PointSampler, RandomSampler, make_sampler
+from dynosim.search.samplers import BayesSampler, PointSampler, make_sampler
 from dynosim.search.samplers.base import Gap, draw_valid
 from dynosim.search.study import SIMULATION, Listener, Study, objectives_of
 from dynosim.search.trial import Outcome, Proposal, Status, Trial
@@ -75,29 +76,40 @@ class OpenStudy(Study):
         super().__init__(study_id, space, objectives_of(space), space.reference.slo)
         plan = space.reference.optimizer
         seed, name = plan.seed if seed is None else seed, sampler or plan.sampler
-        self.evaluator, self._window = evaluator, in_flight or plan.in_flight
+        self.evaluator, self._window, self._earlier = evaluator, in_flight or plan.in_flight, earlier
         identity = {"space": space.content_hash(), "seed": seed, "sampler": name, "in_flight": self._window}
         identity |= {"code": space.code_hash(), "evaluator": evaluator}
         self._store = store.TrialStore(storage, study_id, space, self.objectives, identity)
         self.trials += self._store.trials
         self.rejected += self._store.rejected
-        self._sampler = make_sampler(name, space, seed=seed, bounds=self.bounds, done=len(self.trials))
-        self._store.study.sampler = self._sampler
-        if isinstance(self._sampler, BayesSampler):
-            for known in earlier:
-                self._sampler.learn_from(history_of(known.trials, space))
-        learns = type(self._sampler) not in (RandomSampler, ExhaustiveSampler)
-        self.in_flight = self._window if learns else None
-        self.budget = _attainable(space, self._sampler, trials or plan.trials)
-        if not self.budget or (not self.trials and space.size() > _ENUMERABLE):
-            draw_valid(space, stream(0, "valid"), set())
+        self._make_sampler = partial(make_sampler, name, space, seed=seed, bounds=self.bounds, done=len(self.trials))
+        self.in_flight = None if name in ("random", "exhaustive") else self._window
+        self.budget = _attainable(space, trials or plan.trials, count=name == "exhaustive")
         self._listeners, self._lock, self._closed = listeners, RLock(), False
         self._asked: dict[int, tuple[optuna.Trial, Proposal]] = {}
         found = map(self._accepted, self._store.unfinished())
         self._again = deque(proposal for proposal in found if proposal is not None)
+        if not self.trials and not self._again:
+            self._check_new()
         for listener in listeners:
             listener.study_started(self)
-        self._stop_when_close(since=len(self.trials) - self._window + 1)
+        self._looked = len(self.trials) - self._window
+        """Trials after which the last look at the gap was due."""
+
+    def _check_new(self) -> None:
+        """Raise what is wrong with the sampler or the space of a new study, before anything is asked for."""
+        self._store.study.sampler = self._sampler
+        if not self.budget or self.space.size() > _ENUMERABLE:
+            draw_valid(self.space, stream(0, "valid"), set())
+
+    @cached_property
+    def _sampler(self) -> BaseSampler:
+        """The sampler, made when it is first needed: who only tells does without."""
+        sampler = self._make_sampler()
+        if isinstance(sampler, BayesSampler):
+            for known in self._earlier:
+                sampler.learn_from(history_of(known.trials, self.space))
+        return sampler
 
     @property
     def pending(self) -> list[Proposal]:
@@ -113,6 +125,7 @@ class OpenStudy(Study):
         """
         with self._lock:
             self._check_open()
+            self._stop_when_close()
             handed_out = len(self._asked) - (0 if new else len(self._again))
             if len(self.trials) + handed_out >= self.budget:
                 return None
@@ -142,16 +155,19 @@ class OpenStudy(Study):
             self.trials.append(record)
             for listener in self._listeners:
                 listener.trial_finished(self, record)
-            self._stop_when_close(since=len(self.trials))
             return record
 
-    def close(self) -> None:
-        """End this session: what is known is reported, and pending trials stay in the storage."""
+    def close(self, *, estimate: bool = True) -> None:
+        """End this session: what is known is reported, and pending trials stay in the storage.
+
+        To *estimate* what may be missing takes as long as some proposals.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self.gap, self.priors = self._gap(len(self.trials)), self._priors()
+            if estimate:
+                self.gap, self.priors = self._gap(len(self.trials)), self._priors()
             for listener in self._listeners:
                 listener.study_finished(self)
 
@@ -177,7 +193,9 @@ class OpenStudy(Study):
 
     def _next_valid(self) -> Proposal:
         """Return the next proposal that is not known to be infeasible; those that are cost no trial."""
-        for trial in islice(iter(self._store.study.ask, None), _MAX_REJECTIONS):
+        study = self._store.study
+        study.sampler = self._sampler
+        for trial in islice(iter(study.ask, None), _MAX_REJECTIONS):
             proposal = self._accepted(trial)
             if proposal is not None:
                 return proposal
@@ -197,16 +215,16 @@ class OpenStudy(Study):
         self._asked[trial.number] = trial, proposal
         return proposal
 
-    def _stop_when_close(self, since: int) -> None:
-        """Cut the budget to what is in flight once the gap after *since* or more trials is below the plan's.
+    def _stop_when_close(self) -> None:
+        """Cut the budget to what is in flight once the gap after trials since the last look is below the plan's.
 
         A look knows only the trials before it, so a study that was interrupted while its last trials ran stops with the
         same ones.
         """
-        target = self.space.reference.optimizer.stop_at_gap
+        target, since, self._looked = self.space.reference.optimizer.stop_at_gap, self._looked, len(self.trials)
         if target is None:
             return
-        looks = [trials for trials in range(max(since, 1), len(self.trials) + 1) if trials % GAP_EVERY == 0]
+        looks = [trials for trials in range(max(since, 0) + 1, len(self.trials) + 1) if trials % GAP_EVERY == 0]
         if any(gap is not None and gap.high < target for gap in map(self._gap, looks)):
             self.budget = min(self.budget, len(self.trials) + len(self._asked))
 
@@ -295,11 +313,9 @@ def _failed(scenario: Scenario, reason: str) -> Outcome:
     return Outcome(Status.FAILED, reason=reason)
 
 
-def _attainable(space: SearchSpace, sampler: BaseSampler, trials: int) -> int:
-    """Return *trials*, or the number of valid points where there are fewer."""
-    if isinstance(sampler, ExhaustiveSampler):
-        return min(trials, len(sampler.points))
-    if space.size() > _ENUMERABLE:
+def _attainable(space: SearchSpace, trials: int, *, count: bool) -> int:
+    """Return *trials*, or the number of valid points where there are fewer; of a large space only if to *count*."""
+    if space.size() > _ENUMERABLE and not count:
         return trials
     valid = (point for point in space.points() if space.infeasible_reason(point) is None)
     return sum(1 for _ in islice(valid, trials))

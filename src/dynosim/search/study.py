@@ -59,6 +59,11 @@ class Study:
         return [trial for trial in self.trials if trial.outcome.feasible]
 
     @property
+    def ended(self) -> bool:
+        """Whether it has all its trials."""
+        return len(self.trials) >= self.budget
+
+    @property
     def simulated(self) -> bool:
         """Whether its trials are simulations."""
         return self.evaluator == SIMULATION

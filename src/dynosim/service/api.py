@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dynosim.files import write_whole
 from dynosim.report import data
-from dynosim.run import load_study, new_run_id, predict, runs
+from dynosim.run.directory import new_run_id, runs
+from dynosim.run.predict import predict
+from dynosim.run.study import load_study
 from dynosim.search.study import Study
 from dynosim.search.view import trial_view
 from dynosim.service.guard import MAX_TRIALS, Allowed, anchored_text, read_space

@@ -16,7 +16,7 @@ from threading import Thread
 from dynosim.errors import DynosimError
 from dynosim.files import write_whole
 from dynosim.progress import ProgressMeter
-from dynosim.run import optimize
+from dynosim.run.study import optimize
 from dynosim.search.study import Study
 from dynosim.search.trial import Trial
 from dynosim.search.view import objective_view, trial_view

@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 
 Array = NDArray[np.float64]
 
-SPACES = ("autoscaling", "tiers", "moe", "rag3")
+SPACES = ("autoscaling", "tiers", "moe", "tight")
 PICTURE = Path(__file__).parents[1] / "docs/images/search.svg"
 SIMULATION_S = (0.05, 2.0)
 FIRST, TRIALS = 5, 150

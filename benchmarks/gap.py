@@ -1,6 +1,6 @@
 """How well the search knows what it is missing: the estimated gap against exhaustive truth.
 
-    python benchmarks/gap.py --space autoscaling,tiers,moe,rag3 --seeds 5        # 25 CPU-s per run of 150 trials
+    python benchmarks/gap.py --space autoscaling,tiers,moe,tight --seeds 5        # 25 CPU-s per run of 150 trials
 
 Runs of ``bayes`` on spaces that were enumerated (``truth.py``) are stopped at each checkpoint, and the estimate is set
 against the share of hypervolume that is really missing, in the same logarithms and from the same reference point.
@@ -109,7 +109,7 @@ def show(seen: list[Look]) -> None:
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="autoscaling,tiers,moe,rag3", help="names, separated by commas")
+    parser.add_argument("--space", default="autoscaling,tiers,moe,tight", help="names, separated by commas")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     seen: list[Look] = []

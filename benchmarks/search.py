@@ -1,8 +1,8 @@
 """Hypervolume against trials and wall time: our sampler beside its peers, each in several configurations.
 
     python benchmarks/search.py                                        # reduced spaces, all methods: hours
-    python benchmarks/search.py --space rag3 --methods bayes --again   # one method on one space: a minute
-    python benchmarks/search.py --space rag3 --methods bayes --in-flight 8
+    python benchmarks/search.py --space moe --methods bayes --again    # one method on one space: a minute
+    python benchmarks/search.py --space moe --methods bayes --in-flight 8
     python benchmarks/search.py --space llama70b --methods bayes,random,tpe --trials 100
     python benchmarks/search.py --show                                 # tables and curves of what was kept
 
@@ -150,7 +150,7 @@ def _wall_cell(runs: list[Run], curves: list[Array], simulation_s: float, second
 def main() -> None:
     """Parse, make the missing runs, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="autoscaling,tiers,moe,rag3", help="names, separated by commas")
+    parser.add_argument("--space", default="autoscaling,tiers,moe,tight", help="names, separated by commas")
     parser.add_argument("--methods", default=",".join(METHODS), help="names in peers.py, separated by commas")
     parser.add_argument("--seeds", type=int, default=5, help="at most; slow peers have fewer")
     parser.add_argument("--trials", type=int, help="default: as many as peers.py says for each method")

@@ -1,6 +1,6 @@
 """What every valid point of a reduced space really gives: the yardstick of ``benchmarks/search.py``.
 
-    python benchmarks/truth.py autoscaling moe tiers tight rag3        # minutes to half an hour each, on all cores
+    python benchmarks/truth.py autoscaling tiers moe tight        # minutes to half an hour each, on all cores
 
 A space is enumerated once, in processes, and kept as JSON lines below ``runs/truth``, under a name made of the contents
 of the space and of the simulator. Another engine is another truth, unless 64 random points give the same on both. An

@@ -1,10 +1,15 @@
 """Why nothing is feasible: counted reasons, the best value of each SLO, and a relaxation that is true."""
 
+import math
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dynosim.metrics import slo_violations
+from dynosim.metrics import Metrics, bounds_of, slo_violations
 from dynosim.report.analysis import health
 from dynosim.report.infeasible import why_infeasible
 from dynosim.search.study import Study
@@ -44,6 +49,57 @@ def test_the_best_value_and_the_smallest_relaxation_are_true(bounds: dict[str, f
     assert _bounded(study, {"time_to_first_token": wider}).feasible
     narrower = {stat: wide if wide == bounds[stat] else 0.97 * wide for stat, wide in wider.items()}
     assert not _bounded(study, {"time_to_first_token": narrower}).feasible
+
+
+SLO = {
+    "time_to_first_token": {"p99": 50.0, "p50": 0.5},
+    "inter_token_latency": {"avg": 7.0},
+    "served_request_fraction": {"min": 0.999},
+}
+FEW = make_study(1)
+MS = st.floats(1e-3, 1e8)
+MEASURED = st.builds(
+    lambda ttft, itl, served: {
+        "time_to_first_token": ttft,
+        "inter_token_latency": itl,
+        "served_request_fraction": served,
+    },
+    st.fixed_dictionaries({"p99": MS, "p50": MS}),
+    st.fixed_dictionaries({"avg": st.none() | MS}),
+    st.floats(0.0, 1.0),
+)
+LOST = st.dictionaries(st.sampled_from([bound.name for bound in bounds_of(SLO)]), st.floats(1e-9, 1e3), min_size=1)
+
+
+def _ended(measured: dict[str, Any] | None, lost: dict[str, float]) -> Outcome:
+    if measured is None:
+        return Outcome(Status.LOST, constraints=lost)
+    return Outcome(Status.COMPLETE, (1.0,), slo_violations(Metrics(measured), SLO), measured)
+
+
+def _bounds_said(text: str) -> dict[str, dict[str, float]]:
+    """SLO with the bounds of a sentence such as ``with TTFT p99 <= 1,230 ms instead of 50.0 ms trial 3 (...)``."""
+    found: dict[str, dict[str, float]] = {metric: dict(stats) for metric, stats in SLO.items()}
+    for bound in bounds_of(SLO):
+        if said := re.search(rf"{re.escape(bound.label)} [<>]= (\S+)", text):
+            found[bound.metric][bound.stat] = float(said[1].replace(",", ""))
+    return found
+
+
+@given(st.lists(st.builds(_ended, st.none() | MEASURED, LOST), min_size=1, max_size=5))
+def test_a_relaxation_claims_what_a_run_to_its_end_has_shown_and_no_more(outcomes: list[Outcome]) -> None:
+    trials = [replace(FEW.trials[0], number=number, outcome=outcome) for number, outcome in enumerate(outcomes)]
+    study = replace(FEW, slo=SLO, trials=trials)
+    said = [text for text in why_infeasible(study) if text.startswith("with ")]
+    misses = {t.number: max(t.outcome.constraints.values()) for t in trials if t.outcome.metrics}
+    near = {number: most for number, most in misses.items() if most < math.inf}
+    assert len(said) == (bool(near) and not study.feasible)
+    for text in said:
+        named = re.search(r"trial (\d+) \(.*\) is feasible$", text)
+        assert named is not None
+        shown = trials[int(named[1])].outcome
+        assert max(slo_violations(shown.known_metrics(), _bounds_said(text)).values()) <= 0.0
+        assert misses[int(named[1])] == min(near.values())
 
 
 def test_a_budget_that_leaves_hardly_anything_is_named_before_the_slo() -> None:

@@ -165,7 +165,7 @@ def _correlations(name: str, count: int, requests: int) -> list[float]:
 
 
 def test_estimates_order_deployments_as_the_simulator_does() -> None:
-    cost, first, gap = _correlations("rag3", 40, 400)
+    cost, first, gap = _correlations("moe", 40, 400)
     assert cost > 0.85  # of what saturates, the simulated cost includes the backlog's
     assert first > 0.88
     assert gap > 0.85

@@ -8,8 +8,9 @@ from botorch.models.gp_regression import SingleTaskGP
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from scipy.optimize import approx_fprime
 
+from dynosim.search.samplers.kernels import KERNELS
 from dynosim.search.samplers.model import Hyperparameters, fit, log_priors, negative_log_posterior, process
-from dynosim.search.samplers.profile import PLAIN
+from dynosim.search.samplers.profile import PLAIN, SERVING, Profile
 
 Array = np.ndarray
 
@@ -31,8 +32,8 @@ def _predicted(model: SingleTaskGP, X: Array, known: Array | None = None) -> tup
     return predicted.mean[:, 0].numpy(), predicted.variance[:, 0].sqrt().numpy()
 
 
-def _mode(d: int) -> Array:
-    location, scale = log_priors(d)
+def _mode(d: int, profile: Profile = SERVING) -> Array:
+    location, scale, *_ = log_priors(d, profile)
     return location - scale**2
 
 
@@ -65,11 +66,53 @@ def test_log_posterior_equals_botorch_up_to_a_constant() -> None:
     np.testing.assert_allclose(differences, differences[0], rtol=1e-6)
 
 
-def test_gradient_equals_finite_differences() -> None:
+@pytest.mark.parametrize("profile", [SERVING, PLAIN])
+def test_gradient_equals_finite_differences(profile: Profile) -> None:
     X, y = _data()
-    theta = np.array([-0.5, 0.3, 0.8, 1.5, -4.0])
-    numeric = approx_fprime(theta, lambda t: negative_log_posterior(t, X, _standard(y), _mode(4))[0], 1e-6)
-    np.testing.assert_allclose(negative_log_posterior(theta, X, _standard(y), _mode(4))[1], numeric, rtol=1e-4)
+    center = _mode(4, profile)
+    theta = np.array([-0.5, 0.3, 0.8, 1.5, *np.linspace(-2.0, 1.0, len(center) - 5), -4.0])
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        return negative_log_posterior(theta, X, _standard(y), center, 0.0, profile)
+
+    numeric = approx_fprime(theta, lambda t: loss(t)[0], 1e-6)
+    np.testing.assert_allclose(loss(theta)[1], numeric, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_is_the_same_for_fits_and_for_botorch(name: str) -> None:
+    X, _ = _data()
+    ell, others = np.array([0.3, 0.5, 2.0, 9.0]), np.array([-2.0, 0.0, 1.0, 3.0, 0.7])
+    module = KERNELS[name].module(ell, others, 2.0)
+    inputs = torch.as_tensor(np.column_stack([X, np.ones(30)]))
+    expected = 2.0 * KERNELS[name].covariance(X, ell, others)[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(module(inputs).to_dense().numpy(), expected, rtol=1e-6)
+        np.testing.assert_allclose(module(inputs, diag=True).numpy(), expected.diagonal(), rtol=1e-6)
+
+
+def test_where_all_features_interact_the_anova_kernel_is_the_squared_exponential() -> None:
+    (X, _), ell = _data(), np.array([0.3, 0.5, 2.0, 9.0])
+    plain, anova = (
+        KERNELS[name].covariance(X, ell, np.array([50.0] * 4 + [0.0]))[0] for name in ("squared exponential", "anova")
+    )
+    np.testing.assert_allclose(anova, plain, rtol=1e-9)
+
+
+def test_of_any_function_the_effect_of_a_parameter_is_learned_once() -> None:
+    """Trials that vary one feature at a time tell the sum of two effects, of which no trial has both."""
+    steps, rest = np.linspace(0.0, 1.0, 9), np.full(9, 0.5)
+    X = np.vstack([np.column_stack([steps, rest]), np.column_stack([rest, steps])[steps != 0.5]])
+
+    def function(X: Array) -> Array:
+        return np.sin(6.0 * X[:, 0]) + np.square(3.0 * X[:, 1])
+
+    corners = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    fitted = (fit(X, function(X), profile=profile) for profile in (PLAIN, SERVING))
+    effects, alike = (
+        np.abs(_predicted(_process(X, function(X), h), corners)[0] - function(corners)).max() for h in fitted
+    )
+    assert effects < 0.2 * alike
 
 
 def test_fit_is_as_good_as_botorch() -> None:
@@ -86,7 +129,7 @@ def test_draws_keep_what_the_data_say_and_vary_in_what_they_do_not() -> None:
     """Two of four features matter: their lengthscales are known, those of the others are any that are long."""
     X, y = _data(60)
     drawn = np.log([fit(X, y, np.random.default_rng(seed)).ell for seed in range(40)])
-    _, scale = log_priors(4)
+    scale = log_priors(4)[1]
     spread = drawn.std(axis=0) / scale[:4]
     assert spread[2:].min() > 2.0 * spread[:2].max()
     assert np.abs(drawn[:, 0].mean() - np.log(fit(X, y).ell[0])) < 0.5
@@ -172,7 +215,7 @@ def test_constant_outputs_are_learned(y: Array) -> None:
 
 def test_of_any_function_values_are_taken_as_exact_until_they_prove_noisy() -> None:
     X, y = _data(60, 2)
-    exact, usual = (_predicted(_process(X, y, h), X)[0] for h in (fit(X, y, noise=PLAIN.noise), fit(X, y)))
+    exact, usual = (_predicted(_process(X, y, h), X)[0] for h in (fit(X, y, profile=PLAIN), fit(X, y)))
     assert np.abs(exact - y).max() < 0.3 * np.abs(usual - y).max()
     noisy = y + 0.3 * y.std() * np.random.default_rng(1).standard_normal(len(y))
-    assert fit(X, noisy, noise=PLAIN.noise).s2 > 1e3 * fit(X, y, noise=PLAIN.noise).s2
+    assert fit(X, noisy, profile=PLAIN).s2 > 1e3 * fit(X, y, profile=PLAIN).s2

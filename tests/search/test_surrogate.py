@@ -17,7 +17,7 @@ from dynosim.search.samplers import BayesSampler, bayes
 from dynosim.search.samplers.base import History
 from dynosim.search.samplers.encoding import Featurizer, View
 from dynosim.search.samplers.profile import PLAIN, floor
-from dynosim.search.samplers.surrogate import Posterior, Surrogate
+from dynosim.search.samplers.surrogate import Posterior, Surrogate, _properly_efficient
 from dynosim.space import SearchSpace
 from search.analytic import evaluate
 from search.problems import serving
@@ -253,12 +253,30 @@ def test_logarithms_need_a_positive_value_and_no_negative_one() -> None:
     assert floor(np.array([-1.0, 0.0, 5.0])) is None
 
 
-def test_of_any_function_values_count_and_the_reference_is_mostly_just_beyond_the_front() -> None:
-    drawn = ROWS.sample(30, np.random.default_rng(0))
-    surrogate = Surrogate(ROWS, Featurizer(ROWS, serving=False), (), SCOUTS, PLAIN)
-    far, near = surrogate(_history(drawn)), surrogate(_history(drawn[:29]))
-    values = _values(drawn[:29])
-    front = values[pareto.nondominated(values)]
-    np.testing.assert_allclose(near.front, front)
-    np.testing.assert_allclose(near.reference, front.max(axis=0) + 0.1 * np.ptp(front, axis=0))
-    assert (far.reference > values.max(axis=0)).all()
+def test_of_any_function_values_count_and_the_reference_is_beyond_what_is_attainable() -> None:
+    """Of a front from (0, 1) to (1, 0) one end was met; the far corner of the space is beyond use."""
+    space = PlainSpace.of({name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in ("place", "distance")})
+    rows = Rows(space)
+    scouts = rows.sample(256, np.random.default_rng(0))
+
+    def losses(x: np.ndarray) -> np.ndarray:
+        place, distance = x[:, rows.column("place")], x[:, rows.column("distance")]
+        return np.column_stack([place, 1.0 - place]) + distance[:, None]
+
+    met = scouts[scouts[:, rows.column("place")] < 0.4][:30]
+    points = [rows.point(row) for row in met]
+    history = History(("minimize", "minimize"), points, losses(met), {}, [], [])
+    posterior = Surrogate(rows, Featurizer(rows, serving=False), (), scouts, PLAIN)(history)
+    np.testing.assert_allclose(posterior.front, losses(met)[pareto.nondominated(losses(met))])
+    assert posterior.front[:, 0].max() < 0.5 < 0.9 < posterior.reference[0] < 1.4
+    assert 0.9 < posterior.reference[1] < 1.4
+
+
+def test_what_gives_up_much_for_hardly_anything_is_not_attainable_front() -> None:
+    """At the edge of DTLZ2 a loss is zero whatever the others are."""
+    angles = np.linspace(0.0, np.pi / 2.0, 9)
+    front = np.column_stack([np.cos(angles), np.sin(angles)])
+    edge = np.array([[-1e-6, 1.9], [1.9, -1e-6]])
+    np.testing.assert_array_equal(_properly_efficient(np.vstack([front, edge])), front)
+    single = np.array([[0.0, 0.0], [1.0, 2.0]])
+    np.testing.assert_array_equal(_properly_efficient(single), single)

@@ -41,8 +41,6 @@ STARTUP = 5
 _DRAWS = 32
 """Valid points among which the design takes the one farthest from all trials."""
 _PARENTS = 24
-_SCOUTS = 64
-"""Random valid points that show how far objectives reach."""
 _DRAW_EVERY, _DRAWS_KEPT = 2, 4
 """Every second proposal takes one of a few draws of the hyperparameters instead of the most probable ones, which are
 overconfident about parameters that few trials have varied: the search would settle beside, say, a routing policy that
@@ -75,7 +73,7 @@ class _Scene:
         rng = stream(0, "scouts")
         scouts: list[Point] = []
         with suppress(InfeasibleError):  # where hardly any point is valid, fewer do
-            while len(scouts) < _SCOUTS:
+            while len(scouts) < profile.scouts:
                 scouts.append(draw_valid(space, rng, set()))
         seen = rows.of(scouts or [space.sample(rng)])
         return cls(space, rows, featurizer, bounds, seen, {}, profile)
@@ -117,6 +115,7 @@ class BayesSampler(PointSampler):
         self._warm_starts: list[Point] = []
         self._believed: list[Point] | None = None
         self._own = None if space is None else _Scene.of(space, bounds, SERVING)
+        self._plain: _Scene | None = None
 
     def learn_from(self, earlier: History) -> None:
         """Start from what an earlier study found at points of this sampler's space (``warm.history_of``)."""
@@ -126,7 +125,7 @@ class BayesSampler(PointSampler):
 
     def propose(self, space: SearchSpace, history: History, rng: np.random.Generator) -> Point:
         """Return the point with the highest acquisition value; early on, the one farthest from all others."""
-        scene = self._own or _Scene.of(space, self._bounds, PLAIN)
+        scene = self._scene(space)
         # These matrices are small: a second thread makes BLAS and torch slower, and takes a core from simulations.
         with threadpool_limits(1):
             tried = scene.rows.of([*history.points, *history.failed, *history.pending])
@@ -183,6 +182,14 @@ class BayesSampler(PointSampler):
             return {}
         with threadpool_limits(1):
             return self._own.surrogate(replace(history, pending=[])).priors()
+
+    def _scene(self, space: SearchSpace) -> _Scene:
+        """Return what is remembered of the space, or of what all trials of a plain study have in common so far."""
+        if self._own is not None:
+            return self._own
+        if self._plain is None or self._plain.space != space:
+            self._plain = _Scene.of(space, self._bounds, PLAIN)
+        return self._plain
 
     def _design(self, scene: _Scene, tried: Array, history: History, rng: np.random.Generator) -> Point:
         """Return the next of the first trials: of the front of earlier studies, or what is believed to be the front."""

@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     from botorch.sampling.normal import SobolQMCNormalSampler
     from botorch.utils.probability.utils import log_ndtr
     from botorch.utils.transforms import t_batch_mode_transform
+    from gpytorch.kernels import Kernel as GpytorchKernel
     from gpytorch.kernels import RBFKernel, ScaleKernel
     from gpytorch.means import ConstantMean
     from gpytorch.settings import min_fixed_noise, min_variance
@@ -31,6 +32,7 @@ logei._load_attempted = True
 __all__ = [
     "AcquisitionFunction",
     "ConstantMean",
+    "GpytorchKernel",
     "ModelListGP",
     "NumericalWarning",
     "RBFKernel",

@@ -8,13 +8,13 @@ symbol     meaning                                                            sh
 ``v``      their noise variances as far as told, zeros where they are not     ``n``
 ``ell``    lengthscales                                                       ``d``
 ``s2``     noise variance of the standardised ``y`` beside that               scalar
-``K``      k(X, X) + s2 I + diag v,  k(x, x') = exp(-|(x - x') / ell|^2 / 2)  ``n x n``
+``K``      k(X, X) + s2 I + diag v,  k one of ``kernels``                     ``n x n``
 ``alpha``  K^-1 (y - c), with c the constant mean                             ``n``
 =========  =================================================================  =========
 
-BoTorch's own choices: constant mean, squared-exponential kernel with one lengthscale per feature and unit variance on
-standardised targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) (Hvarfner, Hellsten and Nardi 2024,
-"Vanilla Bayesian optimization performs great in high dimensions"). The prior of s2 is that of a ``Profile``. The
+BoTorch's own choices: constant mean, of deployments a squared-exponential kernel of unit variance on standardised
+targets, lengthscale prior LogNormal(sqrt 2 + log(d) / 2, sqrt 3) (Hvarfner, Hellsten and Nardi 2024, "Vanilla Bayesian
+optimization performs great in high dimensions"). Kernel and prior of s2 are those of a ``Profile``. The
 hyperparameters are found in logarithms with the gradient in closed form: BoTorch's own fit of the same density takes
 a hundred times as long (docs/sampler.md). Not modelled: correlation between outputs.
 """
@@ -22,7 +22,7 @@ a hundred times as long (docs/sampler.md). Not modelled: correlation between out
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,6 @@ from dynosim.search.samplers.botorch_api import (
     ConstantMean,
     ModelListGP,
     NumericalWarning,
-    RBFKernel,
-    ScaleKernel,
     SingleTaskGP,
     Tensor,
     min_fixed_noise,
@@ -42,11 +40,11 @@ from dynosim.search.samplers.botorch_api import (
     settings,
     torch,
 )
-from dynosim.search.samplers.profile import SERVING, NoisePrior
+from dynosim.search.samplers.kernels import KERNELS, Kernel
+from dynosim.search.samplers.profile import SERVING, Profile
 
 Array = NDArray[np.float64]
 
-MIN_LENGTHSCALE = 2.5e-2  # BoTorch's bound
 _LEAST_LEFT = 1e-2
 """Share of the targets' spread that a prior mean is taken to leave, also where it met all of them more closely."""
 _LEAST_VARIANCE = 1e-30
@@ -55,26 +53,33 @@ _LEAST_VARIANCE = 1e-30
 
 @dataclass(frozen=True, eq=False)
 class Hyperparameters:
-    """What is fitted: ``ell`` (``d``) and ``s2``. The mean is not among them: it has a closed form given these."""
+    """What is fitted. The mean is not among them: it has a closed form given these."""
 
     ell: Array
     s2: float
     evidence: float = 0.0
     """Log posterior density of the targets (not standardised) and of these, up to a constant: to compare models."""
+    others: Array = field(default_factory=lambda: np.zeros(0))
+    """What else *kernel* has."""
+    kernel: Kernel = KERNELS[SERVING.kernel]
+
+    def covariance(self, X: Array) -> Array:
+        """Return k(X, X), ``n x n``."""
+        return self.kernel.covariance(X, self.ell, self.others)[0]
 
 
 def negative_log_posterior(
-    theta: Array, X: Array, y: Array, center: Array, v: Array | float = 0.0, noise: NoisePrior = SERVING.noise
+    theta: Array, X: Array, y: Array, center: Array, v: Array | float = 0.0, profile: Profile = SERVING
 ) -> tuple[float, Array]:
-    """Return the negative log marginal likelihood plus log priors at theta = log(ell, s2), and its gradient.
+    """Return the negative log marginal likelihood plus log priors at theta (the kernel's, log s2), and its gradient.
 
     Rasmussen and Williams 2006, eq. 5.8 and 5.9. The mean c = 1'K^-1 y / 1'K^-1 1 maximises the likelihood for given
     theta, so by the envelope theorem its own derivative does not enter the gradient. The priors are normal densities of
-    theta around *center* (``d + 1``).
+    theta around *center*.
     """
     n, d = X.shape
-    Z, s2 = X / np.exp(theta[:d]), float(np.exp(theta[d]))
-    kernel = _kernel(Z)
+    s2 = float(np.exp(theta[-1]))
+    kernel, weigh = KERNELS[profile.kernel].covariance(X, np.exp(theta[:d]), theta[d:-1])
     K = kernel.copy()
     K.flat[:: n + 1] += s2 + v
     factor = dpotrf(K, lower=1, overwrite_a=1)[0]
@@ -86,26 +91,17 @@ def negative_log_posterior(
     alpha = inverse @ residual
     log_likelihood = -0.5 * residual @ alpha - np.log(factor.diagonal()).sum() - 0.5 * n * np.log(2.0 * np.pi)
 
-    A = (np.outer(alpha, alpha) - inverse) * kernel
-    gradient = np.empty(d + 1)
-    gradient[:d] = A.sum(axis=1) @ Z**2 - np.einsum("ik,ik->k", Z, A @ Z)  # 1/2 tr(A dK/dlog ell_k)
-    gradient[d] = 0.5 * s2 * (alpha @ alpha - inverse.trace())
-    _, scale = log_priors(d, noise)
+    noise = 0.5 * s2 * (alpha @ alpha - inverse.trace())
+    gradient = np.append(weigh(np.outer(alpha, alpha) - inverse), noise)
+    _, scale, *_ = log_priors(d, profile)
     z = (theta - center) / scale
     return float(0.5 * z @ z - log_likelihood), z / scale - gradient
 
 
-def _kernel(Z: Array) -> Array:
-    """Return exp(-|z - z'|^2 / 2) of rows already divided by the lengthscales."""
-    squared = (Z**2).sum(1)
-    return np.asarray(np.exp(-0.5 * np.maximum(squared[:, None] + squared - 2.0 * Z @ Z.T, 0.0)))
-
-
-def log_priors(d: int, noise: NoisePrior = SERVING.noise) -> tuple[Array, Array]:
-    """Return location and scale of the normal priors of theta = log(ell, s2), each ``d + 1``."""
-    lengthscale = np.sqrt(2.0) + 0.5 * np.log(d), np.sqrt(3.0)
-    location, scale = np.transpose([lengthscale] * d + [(noise.location, noise.scale)])
-    return location, scale
+def log_priors(d: int, profile: Profile = SERVING) -> Array:
+    """Return location, scale and bounds of the normal priors of the kernel's theta and log s2, ``4 x (t + 1)``."""
+    noise = profile.noise
+    return np.column_stack([KERNELS[profile.kernel].priors(d), [noise.location, noise.scale, np.log(noise.least), 2.0]])
 
 
 def fit(
@@ -113,7 +109,7 @@ def fit(
     y: Array,
     rng: np.random.Generator | None = None,
     v: Array | float = 0.0,
-    noise: NoisePrior = SERVING.noise,
+    profile: Profile = SERVING,
 ) -> Hyperparameters:
     """Return the maximum a posteriori hyperparameters, or with *rng* a draw from about their posterior.
 
@@ -123,22 +119,22 @@ def fit(
     never depends on an earlier fit, so the result is a function of the data alone and a resumed study goes on exactly.
     """
     d = X.shape[1]
-    location, scale = log_priors(d, noise)
+    location, scale, *bounds = log_priors(d, profile)
     mode = location - scale**2
-    center = mode if rng is None else np.append((location + scale * rng.standard_normal(d + 1))[:d], mode[d])
-    bounds = np.array([(np.log(MIN_LENGTHSCALE), 12.0)] * d + [(np.log(noise.least), 2.0)])
+    center = mode if rng is None else np.append((location + scale * rng.standard_normal(len(mode)))[:-1], mode[-1])
     targets = (y - y.mean()) / scale_of(y)
     result = minimize(
         negative_log_posterior,
-        np.clip(mode, *bounds.T),
-        (X, targets, center, v / scale_of(y) ** 2, noise),
+        np.clip(mode, *bounds),
+        (X, targets, center, v / scale_of(y) ** 2, profile),
         method="L-BFGS-B",
         jac=True,
-        bounds=bounds,
+        bounds=np.transpose(bounds),
         options={"maxiter": 50},
     )
     evidence = -float(result.fun) - len(y) * np.log(scale_of(y))
-    return Hyperparameters(np.exp(result.x[:d]), float(np.exp(result.x[d])), evidence)
+    ell, others, s2 = np.exp(result.x[:d]), result.x[d:-1], float(np.exp(result.x[-1]))
+    return Hyperparameters(ell, s2, evidence, others, KERNELS[profile.kernel])
 
 
 def scale_of(y: Array) -> float:
@@ -169,9 +165,6 @@ def process(
     """
     d, rest = len(hyperparameters.ell), y - inputs[:, column]
     variance = max(scale_of(rest), _LEAST_LEFT * scale_of(y)) ** 2
-    kernel = ScaleKernel(RBFKernel(ard_num_dims=d, active_dims=tuple(range(d))))
-    kernel.base_kernel.lengthscale = torch.as_tensor(hyperparameters.ell)
-    kernel.outputscale = torch.tensor(variance, dtype=torch.float64)
     noise = torch.as_tensor(np.full(len(y), hyperparameters.s2 * variance) + v)
     mean = PriorMean(column)
     mean.constant = _most_likely_constant(inputs[:, :d], rest, hyperparameters, v / variance)
@@ -181,7 +174,7 @@ def process(
             torch.as_tensor(inputs),
             torch.as_tensor(y)[:, None],
             noise[:, None],
-            covar_module=kernel,
+            covar_module=hyperparameters.kernel.module(hyperparameters.ell, hyperparameters.others, variance),
             mean_module=mean,
             outcome_transform=None,
         )
@@ -199,6 +192,6 @@ def predicted(model: ModelListGP, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 def _most_likely_constant(X: Array, y: Array, hyperparameters: Hyperparameters, v: Array | float) -> float:
     """Return c = 1'K^-1 y / 1'K^-1 1."""
-    K = _kernel(X / hyperparameters.ell) + (hyperparameters.s2 + v) * np.eye(len(X))
+    K = hyperparameters.covariance(X) + (hyperparameters.s2 + v) * np.eye(len(X))
     weights = np.linalg.solve(K, np.ones(len(X)))
     return float(weights @ y / weights.sum())

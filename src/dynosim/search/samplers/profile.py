@@ -34,11 +34,11 @@ def logarithms(values: Array, least: float | None) -> Array:
 
 @dataclass(frozen=True)
 class NoisePrior:
-    """Prior and bound of an output's noise variance, of standardised targets."""
+    """LogNormal prior and bound of an output's noise variance, of standardised targets."""
 
     location: float
     scale: float
-    """Of the normal density of its logarithm."""
+    """Both of its logarithm; its mode is at exp(location - scale^2)."""
     least: float
 
 
@@ -47,13 +47,17 @@ class Profile:
     """Where the search of a space of deployments and that of any other differ; ``docs/sampler.md`` has the effects."""
 
     noise: NoisePrior
+    kernel: str
+    """One of ``kernels.KERNELS``. Closed forms know what single knobs of a deployment do, and features say how they act
+    together; of any other function the data must tell which parameters act on their own."""
     logarithms: bool
     """Whether positive objectives are modelled, and their hypervolume measured, in logarithms. Latencies and costs are
     compared by their ratios; a loss whose best values are near zero would be nothing but those."""
-    far_every: int
-    """Period, in trials, at which the reference lies at the worst that feasible points have or are believed to have;
-    else it lies just beyond the front. A far one draws the search to the ends of the front, a near one never finds
-    them."""
+    attainable: bool
+    """Whether the reference lies just beyond the front that is believed to be attainable, or else at the worst that
+    feasible points have or are believed to have: of deployments the ends of the front count, such as the cheapest."""
+    scouts: int
+    """Random valid points that show how far objectives reach."""
     doubt: bool
     """Whether proposals draw hyperparameters and try rare values of the front: parameters such as routing policies
     mostly do not matter and then suddenly do; where all of them matter, the most probable models are good enough."""
@@ -61,8 +65,18 @@ class Profile:
     """Of hill climbing at most: in a continuous space there are smaller steps to take."""
 
 
-SERVING = Profile(NoisePrior(-4.0, 1.0, 1e-4), logarithms=True, far_every=1, doubt=True, rounds=5)
+SERVING = Profile(
+    NoisePrior(-4.0, 1.0, 1e-4),
+    "squared exponential",
+    logarithms=True,
+    attainable=False,
+    scouts=64,
+    doubt=True,
+    rounds=5,
+)
 """BoTorch's noise: a deployment's metrics jump a little wherever a batch or a queue fills up."""
-PLAIN = Profile(NoisePrior(-9.8, 2.0, 1e-6), logarithms=False, far_every=2, doubt=False, rounds=12)
+PLAIN = Profile(
+    NoisePrior(-9.8, 2.0, 1e-6), "anova", logarithms=False, attainable=True, scouts=256, doubt=False, rounds=12
+)
 """Most functions are deterministic: the mode of the prior is 1e-6. A noisy one should tell its noise, or be searched as
 ``noisy``."""

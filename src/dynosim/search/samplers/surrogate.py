@@ -46,6 +46,10 @@ _NOTICEABLE = 0.005
 _MARGIN = 0.1
 """The reference of an objective without an SLO lies this share of the feasible range beyond the worst feasible loss
 (the share that Ishibuchi et al. 2011 found robust), so that the ends of the front count too."""
+_VARIED, _HOPE = 256, 0.05
+"""Variations of the front among which the attainable one is sought, and how likely they must be to be feasible."""
+_TRADE_OFF = 0.1
+"""What gives up more than its inverse for one of another loss, in shares of the front's ranges, is no aim."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +203,7 @@ class Surrogate:
         view = self._featurizer(rows)
         losses, limits, priors, noise = self._losses(history)
         best = losses[history.feasible]
-        far = len(history.points) % self._profile.far_every == 0
-        reference = _reference(best if far else _ends(best), limits)
+        reference = _reference(best, limits)
         told = [j for j in range(losses.shape[1]) if np.isfinite(losses[:, j]).any()]
         objectives = [
             self._output(
@@ -212,9 +215,10 @@ class Surrogate:
         model = modelled([*objectives, *constraints])
         seen = rows[np.isfinite(history.values).all(axis=1)]
         posterior = Posterior(objectives, constraints, model, limits[told], best, reference, seen)
-        if len(best) and far:
-            posterior = replace(posterior, reference=self._wider(posterior))
         if len(best):
+            near = self._profile.attainable
+            reference = self._attainable(posterior, rows[history.feasible]) if near else self._wider(posterior)
+            posterior = replace(posterior, reference=reference)
             posterior = replace(posterior, idle=_idle(losses, history.feasible, posterior.reference))
         if history.pending:
             rows = self._rows.of(history.pending)
@@ -248,6 +252,21 @@ class Surrogate:
         worst = mean[admissible, : len(posterior.limits)].max(axis=0, initial=-np.inf)
         bounded = ~np.isnan(posterior.limits)
         return np.where(bounded, posterior.reference, np.maximum(posterior.reference, worst))
+
+    def _attainable(self, posterior: Posterior, feasible: Array) -> Array:
+        """Return a reference just beyond the front that is believed to be attainable; *feasible* are rows, ``p x n``.
+
+        The worst that was met draws the search to the edges of the space, where one loss is minimal and the others are
+        beyond use; the ends of the front that was met hide what lies beyond them, such as another part of it.
+        """
+        rng = stream(0, f"variations of a front of {len(feasible)}")
+        front = feasible[pareto.nondominated(posterior.front)]
+        varied = self._rows.mutate(front[rng.integers(len(front), size=_VARIED)], rng)
+        views = self._scouts, self._featurizer(varied)
+        mean, sd = (np.vstack(parts) for parts in zip(*map(posterior.predict, views), strict=True))
+        hopeful = posterior.log_admissibility(mean, sd) > np.log(_HOPE)
+        losses = np.vstack([posterior.front, mean[hopeful, : len(posterior.limits)]])
+        return _reference(_properly_efficient(losses), posterior.limits)
 
     def _constraints(self, view: View, history: History, draw: int) -> list[Output]:
         """Return the models of the constraints that are not the bound of an objective, and of "it runs"."""
@@ -323,7 +342,7 @@ class Surrogate:
         data = X[some].tobytes() + y[some].tobytes() + v[some].tobytes()
         if self._fits.get((name, draw), (b"",))[0] != data:
             rng = stream(draw, f"hyperparameters of {name} at {size}") if draw else None
-            self._fits[name, draw] = data, fit(X[some], y[some], rng, v[some], self._profile.noise)
+            self._fits[name, draw] = data, fit(X[some], y[some], rng, v[some], self._profile)
         return self._fits[name, draw][1]
 
 
@@ -395,10 +414,17 @@ def _varies(y: Array) -> bool:
     return len(np.unique(y[~np.isnan(y)])) > 1
 
 
-def _ends(feasible: Array) -> Array:
-    """Return the front, or everything as long as it is a single point."""
-    front = feasible[pareto.nondominated(feasible)]
-    return front if len(front) > 1 else feasible
+def _properly_efficient(losses: Array) -> Array:
+    """Return the front of *losses* (``n x m``) less what gives up much of one for hardly anything of another.
+
+    So points at the edge of a space go that nothing dominates only because none is below zero (proper efficiency,
+    Geoffrion 1968): of the front's ranges one may be given for up to 1 / ``_TRADE_OFF`` others. Everything as long as
+    the front is a single point.
+    """
+    front = losses[pareto.nondominated(losses)]
+    scaled = front / np.maximum(np.ptp(front, axis=0), 1e-12)
+    proper = front[pareto.nondominated(scaled + _TRADE_OFF * scaled.sum(axis=1, keepdims=True))]
+    return proper if len(proper) > 1 else losses
 
 
 def _reference(feasible: Array, limits: Array) -> Array:

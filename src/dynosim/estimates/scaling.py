@@ -71,6 +71,8 @@ class Flow:
     """Provisioned on average, those that start included."""
     backlog_s: Array
     """Time until the work before them is done, of ``SHARES`` equal shares of the requests in order: ``n x SHARES``."""
+    serving: Array
+    """Replicas in each window, ``n x w``."""
 
 
 def flow(of: Pools, demand: Demand) -> Flow:
@@ -84,7 +86,7 @@ def flow(of: Pools, demand: Demand) -> Flow:
     work = np.outer(windows.prefill, of.rate_rps * of.prefill) + np.outer(windows.decode, of.rate_rps * of.decode)
     total = np.cumsum((work - serving) * windows.width_s, axis=0)
     backlog = total - np.minimum(np.minimum.accumulate(total, axis=0), 0.0)  # Lindley's recursion
-    return Flow(provisioned.mean(axis=0), (backlog[windows.at] / serving[windows.at]).T)
+    return Flow(provisioned.mean(axis=0), (backlog[windows.at] / serving[windows.at]).T, serving.T)
 
 
 def _follow(of: Pools, demand: Demand) -> tuple[Array, Array]:

@@ -1,22 +1,24 @@
-"""What deployments would do, in closed form: loads, queues, latencies, throughput and cost.
+"""What deployments would do: loads and cost in closed form, first tokens and gaps from the queue of the prompts.
 
-Replicas and backlogs follow the traffic over time (``scaling``), all else is that of its mean. It only has to order
-configurations roughly: prefix reuse per cache, routing and tails are what the simulation is for. Everything is
-arithmetic on columns, one entry for each of ``n`` deployments.
+Replicas and backlogs follow the traffic over time (``scaling``), and its requests queue one by one (``queue``). It only
+has to order configurations roughly: what evicts, where KV blocks are and what a router knows are what the simulation is
+for. All else is arithmetic on columns, one entry for each of ``n`` deployments.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from dynosim.estimates.demand import QUANTILES, REUSE_WORKERS, Demand
-from dynosim.estimates.replica import Records, largest_batch, step_s
-from dynosim.estimates.scaling import Pools, flow
+from dynosim.estimates.demand import REUSE_WORKERS, Demand
+from dynosim.estimates.queue import QUANTILES
+from dynosim.estimates.queue import STATS as QUEUED
+from dynosim.estimates.replica import BATCHES, CHUNKS, Records, interpolated, largest_batch, step_s
+from dynosim.estimates.scaling import Flow, Pools, flow
 from dynosim.metrics import STATS, Metrics
 
 Array = NDArray[np.float64]
@@ -26,6 +28,8 @@ STABLE_LOAD = 0.97
 """Up to here a queue is taken to be in equilibrium."""
 BACKLOG_FLOOR_S = 0.01
 """Less than this is no backlog."""
+_MOST_DECODING = 0.75
+"""Of the tokens of a pass, taken by requests that decode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,7 @@ class Estimate:
     usd_per_hour: Array
     gpus: Array
     first_token_s: Array
-    """Unloaded, the hand-off included."""
+    """Unloaded, nothing cached, the hand-off included."""
     step_s: Array
     """Between two tokens while nothing else runs."""
     prefill_load: Array
@@ -48,27 +52,30 @@ class Estimate:
     together: Flags
     computed: Array
     """Share of the prompt tokens that are not found in the prefix cache."""
-    prefill: Records
-    prefills: Array
     backlogs_s: Array
     """Time until the work before them is done, of equal shares of the requests (``n x SHARES``)."""
+    times_s: Array
+    """Mean and quantiles (``queue.STATS``) of TTFT and of the gaps between tokens, ``n x 2 x STATS``."""
 
     @property
     def backlog_s(self) -> Array:
         """What one request in a hundred meets, and a bit, so that it has a logarithm."""
-        return BACKLOG_FLOOR_S + self._backlogs_s["p99"]
+        return np.asarray(BACKLOG_FLOOR_S + np.quantile(self.backlogs_s, 0.99, axis=1))
 
-    @cached_property
-    def _backlogs_s(self) -> dict[str, Array]:
-        quantiles = np.quantile(self.backlogs_s, list(QUANTILES.values()), axis=1)
-        return {"avg": self.backlogs_s.mean(axis=1), **dict(zip(QUANTILES, quantiles, strict=True))}
+    @property
+    def _drained(self) -> Array:
+        """How much longer it takes to end the requests than they take to come."""
+        if not self.demand.span_s:
+            return np.ones(len(self.gpus))
+        ends_s = self.demand.last_s + np.outer(self.step_s, self.demand.last_tokens)
+        return np.asarray(np.maximum(ends_s.max(axis=1) / self.demand.span_s, 1.0))
 
     def metrics(self) -> Metrics:
-        """Return the metrics that have a closed form, as columns (``n``) where a simulation gives numbers."""
-        throughput = self.rate_rps * self.demand.output_tokens / np.maximum(self.load, 1.0)
+        """Return the metrics that have an estimate, as columns (``n``) where a simulation gives numbers."""
+        throughput = self.rate_rps * self.demand.output_tokens / np.maximum(self.load, self._drained)
         total = throughput * (1.0 + self.demand.input_tokens / self.demand.output_tokens)
         requests = throughput / self.demand.output_tokens
-        first, gap = self._first_token_ms(), self._gap_ms()
+        first, gap = (_all_stats(dict(zip(QUEUED, 1e3 * self.times_s[:, j].T, strict=True))) for j in (0, 1))
         decode = {stat: gap[stat] * self.demand.output_tokens for stat in gap}
         columns: dict[str, Any] = {
             "time_to_first_token": first,
@@ -94,46 +101,6 @@ class Estimate:
         }
         return Metrics(columns)
 
-    def _first_token_ms(self) -> dict[str, Array]:
-        """Return TTFT: the prompt of that quantile behind the M/G/1 wait of that quantile, and the backlog of it.
-
-        Mean wait by Pollaczek and Khinchine, its tail as exponential: P(W > t) = rho exp(-t rho / E[W]).
-        """
-        busy = np.where(self.together, self.decode_load, 0.0)
-        slowed = 1.0 / (1.0 - np.minimum(busy, 0.9))
-        service_s = self.prefill["prefill_s"] * slowed / self.prefill["batches"]
-        rho = np.clip(self.prefill_load * slowed, 1e-6, STABLE_LOAD)
-        wait_s = rho * service_s * self.demand.input_square / (2.0 * (1.0 - rho))
-        backlog_s = self._backlogs_s
-        hop_s = self.first_token_s - self.prefill["prefill_s"]
-        found = {"avg": 1e3 * (hop_s + service_s * self.prefill["batches"] + wait_s + backlog_s["avg"])}
-        for j, (stat, q) in enumerate(QUANTILES.items()):
-            tail_s = wait_s / rho * np.maximum(np.log(rho / (1.0 - q)), 0.0)
-            own_s = self.computed * self.prefill["prefill_quantiles_s"][:, j] * slowed
-            found[stat] = 1e3 * (hop_s + np.hypot(own_s, tail_s) + backlog_s[stat])
-        return _all_stats(found)
-
-    def _gap_ms(self) -> dict[str, Array]:
-        """Return ITL: decode passes, stretched by the prompts of others that arrive meanwhile where a pool does both.
-
-        N prompts arrive during a decode of n tokens (Poisson): gap = step + N prefill / n, with its mean and deviation.
-        """
-        n, rate = self.demand.output_tokens, self.rate_rps / self.prefills / self.prefill["batches"]
-        share = np.where(self.together, np.minimum(self.prefill_load, 0.9), 0.0)
-        mean_s = self.step_s / (1.0 - share)
-        prompt_s = np.where(self.together, self.prefill["prefill_s"], 0.0) * np.sqrt(self.demand.input_square)
-        deviation_s = np.sqrt(rate * n * mean_s) * prompt_s / n
-        found = {"avg": 1e3 * mean_s}
-        for stat, q in QUANTILES.items():
-            found[stat] = 1e3 * (mean_s + max(_normal_quantile(q), 0.0) * deviation_s)
-        return _all_stats(found)
-
-
-def _normal_quantile(q: float) -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri(q))
-
 
 def _all_stats(found: dict[str, Array]) -> dict[str, Array]:
     """Return *found* with the average for every statistic that has no estimate of its own."""
@@ -153,32 +120,69 @@ class Deployments:
     """Of ``SCALER_DTYPE``."""
     decode_scaler: Records
     keeps_prefixes: Flags
-    """Whether the router sends what begins alike to one replica."""
+    """Whether the router sends what begins alike to one replica,"""
+    looks: Flags
+    """and whether it knows who is busy."""
     link_bytes_s: Array
     """Bandwidth of one replica's hand-offs."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Prompts:
+    """What prompts cost the pool that computes them."""
+
+    caches: NDArray[np.int64]
+    """Row of ``Demand.tokens`` that is cached."""
+    token_s: Array
+    """Per token, where the passes are full of prompts."""
+
+    @classmethod
+    def of(cls, demand: Demand, of: Deployments) -> _Prompts:
+        ahead, n = of.prefill, len(of.together)
+        workers = np.where(of.keeps_prefixes, 1.0, ahead["replicas"])
+        nearest = np.abs(np.log(np.divide.outer(np.nan_to_num(workers, nan=1.0), REUSE_WORKERS))).argmin(axis=1)
+        caches = np.where(ahead["reuses"] > 0.0, nearest, len(REUSE_WORKERS))
+        return cls(caches, _chunk_s(ahead) / _chunk(ahead) + ahead["attended_s"] + np.zeros(n))
+
+    def work_s(self, demand: Demand, of: Deployments) -> Array:
+        """Return what the mean prompt takes."""
+        attention_s = demand.pairs[self.caches] * of.prefill["pair_s"]
+        return np.asarray(demand.tokens[self.caches] * self.token_s + attention_s)
+
+
+def _chunk(pools: Records) -> Array:
+    return np.asarray(np.clip(pools["max_num_batched_tokens"], CHUNKS[0], CHUNKS[-1]))
+
+
+def _chunk_s(pools: Records) -> Array:
+    return interpolated(pools["chunk_s"], CHUNKS, _chunk(pools))
+
+
 def estimate(demand: Demand, of: Deployments) -> Estimate:
     """Return what *of* would do under *demand*."""
-    ahead, behind, together = of.prefill, of.decode, of.together
-    max_batch = largest_batch(behind)
+    ahead, behind, together, apart = of.prefill, of.decode, of.together, ~of.together
+    max_batch, prompts = largest_batch(behind), _Prompts.of(demand, of)
     # Of one replica that serves one request per second.
-    workers = np.where(of.keeps_prefixes, 1.0, ahead["replicas"])
-    computed = 1.0 - ahead["reuses"] * np.interp(np.log(workers), np.log(REUSE_WORKERS), demand.reuse)
-    prefill_load = computed * ahead["prefill_s"] / ahead["batches"]
+    prefill_load = prompts.work_s(demand, of) / ahead["batches"]
     decode_load = demand.output_tokens * step_s(behind, max_batch) / max_batch / behind["batches"]
     hop_s = np.where(together, 0.0, ahead["kv_bytes"] / of.link_bytes_s)
     rate = _rate_rps(demand, of, prefill_load, decode_load, hop_s)
     first = flow(Pools(ahead, of.prefill_scaler, prefill_load, decode_load * together, rate), demand)
-    prefills, decodes, backlogs_s, apart = first.replicas, first.replicas.copy(), first.backlog_s, ~together
+    prefills, decodes, handed_s = first.replicas, first.replicas.copy(), np.zeros_like(first.backlog_s)
     if apart.any():
         second = flow(Pools(behind, of.decode_scaler, np.zeros(len(rate)), decode_load, rate).at(apart), demand)
-        decodes[apart], backlogs_s[apart] = second.replicas, backlogs_s[apart] + second.backlog_s
-    prefill_load, decode_load = rate * prefill_load / prefills, rate * decode_load / decodes
+        decodes[apart], handed_s[apart] = second.replicas, second.backlog_s
     # Little's law: requests decoding = their rate x their time. Two rounds, since the step depends on the batch.
-    tokens_per_s = rate * demand.output_tokens / decodes / behind["batches"]
+    going = demand.windows.decode.mean()
+    tokens_per_s = going * rate * demand.output_tokens / decodes / behind["batches"]
     batch = tokens_per_s * step_s(behind, np.ones(len(rate)))
     batch = np.minimum(np.maximum(tokens_per_s * step_s(behind, batch), 1.0), max_batch)
+    prefill_load, decode_load = rate * prefill_load / prefills, going * rate * decode_load / decodes
+    times_s = _queued(demand, of, prompts, first, batch, rate)
+    times_s[apart, 1] = _steps_s(behind[apart], batch[apart])
+    backlog_s, handed_s = demand.independent * first.backlog_s, demand.independent * handed_s
+    behind_all_s = np.where(together[:, None], ahead["prefill_s"][:, None] + _quantiles(backlog_s), 0.0)
+    times_s[:, 0] = np.maximum(times_s[:, 0], behind_all_s) + hop_s[:, None] + _quantiles(handed_s)
     return Estimate(
         demand=demand,
         rate_rps=rate,
@@ -192,11 +196,42 @@ def estimate(demand: Demand, of: Deployments) -> Estimate:
         kv_requests=max_batch * behind["stages"],
         cache_requests=ahead["cache_requests"] * prefills + ahead["store_requests"],
         together=together,
-        computed=computed,
-        prefill=ahead,
-        prefills=prefills,
-        backlogs_s=backlogs_s,
+        computed=demand.tokens[prompts.caches] / demand.input_tokens,
+        backlogs_s=backlog_s + handed_s,
+        times_s=times_s,
     )
+
+
+def _queued(demand: Demand, of: Deployments, prompts: _Prompts, first: Flow, batch: Array, rate: Array) -> Array:
+    """Return what the queue makes of TTFT and gaps (``n x 2 x STATS``); *batch* requests of a batch decode meanwhile.
+
+    Where prompts and tokens share a pass, a pass has fewer prompt tokens and takes longer by what decoding adds.
+    """
+    pools, windows, chunk = of.prefill, demand.windows, _chunk(of.prefill)
+    mixed = of.together & ~(pools["stalls"] > 0.0)
+    taken = np.where(mixed, np.minimum(batch / chunk, _MOST_DECODING), 0.0)
+    added_s = np.where(mixed, interpolated(pools["context_s"], BATCHES, batch), 0.0)
+    token_s = (prompts.token_s + added_s / chunk) / (1.0 - taken)
+    replicas = first.serving if windows.width_s else np.tile(first.replicas.round()[:, None], 1)
+    spacing = np.ones(len(rate)) if demand.concurrency is None else 1.0 / rate
+    gap_s = np.where(of.together, step_s(of.decode, batch), 0.0)
+    pass_s = np.where(mixed, chunk * token_s, np.inf)
+    numbers = [
+        pools["batches"], ~of.looks, token_s, pools["pair_s"], gap_s, pass_s, spacing,
+        np.full(len(rate), windows.width_s),
+    ]  # fmt: skip
+    return demand.queue(np.column_stack(numbers), pools["chunk_s"][:, 0], prompts.caches, replicas)
+
+
+def _steps_s(pools: Records, batch: Array) -> Array:
+    """Return the gaps where nothing but tokens is computed, in batches that vary as independent requests do."""
+    deviations = [0.0, *(max(float(ndtri(min(q, 0.999))), 0.0) for q in QUANTILES.values())]
+    return np.column_stack([step_s(pools, batch + z * np.sqrt(batch)) for z in deviations])
+
+
+def _quantiles(backlogs_s: Array) -> Array:
+    """Return mean and quantiles (``n x STATS``) of backlogs (``n x SHARES``)."""
+    return np.column_stack([backlogs_s.mean(axis=1), *np.quantile(backlogs_s, list(QUANTILES.values()), axis=1)])
 
 
 def _rate_rps(demand: Demand, of: Deployments, prefill_load: Array, decode_load: Array, hop_s: Array) -> Array:

@@ -83,6 +83,11 @@ def keeps_prefixes(router: str) -> bool:
     return bool(getattr(policy_class("router", router), "keeps_prefixes", False))
 
 
+def looks(router: str) -> bool:
+    """Return whether *router* looks at the pool before it decides."""
+    return bool(getattr(policy_class("router", router), "looks", True))
+
+
 def setpoint(name: str, options: Mapping[str, Any], path: str) -> Setpoint | None:
     """Return what autoscaling policy *name* says that it holds a replica to, None where it says nothing."""
     ask = getattr(make("autoscaler", name, options, path, np.random.default_rng(0)), "setpoint", None)

@@ -37,7 +37,7 @@ from dynosim.estimates import (
     scaler,
 )
 from dynosim.hardware.plan import PoolPlan
-from dynosim.policies.registry import keeps_prefixes, setpoint
+from dynosim.policies.registry import keeps_prefixes, looks, setpoint
 from dynosim.search.cases import by_load
 from dynosim.search.rows import Key, Rows, keys
 
@@ -90,10 +90,10 @@ class ServingEstimates:
         together = self._holding(rows, "deployment.mode", lambda mode: mode == "aggregated")
         ahead = self._pools(rows, np.where(together, "mixed", "prefill"))
         behind = self._pools(rows, np.where(together, "mixed", "decode"))
-        keeps = self._holding(rows, "deployment.router.policy", keeps_prefixes)
+        keeps, sees = (self._holding(rows, "deployment.router.policy", has) for has in (keeps_prefixes, looks))
         first, second = (self._scalers(rows, np.where(together, "mixed", role)) for role in ("prefill", "decode"))
         links = self._link_bytes_s(rows, ahead)
-        return estimate(self._demand, Deployments(ahead, behind, together, first, second, keeps, links))
+        return estimate(self._demand, Deployments(ahead, behind, together, first, second, keeps, sees, links))
 
     @cached_property
     def _demand(self) -> Demand:

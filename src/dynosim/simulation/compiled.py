@@ -29,7 +29,7 @@ from dynosim.files import write_whole
 
 SOURCES = (
     "admission.py", "batching.py", "build.py", "compiled.py", "engine.py", "gaps.py", "index.py", "kv_cache.py",
-    "links.py", "passes.py", "queues.py", "routing.py", "sglang.py", "state.py", "tiers.py", "vllm.py",
+    "links.py", "passes.py", "queueing.py", "queues.py", "routing.py", "sglang.py", "state.py", "tiers.py", "vllm.py",
     "../policies/routing/kv_aware.py",
 )  # fmt: skip
 """Modules whose functions are compiled, and those that say how."""

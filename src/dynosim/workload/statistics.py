@@ -33,9 +33,15 @@ def describe(workload: Workload) -> dict[str, Any]:
 
 def reuse_bound(workload: Workload, workers: int = 1) -> float:
     """Return the share of prompt tokens found in caches that never evict, behind round robin over *workers*."""
+    return float(reused_tokens(workload, workers).sum() / workload.input_tokens.sum())
+
+
+def reused_tokens(workload: Workload, workers: int = 1) -> FloatArray:
+    """Return the prompt tokens of each request (``n``) that such caches hold."""
     request = _request_of_block(workload)
     seen = _seen(workload.hash_ids * workers + request % workers)
-    return float(_tokens_of_block(workload)[seen].sum() / workload.input_tokens.sum())
+    held = (_tokens_of_block(workload) * seen).astype(float)
+    return np.bincount(request, held, len(workload))
 
 
 def lru_reuse(workload: Workload, capacity_blocks: int) -> float:

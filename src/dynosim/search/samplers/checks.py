@@ -16,7 +16,6 @@ from dynosim.search import pareto
 from dynosim.search.rows import Key, Rows, keys
 from dynosim.search.samplers.candidates import Score
 from dynosim.search.samplers.encoding import View
-from dynosim.space import Range
 
 if TYPE_CHECKING:
     from dynosim.search.samplers.surrogate import Posterior
@@ -25,6 +24,8 @@ Array = NDArray[np.float64]
 
 _LOST_PER_FEASIBLE = 4
 """A value is given up after this many trials for each feasible one that it was to have."""
+_MOST_VALUES = 9
+"""Of an ordered parameter with more the models interpolate well: no single value stands for itself."""
 _NEGLIGIBLE = 1e-4
 """Expected gains below this share of the hypervolume are no reason for a trial."""
 
@@ -45,8 +46,8 @@ def rare(rows: Rows, near: Array, tried: Array, feasible: NDArray[np.bool_], lea
     """
     found = np.zeros(len(near), dtype=bool)
     for parameter, column, known in zip(rows.parameters, near.T, tried.T, strict=True):
-        if isinstance(parameter.domain, Range) and parameter.domain.values is None:
-            continue  # any value of a continuous range is rare
+        if len(parameter.domain.values or ()) > _MOST_VALUES or not parameter.domain.values:
+            continue  # any value of a long range is rare
         same = column[:, None] == known
         good, total = (same & feasible).sum(axis=1), same.sum(axis=1)
         found |= ~np.isnan(column) & (good < least) & (total < _LOST_PER_FEASIBLE * least)

@@ -40,8 +40,8 @@ def reused_tokens(workload: Workload, workers: int = 1) -> FloatArray:
     """Return the prompt tokens of each request (``n``) that such caches hold."""
     request = _request_of_block(workload)
     seen = _seen(workload.hash_ids * workers + request % workers)
-    held = (_tokens_of_block(workload) * seen).astype(float)
-    return np.bincount(request, held, len(workload))
+    held = np.bincount(request, _tokens_of_block(workload) * seen, len(workload))
+    return np.asarray(held, float)
 
 
 def lru_reuse(workload: Workload, capacity_blocks: int) -> float:

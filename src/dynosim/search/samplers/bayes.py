@@ -50,7 +50,7 @@ _MOST_CELLS = 4_000
 _CHECK_EVERY, _PATIENCE, _RARE = 3, 4, 3
 """Every third proposal tries a neighbour of the front with a value that no feasible trial has yet, or, once the
 hypervolume has rested for some trials, fewer than ``_RARE`` (``checks``)."""
-_WIDER_PER_UNTRIED, _WIDEST = 0.1, 2.0
+_WIDER_PER_UNTRIED, _WIDEST = 0.02, 1.5
 """By how much each such neighbour that is left widens the upper end of the gap, and to how many times at most."""
 
 

@@ -9,8 +9,8 @@ symbol    meaning                                                           shap
 ``V_s``   hypervolume of that together with the feasible rows of F_s        scalar
 ========  ================================================================  =========
 
-The gap is 1 - V / V_s: its mean and its 10 % and 90 % quantiles over the draws, as they are (``benchmarks/gap.py`` holds
-them against the truth). Expected improvement sees one more trial; this sees all of them, and candidates that would gain
+The gap is 1 - V / V_s: its mean and its 10 % and 90 % quantiles over the draws, as they are (``benchmarks/gap.py``
+holds them against the truth). Expected improvement sees one more trial; this sees all, and candidates that would gain
 the same volume count once, because they are drawn together (the maximum-value view of Wang and Jegelka 2017,
 "Max-value entropy search for efficient Bayesian optimization", on hypervolume). The draws are of several draws of the
 hyperparameters. Not modelled: correlation between outputs, and candidates that no climb has met.

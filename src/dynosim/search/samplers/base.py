@@ -44,8 +44,8 @@ NOISE = "noise"
 """User attribute of a trial with the standard deviation of each value, None where unknown."""
 _ATTEMPTS = 2_000
 SETTLED = 0.01
-"""A search is settled where the upper end of what may be missing is below this share of the hypervolume: where it was, in
-72 looks at runs with known truth, less than 3 % was missing (docs/sampler.md)."""
+"""A search is settled where the upper end of what may be missing is below this share of the hypervolume: in 72 looks at
+runs with known truth, less than 3 % was missing wherever it was (docs/sampler.md)."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def main() -> None:
     spaces = [space for space in SPACES if results.read_summary(space) and results.read(space)]
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "search", "font.size": 9})
     figure, grid = plt.subplots(len(spaces), 3, figsize=(11, 2.9 * len(spaces)), squeeze=False, layout="constrained")
-    families = list(dict.fromkeys(method.family for method in METHODS.values()))
+    kept = {run.method for space in spaces for run in results.read(space).values()}
+    families = list(dict.fromkeys(method.family for name, method in METHODS.items() if name in kept))
     colors = {family: "black" if family == "dynosim" else f"C{i}" for i, family in enumerate(families)}
     for axes, space in zip(grid, spaces, strict=True):
         draw_row(list(axes), space, colors)

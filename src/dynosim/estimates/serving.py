@@ -138,11 +138,11 @@ class _Prompts:
 
     @classmethod
     def of(cls, demand: Demand, of: Deployments) -> _Prompts:
-        ahead, n = of.prefill, len(of.together)
+        ahead = of.prefill
         workers = np.where(of.keeps_prefixes, 1.0, ahead["replicas"])
         nearest = np.abs(np.log(np.divide.outer(np.nan_to_num(workers, nan=1.0), REUSE_WORKERS))).argmin(axis=1)
         caches = np.where(ahead["reuses"] > 0.0, nearest, len(REUSE_WORKERS))
-        return cls(caches, _chunk_s(ahead) / _chunk(ahead) + ahead["attended_s"] + np.zeros(n))
+        return cls(caches, _chunk_s(ahead) / _chunk(ahead) + ahead["attended_s"])
 
     def work_s(self, demand: Demand, of: Deployments) -> Array:
         """Return what the mean prompt takes."""
@@ -212,7 +212,7 @@ def _queued(demand: Demand, of: Deployments, prompts: _Prompts, first: Flow, bat
     taken = np.where(mixed, np.minimum(batch / chunk, _MOST_DECODING), 0.0)
     added_s = np.where(mixed, interpolated(pools["context_s"], BATCHES, batch), 0.0)
     token_s = (prompts.token_s + added_s / chunk) / (1.0 - taken)
-    replicas = first.serving if windows.width_s else np.tile(first.replicas.round()[:, None], 1)
+    replicas = first.serving if windows.width_s else first.replicas.round()[:, None]
     spacing = np.ones(len(rate)) if demand.concurrency is None else 1.0 / rate
     gap_s = np.where(of.together, step_s(of.decode, batch), 0.0)
     pass_s = np.where(mixed, chunk * token_s, np.inf)

@@ -136,9 +136,9 @@ def test_nothing_is_said_of_bounds_that_nobody_wrote_or_without_a_feasible_trial
     ("gap", "said"),
     [
         (None, ""),
-        (Gap(0.01, 0.0, 0.02), "settled"),
-        (Gap(0.01, 0.0, 0.02, untried=3), "not settled: 3 neighbours of the frontier with rare values are untried"),
-        (Gap(0.03, 0.0, 0.05), "not settled: up to 5% of the frontier may be missing"),
+        (Gap(0.002, 0.0, 0.009), "settled"),
+        (Gap(0.002, 0.0, 0.009, untried=3), "not settled: 3 neighbours of the frontier with rare values are untried"),
+        (Gap(0.008, 0.0, 0.02), "not settled: up to 2% of the frontier may be missing"),
         (Gap(math.nan, math.nan, math.nan, unknown="an objective does not vary"), ""),
     ],
 )

@@ -91,7 +91,7 @@ def test_the_first_trials_are_the_front_of_the_estimates_within_the_slos() -> No
     assert len(believed_front(ROWS, Featurizer(ROWS, serving=False), lambda row: True, history, (), 2)) == 0
 
 
-@pytest.mark.parametrize(("high", "left", "settled"), [(0.02, 0, True), (0.02, 1, False), (0.04, 0, False)])
+@pytest.mark.parametrize(("high", "left", "settled"), [(0.009, 0, True), (0.009, 1, False), (0.012, 0, False)])
 def test_settled_means_that_little_can_be_missing_and_nothing_is_untried(high: float, left: int, settled: bool) -> None:
     assert Gap(0.01, 0.0, high, untried=left).settled is settled
 

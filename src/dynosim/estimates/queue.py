@@ -22,6 +22,10 @@ _DIGITS = 3
 """Pools whose numbers agree so far are one pool."""
 
 
+_MOST_KNOWN = 50_000
+"""Pools are forgotten beyond: each takes a kilobyte."""
+
+
 class Queue:
     """The requests of one traffic in order of arrival, and what is known of pools that they met."""
 
@@ -45,6 +49,8 @@ class Queue:
         """
         rounded, replicas = _rounded(np.column_stack([numbers, least_s, caches])), np.ascontiguousarray(replicas)
         names = [row.tobytes() for row in np.hstack([rounded, replicas])]
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
         for i, name in enumerate(names):
             if name not in self._known:
                 self._known[name] = self._met(rounded[i], replicas[i])
